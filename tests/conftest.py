@@ -1,0 +1,123 @@
+"""Fixtures that all tests share, and the proof that no test leaves anything behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import hypothesis
+import pytest
+
+from tests.support.leftovers import holdings
+from tests.support.programs import PROJECT
+from tests.support.servers import Gunicorn
+from tests.support.waiting import wait_until
+from wsgi_tracebacker.worker import agent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+#: Seconds in which what a test ended (a thread that is told to, a child that is killed) has to be gone.
+LEFTOVER_SECONDS = 3.0
+
+# No time limit for an example: a loaded machine is not a fault. The same examples each time under CI, so that a
+# failure there comes back on a developer's machine.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Every test gives back its threads, child processes, descriptors, and files outside its own folder."""
+    before = holdings()
+    yield
+
+    def given_back() -> bool:
+        if not holdings().beyond(before):
+            return True
+        gc.collect()  # what is closed when it is collected is given back too
+        return not holdings().beyond(before)
+
+    wait_until(given_back, lambda: f"it gave back {holdings().beyond(before)}", LEFTOVER_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variables of the package do not reach from the developer's shell into a test."""
+    for name in list(os.environ):
+        if name.startswith("WSGI_TB_") or name in ("NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short path, for UNIX sockets: their paths have at most 107 bytes, and tmp_path is long."""
+    folder = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def base(short_path: Path) -> Iterator[str]:
+    """A base path of our own for worker sockets, short and in a folder of its own.
+
+    Middleware that served requests in this very process is at its end after the test, and the main thread has its
+    name again.
+    """
+    main = threading.main_thread()
+    name = main.name
+    yield str(short_path / "tb")
+    agent.stop()
+    main.name = name
+
+
+class StartGunicorn(Protocol):
+    """How a test starts gunicorn: the application, gunicorn's arguments, and what else it wants to say."""
+
+    def __call__(
+        self,
+        application: str = "example_app.wsgi:application",
+        *arguments: str,
+        unix: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = PROJECT,
+    ) -> Gunicorn: ...
+
+
+@pytest.fixture
+def gunicorn(base: str, short_path: Path, tmp_path: Path) -> Iterator[StartGunicorn]:
+    """Start real gunicorn, ready to be asked, its workers' sockets at ``base``; ended after the test.
+
+    ``gunicorn("example_app.wsgi:application", "--workers", "2")`` listens on a port of its choice,
+    ``unix=True`` on a UNIX socket.
+    """
+    counter = itertools.count(1)
+    with contextlib.ExitStack() as servers:
+
+        def start(
+            application: str = "example_app.wsgi:application",
+            *arguments: str,
+            unix: bool = False,
+            env: Mapping[str, str] | None = None,
+            cwd: Path = PROJECT,
+        ) -> Gunicorn:
+            number = next(counter)
+            server = Gunicorn(
+                application,
+                *arguments,
+                log=tmp_path / f"gunicorn{number}.log",
+                unix=short_path / f"http{number}" if unix else None,
+                env={"WSGI_TB_SOCKET": base, **(env or {})},
+                cwd=cwd,
+            )
+            return servers.enter_context(server)
+
+        yield start

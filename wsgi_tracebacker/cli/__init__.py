@@ -1,0 +1,1 @@
+"""The command ``wsgi-tb``: one module a verb."""

@@ -1,0 +1,106 @@
+"""``wsgi-tb list``: one line per worker.
+
+``--format json`` prints ``{"schema": 1, "workers": [...]}``, each worker with ``number``, ``socket``, ``pid``,
+``state``, ``application``, ``requests_in_flight``, ``oldest_request_seconds`` and ``reason``, null where nobody
+knows; ``reason`` says why a worker did not answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.options import EXIT_CODES, bases_or_default, workers
+from wsgi_tracebacker.model import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wsgi_tracebacker.reader.survey import Answer
+
+EPILOG = f"""\b
+States:
+  alive      it answered
+  busy       it did not answer in time
+  stopped    it was stopped by a signal (state T)
+  disk wait  it waits for a disk (state D)
+  dead       its process has ended
+  unknown    it may not be asked
+
+\b
+Examples:
+  wsgi-tb list
+  wsgi-tb list /run/app/tb /run/admin/tb
+  wsgi-tb list --format json | jq '.workers[] | select(.state != "alive")'
+
+{EXIT_CODES}
+"""
+
+_COLUMNS = ("WORKER", "PID", "STATE", "IN FLIGHT", "OLDEST", "APPLICATION")
+
+
+@click.command("list", epilog=EPILOG)
+@workers
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float, form: str) -> int:
+    """List the workers: number, pid, state, requests in flight, age of the oldest, application.
+
+    BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
+    uWSGI's too. Without either it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
+    """
+    from wsgi_tracebacker.reader.survey import survey
+
+    found = survey(bases_or_default(bases), timeout_seconds, numbers)
+    facts = [_facts(answer) for answer in found.answers]
+    if form == "json":
+        import json
+
+        output.write_bytes(json.dumps({"schema": SCHEMA, "workers": facts}).encode("ascii") + b"\n")
+    else:
+        output.write_text(_table(facts))
+    return output.end(found)
+
+
+def _facts(answer: Answer) -> dict[str, object]:
+    from wsgi_tracebacker.formats import traceback
+
+    snapshot, card = answer.snapshot, answer.target.card
+    application = None if card is None else card.application
+    return {
+        "number": answer.number,
+        "socket": answer.target.socket,
+        "pid": answer.pid,
+        "state": answer.state,
+        "application": application if snapshot is None else snapshot.worker.application or application,
+        "requests_in_flight": None if snapshot is None else traceback.in_flight(snapshot),
+        "oldest_request_seconds": None if snapshot is None else traceback.oldest_seconds(snapshot),
+        "reason": None if answer.error is None else answer.error.reason,
+    }
+
+
+def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
+    from wsgi_tracebacker.formats.traceback import table
+
+    yield from table(
+        _COLUMNS,
+        [
+            (
+                worker["number"],
+                worker["pid"],
+                worker["state"],
+                worker["requests_in_flight"],
+                _duration(worker["oldest_request_seconds"]),
+                worker["application"] or worker["socket"],
+            )
+            for worker in workers
+        ],
+        right_aligned=("WORKER", "PID", "IN FLIGHT", "OLDEST"),
+    )
+
+
+def _duration(seconds: object) -> str | None:
+    from wsgi_tracebacker.formats.traceback import duration
+
+    return duration(seconds) if isinstance(seconds, float) else None

@@ -1,0 +1,92 @@
+"""How the command writes: what is asked for to stdout, what went wrong to stderr, and what it ends with.
+
+Knows streams, colour and exit codes. Refuses to know what is written. Whatever comes here as a message is made fit
+for a terminal; what goes to stdout has been.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from wsgi_tracebacker.formats.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wsgi_tracebacker.reader.survey import Answer, Survey
+
+#: Some worker did not answer.
+EXIT_UNANSWERED = 1
+
+
+def wants_colour(choice: str, stream: TextIO) -> bool:
+    """Whether to colour: ``always``, ``never``, or ``auto``, which is on a terminal and not against NO_COLOR."""
+    if choice != "auto":
+        return choice == "always"
+    # https://no-color.org: set to anything but the empty text.
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def write_text(lines: Iterable[str]) -> None:
+    """Lines to stdout; characters that its encoding does not have are written as escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    write_bytes("".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace"))
+
+
+def write_bytes(content: bytes) -> None:
+    """Bytes to stdout. A reader who has seen enough (``| head``) is no error."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+
+
+def fail(message: str | None) -> int:
+    """One line a message to stderr, if there is one; returns the exit code for a failure of no special kind."""
+    try:
+        for line in (message or "").splitlines():
+            sys.stderr.write(_encodable(f"wsgi-tb: {printable(line)}\n"))
+        sys.stderr.flush()
+    except BrokenPipeError:
+        pass
+    if message is None:
+        _silence_stdout()
+    return EXIT_UNANSWERED
+
+
+def end(survey: Survey) -> int:
+    """Name on stderr who did not answer, and why; the exit code."""
+    for line in survey.missing:
+        fail(line)
+    for answer in survey.answers:
+        if answer.error is not None:
+            fail(f"{name(answer)}: {answer.error.reason}: {answer.error}")
+    complete = not survey.missing and all(answer.error is None for answer in survey.answers)
+    return 0 if complete else EXIT_UNANSWERED
+
+
+def name(answer: Answer) -> str:
+    """Who an answer is about, for a message."""
+    facts = [answer.target.socket] if answer.pid is None else [f"pid {answer.pid}", answer.target.socket]
+    if answer.state not in ("alive", "unknown", answer.error.reason if answer.error else ""):
+        facts.append(answer.state)
+    return f"worker{'' if answer.number is None else f' {answer.number}'} ({', '.join(facts)})"
+
+
+def _encodable(text: str) -> str:
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's own flush at exit go nowhere instead of into a closed pipe."""
+    try:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,79 @@
+"""The card of a worker, ``<base><N>.worker``, and where the files of worker N are.
+
+Knows the layout: one JSON object on one line. Refuses to open, lock or believe anything: whether the card's owner
+lives is a question for its lock and its socket.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.model import Card
+
+#: Rises when a key changes its meaning.
+CARD_VERSION = 1
+
+#: A card is some 400 bytes, of which paths are the part that can grow; nobody reads more than this of one.
+MAX_CARD_BYTES = 16 * 1024
+
+CARD_SUFFIX = ".worker"
+
+#: ``sun_path`` holds 108 bytes with its closing NUL on Linux, see unix(7).
+MAX_SOCKET_PATH_BYTES = 107
+
+#: Room kept for the number: a base must fit with a five-digit one.
+MAX_NUMBER_DIGITS = 5
+
+_INTEGERS = ("number", "pid", "start_ticks", "pid_namespace", "uid")
+_STRINGS = ("base", "boot_id", "cwd")
+_OPTIONAL_STRINGS = ("server", "application")
+
+
+def socket_path(base: str, number: int) -> str:
+    """The socket of worker ``number``: plain concatenation, as uWSGI does it."""
+    return f"{base}{number}"
+
+
+def card_path(base: str, number: int) -> str:
+    """The card of worker ``number``."""
+    return f"{base}{number}{CARD_SUFFIX}"
+
+
+def encode(card: Card) -> bytes:
+    """One line of JSON, in ASCII."""
+    return json.dumps({"card": CARD_VERSION, **asdict(card)}).encode("ascii") + b"\n"
+
+
+def decode(content: bytes) -> Card:
+    """Read a card back.
+
+    Raises FormatError for anything that is not a whole card of this version: a card that is being written just now
+    looks like that too, so a reader that meets one looks again.
+    """
+    if len(content) > MAX_CARD_BYTES:
+        raise FormatError(f"the card is larger than {MAX_CARD_BYTES} bytes")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the card is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise FormatError("the card is not a JSON object")
+    version = document.get("card")
+    if version != CARD_VERSION:
+        raise FormatError(f"the card is of version {version!r}, this program reads version {CARD_VERSION}")
+    for key in _INTEGERS:
+        if type(document.get(key)) is not int:
+            raise FormatError(f"the card has no whole number {key!r}")
+    for key in _STRINGS:
+        if type(document.get(key)) is not str:
+            raise FormatError(f"the card has no text {key!r}")
+    for key in _OPTIONAL_STRINGS:
+        if not isinstance(document.get(key), (str, type(None))):
+            raise FormatError(f"the card's {key!r} is not text")
+    if type(document.get("started_at")) not in (int, float):
+        raise FormatError("the card has no number 'started_at'")
+    content_of: dict[str, Any] = {field.name: document.get(field.name) for field in fields(Card)}
+    return Card(**content_of)

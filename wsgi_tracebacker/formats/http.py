@@ -1,0 +1,108 @@
+"""As much of HTTP/1.0 as one question and one answer on a UNIX socket need.
+
+Knows how a request's bytes end, what is wrong with them, and what an answer looks like. Refuses to know sockets,
+clocks and what is behind a path. ``http.server`` would do it too, at 6 MB, 13-26 ms of import in every worker, and
+with a time limit for each read instead of one for the whole connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Our paths have some ten characters; 2 KiB is what no honest client exceeds.
+MAX_REQUEST_LINE_BYTES = 2 * 1024
+#: Request line and headers together. curl sends some 80 bytes, a browser through a proxy 2 KiB; h11's default, 16 KiB,
+#: has to hold cookies, which nobody sends here.
+MAX_REQUEST_BYTES = 8 * 1024
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+}
+
+TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A whole, well-formed request: its path, without query and fragment."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that gets an error for an answer."""
+
+    status: int
+    explanation: str
+
+
+def parse(received: bytes, *, ended: bool = False) -> Question | Refusal | None:
+    """What the bytes received so far ask for; None while more must come.
+
+    ``ended``: the client will send no more.
+    """
+    line, newline, rest = received.partition(b"\n")
+    if len(line) > MAX_REQUEST_LINE_BYTES:
+        return Refusal(414, f"the request line is longer than {MAX_REQUEST_LINE_BYTES} bytes")
+    if newline:
+        refusal = _refuse_line(line)
+        if refusal is not None:
+            return refusal
+        if rest.startswith((b"\n", b"\r\n")) or b"\n\n" in rest or b"\n\r\n" in rest:
+            head = rest.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+            if len(line) + len(head) > MAX_REQUEST_BYTES:
+                return Refusal(431, f"the headers are longer than {MAX_REQUEST_BYTES} bytes")
+            return _refuse_headers(head) or Question(_path(line))
+        if len(received) > MAX_REQUEST_BYTES:
+            return Refusal(431, f"the headers are longer than {MAX_REQUEST_BYTES} bytes")
+    if ended:
+        return Refusal(400, "the request ends before its empty line")
+    return None
+
+
+def _refuse_line(line: bytes) -> Refusal | None:
+    words = line.rstrip(b"\r").split(b" ")
+    if len(words) != 3 or not words[0].isalpha() or not words[2].startswith(b"HTTP/1.") or not words[1].isascii():
+        return Refusal(400, "not an HTTP/1 request line; try: GET /snapshot HTTP/1.0")
+    if words[0] != b"GET":
+        return Refusal(405, "only GET is answered")
+    if not words[1].startswith((b"/", b"http://")):
+        return Refusal(400, "the request's target is not a path")
+    return None
+
+
+def _refuse_headers(head: bytes) -> Refusal | None:
+    for line in head.split(b"\n"):
+        if line and (b":" not in line or line[:1] in b" \t:"):
+            return Refusal(400, "a header line without a name")
+    return None
+
+
+def _path(line: bytes) -> str:
+    target = line.split(b" ")[1].decode("ascii")
+    if target.startswith("http://"):
+        target = "/" + target.removeprefix("http://").partition("/")[2]
+    return target.partition("?")[0].partition("#")[0]
+
+
+def response(status: int, content_type: str, body: bytes) -> bytes:
+    """A whole answer, after which the connection is closed."""
+    allow = "Allow: GET\r\n" if status == 405 else ""
+    head = (
+        f"HTTP/1.0 {status} {_REASONS[status]}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+        f"{allow}Connection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def refusal_response(refusal: Refusal) -> bytes:
+    """The answer to a request that gets an error: one line that says why."""
+    return response(refusal.status, TEXT, f"{refusal.explanation}\n".encode())

@@ -1,0 +1,325 @@
+"""The JSON documents: a snapshot, and who a worker is.
+
+Knows every key of ``schema`` 1 and nothing of where a document comes from. Writing is split into frame, stack and
+document, because the worker keeps its frames encoded: most threads stand where they stood before. Reading trusts
+nothing: whatever the bytes, the result is a value of the model or a FormatError. Keys that are not known are passed
+over, optional ones that are missing are None.
+
+Text is written in ASCII, so that file names which are not UTF-8 (lone surrogates, PEP 383) survive; numbers are
+finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.model import (
+    SCHEMA,
+    Counters,
+    Frame,
+    LastRequest,
+    Request,
+    Snapshot,
+    Stack,
+    Worker,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+T = TypeVar("T")
+
+#: Whole numbers are below this: thread idents are addresses, unsigned and 64 bit wide; nothing else comes near.
+_INTEGER_LIMIT = 1 << 64
+
+_dumps = json.JSONEncoder(ensure_ascii=True, check_circular=False, allow_nan=False, separators=(",", ":")).encode
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def frame_json(frame: Frame) -> str:
+    """One frame's object."""
+    return _dumps(
+        {
+            "filename": frame.filename,
+            "lineno": frame.lineno,
+            "end_lineno": frame.end_lineno,
+            "column": frame.column,
+            "end_column": frame.end_column,
+            "function": frame.function,
+            "source": frame.source,
+            "source_changed": frame.source_changed,
+        }
+    )
+
+
+def stack_json(stack: Stack, frame_jsons: Sequence[str]) -> str:
+    """One thread's object with these frames in it; ``stack.frames`` is not looked at."""
+    last = stack.last_request
+    head = _dumps(
+        {
+            "name": stack.name,
+            "ident": stack.ident,
+            "native_id": stack.native_id,
+            "core": stack.core,
+            "kind": stack.kind,
+            "daemon": stack.daemon,
+            "state": stack.state,
+            "wait_channel": stack.wait_channel,
+            "cpu_seconds": stack.cpu_seconds,
+            "request": None if stack.request is None else _request(stack.request),
+            "last_request": None
+            if last is None
+            else {"method": last.method, "path": last.path, "ended_seconds_ago": last.ended_seconds_ago},
+            "frames_omitted": stack.frames_omitted,
+        }
+    )
+    return f'{head[:-1]},"frames":[{",".join(frame_jsons)}]}}'
+
+
+def snapshot_bytes(worker: Worker, taken_at: float, stack_jsons: Sequence[str], source: str = "worker") -> bytes:
+    """The whole document, one line with its line end, with these threads in it."""
+    head = _dumps({"schema": SCHEMA, "source": source, "worker": _worker(worker), "taken_at": taken_at})
+    return f'{head[:-1]},"threads":[{",".join(stack_jsons)}]}}\n'.encode("ascii")
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """The document of a snapshot."""
+    stacks = [stack_json(stack, [frame_json(frame) for frame in stack.frames]) for stack in snapshot.stacks]
+    return snapshot_bytes(snapshot.worker, snapshot.taken_at, stacks, snapshot.source)
+
+
+def worker_bytes(worker: Worker, counters: Counters) -> bytes:
+    """The document that says who a worker is and what its listener has done, one line with its line end."""
+    document = {
+        "schema": SCHEMA,
+        "worker": _worker(worker),
+        "counters": {
+            "snapshots": counters.snapshots,
+            "clients_accepted": counters.clients_accepted,
+            "clients_refused": counters.clients_refused,
+            "clients_dropped": counters.clients_dropped,
+            "faults": counters.faults,
+        },
+    }
+    return _dumps(document).encode("ascii") + b"\n"
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    return {
+        "number": worker.number,
+        "pid": worker.pid,
+        "ppid": worker.ppid,
+        "uid": worker.uid,
+        "started_at": worker.started_at,
+        "server": worker.server,
+        "application": worker.application,
+        "cwd": worker.cwd,
+        "python": worker.python,
+        "version": worker.version,
+        "base": worker.base,
+        "requests_finished": worker.requests_finished,
+        "requests_in_flight": worker.requests_in_flight,
+    }
+
+
+def _request(request: Request) -> dict[str, Any]:
+    return {
+        "method": request.method,
+        "path": request.path,
+        "query": request.query,
+        "remote_address": request.remote_address,
+        "request_id": request.request_id,
+        "started_at": request.started_at,
+        "age_seconds": request.age_seconds,
+        "phase": request.phase,
+        "nested": [_request(nested) for nested in request.nested],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def decode(data: bytes) -> Snapshot:
+    """The snapshot that a document holds; FormatError if it holds none, or one of another schema."""
+    return _read(data, _snapshot)
+
+
+def decode_worker(data: bytes) -> tuple[Worker, Counters]:
+    """Who a worker is and what its listener has done; FormatError if the document does not say."""
+    return _read(data, lambda document: (_read_worker(document.child("worker")), _counters(document)))
+
+
+class _Object:
+    """One JSON object and the place where it stands, so that an error can name the key that is wrong."""
+
+    __slots__ = ("_content", "_place")
+
+    def __init__(self, content: object, place: str) -> None:
+        if not isinstance(content, dict):
+            raise FormatError(f"{place} is not an object")
+        self._content = content
+        self._place = place
+
+    def wrong(self, key: str, wanted: str) -> FormatError:
+        return FormatError(f"{self._place}.{key} is not {wanted}")
+
+    def text(self, key: str) -> str:
+        value = self._content.get(key)
+        if type(value) is not str:
+            raise self.wrong(key, "text")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        return None if self._content.get(key) is None else self.text(key)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._content.get(key, default)
+        if type(value) is not int or abs(value) >= _INTEGER_LIMIT:
+            raise self.wrong(key, "a whole number")
+        return value
+
+    def optional_integer(self, key: str) -> int | None:
+        return None if self._content.get(key) is None else self.integer(key)
+
+    def number(self, key: str) -> float:
+        value = self._content.get(key)
+        if type(value) is int and abs(value) < _INTEGER_LIMIT:
+            return float(value)
+        # 1e999 is good JSON and infinite all the same.
+        if type(value) is float and math.isfinite(value):
+            return value
+        raise self.wrong(key, "a number")
+
+    def optional_number(self, key: str) -> float | None:
+        return None if self._content.get(key) is None else self.number(key)
+
+    def optional_flag(self, key: str) -> bool | None:
+        value = self._content.get(key)
+        if value is not None and type(value) is not bool:
+            raise self.wrong(key, "true or false")
+        return value
+
+    def child(self, key: str) -> _Object:
+        return _Object(self._content.get(key), f"{self._place}.{key}")
+
+    def optional_child(self, key: str) -> _Object | None:
+        return None if self._content.get(key) is None else self.child(key)
+
+    def children(self, key: str) -> Iterable[_Object]:
+        value = self._content.get(key)
+        if type(value) is not list:
+            raise self.wrong(key, "a list")
+        place = f"{self._place}.{key}[]"
+        return (_Object(item, place) for item in value)
+
+    def optional_children(self, key: str) -> Iterable[_Object]:
+        return () if self._content.get(key) is None else self.children(key)
+
+
+def _read(data: bytes, build: Callable[[_Object], T]) -> T:
+    try:
+        document = _Object(json.loads(data.decode("utf-8")), "document")
+        schema = document.integer("schema")
+        if schema != SCHEMA:
+            raise FormatError(f"the document is of schema {schema}, this program reads schema {SCHEMA}")
+        return build(document)
+    except FormatError:
+        raise
+    # ValueError: not UTF-8, not JSON, a number with thousands of digits. RecursionError: nested without end.
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the document is not JSON: {error}") from None
+
+
+def _snapshot(document: _Object) -> Snapshot:
+    return Snapshot(
+        worker=_read_worker(document.child("worker")),
+        taken_at=document.number("taken_at"),
+        stacks=tuple(_stack(thread) for thread in document.children("threads")),
+        source=document.text("source"),
+    )
+
+
+def _read_worker(worker: _Object) -> Worker:
+    return Worker(
+        number=worker.optional_integer("number"),
+        pid=worker.optional_integer("pid"),
+        ppid=worker.optional_integer("ppid"),
+        uid=worker.optional_integer("uid"),
+        started_at=worker.optional_number("started_at"),
+        server=worker.optional_text("server"),
+        application=worker.optional_text("application"),
+        cwd=worker.optional_text("cwd"),
+        python=worker.optional_text("python"),
+        version=worker.optional_text("version"),
+        base=worker.optional_text("base"),
+        requests_finished=worker.optional_integer("requests_finished"),
+        requests_in_flight=worker.optional_integer("requests_in_flight"),
+    )
+
+
+def _counters(document: _Object) -> Counters:
+    counters = document.child("counters")
+    return Counters(
+        snapshots=counters.integer("snapshots"),
+        clients_accepted=counters.integer("clients_accepted"),
+        clients_refused=counters.integer("clients_refused"),
+        clients_dropped=counters.integer("clients_dropped"),
+        faults=counters.integer("faults"),
+    )
+
+
+def _stack(thread: _Object) -> Stack:
+    request = thread.optional_child("request")
+    last = thread.optional_child("last_request")
+    return Stack(
+        name=thread.text("name"),
+        ident=thread.optional_integer("ident"),
+        native_id=thread.optional_integer("native_id"),
+        core=thread.optional_integer("core"),
+        kind=thread.text("kind"),
+        daemon=thread.optional_flag("daemon"),
+        state=thread.optional_text("state"),
+        wait_channel=thread.optional_text("wait_channel"),
+        cpu_seconds=thread.optional_number("cpu_seconds"),
+        request=None if request is None else _read_request(request),
+        last_request=None
+        if last is None
+        else LastRequest(
+            method=last.text("method"),
+            path=last.text("path"),
+            ended_seconds_ago=last.number("ended_seconds_ago"),
+        ),
+        frames=tuple(_frame(frame) for frame in thread.children("frames")),
+        frames_omitted=thread.integer("frames_omitted", 0),
+    )
+
+
+def _read_request(request: _Object) -> Request:
+    return Request(
+        method=request.text("method"),
+        path=request.text("path"),
+        query=request.optional_text("query"),
+        remote_address=request.optional_text("remote_address"),
+        request_id=request.optional_text("request_id"),
+        started_at=request.number("started_at"),
+        age_seconds=request.number("age_seconds"),
+        phase=request.text("phase"),
+        nested=tuple(_read_request(nested) for nested in request.optional_children("nested")),
+    )
+
+
+def _frame(frame: _Object) -> Frame:
+    return Frame(
+        filename=frame.text("filename"),
+        lineno=frame.optional_integer("lineno"),
+        function=frame.text("function"),
+        source=frame.optional_text("source"),
+        end_lineno=frame.optional_integer("end_lineno"),
+        column=frame.optional_integer("column"),
+        end_column=frame.optional_integer("end_column"),
+        source_changed=frame.optional_flag("source_changed") or False,
+    )

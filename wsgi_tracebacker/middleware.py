@@ -1,0 +1,267 @@
+"""Wrap a WSGI application, and its workers can be asked what they are doing.
+
+::
+
+    from wsgi_tracebacker import TracebackerMiddleware
+
+    application = TracebackerMiddleware(application, socket="/tmp/tbsocket")
+
+The first request that a worker process serves opens ``/tmp/tbsocket1`` (``2``, ``3``, … in the other workers);
+``wsgi-tb read /tmp/tbsocket`` shows every thread of every worker, with the request that it serves.
+
+In production put the socket into a folder that only the service's user can write, such as systemd's
+``RuntimeDirectory=``: ``socket="/run/myservice/tb"``. Only that user and root can read it.
+
+This module knows PEP 3333: a request begins, runs, streams, closes. It refuses to know what is done with what it
+notes. On the path of every request it stores and allocates nothing that it can do without; everything that happens
+seldom (a first request, a nested one, a forked process, a fault of ours) goes through ``__serve_unusual``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from time import monotonic
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.errors import ConfigurationError
+from wsgi_tracebacker.worker import agent, faults, standing_aside
+from wsgi_tracebacker.worker import settings as settings_module
+from wsgi_tracebacker.worker.agent import MARK
+from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, Core
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_get_ident = agent.get_ident
+
+
+class Body:
+    """The iterable of a request whose body is made while it is read.
+
+    ``__iter__`` gives the application's own iterator, so a chunk costs nothing; ``close()`` ends the request.
+    Whatever else is asked of it is asked of the application's iterable.
+    """
+
+    __slots__ = ("tb_core", "tb_iterable", "tb_lease", "tb_started")
+
+    tb_core: Core
+    tb_iterable: Any
+    tb_lease: object
+    tb_started: float
+
+    # No __init__: it would cost every request 35 ns. the middleware stores the four. Their names leave the
+    # names of the application's iterable alone.
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.tb_core.reader_ident = _get_ident()
+        return iter(self.tb_iterable)
+
+    def __next__(self) -> bytes:
+        # For a server that calls next() on what it got, without iter(): no server should.
+        chunk: bytes = next(self.tb_iterable)
+        return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached for a slot only if it was never stored (a copy): there is nothing to ask then.
+        if name in Body.__slots__:
+            raise AttributeError(name)
+        return getattr(self.tb_iterable, name)
+
+    def close(self) -> None:
+        """Close the application's iterable, and end the request in any case."""
+        core, started = self.tb_core, self.tb_started
+        if core.started == started:
+            core.phase = CLOSE
+        elif not started:
+            return
+        # Whatever happens from here, a second close() does nothing: the application's is called once.
+        self.tb_started = 0.0
+        try:
+            close = self.tb_iterable.close
+        except AttributeError:
+            close = None
+        try:
+            if close is not None:
+                close()
+        finally:
+            if core.started == started:
+                core.environ = None
+                core.ended = monotonic()
+                core.finished += 1
+                core.started = 0.0
+
+
+class SizedBody(Body):
+    """The same for an iterable with a length: servers make a Content-Length of the length 1."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self.tb_iterable)
+
+
+class TracebackerMiddleware:
+    """A WSGI application that serves another one and can tell, at any moment, where each of its requests is.
+
+    Attributes that it does not know are those of the application it wraps.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        group: str | int | None = None,
+        application: str | None = None,
+        name_threads: bool | None = None,
+        show_query: bool | None = None,
+        remote_address_header: str | None = None,
+        request_id_header: str | None = None,
+    ) -> None:
+        """Wrap ``app``. Nothing is opened or started before a request comes.
+
+        An option that is not given comes from its environment variable, then from its default.
+
+        :param app: any WSGI callable.
+        :param socket: the base path; worker N listens on ``<socket><N>``. ``WSGI_TB_SOCKET``, ``/tmp/tbsocket``.
+        :param group: name or number of a group whose members may read too. ``WSGI_TB_GROUP``, nobody.
+        :param application: what to call the application. ``WSGI_TB_APPLICATION``, the callable's own name.
+        :param name_threads: name serving threads ``WSGIWorker<N>Core<M>``. ``WSGI_TB_NAME_THREADS``, yes.
+        :param show_query: show query strings; they hold secrets. ``WSGI_TB_SHOW_QUERY``, no.
+        :param remote_address_header: the header to take the client's address from, behind a proxy that sets it.
+            ``WSGI_TB_REMOTE_ADDRESS_HEADER``, the address of the connection.
+        :param request_id_header: the header that holds the request's id; an empty text looks at none.
+            ``WSGI_TB_REQUEST_ID_HEADER``, ``X-Request-ID``.
+        :raises ConfigurationError: for an option of the wrong type, or a value that can never work.
+        """
+        if not callable(app):
+            raise ConfigurationError(f"app must be a WSGI callable, not {app!r}")
+        self.__app = app
+        self.__settings = settings_module.from_options(
+            socket=socket,
+            group=group,
+            application=application,
+            name_threads=name_threads,
+            show_query=show_query,
+            remote_address_header=remote_address_header,
+            request_id_header=request_id_header,
+        )
+        #: Where each thread finds its core; the agent's, from the first request on.
+        self.__local: Any = None
+        self.__stands_aside = standing_aside.reason() is not None
+        if self.__stands_aside:
+            standing_aside.say_so()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_TracebackerMiddleware__"):
+            raise AttributeError(name)
+        return getattr(self.__app, name)
+
+    def __repr__(self) -> str:
+        return f"<TracebackerMiddleware around {self.__app!r}>"
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        core: Core | None
+        try:
+            core = self.__local.core
+        except AttributeError:
+            core = None
+        if core is None or core.started or not MARK[0]:
+            return self.__serve_unusual(environ, start_response)
+        try:
+            core.method = environ["REQUEST_METHOD"]
+            core.script = environ["SCRIPT_NAME"]
+            core.path = environ["PATH_INFO"]
+        except (KeyError, TypeError):
+            _note_by_get(core, environ)
+        core.environ = environ
+        core.settings = self.__settings
+        core.phase = APP
+        started = core.started = monotonic()
+        try:
+            result = self.__app(environ, start_response)
+        except BaseException:
+            core.end(monotonic())
+            raise
+        kind = type(result)
+        if kind is list or kind is tuple or (kind is not GeneratorType and _is_whole(result, environ)):
+            core.environ = None
+            core.ended = monotonic()
+            core.finished += 1
+            core.started = 0.0
+            return result
+        body = Body() if kind is GeneratorType or not hasattr(kind, "__len__") else SizedBody()
+        body.tb_core = core
+        body.tb_iterable = result
+        body.tb_lease = core.lease
+        body.tb_started = started
+        core.phase = BODY
+        return body
+
+    def __serve_unusual(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a request that is not the ordinary next one of its thread."""
+        core = self.__admit(environ)
+        if core is None:
+            return self.__app(environ, start_response)
+        # An idle core stands ready now, so this takes the ordinary way.
+        if core.outer is None:
+            return self(environ, start_response)
+        local = self.__local
+        try:
+            return self(environ, start_response)
+        finally:
+            local.core = core.outer
+
+    def __admit(self, environ: WSGIEnvironment) -> Core | None:
+        """Make an idle core ready for the request; None: serve it untracked."""
+        if self.__stands_aside:
+            return None
+        try:
+            found = agent.agent_for(self.__settings, environ, _application_name(self.__app))
+            self.__local = found.local
+            return agent.idle_core(found, environ)
+        except Exception:
+            faults.caught("when a request began")
+            return None
+
+
+def _note_by_get(core: Core, environ: WSGIEnvironment) -> None:
+    """For a server that leaves out a key which PEP 3333 allows to be empty."""
+    get = getattr(environ, "get", None)
+    core.method, core.script, core.path = (
+        (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
+    )
+
+
+def _is_whole(result: object, environ: WSGIEnvironment) -> bool:
+    """Whether the body exists already, or is the server's to send: then it is returned as it is.
+
+    Servers look at its type: a list's length becomes the Content-Length, and what ``wsgi.file_wrapper`` made is sent
+    by the kernel.
+    """
+    try:
+        if result is None or isinstance(result, (list, tuple, bytes, str)):
+            return True
+        wrapper = environ.get("wsgi.file_wrapper")
+        if wrapper is None:
+            return False
+        if inspect.isclass(wrapper):
+            return isinstance(result, wrapper)
+        # uWSGI's wrapper is a function that returns the file itself.
+        return hasattr(result, "read") and hasattr(result, "fileno")
+    except Exception:
+        faults.caught("when a response was looked at")
+        return True
+
+
+def _application_name(app: object) -> str:
+    """``module:name`` of a callable, or of the class of an object that is called."""
+    named = app if hasattr(app, "__qualname__") else type(app)
+    module = getattr(named, "__module__", None) or sys.modules["__main__"].__name__
+    return f"{module}:{getattr(named, '__qualname__', '?')}"

@@ -1,0 +1,159 @@
+"""The values that cross a thread or a process: frozen, slotted, typed.
+
+Knows what a snapshot of a worker is made of. Refuses to know how one is taken, written down or shown: there is no
+behaviour here and no live frame, only strings and numbers.
+
+Times named ``…_at`` are Unix seconds (for people and logs); durations are named ``…_seconds``. Everything that
+decides something was measured on the monotonic clock before it became one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: The version of the JSON document; it rises when a key changes its meaning or goes, not when one is added.
+SCHEMA = 1
+
+#: The phases of a request, in the order in which it goes through them: the callable runs, its iterable is being
+#: read, its ``close()`` runs.
+PHASES = ("app", "body", "close")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call: where in which function a stack stands."""
+
+    filename: str
+    #: Line number from 1; None where the interpreter keeps none for this instruction.
+    lineno: int | None
+    #: The qualified name (``Class.method``, ``f.<locals>.g``); on CPython 3.10 the plain name, it keeps no other.
+    function: str
+    #: The source line as it stands in the file, without its line end; None where there is no source.
+    source: str | None = None
+    end_lineno: int | None = None
+    #: Start and end of the expression that runs, in UTF-8 bytes of the line from 0, as the interpreter counts them
+    #: (``code.co_positions()``, CPython 3.11 and up); None where it keeps none.
+    column: int | None = None
+    end_column: int | None = None
+    #: The file is newer than the process, so that ``source`` may not be the line that runs.
+    source_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request in flight."""
+
+    method: str
+    #: ``SCRIPT_NAME`` + ``PATH_INFO``, without the query.
+    path: str
+    #: The query string; None unless the middleware was asked to show it.
+    query: str | None
+    remote_address: str | None
+    request_id: str | None
+    started_at: float
+    age_seconds: float
+    #: One of PHASES.
+    phase: str
+    #: WSGI calls that the application itself makes inside this one, outermost first.
+    nested: tuple[Request, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LastRequest:
+    """The request that a thread served before; it may still be sending the response to a slow client."""
+
+    method: str
+    path: str
+    ended_seconds_ago: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One thread (or greenlet) of a worker at one instant."""
+
+    name: str
+    ident: int | None = None
+    native_id: int | None = None
+    #: The request slot, from 0; None for a thread that serves no requests.
+    core: int | None = None
+    #: ``main``, ``thread``, ``foreign`` (not started by Python), ``greenlet``, or ``unknown`` (uWSGI does not say).
+    kind: str = "thread"
+    daemon: bool | None = None
+    #: The kernel's letter: R runs, S sleeps, D waits for a disk, T is stopped. See proc_pid_stat(5).
+    state: str | None = None
+    #: The kernel function that the thread sleeps in, where /proc names it.
+    wait_channel: str | None = None
+    cpu_seconds: float | None = None
+    request: Request | None = None
+    last_request: LastRequest | None = None
+    #: Outermost first, as in a Python traceback.
+    frames: tuple[Frame, ...] = ()
+    #: How many frames were left out between the outermost ones and the rest.
+    frames_omitted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Who a worker is, and how much it has served. None: not known (uWSGI's own socket says none of it)."""
+
+    number: int | None = None
+    pid: int | None = None
+    ppid: int | None = None
+    uid: int | None = None
+    #: When the process started.
+    started_at: float | None = None
+    server: str | None = None
+    application: str | None = None
+    cwd: str | None = None
+    #: The interpreter, as ``CPython 3.11.7``.
+    python: str | None = None
+    #: The version of wsgi_tracebacker that the worker runs.
+    version: str | None = None
+    base: str | None = None
+    requests_finished: int | None = None
+    requests_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the listener of one worker has done since it started."""
+
+    snapshots: int = 0
+    clients_accepted: int = 0
+    #: Closed on without a byte: not the owner, not root, not in the group.
+    clients_refused: int = 0
+    #: Closed on before their reply was out: stalled, too slow, or more than the listener holds.
+    clients_dropped: int = 0
+    #: Faults of ours that were caught; the first of each kind was logged.
+    faults: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All stacks of one worker at one instant."""
+
+    worker: Worker
+    taken_at: float
+    stacks: tuple[Stack, ...]
+    #: Who took it: ``worker`` (its own listener) or ``uwsgi`` (uWSGI's tracebacker).
+    source: str = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Who holds a worker number: the content of ``<base><N>.worker``."""
+
+    number: int
+    base: str
+    pid: int
+    #: Field 22 of ``/proc/<pid>/stat``: clock ticks since boot. With the pid, the boot id and the pid namespace it
+    #: names one process for good.
+    start_ticks: int
+    boot_id: str
+    #: Inode number of ``/proc/self/ns/pid``.
+    pid_namespace: int
+    uid: int
+    server: str | None
+    application: str | None
+    cwd: str
+    started_at: float

@@ -1,0 +1,231 @@
+"""Ask workers for their snapshots: all at once, each with one time limit for everything.
+
+Knows the sockets and how they fail. One poll loop instead of a thread for each worker: 32 replies come in while a
+thread pool is still starting. Refuses to know what is in a reply.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
+from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.reader.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+REQUEST = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
+
+#: What a reply may be at most: a snapshot of 500 threads with 100 frames each is 12 MB.
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+
+#: Connections open at a time; the usual limit of descriptors is 1,024.
+_MAX_OPEN = 256
+
+#: While a worker's backlog is full there is nothing to wait on: connect(2) of a UNIX socket says EAGAIN at once.
+_BACKLOG_RETRY_SECONDS = 0.01
+
+_READ_BYTES = 256 * 1024
+
+#: ``struct ucred``: pid, uid, gid.
+_CREDENTIALS = struct.Struct("iII")
+
+
+class Failure(NamedTuple):
+    """Why there is no reply, and who should have given it; 0 if it never came to a connection."""
+
+    error: WorkerUnreachable
+    peer_pid: int = 0
+
+
+Outcome = Reply | Failure
+
+
+def ask(path: str, timeout_seconds: float) -> Reply:
+    """Ask the worker behind one socket. Raises the WorkerUnreachable that says why there is no reply."""
+    outcome = ask_all([(path, timeout_seconds)])[0]
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome
+
+
+def ask_all(questions: Sequence[tuple[str, float]], *, clock: Callable[[], float] = time.monotonic) -> list[Outcome]:
+    """Ask the workers behind these sockets, each within its own seconds; the outcomes come in the same order."""
+    conversations = [_Conversation(path, seconds) for path, seconds in questions]
+    waiting = deque(conversations)
+    connecting: list[_Conversation] = []
+    connected: dict[int, _Conversation] = {}
+    poll = select.poll()
+    try:
+        while waiting or connecting or connected:
+            while waiting and len(connecting) + len(connected) < _MAX_OPEN:
+                conversation = waiting.popleft()
+                conversation.deadline = clock() + conversation.limit_seconds
+                connecting.append(conversation)
+            for conversation in connecting:
+                if conversation.connect():
+                    connected[conversation.fileno()] = conversation
+                    poll.register(conversation.fileno(), select.POLLIN | select.POLLOUT)
+            connecting = [c for c in connecting if c.outcome is None and c.fileno() not in connected]
+            _advance(poll, connected, _wait_seconds(connecting, connected, clock()))
+            now = clock()
+            for conversation in (*connecting, *connected.values()):
+                if conversation.outcome is None and conversation.deadline <= now:
+                    conversation.time_out()
+            connecting = [c for c in connecting if c.outcome is None]
+            for descriptor in [d for d, c in connected.items() if c.outcome is not None]:
+                poll.unregister(descriptor)
+                connected.pop(descriptor).close()
+    finally:
+        for conversation in conversations:
+            conversation.close()
+    return [conversation.outcome for conversation in conversations if conversation.outcome is not None]
+
+
+def _wait_seconds(connecting: Sequence[_Conversation], connected: dict[int, _Conversation], now: float) -> float:
+    deadline = min((c.deadline for c in (*connecting, *connected.values())), default=now)
+    return min(deadline - now, _BACKLOG_RETRY_SECONDS) if connecting else deadline - now
+
+
+def _advance(poll: select.poll, connected: dict[int, _Conversation], wait_seconds: float) -> None:
+    if not connected and wait_seconds <= 0:
+        return
+    # poll counts in whole milliseconds; rounded up, so that it does not spin through the last one.
+    for descriptor, _ in poll.poll(max(0, int(wait_seconds * 1000) + 1)):
+        connected[descriptor].advance()
+        # From now on only its reply is waited for.
+        poll.modify(descriptor, select.POLLIN)
+
+
+class _Conversation:
+    """One question and its answer, as far as they have got."""
+
+    __slots__ = (
+        "_chunks",
+        "_received_bytes",
+        "_sent",
+        "_socket",
+        "deadline",
+        "limit_seconds",
+        "outcome",
+        "path",
+        "peer",
+    )
+
+    def __init__(self, path: str, limit_seconds: float) -> None:
+        self.path = path
+        self.limit_seconds = limit_seconds
+        self.deadline = 0.0
+        self.outcome: Outcome | None = None
+        #: pid and uid.
+        self.peer = (0, 0)
+        self._socket: socket.socket | None = None
+        self._sent = False
+        self._chunks: list[bytes] = []
+        self._received_bytes = 0
+
+    def fileno(self) -> int:
+        assert self._socket is not None
+        return self._socket.fileno()
+
+    def connect(self) -> bool:
+        """Whether it is connected. If not, either ``outcome`` says why or it is worth another try."""
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            _connect(self._socket, self.path)
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            self.peer = _CREDENTIALS.unpack(credentials)[:2]
+            return True
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._fail(_refusal(error))
+            self.close()
+            return False
+
+    def advance(self) -> None:
+        """Send and read what can be now; with the last of it there is an outcome, for good or ill."""
+        assert self._socket is not None
+        try:
+            if not self._sent:
+                self._sent = True
+                # So short that it goes whole into an empty buffer. uWSGI, which needs no question, may have answered
+                # and closed already.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self._socket.send(REQUEST, socket.MSG_NOSIGNAL)
+            # Once a turn and not until there is no more: a flood must not keep the loop from the others.
+            chunk = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            # Our request lay unread when the other side closed: on a UNIX socket a reset comes then, after the reply.
+            chunk = b""
+        except OSError as error:
+            self._fail(BadReply(f"reading from it failed: {error.strerror}"))
+            return
+        if not chunk:
+            self._finish()
+            return
+        self._chunks.append(chunk)
+        self._received_bytes += len(chunk)
+        if self._received_bytes > MAX_REPLY_BYTES:
+            self._fail(BadReply(f"its reply is larger than {MAX_REPLY_BYTES >> 20} MiB"))
+
+    def time_out(self) -> None:
+        seconds = f"{self.limit_seconds:g} s"
+        if self._chunks:
+            self._fail(WorkerTimedOut(f"it began to answer but was not done within {seconds}"))
+        else:
+            self._fail(WorkerTimedOut(f"it did not answer within {seconds}"))
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _finish(self) -> None:
+        pid, uid = self.peer
+        if self._chunks:
+            self.outcome = Reply(b"".join(self._chunks), pid, uid)
+        elif os.geteuid() not in (0, uid):
+            self._fail(PermissionDenied(f"it answers only its own user (uid {uid}) and root: try as one of them"))
+        else:
+            self._fail(BadReply("it closed the connection without a byte: too many readers, or a fault of its own"))
+
+    def _fail(self, error: WorkerUnreachable) -> None:
+        self.outcome = Failure(error, self.peer[0])
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        connection.connect(path)
+        return
+    # The same file by a shorter name: folders of containers, seen from outside, are deep.
+    folder, name = os.path.split(path)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{descriptor}/{name}")
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(error: OSError) -> WorkerUnreachable:
+    if error.errno == errno.ECONNREFUSED:
+        return WorkerDead("nobody listens on its socket any more")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return WorkerDead("its socket has vanished")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied("its socket may not be opened: try as the user that runs the worker, or as root")
+    if error.errno == errno.EPROTOTYPE:
+        return BadReply("its socket is not a stream socket, so it is no tracebacker's")
+    return BadReply(f"connecting failed: {error.strerror or error}")

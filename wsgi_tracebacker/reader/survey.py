@@ -1,0 +1,204 @@
+"""All workers that the operator means, with what each of them answered or why it did not.
+
+Knows how discovery, the kernel's word and the sockets fit together: what can be asked is asked at once, and only who
+does not answer is looked at more closely. Refuses to show anything.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.errors import (
+    BadReply,
+    NoWorkersFound,
+    PermissionDenied,
+    WorkerDead,
+    WorkerTimedOut,
+    WorkerUnreachable,
+)
+from wsgi_tracebacker.reader import client, reply
+from wsgi_tracebacker.reader.discovery import Target, find
+from wsgi_tracebacker.reader.process import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, Processes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from wsgi_tracebacker.model import Snapshot
+
+#: A worker that answers in time is ALIVE (from process); one that does not is STOPPED, in DISK_WAIT or else this.
+BUSY = "busy"
+
+#: Nothing can be said, because nothing may be seen.
+UNKNOWN = "unknown"
+
+#: A process in state T answers nobody. It is asked all the same, it may be continued any moment, but not for long.
+_STOPPED_LIMIT_SECONDS = 0.25
+
+#: A worker that starts again removes its predecessor's socket and binds its own within this.
+_SECOND_LOOK_SECONDS = 0.05
+
+
+class Answer(NamedTuple):
+    """What became of one worker: a snapshot, or the error that stands in its place."""
+
+    target: Target
+    #: ``alive``, ``busy``, ``stopped``, ``disk wait``, ``dead`` or ``unknown``.
+    state: str
+    snapshot: Snapshot | None
+    error: WorkerUnreachable | None
+    #: As the snapshot, the card or the kernel knows it.
+    number: int | None
+    pid: int | None
+
+
+class Survey(NamedTuple):
+    """The answers in the order of the arguments and then of the numbers; and one line for each that found nobody."""
+
+    answers: tuple[Answer, ...]
+    missing: tuple[str, ...]
+
+
+def survey(
+    arguments: Sequence[str],
+    timeout_seconds: float,
+    numbers: Collection[int] = (),
+    processes: Processes | None = None,
+) -> Survey:
+    """Find and ask the workers behind ``arguments``, only those with one of ``numbers`` if any are given.
+
+    Raises NoWorkersFound if there is none at all.
+    """
+    processes = processes or Processes()
+    targets, missing = _look(arguments, numbers)
+    answers = _ask(targets, timeout_seconds, processes)
+    if any(_worth_a_second_look(answer, processes) for answer in answers.values()):
+        time.sleep(_SECOND_LOOK_SECONDS)
+        again, missing = _look(arguments, numbers)
+        # Who is gone from the folder has left in good order, and who has come meanwhile is asked.
+        unsettled = [
+            target
+            for path, target in again.items()
+            if path not in answers or answers[path].target != target or isinstance(answers[path].error, WorkerDead)
+        ]
+        asked = _ask({target.socket: target for target in unsettled}, timeout_seconds, processes)
+        answers = {path: asked[path] if path in asked else answers[path] for path in again}
+    if not answers:
+        raise NoWorkersFound("\n".join(missing))
+    return Survey(tuple(answers.values()), tuple(missing))
+
+
+def _look(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str, Target], list[str]]:
+    """What is there, by path (so that one worker named twice is asked once), and a line for what is not."""
+    targets: dict[str, Target] = {}
+    missing: list[str] = []
+    for argument in arguments:
+        try:
+            found = find(argument)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            missing.append(f"no workers behind {argument!r}: its folder cannot be listed: {reason}")
+            continue
+        if not found:
+            missing.append(_nobody(argument))
+        targets.update((os.path.abspath(target.socket), target) for target in found)
+    if not numbers:
+        return targets, missing
+    there = sorted({target.number for target in targets.values() if target.number is not None})
+    if targets:
+        known = ", ".join(map(str, there)) or "none with a number"
+        missing += [f"no worker {number}: there is {known}" for number in sorted(set(numbers).difference(there))]
+    return {path: target for path, target in targets.items() if target.number in numbers}, missing
+
+
+def _nobody(argument: str) -> str:
+    line = f"no workers behind {argument!r}: neither {argument}1, {argument}2 ... nor a socket of that name."
+    if os.path.isdir(argument) and not argument.endswith("/"):
+        return f"{line} It is a folder: name the base path inside it, as in {os.path.join(argument, 'tbsocket')!r}."
+    return f"{line} A worker makes its socket with its first request; is the base the one of TracebackerMiddleware?"
+
+
+def _worth_a_second_look(answer: Answer, processes: Processes) -> bool:
+    """Whether it looks as if this one was just starting, ending or starting again."""
+    if answer.target.inode is None:
+        return answer.state != DEAD
+    if not isinstance(answer.error, WorkerDead):
+        return False
+    # Its socket went between listing and connecting, or its successor has not yet begun to listen.
+    return not os.path.exists(answer.target.socket) or _standing(answer.target, processes) == SAME
+
+
+def _ask(targets: dict[str, Target], timeout_seconds: float, processes: Processes) -> dict[str, Answer]:
+    questions = {
+        path: (target.socket, _limit_seconds(target, timeout_seconds, processes))
+        for path, target in targets.items()
+        if target.inode is not None
+    }
+    outcomes = dict(zip(questions, client.ask_all(list(questions.values())), strict=True))
+    taken_at = time.time()
+    answers = {}
+    for path, target in targets.items():
+        if path in outcomes:
+            answers[path] = _answer(target, outcomes[path], taken_at, processes)
+        else:
+            answers[path] = _no_socket(target, processes)
+    return answers
+
+
+def _limit_seconds(target: Target, timeout_seconds: float, processes: Processes) -> float:
+    card = target.card
+    if card is not None and _standing(target, processes) == SAME and processes.state(card.pid) == STOPPED:
+        return min(timeout_seconds, _STOPPED_LIMIT_SECONDS)
+    return timeout_seconds
+
+
+def _answer(target: Target, outcome: client.Outcome, taken_at: float, processes: Processes) -> Answer:
+    if isinstance(outcome, client.Failure):
+        return _unanswered(target, outcome.error, outcome.peer_pid, processes)
+    try:
+        snapshot = reply.snapshot(outcome, taken_at)
+    except BadReply as error:
+        return _unanswered(target, error, outcome.peer_pid, processes)
+    worker = snapshot.worker
+    if worker.number is None:
+        worker = replace(worker, number=target.number)
+    if worker.started_at is None and worker.pid is not None:
+        worker = replace(worker, started_at=processes.started_at(worker.pid))
+    if worker is not snapshot.worker:
+        snapshot = replace(snapshot, worker=worker)
+    return Answer(target, ALIVE, snapshot, None, worker.number, worker.pid)
+
+
+def _unanswered(target: Target, error: WorkerUnreachable, peer_pid: int, processes: Processes) -> Answer:
+    standing = _standing(target, processes)
+    # uWSGI's workers have no card, but the kernel says whose socket it is.
+    pid = peer_pid or None if target.card is None else target.card.pid
+    state = UNKNOWN
+    if isinstance(error, WorkerDead):
+        state = DEAD
+    elif standing == GONE and not isinstance(error, PermissionDenied):
+        error = WorkerDead("its process has ended, though something still holds its socket open")
+        state = DEAD
+    elif isinstance(error, WorkerTimedOut):
+        state = BUSY
+        if pid is not None and (target.card is None or standing == SAME):
+            letter = processes.state(pid, threads=True)
+            state = letter if letter in (STOPPED, DISK_WAIT) else BUSY
+    return Answer(target, state, None, error, target.number, pid)
+
+
+def _no_socket(target: Target, processes: Processes) -> Answer:
+    card = target.card
+    assert card is not None
+    if _standing(target, processes) == SAME:
+        error = WorkerUnreachable("its socket is gone though it runs; it makes it anew within a minute")
+        return Answer(target, processes.state(card.pid), None, error, card.number, card.pid)
+    return Answer(target, DEAD, None, WorkerDead("its process has ended"), card.number, card.pid)
+
+
+def _standing(target: Target, processes: Processes) -> str:
+    if target.card is None or target.card_owner is None:
+        return UNKNOWN
+    return processes.standing(target.card, target.card_owner)

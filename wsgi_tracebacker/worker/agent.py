@@ -1,0 +1,493 @@
+"""One per process: starts, owns and takes down the rest; survives fork.
+
+Knows the life of the parts: number, socket, listener, cores. Refuses to be started before the first request, because
+a pre-forking master imports the application and must own nothing that its workers would inherit.
+
+What says that this is still the process that started everything is one byte in a page that the kernel wipes in a
+forked child (``MADV_WIPEONFORK``). ``os.register_at_fork`` is not enough: uWSGI and mod_wsgi fork in C.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import grp
+import mmap
+import os
+import sys
+import threading
+import time
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_tracebacker._version import __version__
+from wsgi_tracebacker.formats import http
+from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.model import Card, Counters, LastRequest, Request, Stack, Worker
+from wsgi_tracebacker.worker import faults, kernel, peers, primitives, requests, slot, stacks
+from wsgi_tracebacker.worker.cores import Cores, known_thread
+from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
+from wsgi_tracebacker.worker.requests import Core
+
+if TYPE_CHECKING:
+    import _socket
+
+    from wsgi_tracebacker.worker.settings import Settings
+
+#: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
+_MADV_WIPEONFORK = 18
+
+#: How long stop() waits for the listener to end.
+_STOP_SECONDS = 2.0
+
+#: What one snapshot may spend on reading /proc, at about 20 µs a thread: beyond it, threads are shown without the
+#: kernel's view of them. Threads with a request in flight come first.
+_KERNEL_BUDGET_SECONDS = 0.005
+
+_PYTHON = f"{ {'cpython': 'CPython', 'pypy': 'PyPy'}.get(sys.implementation.name, sys.implementation.name) }"
+_PYTHON_VERSION = f"{_PYTHON} {'.'.join(map(str, sys.version_info[:3]))}"
+
+
+class _PidMark:
+    """Does what the wiped page does, where the kernel has none: ten times slower, see os.getpid()."""
+
+    __slots__ = ("_pid",)
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._pid == os.getpid())
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pid = os.getpid() if value else 0
+
+
+def _make_mark() -> mmap.mmap | _PidMark:
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_MADV_WIPEONFORK)
+    except (OSError, AttributeError, ValueError):
+        return _PidMark()
+    return page
+
+
+#: ``MARK[0]`` is 1 in a process whose agent was made in it, and 0 in a child that was forked since.
+MARK: Final = _make_mark()
+
+#: The real ident of a thread, the key of sys._current_frames(); under monkey patching ``threading.get_ident`` is the
+#: greenlet's. Bound when this module is loaded: the original is the same at any time.
+get_ident: Final = primitives.original("_thread", "get_ident")
+
+#: The agent of this process, by the process's identity: two threads that serve the first two requests at the same
+#: time agree on one through dict.setdefault(), which is atomic and needs no lock that a fork could leave held.
+_agents: dict[tuple[int, int | None], Agent] = {}
+
+
+class Agent:
+    """What this process has: a number, a socket with its listener, and its cores."""
+
+    def __init__(self, settings: Settings, environ: dict[str, Any], application: str) -> None:
+        """Cheap, without side effects: of two that are made at the same time, one is thrown away."""
+        self.settings = settings
+        #: Holds ``core`` and ``marker`` for each thread (each greenlet, where gevent or eventlet patched it).
+        self.local = _thread._local()  # noqa: SLF001  (threading.local, without what gevent does to that)
+        self.primitives = primitives.bind()
+        self.cores = Cores(self.primitives.allocate_lock)
+        self.slot: slot.Slot | None = None
+        self.listener: Listener | None = None
+        self.snapshots = 0
+        self._application = settings.application or application
+        software = environ.get("SERVER_SOFTWARE")
+        self._server = software if type(software) is str else None
+        self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+        self._places = stacks.Places(self._started_at)
+        self._group_id: int | None = None
+
+    # --- start and end
+
+    def start(self) -> None:
+        """Take a number, open the socket, start the listener. What the environment refuses is one warning."""
+        self._group_id = _group_id(self.settings.group)
+        self._take_slot(_uwsgi_worker_id())
+        listener = Listener(
+            primitives=self.primitives,
+            listening=self.slot.listening if self.slot is not None else None,
+            answer=self.answer,
+            silent_path="/",
+            is_permitted=lambda connection: peers.is_permitted(connection, self._group_id),
+            on_tick=self._check_paths,
+            tick_seconds=TICK_SECONDS,
+        )
+        try:
+            listener.start()
+        except RuntimeError as error:
+            listener.forget()
+            faults.warn_once("thread", "no thread for the listener (%s); this worker cannot be read", error)
+            if self.slot is not None:
+                self.slot.release()
+                self.slot = None
+        else:
+            self.listener = listener
+
+    def stop(self) -> None:
+        """End the listener and take the files away."""
+        if self.listener is not None:
+            self.listener.stop(_STOP_SECONDS)
+            self.listener = None
+        if self.slot is not None:
+            self.slot.release()
+            self.slot = None
+        self.cores.abandon()
+
+    def forget(self) -> None:
+        """In a forked child: let go of what is the parent's, without a trace in its files."""
+        if self.listener is not None:
+            self.listener.forget()
+        if self.slot is not None:
+            self.slot.forget()
+        self.cores.abandon()
+
+    def _take_slot(self, preferred: int | None = None) -> None:
+        base = self.settings.base
+        try:
+            taken = slot.claim(base, preferred)
+            if taken is None:
+                faults.warn_once(
+                    "numbers",
+                    "no worker number is free below %d for %s; this worker cannot be read",
+                    slot.MAX_NUMBER,
+                    base,
+                )
+                return
+            try:
+                taken.write_card(self._card(taken.number))
+                taken.bind(self._group_id)
+            except BaseException:
+                taken.release()
+                raise
+        except OSError as error:
+            faults.warn_once(
+                "socket", "cannot open a socket at %s<N> (%s); the application is served without it", base, error
+            )
+            return
+        self.slot = taken
+        if self.settings.name_threads:
+            self.cores.name_threads(taken.number)
+
+    def _check_paths(self) -> _socket.socket | None:
+        """Once a tick: what vanished comes back, under the same number if that is still free."""
+        self.cores.all()
+        current = self.slot
+        if current is not None and not current.is_intact():
+            # Not release() first: the number would be anybody's for a moment. What is left of ours has no lock file
+            # that others could find, so nobody is kept from anything by it.
+            self.slot = None
+            current.release()
+        if self.slot is None:
+            self._take_slot(current.number if current is not None else None)
+        return self.slot.listening if self.slot is not None else None
+
+    # --- who we are
+
+    def _card(self, number: int) -> Card:
+        return Card(
+            number=number,
+            base=self.settings.base,
+            pid=os.getpid(),
+            start_ticks=kernel.start_ticks() or 0,
+            boot_id=kernel.boot_id(),
+            pid_namespace=kernel.pid_namespace(),
+            uid=os.geteuid(),
+            server=self._server,
+            application=self._application,
+            cwd=_cwd(),
+            started_at=self._started_at or 0.0,
+        )
+
+    def _worker(self, in_flight: int) -> Worker:
+        return Worker(
+            number=self.slot.number if self.slot is not None else None,
+            pid=os.getpid(),
+            ppid=os.getppid(),
+            uid=os.geteuid(),
+            started_at=self._started_at,
+            server=self._server,
+            application=self._application,
+            cwd=_cwd(),
+            python=_PYTHON_VERSION,
+            version=__version__,
+            base=self.settings.base,
+            requests_finished=self.cores.finished(),
+            requests_in_flight=in_flight,
+        )
+
+    def _counters(self) -> Counters:
+        listener = self.listener
+        return Counters(
+            snapshots=self.snapshots,
+            clients_accepted=listener.accepted if listener is not None else 0,
+            clients_refused=listener.refused if listener is not None else 0,
+            clients_dropped=listener.dropped if listener is not None else 0,
+            faults=faults.count(),
+        )
+
+    # --- answers
+
+    def answer(self, path: str) -> bytes | None:
+        """The response to ``GET path``; None for a path there is not. Runs on the listener's thread."""
+        try:
+            if path in ("/", "/snapshot.txt"):
+                return http.response(200, http.TEXT, self.snapshot_text())
+            if path == "/snapshot":
+                return http.response(200, http.JSON, self.snapshot_json())
+            if path == "/worker":
+                in_flight = sum(1 for core in self.cores.all() if core.started)
+                document = json_format.worker_bytes(self._worker(in_flight), self._counters())
+                return http.response(200, http.JSON, document)
+        except Exception:
+            faults.caught("while a snapshot was taken")
+            return http.response(500, http.TEXT, b"a fault of wsgi_tracebacker: see the worker's log\n")
+        return None
+
+    def snapshot_text(self) -> bytes:
+        """All stacks, as uWSGI writes them."""
+        self.snapshots += 1
+        names = {core.ident: self._core_name(core) for core in self.cores.all()}
+        raw = stacks.walk(self._own_idents())
+        files: dict[str, stacks.SourceFile | None] = {}
+        blocks = [uwsgi_format.HEADER]
+        serving_first = [ident for ident in names if ident in raw] + [ident for ident in raw if ident not in names]
+        for ident in serving_first:
+            places, _ = self._places.resolve(raw[ident], files)
+            name = names.get(ident) or _thread_name(ident)
+            blocks.append(uwsgi_format.block(name, [place.text for place in places]))
+        return b"".join(blocks)
+
+    def snapshot_json(self) -> bytes:
+        """All stacks with their requests, as JSON."""
+        self.snapshots += 1
+        cores = self.cores.all()
+        tokens = [core.started for core in cores]
+        now_monotonic, now_unix = monotonic(), time.time()
+        raw = stacks.walk(self._own_idents())
+        # A request belongs to the stack only if it was in flight before the walk and still is after it.
+        flights = [
+            requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+            for core, token in zip(cores, tokens, strict=True)
+        ]
+        files: dict[str, stacks.SourceFile | None] = {}
+        budget_ends = monotonic() + _KERNEL_BUDGET_SECONDS
+        documents: list[tuple[int, str]] = []
+        shown: set[int] = set()
+        order = sorted(zip(cores, flights, strict=True), key=lambda pair: pair[1] is None)
+        for core, request in order:
+            ident = core.serving_ident() if request is not None else core.ident
+            # Overlapping bodies on one thread share its stack: the first one shows it.
+            stack = raw.get(ident, []) if ident not in shown else []
+            shown.add(ident)
+            last_request = requests.describe_last(core, now_monotonic)
+            document = self._document(core, ident, stack, files, budget_ends, request, last_request)
+            documents.append((core.number or 0, document))
+        documents.sort()
+        for ident, stack in raw.items():
+            if ident not in shown:
+                documents.append((0, self._document(None, ident, stack, files, budget_ends)))
+        in_flight = sum(1 for request in flights if request is not None)
+        return json_format.snapshot_bytes(self._worker(in_flight), now_unix, [document for _, document in documents])
+
+    def _document(
+        self,
+        core: Core | None,
+        ident: int,
+        stack: stacks.RawStack,
+        files: dict[str, stacks.SourceFile | None],
+        budget_ends: float,
+        request: Request | None = None,
+        last_request: LastRequest | None = None,
+    ) -> str:
+        thread = core.thread if core is not None and core.ident == ident else known_thread(ident)
+        native_id = core.native_id if core is not None and core.ident == ident else _native_id(thread)
+        status = kernel.ThreadStatus()
+        if native_id is not None and monotonic() < budget_ends:
+            status = kernel.thread_status(native_id)
+        places, omitted = self._places.resolve(stack, files)
+        head = Stack(
+            name=self._core_name(core) if core is not None else _thread_name(ident),
+            ident=ident,
+            native_id=native_id,
+            core=core.number if core is not None else None,
+            kind=_kind(thread),
+            daemon=thread.daemon if thread is not None else None,
+            state=status.state,
+            wait_channel=status.wait_channel,
+            cpu_seconds=status.cpu_seconds,
+            request=request,
+            last_request=last_request,
+            frames_omitted=omitted,
+        )
+        return json_format.stack_json(head, [place.json for place in places])
+
+    def _core_name(self, core: Core) -> str:
+        if core.thread is not None:
+            return core.thread.name
+        return self.cores.thread_name(core) or f"Core{core.number}"
+
+    def _own_idents(self) -> tuple[int, ...]:
+        listener = self.listener
+        return (listener.ident,) if listener is not None and listener.ident is not None else ()
+
+
+def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent:
+    """The agent of this process; the first call starts it."""
+    identity = (os.getpid(), kernel.start_ticks())
+    found = _agents.get(identity)
+    if found is not None:
+        MARK[0] = 1
+        return found
+    made = Agent(settings, environ, application)
+    agent = _agents.setdefault(identity, made)
+    if agent is made:
+        for other in list(_agents):
+            if other != identity:
+                # We are a child that was forked in C: no hook has run.
+                _agents.pop(other).forget()
+                faults.forget()
+        MARK[0] = 1
+        _register_hooks()
+        agent.start()
+    return agent
+
+
+def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
+    """Make an idle core the calling thread's; None for a request that it is already seen to serve."""
+    core: Core | None = getattr(agent.local, "core", None)
+    if core is None:
+        return _new_core(agent)
+    if core.phase != requests.APP:
+        # Perhaps its body was dropped without close().
+        agent.cores.settle(core)
+    if core.started == 0.0:
+        return core
+    if core.started < 0.0:
+        return _new_core(agent)
+    if _is_tracked(core, environ):
+        return None
+    if core.phase == requests.APP:
+        return _nested_core(agent, core)
+    # Its body lives on while its thread begins another request: it keeps its core, the thread goes on with a new one.
+    return _new_core(agent)
+
+
+def _new_core(agent: Agent) -> Core:
+    core, marker = agent.cores.take(get_ident(), _thread.get_native_id(), known_thread(_thread.get_ident()))
+    agent.local.core = core
+    # The former marker goes here, and with it the claim of this thread to the former core.
+    agent.local.marker = marker
+    return core
+
+
+def _is_tracked(core: Core, environ: dict[str, Any]) -> bool:
+    """Middleware within middleware: the environ is that of a request which the calling thread is in."""
+    outer: Core | None = core
+    while outer is not None:
+        if outer.environ is environ:
+            return True
+        outer = outer.outer
+    return False
+
+
+def _nested_core(agent: Agent, outer: Core) -> Core:
+    """A core for a WSGI call that the application makes while it serves ``outer``."""
+    core = Core(None, outer.ident, outer.native_id, outer.thread)
+    core.outer = outer
+    outer.nested = [other for other in outer.nested if other.started > 0.0]
+    outer.nested.append(core)
+    agent.local.core = core
+    return core
+
+
+def stop() -> None:
+    """End the listener of this process, if it runs, and remove its socket and card.
+
+    The next request starts everything again. Runs by itself when the process exits in order.
+    """
+    for identity in list(_agents):
+        agent = _agents.pop(identity, None)
+        if agent is not None:
+            if identity[0] == os.getpid():
+                MARK[0] = 0
+                agent.stop()
+            else:
+                agent.forget()
+
+
+_hooks_registered = False
+
+
+def _register_hooks() -> None:
+    global _hooks_registered
+    if not _hooks_registered:
+        _hooks_registered = True
+        os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(stop)
+
+
+def _after_fork() -> None:
+    """In the child: close what is the parent's, above all the lock, which would outlive the worker here."""
+    try:
+        for identity in list(_agents):
+            agent = _agents.pop(identity)
+            # This thread is the one that forked: it must not take its core for one of the new process.
+            vars(agent.local).clear()
+            agent.forget()
+        faults.forget()
+    except Exception:
+        faults.caught("after a fork")
+
+
+def _uwsgi_worker_id() -> int | None:
+    uwsgi = sys.modules.get("uwsgi")
+    try:
+        number = uwsgi.worker_id() if uwsgi is not None else 0
+    except Exception:
+        return None
+    return number if type(number) is int and number > 0 else None
+
+
+def _group_id(group: str | int | None) -> int | None:
+    if group is None or isinstance(group, int):
+        return group
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, OSError):
+        faults.warn_once("group", "there is no group %r on this system; only the owner can read the socket", group)
+        return None
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _thread_name(ident: int) -> str:
+    thread = known_thread(ident)
+    return thread.name if thread is not None else f"Thread-{ident}"
+
+
+def _native_id(thread: threading.Thread | None) -> int | None:
+    if thread is None:
+        return None
+    if thread is threading.main_thread():
+        # After a fork in C, the Thread object still has the master's.
+        return os.getpid()
+    return getattr(thread, "native_id", None)
+
+
+def _kind(thread: threading.Thread | None) -> str:
+    if thread is None or type(thread).__name__ == "_DummyThread":
+        return "foreign"
+    return "main" if thread is threading.main_thread() else "thread"

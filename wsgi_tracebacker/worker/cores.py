@@ -1,0 +1,141 @@
+"""Core numbers and thread names.
+
+Knows which number is free and what a thread is called. Refuses to parse the names that servers give their threads.
+
+A core belongs to a thread for as long as that lives (a thread pool keeps its numbers; a server that starts a thread
+for each request reuses them), and is freed when the thread-local value that marks it is collected with its thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.worker.requests import Core
+
+if TYPE_CHECKING:
+    import _thread
+    from collections.abc import Callable
+
+
+class Marker:
+    """Lives in a thread's local storage; when it goes, the thread has ended, and its core is free.
+
+    The finaliser can run anywhere, also inside our own lock: so it only appends to a deque, which is atomic.
+    """
+
+    __slots__ = ("_core", "_freed")
+
+    def __init__(self, core: Core, freed: deque[Core]) -> None:
+        self._core = core
+        self._freed = freed
+
+    def __del__(self) -> None:
+        self._freed.append(self._core)
+
+
+class Cores:
+    """The cores of one process."""
+
+    def __init__(self, allocate_lock: Callable[[], _thread.LockType]) -> None:
+        """``allocate_lock``: makes a lock that is real also under monkey patching."""
+        self._lock = allocate_lock()
+        self._numbers: list[int] = []  # free ones below _next, as a heap
+        self._next = 0
+        self._taken: dict[int, Core] = {}
+        self._freed: deque[Core] = deque()
+        #: Requests finished by cores that were freed.
+        self._finished_before = 0
+        self._worker_number: int | None = None
+
+    def take(self, ident: int, native_id: int | None, thread: threading.Thread | None) -> tuple[Core, Marker]:
+        """Give a thread the smallest free core."""
+        with self._lock:
+            self._reclaim()
+            if self._numbers:
+                number = heapq.heappop(self._numbers)
+            else:
+                number = self._next
+                self._next += 1
+            core = Core(number, ident, native_id, thread)
+            self._taken[number] = core
+        self._name(core)
+        return core, Marker(core, self._freed)
+
+    def all(self) -> list[Core]:
+        """Every core that is taken, idle ones too, by number."""
+        with self._lock:
+            self._reclaim()
+            for core in self._taken.values():
+                _end_if_dropped(core)
+            return [core for _, core in sorted(self._taken.items())]
+
+    def settle(self, core: Core) -> None:
+        """End a request whose body was dropped by the server; called by the core's own thread."""
+        with self._lock:
+            _end_if_dropped(core)
+
+    def abandon(self) -> None:
+        """Make every core unusable: this is another process, or the agent was stopped.
+
+        Takes no lock: in a forked child it may be held for ever by a thread that is not there.
+        """
+        for core in list(self._taken.values()):
+            core.started = -1.0
+
+    def finished(self) -> int:
+        """Requests finished since the process started to serve."""
+        with self._lock:
+            return self._finished_before + sum(core.finished for core in self._taken.values())
+
+    def name_threads(self, worker_number: int) -> None:
+        """Name all threads that serve, now and from now on, after worker and core."""
+        self._worker_number = worker_number
+        for core in self.all():
+            self._name(core)
+
+    def thread_name(self, core: Core) -> str | None:
+        """What a core's thread is called; None before the worker has a number, or where naming is off."""
+        if self._worker_number is None:
+            return None
+        return f"WSGIWorker{self._worker_number}Core{core.number}"
+
+    def _name(self, core: Core) -> None:
+        name = self.thread_name(core)
+        if name is not None and core.thread is not None:
+            core.thread.name = name
+
+    def _reclaim(self) -> None:
+        # A freed core whose request still runs (a body that outlived its thread) keeps its number until that ends.
+        for _ in range(len(self._freed)):
+            core = self._freed.popleft()
+            _end_if_dropped(core)
+            if core.started:
+                self._freed.append(core)
+                continue
+            if core.number is not None and self._taken.get(core.number) is core:
+                del self._taken[core.number]
+                heapq.heappush(self._numbers, core.number)
+                self._finished_before += core.finished
+
+
+def _end_if_dropped(core: Core) -> None:
+    """End the request of a body that was dropped without ``close()``.
+
+    Under the lock, because others than the core's thread do this too: its own thread sees a request in flight, and
+    before it begins another it comes through settle() and waits here.
+    """
+    if core.body_was_dropped():
+        core.end(monotonic())
+
+
+def known_thread(ident: int) -> threading.Thread | None:
+    """The ``threading.Thread`` of a thread, if there is one.
+
+    Not ``threading.current_thread()``: in a thread that Python did not start it makes a dummy that is never taken
+    away again, one for each greenlet under gevent.
+    """
+    return threading._active.get(ident)  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001

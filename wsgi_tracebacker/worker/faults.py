@@ -1,0 +1,53 @@
+"""What happens to a fault of ours: it is logged once, counted, and goes no further.
+
+Knows the package's logger and what was logged already. Refuses to raise. ``logging`` is used as little as can be:
+a handler of the application may block or raise, and requests must not notice.
+"""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("wsgi_tracebacker")
+
+#: Different faults that are remembered; far more than there are places that catch one.
+_MAX_REMEMBERED = 256
+
+_seen: set[str] = set()
+_count = 0
+
+
+def caught(where: str) -> None:
+    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it."""
+    global _count
+    _count += 1
+    if where in _seen or len(_seen) >= _MAX_REMEMBERED:
+        return
+    _seen.add(where)
+    try:
+        logger.exception("a fault of wsgi_tracebacker, %s; requests are served on", where)  # noqa: LOG004  (see above)
+    except Exception:  # noqa: S110  (a logging handler that raises: there is nowhere left to say so)
+        pass
+
+
+def warn_once(key: str, message: str, *arguments: object) -> None:
+    """Log a warning the first time that ``key`` is given in this process."""
+    if key in _seen or len(_seen) >= _MAX_REMEMBERED:
+        return
+    _seen.add(key)
+    try:
+        logger.warning(message, *arguments)
+    except Exception:
+        caught("while a warning was logged")
+
+
+def count() -> int:
+    """How many faults were caught in this process."""
+    return _count
+
+
+def forget() -> None:
+    """Start anew: a process that was just forked has logged nothing yet."""
+    global _count
+    _count = 0
+    _seen.clear()

@@ -1,0 +1,99 @@
+"""What Linux says of this process and its threads, read from ``/proc``.
+
+Knows the files of proc(5) and their fields. Refuses to raise: an answer that cannot be had is None. Nothing is read
+through ``time.pthread_getcpuclockid``, which crashes the interpreter for a thread that has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+_NANOSECONDS = 1_000_000_000
+
+#: One line of /proc is far below a page.
+_READ_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStatus:
+    """One thread as the kernel sees it; None where /proc does not say."""
+
+    #: R, S, D, T …
+    state: str | None = None
+    wait_channel: str | None = None
+    cpu_seconds: float | None = None
+    #: How long the thread has been runnable without a CPU.
+    run_delay_seconds: float | None = None
+
+
+def read_file(path: str) -> bytes | None:
+    """The first page of a small file of /proc or /sys, or None."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, _READ_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _fields_after_name(stat: bytes | None) -> list[bytes]:
+    """Fields 3 and up of a ``stat`` line: the name before them is in parentheses and may hold anything."""
+    return stat[stat.rindex(b")") + 1 :].split() if stat and b")" in stat else []
+
+
+def thread_status(native_id: int) -> ThreadStatus:
+    """State, wait channel and CPU time of one thread of this process: three small reads, about 20 µs."""
+    folder = f"/proc/self/task/{native_id}/"
+    fields = _fields_after_name(read_file(folder + "stat"))
+    state = fields[0].decode("ascii", "replace") if fields else None
+    wait_channel = None
+    if state in ("S", "D"):
+        channel = read_file(folder + "wchan")
+        if channel and channel != b"0":
+            wait_channel = channel.decode("ascii", "backslashreplace")
+    cpu_seconds, run_delay_seconds = cpu_and_run_delay(native_id)
+    return ThreadStatus(state, wait_channel, cpu_seconds, run_delay_seconds)
+
+
+def cpu_and_run_delay(native_id: int) -> tuple[float | None, float | None]:
+    """Seconds on a CPU, and seconds runnable without one, of a thread of this process."""
+    fields = (read_file(f"/proc/self/task/{native_id}/schedstat") or b"").split()
+    try:
+        return int(fields[0]) / _NANOSECONDS, int(fields[1]) / _NANOSECONDS
+    except (IndexError, ValueError):
+        return None, None
+
+
+def start_ticks(pid: int | str = "self") -> int | None:
+    """When a process started, in clock ticks since boot (field 22 of its ``stat``)."""
+    fields = _fields_after_name(read_file(f"/proc/{pid}/stat"))
+    try:
+        return int(fields[19])
+    except (IndexError, ValueError):
+        return None
+
+
+def started_at(now_unix: float, since_boot_seconds: float) -> float | None:
+    """When this process started, in Unix seconds, from the clocks' values at one instant."""
+    ticks = start_ticks()
+    if ticks is None:
+        return None
+    return now_unix - since_boot_seconds + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def boot_id() -> str:
+    """The kernel's random name for this boot, or an empty string."""
+    return (read_file("/proc/sys/kernel/random/boot_id") or b"").decode("ascii", "replace").strip()
+
+
+def pid_namespace() -> int:
+    """The inode number of this process's pid namespace, or 0."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

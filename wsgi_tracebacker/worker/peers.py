@@ -1,0 +1,40 @@
+"""Who may read: the same user, root, and the members of one group if that was asked for.
+
+Knows the credentials that the kernel attaches to a UNIX connection (unix(7)). Refuses to believe anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import _socket
+
+_SOL_SOCKET = 1
+_SO_PEERCRED = 17
+#: The peer's supplementary groups; the credentials hold only its primary one.
+_SO_PEERGROUPS = 59
+
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
+_GROUP = struct.Struct("I")
+#: What Python lets getsockopt() return at most: 256 groups. A peer in more of them is refused.
+_MAX_OPTION_BYTES = 1024
+
+
+def is_permitted(connection: _socket.socket, group_id: int | None) -> bool:
+    """Whether the peer of a connection may read this worker's stacks."""
+    try:
+        credentials = connection.getsockopt(_SOL_SOCKET, _SO_PEERCRED, _CREDENTIALS.size)
+        _, uid, gid = _CREDENTIALS.unpack(credentials)
+        if uid in (0, os.geteuid()):
+            return True
+        if group_id is None:
+            return False
+        if gid == group_id:
+            return True
+        groups = connection.getsockopt(_SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION_BYTES)
+        return any(group == group_id for (group,) in _GROUP.iter_unpack(groups))
+    except (OSError, struct.error):
+        return False

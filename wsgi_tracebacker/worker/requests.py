@@ -1,0 +1,172 @@
+"""The requests in flight: one record per serving thread, written by that thread alone, read by whoever looks.
+
+Knows what a request is while it runs, and how a look at it becomes a value. Refuses to know about sockets, frames and
+deadlines' consequences.
+
+A ``Core`` is reused from request to request: beginning and ending one are plain stores, no allocation, no lock.
+``started`` is the token of the request: not zero means in flight, and a value that is still the same proves that it
+is still the same request. The writer stores ``started`` last when it begins and clears it last when it ends, so a
+reader that finds the same token before and after it looked has read one request and not two halves.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.model import PHASES, LastRequest, Request
+
+if TYPE_CHECKING:
+    import threading
+
+    from wsgi_tracebacker.worker.settings import Settings
+
+APP, BODY, CLOSE = range(len(PHASES))
+
+#: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
+MAX_TEXT_CHARACTERS = 2048
+
+
+class Lease:
+    """Held by the body of a request as long as that exists: its reference count tells whether it was dropped.
+
+    A ``__del__`` on the body would say the same and cost every request 65 ns.
+    """
+
+    __slots__ = ()
+
+
+class Core:
+    """One request slot of this worker: the request that a thread serves now, and the one before."""
+
+    __slots__ = (
+        "close_ident",
+        "ended",
+        "environ",
+        "finished",
+        "ident",
+        "lease",
+        "method",
+        "native_id",
+        "nested",
+        "number",
+        "outer",
+        "path",
+        "phase",
+        "reader_ident",
+        "script",
+        "settings",
+        "started",
+        "thread",
+    )
+
+    def __init__(self, number: int | None, ident: int, native_id: int | None, thread: threading.Thread | None) -> None:
+        """Make an idle record for the thread ``ident``."""
+        #: Monotonic time of the start of the request in flight, 0.0 while there is none.
+        self.started = 0.0
+        #: Monotonic time of the end of the last request, 0.0 if there was none.
+        self.ended = 0.0
+        #: Requests that this core has finished.
+        self.finished = 0
+        self.phase = APP
+        self.environ: dict[str, Any] | None = None
+        self.settings: Settings | None = None
+        self.method: object = ""
+        self.script: object = ""
+        self.path: object = ""
+        self.lease = Lease()
+        self.number = number
+        #: The thread that called the application.
+        self.ident = ident
+        self.native_id = native_id
+        #: The thread that reads the body; on every server known it is the same one.
+        self.reader_ident = ident
+        self.thread = thread
+        #: The record of the request that this one was called within, and those called within this one.
+        self.outer: Core | None = None
+        self.nested: list[Core] = []
+
+    def end(self, now: float) -> None:
+        """The request is over."""
+        self.environ = None
+        self.ended = now
+        self.finished += 1
+        self.started = 0.0
+
+    def body_was_dropped(self) -> bool:
+        """Whether a server dropped the body without calling ``close()``.
+
+        Only told where reference counts are kept; elsewhere the thread's next request ends it.
+        """
+        return self.phase != APP and self.started != 0.0 and _lease_references(self) <= _UNLEASED
+
+    def serving_ident(self) -> int:
+        """The ident of the thread that works on the request now."""
+        return self.ident if self.phase == APP else self.reader_ident
+
+
+def _lease_references(core: Core) -> int:
+    # PyPy has no reference counts: there nothing is ever seen as dropped.
+    return sys.getrefcount(core.lease) if hasattr(sys, "getrefcount") else sys.maxsize
+
+
+#: What that answers for a lease that nobody else holds. Measured, not assumed: interpreters differ in how many
+#: references a call itself adds.
+_UNLEASED = _lease_references(Core(None, 0, None, None))
+
+
+def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
+    """The request ``token`` of a core as a value; None if it ended, or another began, while we looked."""
+    environ = core.environ
+    settings = core.settings
+    method, script, path, phase = core.method, core.script, core.path, core.phase
+    nested = tuple(core.nested)
+    if core.started != token or environ is None or settings is None:
+        return None
+    # The environ is a plain dict by PEP 3333, and get() of one is atomic: no code of the application runs here.
+    query = environ.get("QUERY_STRING") if settings.show_query else None
+    request_id = environ.get(settings.request_id_key) if settings.request_id_key is not None else None
+    remote_address = environ.get(settings.remote_address_key)
+    age_seconds = max(0.0, now_monotonic - token)
+    inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
+    return Request(
+        method=_text(method) or "",
+        path=_path(script) + _path(path),
+        query=_text(query) or None,
+        remote_address=_text(remote_address) or None,
+        request_id=_text(request_id) or None,
+        started_at=now_unix - age_seconds,
+        age_seconds=age_seconds,
+        phase=PHASES[phase],
+        nested=tuple(request for request in inner if request is not None),
+    )
+
+
+def describe_last(core: Core, now_monotonic: float) -> LastRequest | None:
+    """The request that a core served before; None if there was none or one is in flight."""
+    if core.started or not core.ended:
+        return None
+    return LastRequest(
+        method=_text(core.method) or "",
+        path=_path(core.script) + _path(core.path),
+        ended_seconds_ago=max(0.0, now_monotonic - core.ended),
+    )
+
+
+def _text(value: object) -> str | None:
+    # Only an exact str: a subclass, or anything with a __str__, would run code of the application on our thread.
+    if type(value) is not str:
+        return None
+    return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
+
+
+def _path(value: object) -> str:
+    """Undo PEP 3333's "bytes as Latin-1" for people: a path is UTF-8 nearly everywhere."""
+    if type(value) is not str:
+        return ""
+    text = value[:MAX_TEXT_CHARACTERS]
+    try:
+        text = text.encode("latin-1").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        pass
+    return text if len(value) <= MAX_TEXT_CHARACTERS else text + "…"

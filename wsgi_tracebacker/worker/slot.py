@@ -1,0 +1,258 @@
+"""Which worker number am I: the lock, the card, the paths, stale files, permissions.
+
+Knows the files of worker N and whose they are. Refuses to serve on the socket it binds: that is the listener's.
+
+The rules, each of which prevents something that was seen to go wrong elsewhere:
+
+- The ``flock`` on the card is the claim; the kernel frees it when the process dies, however it dies. It is not
+  ``lockf``: two sub-interpreters of one process must not share a slot, and a POSIX lock is lost when any other
+  descriptor of the file is closed.
+- After locking, the descriptor's inode is compared with the path's: an owner that unlinks its card while we wait
+  would leave us with the lock of a file that nobody can find.
+- Only the lock's owner binds or unlinks, and only what is a socket, owned by us, on which nobody listens. Files of
+  strangers are stepped over: the number is simply taken.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.formats import card as card_format
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.model import Card
+
+#: Numbers that are tried before giving up. A reload overlaps, so they are not capped at the number of workers.
+MAX_NUMBER = 1024
+
+#: Clients that the kernel keeps waiting for us; more get EAGAIN.
+_BACKLOG = 64
+
+_OWNER_ONLY = 0o600
+_OWNER_AND_GROUP = 0o660
+
+#: Errors that mean "this path is somebody else's": step over it. Any other error is the environment's refusal.
+_STRANGERS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+
+#: How often one number is tried again because its card was replaced under us.
+_REPLACED_TRIES = 8
+
+
+class Slot:
+    """A worker number that is ours, with its lock, card and bound socket."""
+
+    def __init__(self, base: str, number: int, lock_descriptor: int) -> None:
+        """Not to be called directly: see claim()."""
+        self.base = base
+        self.number = number
+        self.card_path = card_format.card_path(base, number)
+        self.socket_path = card_format.socket_path(base, number)
+        #: The listening socket. ``_socket.socket`` is the C type: what gevent and eventlet patch is the class in
+        #: ``socket`` that derives from it, whose ``accept()`` hands back patched sockets.
+        self.listening: _socket.socket | None = None
+        self._lock_descriptor = lock_descriptor
+        self._socket_inode: tuple[int, int] | None = None
+
+    def write_card(self, card: Card) -> None:
+        """Write who we are. A reader that meets a half-written card sees that and looks again."""
+        content = card_format.encode(card)
+        os.pwrite(self._lock_descriptor, content, 0)
+        os.ftruncate(self._lock_descriptor, len(content))
+
+    def bind(self, group_id: int | None) -> None:
+        """Bind and listen. Raises OSError; FileExistsError if the socket's path is somebody else's."""
+        if not _may_be_bound(self.socket_path):
+            raise FileExistsError(errno.EEXIST, "in use by somebody else", self.socket_path)
+        listening = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        try:
+            # On Linux the mode of the descriptor, less the umask, becomes the mode of the path: it is never wider
+            # than this, not even between two calls, and nobody's umask is touched.
+            os.fchmod(listening.fileno(), _OWNER_ONLY)
+            listening.bind(self.socket_path)
+            _set_mode(self.socket_path, _OWNER_ONLY if group_id is None else _OWNER_AND_GROUP, group_id)
+            # Before listen() every connect is refused, so nobody gets in before the mode is right.
+            listening.listen(_BACKLOG)
+            self._socket_inode = _inode(self.socket_path)
+        except OSError:
+            listening.close()
+            raise
+        self.listening = listening
+
+    def is_intact(self) -> bool:
+        """Whether both paths are still ours: ``/tmp`` cleaners and restarted runtime folders remove them."""
+        try:
+            return (
+                _inode(self.card_path) == _descriptor_inode(self._lock_descriptor)
+                and _inode(self.socket_path) == self._socket_inode
+            )
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Unlink what is ours, then let go of the lock. Safe to call twice."""
+        if self._lock_descriptor < 0:
+            return
+        for path, ours in (
+            (self.socket_path, self._socket_inode),
+            (self.card_path, _descriptor_inode(self._lock_descriptor)),
+        ):
+            try:
+                if ours is not None and _inode(path) == ours:
+                    os.unlink(path)
+            except OSError:
+                pass
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptors and nothing else: in a forked child the files are the parent's.
+
+        The lock is not released explicitly: it belongs to the open file that parent and child share, and an unlock
+        here would be the parent's too.
+        """
+        if self.listening is not None:
+            self.listening.close()
+            self.listening = None
+        if self._lock_descriptor >= 0:
+            try:
+                os.close(self._lock_descriptor)
+            except OSError:
+                pass
+            self._lock_descriptor = -1
+
+
+def claim(base: str, preferred: int | None = None, first: int = 1) -> Slot | None:
+    """Take the preferred number if it is free, else the smallest free one from ``first`` on.
+
+    Returns None when none of the first 1,024 is to be had. Raises OSError for what the environment refuses (the
+    folder is missing or read-only, no descriptors are left).
+    """
+    if preferred is not None:
+        slot = _claim_number(base, preferred)
+        if slot is not None:
+            return slot
+    for number in range(first, MAX_NUMBER + 1):
+        slot = _claim_number(base, number)
+        if slot is not None:
+            return slot
+    return None
+
+
+def _claim_number(base: str, number: int) -> Slot | None:
+    path = card_format.card_path(base, number)
+    for _ in range(_REPLACED_TRIES):
+        descriptor = _open_card(path)
+        if descriptor is None:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
+                os.close(descriptor)
+                return None
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        try:
+            replaced = _inode(path) != (status.st_dev, status.st_ino)
+        except FileNotFoundError:
+            replaced = True
+        if replaced:
+            os.close(descriptor)
+            continue
+        if not _may_be_bound(card_format.socket_path(base, number)):
+            # A live socket of somebody who takes no locks (uWSGI's own tracebacker), or a file that is no socket.
+            # Our own new empty card is taken away again; an old one is left as it was.
+            if status.st_size == 0:
+                os.unlink(path)
+            os.close(descriptor)
+            return None
+        return Slot(base, number, descriptor)
+    return None
+
+
+def _open_card(path: str) -> int | None:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        # Two steps, because O_CREAT on an existing file of somebody else in a sticky folder is refused with EACCES
+        # (fs.protected_regular) although nothing is wrong with ours.
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+    except FileExistsError:
+        # Somebody made it between the two: a starter like us, who will have locked it.
+        try:
+            return os.open(path, flags)
+        except OSError:
+            return None
+    except OSError as error:
+        # EACCES on an existing path is a stranger's file; on a path that is not there, the folder refuses us.
+        if error.errno in _STRANGERS and os.path.lexists(path):
+            return None
+        raise
+
+
+def _may_be_bound(path: str) -> bool:
+    """Make the socket's path free: nothing is there, or what a dead owner left was unlinked."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        pass
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # EAGAIN: its backlog is full, so somebody listens.
+        return False
+    else:
+        return False
+    finally:
+        probe.close()
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def _set_mode(path: str, mode: int, group_id: int | None) -> None:
+    """Change a path that must not be a symlink by now; ``os.chmod(follow_symlinks=False)`` does not exist on Linux."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        through_descriptor = f"/proc/self/fd/{descriptor}"
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise FileExistsError(errno.EEXIST, "replaced by somebody else", path)
+        if group_id is not None:
+            os.chown(through_descriptor, -1, group_id)
+        os.chmod(through_descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _inode(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _descriptor_inode(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

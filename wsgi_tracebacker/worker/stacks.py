@@ -1,0 +1,238 @@
+"""Live frames become values: the walk, the source lines, and what a frame looks like in each format.
+
+Knows frames, and touches nothing on one but ``f_code``, ``f_lasti`` and ``f_back``: anything else can run code, pin
+locals, or crash a sampler of CPython 3.11. Refuses to know which request a stack belongs to.
+
+The walk copies ``(code, lasti)`` pairs and nothing else while frames are held. Frames are dropped when it returns, on
+the caller's thread, so callers hold no lock: a destructor of the application may run there. Only then are lines,
+columns and source looked up, and kept: a code object's line never changes, so what a frame looks like is made once.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import re
+import stat
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.model import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from types import CodeType, FrameType
+
+#: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
+RawStack = list[tuple["CodeType", int]]
+
+#: Frames of one stack that are shown. CPython's own limit is 1,000; an application that raises it to a million must
+#: not make a dump of a gigabyte. Above it the middle is left out: both ends of a runaway recursion matter.
+MAX_FRAMES = 1_200
+_OUTERMOST_KEPT = 200
+#: Frames of one stack that are looked at, at 60 ns each: beyond it, the outermost ones stay unseen.
+_MAX_WALKED = 100_000
+
+#: Different places in the code that are remembered, at about 1 KB each. When full, all are forgotten at once: simpler
+#: than an order of use, and an application has some hundred places where it ever waits.
+MAX_CACHED_PLACES = 8_192
+
+#: Larger source files are not read: generated code, and 8 MB of it.
+_MAX_SOURCE_BYTES = 8 * 1024 * 1024
+#: A source line is cut there: minified code has lines of a megabyte.
+_MAX_LINE_CHARACTERS = 500
+
+#: A process's start is known in ticks of 10 ms, and a file's time comes from a clock as coarse.
+_CLOCK_SLACK_SECONDS = 0.05
+
+#: PEP 263.
+_ENCODING_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
+
+#: Up to 3.11, sys._current_frames() allocates while it holds the runtime's lock: a collection that starts there and
+#: runs a destructor which wants that lock waits for ever (python/cpython#106883).
+_HOLD_COLLECTOR = sys.implementation.name == "cpython" and sys.version_info < (3, 12)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place in the code, ready for every format."""
+
+    code: CodeType  # held, so that its id() stays its own
+    frame: Frame
+    text: bytes
+    json: str
+
+
+def walk(skipped_idents: Collection[int], only_ident: int | None = None) -> dict[int, RawStack]:
+    """The stacks of all threads at one instant, by thread ident, innermost frame first."""
+    stacks: dict[int, RawStack] = {}
+    innermost: FrameType | None
+    frame: FrameType | None
+    for ident, innermost in _current_frames().items():
+        if ident in skipped_idents or (only_ident is not None and ident != only_ident):
+            continue
+        stack: RawStack = []
+        frame = innermost
+        while frame is not None:
+            stack.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back
+            if len(stack) >= _MAX_WALKED:
+                break
+        stacks[ident] = stack
+    return stacks
+
+
+def _current_frames() -> dict[int, FrameType]:
+    if _HOLD_COLLECTOR and gc.isenabled():
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            gc.enable()
+    return sys._current_frames()
+
+
+class Places:
+    """What each place in the code looks like, made once. Used by one thread at a time."""
+
+    def __init__(self, process_started_at: float | None) -> None:
+        """``process_started_at``: Unix seconds; a source file newer than that is marked as changed."""
+        self._process_started_at = process_started_at
+        self._places: dict[tuple[int, int], Place] = {}
+
+    def resolve(self, stack: RawStack, files: dict[str, SourceFile | None]) -> tuple[list[Place], int]:
+        """The places of a stack, outermost first, and how many were left out of its middle.
+
+        ``files`` holds the source files that one snapshot has read so far: each is read at most once in it, and
+        forgotten with it.
+        """
+        omitted = max(0, len(stack) - MAX_FRAMES)
+        if omitted:
+            stack = stack[: MAX_FRAMES - _OUTERMOST_KEPT] + stack[-_OUTERMOST_KEPT:]
+        known = self._places
+        places: list[Place] = []
+        for code, lasti in reversed(stack):
+            place = known.get((id(code), lasti))
+            if place is None:
+                place = self._make(code, lasti, files)
+            places.append(place)
+        return places, omitted
+
+    def _make(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Place:
+        frame = self._frame(code, lasti, files)
+        place = Place(code, frame, uwsgi_format.frame_text(frame).encode("utf-8"), json_format.frame_json(frame))
+        if len(self._places) >= MAX_CACHED_PLACES:
+            self._places.clear()
+        self._places[(id(code), lasti)] = place
+        return place
+
+    def _frame(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Frame:
+        filename = code.co_filename
+        lineno, end_lineno, column, end_column = position(code, lasti)
+        if filename not in files:
+            files[filename] = read_source(filename)
+        source_file = files[filename]
+        source = None
+        source_changed = False
+        if source_file is not None and lineno is not None:
+            source = source_file.line(lineno)
+            started_at = self._process_started_at
+            source_changed = started_at is not None and source_file.modified_at > started_at + _CLOCK_SLACK_SECONDS
+        return Frame(
+            filename=filename,
+            lineno=lineno,
+            function=getattr(code, "co_qualname", code.co_name),  # co_qualname: 3.11 and up
+            source=source,
+            end_lineno=end_lineno,
+            column=column,
+            end_column=end_column,
+            source_changed=source_changed,
+        )
+
+
+def position(code: CodeType, lasti: int) -> tuple[int | None, int | None, int | None, int | None]:
+    """Line, end line, column and end column of the instruction at a byte offset."""
+    if sys.version_info >= (3, 11):
+        if lasti >= 0:
+            for found in itertools.islice(code.co_positions(), lasti // 2, lasti // 2 + 1):
+                if found[0] is not None:
+                    return found
+        else:
+            return code.co_firstlineno, None, None, None
+    for start, end, lineno in code.co_lines():
+        if start <= lasti < end:
+            return lineno, None, None, None
+    return code.co_firstlineno, None, None, None
+
+
+class SourceFile:
+    """The lines of one source file."""
+
+    __slots__ = ("_lines", "modified_at")
+
+    def __init__(self, lines: list[str], modified_at: float) -> None:
+        """``modified_at``: Unix seconds."""
+        self._lines = lines
+        self.modified_at = modified_at
+
+    def line(self, lineno: int) -> str | None:
+        """The line without its end, or None if the file has no such line."""
+        if 1 <= lineno <= len(self._lines):
+            return self._lines[lineno - 1].rstrip()[:_MAX_LINE_CHARACTERS]
+        return None
+
+
+def read_source(filename: str) -> SourceFile | None:
+    """Read a source file, or None where there is none.
+
+    Not ``linecache``: its checkcache() stats every file for every dump, and each stat gives up a contended GIL.
+    """
+    for path in _candidates(filename):
+        try:
+            # O_NONBLOCK: a code object can be compiled with any file name, that of a FIFO too.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError):
+            continue
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE_BYTES:
+                continue
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(_MAX_SOURCE_BYTES)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        return SourceFile(_decode(content), status.st_mtime)
+    return None
+
+
+def _candidates(filename: str) -> Iterable[str]:
+    if not filename or filename.startswith("<"):
+        return
+    yield filename
+    if not os.path.isabs(filename):
+        # Compiled with a relative path (uWSGI does it) in a process that has changed its folder since.
+        for folder in sys.path:
+            if type(folder) is str:
+                yield os.path.join(folder, filename)
+
+
+def _decode(content: bytes) -> list[str]:
+    encoding = "utf-8"
+    for line in content.split(b"\n", 2)[:2]:
+        cookie = _ENCODING_COOKIE.match(line)
+        if cookie:
+            encoding = cookie.group(1).decode("ascii")
+            break
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = content.decode(encoding, "replace")
+    except (LookupError, ValueError):
+        text = content.decode("utf-8", "replace")
+    # Only the line ends that Python's tokenizer knows: str.splitlines() would also split at form feeds and others.
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
