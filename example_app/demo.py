@@ -82,21 +82,38 @@ def port_in(log: Path) -> int:
     return int(found[1]) if found else 0
 
 
+def sockets(base: Path) -> list[Path]:
+    """The workers' sockets behind the base. A worker opens its own at its first request."""
+    return [path for path in base.parent.glob(f"{base.name}*") if path.is_socket()]
+
+
+def ask(port: int, target: str, count: int, clients: contextlib.ExitStack) -> list[http.client.HTTPConnection]:
+    """Put requests in flight, all at once, and leave their responses unread."""
+    asked = []
+    for _ in range(count):
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+        asked.append(clients.enter_context(contextlib.closing(client)))
+        client.request("GET", target)
+    return asked
+
+
+def all_workers_have_served(base: Path, port: int) -> bool:
+    """Ask the quick page some times more, unless each worker has served a request by now."""
+    if len(sockets(base)) < WORKERS:
+        with contextlib.ExitStack() as clients:
+            for client in ask(port, "/quick", WORKERS * THREADS, clients):
+                client.getresponse().read()
+    return len(sockets(base)) == WORKERS
+
+
 def sleepers(base: Path) -> int:
     """How many threads of all workers behind the base sleep in ``dormi``; their sockets are asked one by one."""
     count = 0
-    for path in base.parent.glob(f"{base.name}*"):
-        if not path.is_socket():
-            continue
+    for path in sockets(base):
         with contextlib.closing(WorkerConnection(path)) as connection:
-            try:
-                connection.request("GET", "/snapshot")
-                threads = json.load(connection.getresponse())["threads"]
-            except ConnectionError:  # it stands there but does not listen yet
-                continue
-            count += sum(
-                thread["frames"][-1:] != [] and thread["frames"][-1]["function"] == "dormi" for thread in threads
-            )
+            connection.request("GET", "/snapshot")
+            for thread in json.load(connection.getresponse())["threads"]:
+                count += bool(thread["frames"]) and thread["frames"][-1]["function"] == "dormi"
     return count
 
 
@@ -154,10 +171,10 @@ def demonstrate(folder: Path) -> None:
         try:
             wait_until(lambda: port_in(log) > 0, "gunicorn listens", server)
             port = port_in(log)
+            show(f"curl 'http://127.0.0.1:{port}/quick'    # until each worker has served one")
+            wait_until(lambda: all_workers_have_served(base, port), f"{WORKERS} workers have served", server)
             show(f"for n in 1 2 3 4; do curl 'http://127.0.0.1:{port}/slow?seconds={REQUEST_SECONDS}' & done")
-            for _ in range(REQUESTS):
-                client = clients.enter_context(contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)))
-                client.request("GET", f"/slow?seconds={REQUEST_SECONDS}")
+            ask(port, f"/slow?seconds={REQUEST_SECONDS}", REQUESTS, clients)
             wait_until(lambda: sleepers(base) == REQUESTS, f"{REQUESTS} requests are in flight", server)
             run("list", str(base))
             stacks = run("read", str(base))
@@ -182,7 +199,7 @@ def main() -> int:
         # Not where TMPDIR says: the path of a UNIX socket has at most 107 bytes.
         with tempfile.TemporaryDirectory(prefix="wsgi-tb-", dir="/tmp") as folder:
             demonstrate(Path(folder))
-    except DemoError as error:
+    except (DemoError, OSError, http.client.HTTPException) as error:
         print(f"The demonstration failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

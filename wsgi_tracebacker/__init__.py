@@ -5,9 +5,60 @@
 Then, in a terminal: ``wsgi-tb read /tmp/tbsocket``.
 """
 
-from wsgi_tracebacker._version import __version__
-from wsgi_tracebacker.errors import ConfigurationError, TracebackerError
-from wsgi_tracebacker.middleware import TracebackerMiddleware
-from wsgi_tracebacker.worker.agent import stop
+from __future__ import annotations
 
-__all__ = ["ConfigurationError", "TracebackerError", "TracebackerMiddleware", "__version__", "stop"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker._version import __version__
+    from wsgi_tracebacker.errors import (
+        ConfigurationError,
+        HarakiriTimeout,
+        NotInRequest,
+        RequestTimedOut,
+        TracebackerError,
+    )
+    from wsgi_tracebacker.middleware import TracebackerMiddleware
+    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.worker.agent import set_harakiri, stop
+
+__all__ = [
+    "ConfigurationError",
+    "HarakiriReport",
+    "HarakiriTimeout",
+    "NotInRequest",
+    "RequestTimedOut",
+    "TracebackerError",
+    "TracebackerMiddleware",
+    "__version__",
+    "set_harakiri",
+    "stop",
+]
+
+#: Where each name is. Imported when it is asked for: the command, which is in this package too, must not load the
+#: serving side to start.
+_HOMES = {
+    "ConfigurationError": "wsgi_tracebacker.errors",
+    "HarakiriReport": "wsgi_tracebacker.reports",
+    "HarakiriTimeout": "wsgi_tracebacker.errors",
+    "NotInRequest": "wsgi_tracebacker.errors",
+    "RequestTimedOut": "wsgi_tracebacker.errors",
+    "TracebackerError": "wsgi_tracebacker.errors",
+    "TracebackerMiddleware": "wsgi_tracebacker.middleware",
+    "__version__": "wsgi_tracebacker._version",
+    "set_harakiri": "wsgi_tracebacker.worker.agent",
+    "stop": "wsgi_tracebacker.worker.agent",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

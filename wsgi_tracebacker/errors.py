@@ -58,3 +58,24 @@ class NoWorkersFound(TracebackerError):
 
 class FormatError(TracebackerError, ValueError):
     """Bytes that are not what they should be: a card, a reply or a dump, cut short, garbled, or of another version."""
+
+
+class NotInRequest(TracebackerError, RuntimeError):
+    """The programmer's: something that concerns the current request was asked for where there is none."""
+
+    exit_code = 2
+
+
+class RequestTimedOut(TracebackerError):
+    """A request was interrupted by harakiri after its response had begun: what the server sees of it.
+
+    An ordinary exception, which servers log and survive.
+    """
+
+
+class HarakiriTimeout(BaseException):
+    """Raised in the thread of an overdue request, with ``harakiri_action="raise"``.
+
+    Not an Exception, so that ``except Exception`` in the application does not take it for a failure of what it
+    called. It never leaves the middleware: a server would end its worker for it.
+    """

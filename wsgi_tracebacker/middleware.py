@@ -19,23 +19,27 @@ seldom (a first request, a nested one, a forked process, a fault of ours) goes t
 
 from __future__ import annotations
 
-import inspect
 import sys
 from time import monotonic
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
-from wsgi_tracebacker.worker import agent, faults, standing_aside
+from wsgi_tracebacker.worker import agent, faults, limits, standing_aside
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import MARK
-from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, Core
+from wsgi_tracebacker.worker.interrupt import Interruptible
+from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
+from wsgi_tracebacker.worker.responses import is_whole
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.worker.settings import Settings
 
 _get_ident = agent.get_ident
 
@@ -75,21 +79,22 @@ class Body:
     def close(self) -> None:
         """Close the application's iterable, and end the request in any case."""
         core, started = self.tb_core, self.tb_started
-        if core.started == started:
-            core.phase = CLOSE
-        elif not started:
+        if not started:
             return
         # Whatever happens from here, a second close() does nothing: the application's is called once.
         self.tb_started = 0.0
+        if core.started == started:
+            core.phase = CLOSE
         try:
-            close = self.tb_iterable.close
-        except AttributeError:
-            close = None
-        try:
+            close = getattr(self.tb_iterable, "close", None)
             if close is not None:
                 close()
         finally:
+            # A server that keeps this object must not make the core's next body look as if somebody still had it.
+            self.tb_lease = None
             if core.started == started:
+                # Another thread may have read this body; it has nothing to do with the next one.
+                core.reader_ident = core.ident
                 core.environ = None
                 core.ended = monotonic()
                 core.finished += 1
@@ -122,6 +127,12 @@ class TracebackerMiddleware:
         show_query: bool | None = None,
         remote_address_header: str | None = None,
         request_id_header: str | None = None,
+        harakiri: float | Mapping[str, float | None] | Callable[[WSGIEnvironment], float | None] | None = None,
+        slow: float | None = None,
+        harakiri_action: str | None = None,
+        harakiri_grace: float | None = None,
+        samples_per_second: float | None = None,
+        on_harakiri: Callable[[HarakiriReport], object] | None = None,
     ) -> None:
         """Wrap ``app``. Nothing is opened or started before a request comes.
 
@@ -137,11 +148,21 @@ class TracebackerMiddleware:
             ``WSGI_TB_REMOTE_ADDRESS_HEADER``, the address of the connection.
         :param request_id_header: the header that holds the request's id; an empty text looks at none.
             ``WSGI_TB_REQUEST_ID_HEADER``, ``X-Request-ID``.
+        :param harakiri: seconds after which a request is overdue; or a mapping of path prefixes to seconds; or a
+            callable that is given the environ and returns seconds or None. 0: none. ``WSGI_TB_HARAKIRI``, none.
+        :param slow: seconds after which a request's flight recorder starts. ``WSGI_TB_SLOW``, half of its limit.
+        :param harakiri_action: what is done about an overdue request besides the report: ``log`` (nothing),
+            ``raise`` (HarakiriTimeout in its thread) or ``kill`` (SIGKILL to this process).
+            ``WSGI_TB_HARAKIRI_ACTION``, ``log``.
+        :param harakiri_grace: with ``raise``, seconds after which the process is killed if the request is still
+            there. ``WSGI_TB_HARAKIRI_GRACE``, never.
+        :param samples_per_second: of the flight recorder. ``WSGI_TB_SAMPLES_PER_SECOND``, 10.
+        :param on_harakiri: called with each HarakiriReport, on a thread of ours.
         :raises ConfigurationError: for an option of the wrong type, or a value that can never work.
         """
         if not callable(app):
             raise ConfigurationError(f"app must be a WSGI callable, not {app!r}")
-        self.__app = app
+        self.__wrapped = app
         self.__settings = settings_module.from_options(
             socket=socket,
             group=group,
@@ -150,20 +171,33 @@ class TracebackerMiddleware:
             show_query=show_query,
             remote_address_header=remote_address_header,
             request_id_header=request_id_header,
+            harakiri=harakiri,
+            slow=slow,
+            harakiri_action=harakiri_action,
+            harakiri_grace=harakiri_grace,
+            samples_per_second=samples_per_second,
+            on_harakiri=on_harakiri,
         )
         #: Where each thread finds its core; the agent's, from the first request on.
         self.__local: Any = None
         self.__stands_aside = standing_aside.reason() is not None
+        #: What is called: the application itself, unless an option needs to stand in between.
+        self.__app = app
         if self.__stands_aside:
             standing_aside.say_so()
+            return
+        if self.__settings.harakiri_action == "raise":
+            self.__app = Interruptible(app, agent.serving_core)
+        if self.__settings.decide is not None:
+            self.__app = _Deciding(self.__app, self.__settings)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_TracebackerMiddleware__"):
             raise AttributeError(name)
-        return getattr(self.__app, name)
+        return getattr(self.__wrapped, name)
 
     def __repr__(self) -> str:
-        return f"<TracebackerMiddleware around {self.__app!r}>"
+        return f"<TracebackerMiddleware around {self.__wrapped!r}>"
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -183,6 +217,7 @@ class TracebackerMiddleware:
         core.environ = environ
         core.settings = self.__settings
         core.phase = APP
+        environ[HANDLE_KEY] = core.handle
         started = core.started = monotonic()
         try:
             result = self.__app(environ, start_response)
@@ -190,7 +225,7 @@ class TracebackerMiddleware:
             core.end(monotonic())
             raise
         kind = type(result)
-        if kind is list or kind is tuple or (kind is not GeneratorType and _is_whole(result, environ)):
+        if kind is list or kind is tuple or (kind is not GeneratorType and is_whole(result, environ)):
             core.environ = None
             core.ended = monotonic()
             core.finished += 1
@@ -210,11 +245,12 @@ class TracebackerMiddleware:
         if core is None:
             return self.__app(environ, start_response)
         # An idle core stands ready now, so this takes the ordinary way.
+        # Not self(…): a subclass that overrides __call__ would be run twice.
         if core.outer is None:
-            return self(environ, start_response)
+            return TracebackerMiddleware.__call__(self, environ, start_response)
         local = self.__local
         try:
-            return self(environ, start_response)
+            return TracebackerMiddleware.__call__(self, environ, start_response)
         finally:
             local.core = core.outer
 
@@ -223,12 +259,35 @@ class TracebackerMiddleware:
         if self.__stands_aside:
             return None
         try:
-            found = agent.agent_for(self.__settings, environ, _application_name(self.__app))
+            found = agent.agent_for(self.__settings, environ, _application_name(self.__wrapped))
             self.__local = found.local
+            found.attend(self.__settings)
             return agent.idle_core(found, environ)
         except Exception:
             faults.caught("when a request began")
             return None
+
+
+class _Deciding:
+    """Gives each request the limit that the ``harakiri`` callable or mapping says."""
+
+    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            core = agent.serving_core()
+            decide = self._settings.decide
+            # Not within a request that has its limit from another middleware, or none at all.
+            if core is not None and core.settings is self._settings and core.environ is environ and decide is not None:
+                seconds = limits.checked_seconds("what the harakiri callable returned", decide(environ))
+                core.own_limit = (core.started, 0.0, seconds)
+                if seconds is not None and core.on_limit is not None:
+                    core.on_limit(core)
+        except Exception:
+            faults.caught("when the harakiri callable was asked for a limit")
+        return self._app(environ, start_response)
 
 
 def _note_by_get(core: Core, environ: WSGIEnvironment) -> None:
@@ -237,27 +296,6 @@ def _note_by_get(core: Core, environ: WSGIEnvironment) -> None:
     core.method, core.script, core.path = (
         (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
     )
-
-
-def _is_whole(result: object, environ: WSGIEnvironment) -> bool:
-    """Whether the body exists already, or is the server's to send: then it is returned as it is.
-
-    Servers look at its type: a list's length becomes the Content-Length, and what ``wsgi.file_wrapper`` made is sent
-    by the kernel.
-    """
-    try:
-        if result is None or isinstance(result, (list, tuple, bytes, str)):
-            return True
-        wrapper = environ.get("wsgi.file_wrapper")
-        if wrapper is None:
-            return False
-        if inspect.isclass(wrapper):
-            return isinstance(result, wrapper)
-        # uWSGI's wrapper is a function that returns the file itself.
-        return hasattr(result, "read") and hasattr(result, "fileno")
-    except Exception:
-        faults.caught("when a response was looked at")
-        return True
 
 
 def _application_name(app: object) -> str:

@@ -38,7 +38,7 @@ Examples:
 {EXIT_CODES}
 """
 
-_COLUMNS = ("WORKER", "PID", "STATE", "IN FLIGHT", "OLDEST", "APPLICATION")
+_COLUMNS = ("WORKER", "PID", "STATE", "IN FLIGHT", "OLDEST", "APPLICATION", "SOCKET")
 
 
 @click.command("list", epilog=EPILOG)
@@ -92,7 +92,8 @@ def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
                 worker["state"],
                 worker["requests_in_flight"],
                 _duration(worker["oldest_request_seconds"]),
-                worker["application"] or worker["socket"],
+                worker["application"],
+                worker["socket"],
             )
             for worker in workers
         ],

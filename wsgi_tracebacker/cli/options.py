@@ -24,6 +24,16 @@ Exit codes:
   3  no worker was found"""
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds; not ``nan``, which is on no side of any limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:  # noqa: PLR0124 - only nan is not equal to itself
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 def workers(command: F) -> F:
     """Which workers: BASE..., --worker and --timeout."""
     for decorate in (
@@ -31,7 +41,7 @@ def workers(command: F) -> F:
             "--timeout",
             "timeout_seconds",
             metavar="SECONDS",
-            type=click.FloatRange(min=0, min_open=True, max=3600),
+            type=Seconds(min=0, min_open=True, max=3600),
             default=_TIMEOUT_SECONDS,
             show_default=True,
             help="How long each worker may take to answer; all are asked at once.",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.options import EXIT_CODES, bases_or_default, workers
+from wsgi_tracebacker.cli.options import EXIT_CODES, Seconds, bases_or_default, workers
 from wsgi_tracebacker.model import SCHEMA, Snapshot
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ Examples:
     "--older",
     "older_seconds",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     help="Only requests that are at least so old.",
 )
 @click.option("--all", "all_threads", is_flag=True, help="Show idle threads and those that serve no requests too.")

@@ -7,6 +7,7 @@ with a time limit for each read instead of one for the whole connection.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 #: Our paths have some ten characters; 2 KiB is what no honest client exceeds.
@@ -14,6 +15,9 @@ MAX_REQUEST_LINE_BYTES = 2 * 1024
 #: Request line and headers together. curl sends some 80 bytes, a browser through a proxy 2 KiB; h11's default, 16 KiB,
 #: has to hold cookies, which nobody sends here.
 MAX_REQUEST_BYTES = 8 * 1024
+
+#: Where the headers end. Lines may end without a carriage return: people type them.
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 _REASONS = {
     200: "OK",
@@ -47,22 +51,21 @@ class Refusal:
 def parse(received: bytes, *, ended: bool = False) -> Question | Refusal | None:
     """What the bytes received so far ask for; None while more must come.
 
-    ``ended``: the client will send no more.
+    ``ended``: the client will send no more. What follows the empty line is not looked at: the answer must not depend
+    on how the bytes were split on their way.
     """
-    line, newline, rest = received.partition(b"\n")
+    line, newline, _ = received.partition(b"\n")
     if len(line) > MAX_REQUEST_LINE_BYTES:
         return Refusal(414, f"the request line is longer than {MAX_REQUEST_LINE_BYTES} bytes")
     if newline:
         refusal = _refuse_line(line)
         if refusal is not None:
             return refusal
-        if rest.startswith((b"\n", b"\r\n")) or b"\n\n" in rest or b"\n\r\n" in rest:
-            head = rest.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
-            if len(line) + len(head) > MAX_REQUEST_BYTES:
-                return Refusal(431, f"the headers are longer than {MAX_REQUEST_BYTES} bytes")
-            return _refuse_headers(head) or Question(_path(line))
-        if len(received) > MAX_REQUEST_BYTES:
+        end = _EMPTY_LINE.search(received)
+        if (len(received) if end is None else end.end()) > MAX_REQUEST_BYTES:
             return Refusal(431, f"the headers are longer than {MAX_REQUEST_BYTES} bytes")
+        if end is not None:
+            return _refuse_headers(received[len(line) : end.start()]) or Question(_path(line))
     if ended:
         return Refusal(400, "the request ends before its empty line")
     return None
@@ -81,7 +84,7 @@ def _refuse_line(line: bytes) -> Refusal | None:
 
 def _refuse_headers(head: bytes) -> Refusal | None:
     for line in head.split(b"\n"):
-        if line and (b":" not in line or line[:1] in b" \t:"):
+        if line.rstrip(b"\r") and (b":" not in line or line[:1] in b" \t:"):
             return Refusal(400, "a header line without a name")
     return None
 

@@ -165,7 +165,7 @@ def _sort_out(snapshot: Snapshot, older_seconds: float | None) -> _SortedOut:
             idle.append(stack)
         else:
             others.append(stack)
-    serving.sort(key=lambda stack: -stack.request.age_seconds if stack.request is not None else 0.0)
+    serving.sort(key=lambda stack: (-stack.request.age_seconds if stack.request else 0.0, stack.core or 0))
     return _SortedOut(serving, younger, idle, others)
 
 
@@ -173,7 +173,7 @@ def _serving_lines(stack: Stack, palette: Palette) -> Iterator[str]:
     request = stack.request
     name = palette.paint(palette.heading, printable(stack.name))
     if request is None:
-        yield f"  {name}  {palette.paint(palette.quiet, 'a request that uWSGI does not tell')}"
+        yield f"  {name}  {palette.paint(palette.quiet, 'a request, uWSGI does not say which')}"
     else:
         yield f"  {name}  {_request(request, palette)}{_state(stack)}{_origin(request, palette)}"
         for nested in _nested(request):
@@ -319,8 +319,10 @@ def _split(frame: Frame) -> tuple[str, str, str]:
     before, marked, after = (
         part.decode("utf-8", "replace") for part in (encoded[:start], encoded[start:end], encoded[end:])
     )
-    before = before.lstrip()
-    return _shown(before), _shown(marked if before else marked.lstrip()), _shown(after)
+    # The indentation goes, whatever part of the line it is in.
+    if not (before := before.lstrip()) and not (marked := marked.lstrip()):
+        after = after.lstrip()
+    return _shown(before), _shown(marked), _shown(after)
 
 
 def _shown(source: str) -> str:

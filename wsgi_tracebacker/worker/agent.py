@@ -21,14 +21,29 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker._version import __version__
+from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
 from wsgi_tracebacker.model import Card, Counters, LastRequest, Request, Stack, Worker
-from wsgi_tracebacker.worker import faults, kernel, peers, primitives, requests, slot, stacks
+from wsgi_tracebacker.worker import (
+    blackbox,
+    faults,
+    interrupt,
+    kernel,
+    peers,
+    primitives,
+    requests,
+    respawn,
+    slot,
+    stacks,
+)
+from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
+from wsgi_tracebacker.worker.reporter import Reporter
 from wsgi_tracebacker.worker.requests import Core
+from wsgi_tracebacker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import _socket
@@ -104,6 +119,12 @@ class Agent:
         self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
         self._places = stacks.Places(self._started_at)
         self._group_id: int | None = None
+        self._reporter = Reporter(self.primitives)
+        self._stacks_file: StacksFile | None = None
+        self._watchdog: Watchdog | None = None
+        self._attended: list[Settings] = []
+        self._attending = self.primitives.allocate_lock()
+        self.cores.on_limit = self._limit_changed
 
     # --- start and end
 
@@ -111,28 +132,88 @@ class Agent:
         """Take a number, open the socket, start the listener. What the environment refuses is one warning."""
         self._group_id = _group_id(self.settings.group)
         self._take_slot(_uwsgi_worker_id())
-        listener = Listener(
-            primitives=self.primitives,
-            listening=self.slot.listening if self.slot is not None else None,
-            answer=self.answer,
-            silent_path="/",
-            is_permitted=lambda connection: peers.is_permitted(connection, self._group_id),
-            on_tick=self._check_paths,
-            tick_seconds=TICK_SECONDS,
-        )
+        listener = None
         try:
+            listener = Listener(
+                primitives=self.primitives,
+                listening=self.slot.listening if self.slot is not None else None,
+                answer=self.answer,
+                silent_path="/",
+                is_permitted=lambda connection: peers.is_permitted(connection, self._group_id),
+                on_tick=self._check_paths,
+                tick_seconds=TICK_SECONDS,
+            )
             listener.start()
-        except RuntimeError as error:
-            listener.forget()
-            faults.warn_once("thread", "no thread for the listener (%s); this worker cannot be read", error)
+        except (OSError, RuntimeError) as error:
+            # No descriptor, or no thread. A socket on which nobody answers would be worse than none.
+            if listener is not None:
+                listener.forget()
+            faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
             if self.slot is not None:
                 self.slot.release()
                 self.slot = None
         else:
             self.listener = listener
 
+    def attend(self, settings: Settings) -> None:
+        """From now on there are requests under these settings: have them watched if they may need it."""
+        # By identity: comparing settings would compare whatever callables the application put into them.
+        if not settings.needs_watchdog or any(known is settings for known in self._attended):
+            return
+        with self._attending:
+            self._attended.append(settings)
+            watchdog = self._ensure_watchdog()
+        if watchdog is not None:
+            watchdog.attend(settings)
+        if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
+            self._warn_if_nothing_respawns()
+
+    def _limit_changed(self, core: Core) -> None:
+        watchdog = self._watchdog
+        if watchdog is None:
+            with self._attending:
+                watchdog = self._ensure_watchdog()
+        if watchdog is not None:
+            watchdog.limit_changed(core)
+
+    def _ensure_watchdog(self) -> Watchdog | None:
+        if self._watchdog is not None:
+            return self._watchdog
+        number = self.slot.number if self.slot is not None else 0
+        self._stacks_file = StacksFile(blackbox.stacks_path(self.settings.base, number)) if number else None
+        watchdog = None
+        try:
+            watchdog = Watchdog(
+                primitives=self.primitives,
+                cores=self.cores,
+                reporter=self._reporter,
+                stacks_file=self._stacks_file,
+                places=stacks.Places(self._started_at),
+                worker_number=lambda: self.slot.number if self.slot is not None else None,
+                interrupt=interrupt.raise_into,
+            )
+            watchdog.start()
+        except (OSError, RuntimeError) as error:
+            if watchdog is not None:
+                watchdog.forget()
+            faults.warn_once("watchdog", "no watchdog can be started (%s); harakiri is off in this worker", error)
+            return None
+        self._watchdog = watchdog
+        return watchdog
+
+    def _warn_if_nothing_respawns(self) -> None:
+        reason = respawn.why_nothing_respawns(self._server)
+        if reason is not None:
+            faults.warn_once("respawn", "harakiri will kill this process, and %s", reason)
+
     def stop(self) -> None:
-        """End the listener and take the files away."""
+        """End the threads and take the files away."""
+        if self._watchdog is not None:
+            self._watchdog.stop(_STOP_SECONDS)
+            self._watchdog = None
+        self._reporter.stop(_STOP_SECONDS)
+        if self._stacks_file is not None:
+            self._stacks_file.close(remove=True)
         if self.listener is not None:
             self.listener.stop(_STOP_SECONDS)
             self.listener = None
@@ -145,6 +226,11 @@ class Agent:
         """In a forked child: let go of what is the parent's, without a trace in its files."""
         if self.listener is not None:
             self.listener.forget()
+        if self._watchdog is not None:
+            self._watchdog.forget()
+        self._reporter.forget()
+        if self._stacks_file is not None:
+            self._stacks_file.close(remove=False)
         if self.slot is not None:
             self.slot.forget()
         self.cores.abandon()
@@ -334,9 +420,12 @@ class Agent:
             return core.thread.name
         return self.cores.thread_name(core) or f"Core{core.number}"
 
-    def _own_idents(self) -> tuple[int, ...]:
-        listener = self.listener
-        return (listener.ident,) if listener is not None and listener.ident is not None else ()
+    def _own_idents(self) -> set[int]:
+        own = set(self._reporter.idents)
+        for part in (self.listener, self._watchdog):
+            if part is not None and part.ident is not None:
+                own.add(part.ident)
+        return own
 
 
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent:
@@ -358,6 +447,28 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
         _register_hooks()
         agent.start()
     return agent
+
+
+def serving_core() -> Core | None:
+    """The core of the request that the calling thread serves, idle perhaps; None if it never served one."""
+    for agent in _agents.values():
+        core: Core | None = getattr(agent.local, "core", None)
+        return core
+    return None
+
+
+def set_harakiri(seconds: float) -> None:
+    """Give the request that the calling thread serves ``seconds`` from now on; 0 takes its limit away.
+
+    Like uWSGI's ``set_user_harakiri``. Works with and without ``harakiri=``.
+
+    :raises NotInRequest: the thread serves no request.
+    :raises ConfigurationError: not a number of seconds.
+    """
+    core = serving_core()
+    if core is None:
+        raise NotInRequest("there is no request in flight here; set_harakiri() is for code that serves one")
+    requests.set_own_limit(core, seconds)
 
 
 def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
@@ -402,6 +513,8 @@ def _nested_core(agent: Agent, outer: Core) -> Core:
     """A core for a WSGI call that the application makes while it serves ``outer``."""
     core = Core(None, outer.ident, outer.native_id, outer.thread)
     core.outer = outer
+    # What has ended goes, and of what was left unclosed by the application too.
+    agent.cores.settle(outer)
     outer.nested = [other for other in outer.nested if other.started > 0.0]
     outer.nested.append(core)
     agent.local.core = core
@@ -461,7 +574,7 @@ def _group_id(group: str | int | None) -> int | None:
         return group
     try:
         return grp.getgrnam(group).gr_gid
-    except (KeyError, OSError):
+    except (KeyError, OSError, ValueError):
         faults.warn_once("group", "there is no group %r on this system; only the owner can read the socket", group)
         return None
 

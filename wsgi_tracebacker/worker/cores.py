@@ -14,7 +14,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.worker.requests import Core
+from wsgi_tracebacker.worker.requests import AbandonedCore, Core
 
 if TYPE_CHECKING:
     import _thread
@@ -42,7 +42,10 @@ class Cores:
 
     def __init__(self, allocate_lock: Callable[[], _thread.LockType]) -> None:
         """``allocate_lock``: makes a lock that is real also under monkey patching."""
+        self._allocate_lock = allocate_lock
         self._lock = allocate_lock()
+        #: See Core.on_limit.
+        self.on_limit: Callable[[Core], None] | None = None
         self._numbers: list[int] = []  # free ones below _next, as a heap
         self._next = 0
         self._taken: dict[int, Core] = {}
@@ -53,30 +56,34 @@ class Cores:
 
     def take(self, ident: int, native_id: int | None, thread: threading.Thread | None) -> tuple[Core, Marker]:
         """Give a thread the smallest free core."""
+        dropped: list[object] = []
         with self._lock:
-            self._reclaim()
+            self._reclaim(dropped)
             if self._numbers:
                 number = heapq.heappop(self._numbers)
             else:
                 number = self._next
                 self._next += 1
-            core = Core(number, ident, native_id, thread)
+            core = Core(number, ident, native_id, thread, self._allocate_lock)
+            core.on_limit = self.on_limit
             self._taken[number] = core
         self._name(core)
         return core, Marker(core, self._freed)
 
     def all(self) -> list[Core]:
         """Every core that is taken, idle ones too, by number."""
+        dropped: list[object] = []
         with self._lock:
-            self._reclaim()
+            self._reclaim(dropped)
             for core in self._taken.values():
-                _end_if_dropped(core)
+                _end_if_dropped(core, dropped)
             return [core for _, core in sorted(self._taken.items())]
 
     def settle(self, core: Core) -> None:
         """End a request whose body was dropped by the server; called by the core's own thread."""
+        dropped: list[object] = []
         with self._lock:
-            _end_if_dropped(core)
+            _end_if_dropped(core, dropped)
 
     def abandon(self) -> None:
         """Make every core unusable: this is another process, or the agent was stopped.
@@ -84,7 +91,7 @@ class Cores:
         Takes no lock: in a forked child it may be held for ever by a thread that is not there.
         """
         for core in list(self._taken.values()):
-            core.started = -1.0
+            core.__class__ = AbandonedCore
 
     def finished(self) -> int:
         """Requests finished since the process started to serve."""
@@ -108,28 +115,34 @@ class Cores:
         if name is not None and core.thread is not None:
             core.thread.name = name
 
-    def _reclaim(self) -> None:
+    def _reclaim(self, dropped: list[object]) -> None:
         # A freed core whose request still runs (a body that outlived its thread) keeps its number until that ends.
         for _ in range(len(self._freed)):
             core = self._freed.popleft()
-            _end_if_dropped(core)
+            _end_if_dropped(core, dropped)
             if core.started:
                 self._freed.append(core)
                 continue
             if core.number is not None and self._taken.get(core.number) is core:
-                del self._taken[core.number]
+                dropped.append(self._taken.pop(core.number))
                 heapq.heappush(self._numbers, core.number)
                 self._finished_before += core.finished
 
 
-def _end_if_dropped(core: Core) -> None:
-    """End the request of a body that was dropped without ``close()``.
+def _end_if_dropped(core: Core, dropped: list[object]) -> None:
+    """End the request of a body that was dropped without ``close()``, and those of bodies within it.
 
     Under the lock, because others than the core's thread do this too: its own thread sees a request in flight, and
     before it begins another it comes through settle() and waits here.
+
+    What the request held goes into ``dropped``, for the caller to let go of after the lock: destructors of the
+    application run then.
     """
     if core.body_was_dropped():
+        dropped.append(core.environ)
         core.end(monotonic())
+    for inner in core.nested:
+        _end_if_dropped(inner, dropped)
 
 
 def known_thread(ident: int) -> threading.Thread | None:

@@ -1,14 +1,13 @@
 """What happens to a fault of ours: it is logged once, counted, and goes no further.
 
-Knows the package's logger and what was logged already. Refuses to raise. ``logging`` is used as little as can be:
-a handler of the application may block or raise, and requests must not notice.
+Knows what was logged already. Refuses to raise.
 """
 
 from __future__ import annotations
 
 import logging
 
-logger = logging.getLogger("wsgi_tracebacker")
+from wsgi_tracebacker.worker import logs
 
 #: Different faults that are remembered; far more than there are places that catch one.
 _MAX_REMEMBERED = 256
@@ -24,10 +23,13 @@ def caught(where: str) -> None:
     if where in _seen or len(_seen) >= _MAX_REMEMBERED:
         return
     _seen.add(where)
-    try:
-        logger.exception("a fault of wsgi_tracebacker, %s; requests are served on", where)  # noqa: LOG004  (see above)
-    except Exception:  # noqa: S110  (a logging handler that raises: there is nowhere left to say so)
-        pass
+    logs.emit(
+        logs.PACKAGE,
+        logging.ERROR,
+        "a fault of wsgi_tracebacker, %s; requests are served on",
+        where,
+        with_exception=True,
+    )
 
 
 def warn_once(key: str, message: str, *arguments: object) -> None:
@@ -35,10 +37,7 @@ def warn_once(key: str, message: str, *arguments: object) -> None:
     if key in _seen or len(_seen) >= _MAX_REMEMBERED:
         return
     _seen.add(key)
-    try:
-        logger.warning(message, *arguments)
-    except Exception:
-        caught("while a warning was logged")
+    logs.emit(logs.PACKAGE, logging.WARNING, message, *arguments)
 
 
 def count() -> int:

@@ -15,6 +15,25 @@ _NANOSECONDS = 1_000_000_000
 _READ_BYTES = 4096
 
 
+#: Those that a thread waits in, from <asm/unistd.h>; the others are shown as their number.
+_SYSTEM_CALLS = {
+    "x86_64": {
+        0: "read", 1: "write", 7: "poll", 17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev", 23: "select",
+        34: "pause", 35: "nanosleep", 40: "sendfile", 42: "connect", 43: "accept", 44: "sendto", 45: "recvfrom",
+        46: "sendmsg", 47: "recvmsg", 61: "wait4", 72: "fcntl", 73: "flock", 74: "fsync", 75: "fdatasync",
+        202: "futex", 230: "clock_nanosleep", 232: "epoll_wait", 247: "waitid", 257: "openat", 270: "pselect6",
+        271: "ppoll", 281: "epoll_pwait", 288: "accept4", 449: "futex_waitv",
+    },
+    "aarch64": {
+        22: "epoll_pwait", 25: "fcntl", 32: "flock", 56: "openat", 63: "read", 64: "write", 65: "readv",
+        66: "writev", 67: "pread64", 68: "pwrite64", 71: "sendfile", 72: "pselect6", 73: "ppoll", 82: "fsync",
+        83: "fdatasync", 95: "waitid", 98: "futex", 101: "nanosleep", 115: "clock_nanosleep", 202: "accept",
+        203: "connect", 206: "sendto", 207: "recvfrom", 211: "sendmsg", 212: "recvmsg", 242: "accept4",
+        260: "wait4", 449: "futex_waitv",
+    },
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class ThreadStatus:
     """One thread as the kernel sees it; None where /proc does not say."""
@@ -67,6 +86,16 @@ def cpu_and_run_delay(native_id: int) -> tuple[float | None, float | None]:
         return int(fields[0]) / _NANOSECONDS, int(fields[1]) / _NANOSECONDS
     except (IndexError, ValueError):
         return None, None
+
+
+def system_call(native_id: int) -> str | None:
+    """The system call that a thread of this process is in, by name where it is a common one; None if it is in none."""
+    words = (read_file(f"/proc/self/task/{native_id}/syscall") or b"").split()
+    if not words or not words[0].isdigit():
+        # "running", or -1: stopped outside of any call.
+        return None
+    number = int(words[0])
+    return _SYSTEM_CALLS.get(os.uname().machine, {}).get(number, str(number))
 
 
 def start_ticks(pid: int | str = "self") -> int | None:

@@ -11,17 +11,25 @@ reader that finds the same token before and after it looked has read one request
 
 from __future__ import annotations
 
+import _thread
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.model import PHASES, LastRequest, Request
+from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from wsgi_tracebacker.worker.settings import Settings
 
 APP, BODY, CLOSE = range(len(PHASES))
+
+#: The environ key of the request's handle.
+HANDLE_KEY = "wsgi_tracebacker.request"
 
 #: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
 MAX_TEXT_CHARACTERS = 2048
@@ -36,6 +44,53 @@ class Lease:
     __slots__ = ()
 
 
+class RequestHandle:
+    """What ``environ["wsgi_tracebacker.request"]`` holds: the request, for the application that serves it.
+
+    It is good while the request is in flight, on whatever thread the application works on it.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since the request began.
+
+        :raises NotInRequest: the request is over.
+        """
+        return monotonic() - _token(self._core)
+
+    def set_harakiri(self, seconds: float) -> None:
+        """Give the request ``seconds`` from now on; 0 takes its limit away.
+
+        :raises NotInRequest: the request is over.
+        :raises ConfigurationError: not a number of seconds.
+        """
+        set_own_limit(self._core, seconds)
+
+
+def _token(core: Core) -> float:
+    token = core.started
+    if token <= 0.0:
+        raise NotInRequest("there is no request in flight here; set_harakiri() is for code that serves one")
+    return token
+
+
+def set_own_limit(core: Core, seconds: float) -> None:
+    """Give the request in flight a limit of its own, from now on."""
+    while core.outer is not None:
+        # A WSGI call within a request has no deadline of its own.
+        core = core.outer
+    limit = limits.checked_seconds("set_harakiri()", seconds)
+    token = _token(core)
+    core.own_limit = (token, monotonic() - token, limit)
+    if core.on_limit is not None:
+        core.on_limit(core)
+
+
 class Core:
     """One request slot of this worker: the request that a thread serves now, and the one before."""
 
@@ -44,13 +99,19 @@ class Core:
         "ended",
         "environ",
         "finished",
+        "handle",
         "ident",
+        "inside",
         "lease",
+        "lock",
+        "marked",
         "method",
         "native_id",
         "nested",
         "number",
+        "on_limit",
         "outer",
+        "own_limit",
         "path",
         "phase",
         "reader_ident",
@@ -60,7 +121,14 @@ class Core:
         "thread",
     )
 
-    def __init__(self, number: int | None, ident: int, native_id: int | None, thread: threading.Thread | None) -> None:
+    def __init__(
+        self,
+        number: int | None,
+        ident: int,
+        native_id: int | None,
+        thread: threading.Thread | None,
+        allocate_lock: Callable[[], _thread.LockType] = _thread.allocate_lock,
+    ) -> None:
         """Make an idle record for the thread ``ident``."""
         #: Monotonic time of the start of the request in flight, 0.0 while there is none.
         self.started = 0.0
@@ -85,9 +153,22 @@ class Core:
         #: The record of the request that this one was called within, and those called within this one.
         self.outer: Core | None = None
         self.nested: list[Core] = []
+        #: What the application finds in its environ.
+        self.handle = RequestHandle(self)
+        #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
+        #: none. The token makes it void for the next request, so that nobody has to clear it.
+        self.own_limit: tuple[float, float, float | None] | None = None
+        #: The token of the request while its thread is where it may be raised into, else 0.0; and the token of the
+        #: request that was raised into. See interrupt.
+        self.inside = 0.0
+        self.marked = 0.0
+        #: Called when a request got a limit of its own.
+        self.on_limit: Callable[[Core], None] | None = None
+        self.lock: _thread.LockType = allocate_lock()
 
     def end(self, now: float) -> None:
         """The request is over."""
+        self.reader_ident = self.ident
         self.environ = None
         self.ended = now
         self.finished += 1
@@ -98,11 +179,32 @@ class Core:
 
         Only told where reference counts are kept; elsewhere the thread's next request ends it.
         """
-        return self.phase != APP and self.started != 0.0 and _lease_references(self) <= _UNLEASED
+        # The token once more at the end: between two of these looks the core's thread may close that body and begin
+        # its next request, which holds no lease yet and is not to be ended.
+        started = self.started
+        return started > 0.0 and self.phase != APP and _lease_references(self) <= _UNLEASED and self.started == started
 
     def serving_ident(self) -> int:
         """The ident of the thread that works on the request now."""
         return self.ident if self.phase == APP else self.reader_ident
+
+
+class AbandonedCore(Core):
+    """A core of another process, or of an agent that was stopped: it can never begin a request again.
+
+    The class of an existing core is changed to this one. A mark in ``started`` alone would not last: a request that
+    was in flight then clears it when it ends, and another middleware of this process would take the core for idle.
+    """
+
+    __slots__ = ()
+
+    @property
+    def started(self) -> float:
+        return -1.0
+
+    @started.setter
+    def started(self, value: float) -> None:
+        pass
 
 
 def _lease_references(core: Core) -> int:

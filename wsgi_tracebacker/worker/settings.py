@@ -9,14 +9,18 @@ An option that is None is taken from its environment variable, and from its defa
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats.card import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.worker.limits import Decide
 
 DEFAULT_SOCKET = "/tmp/tbsocket"  # noqa: S108  (the model's own default; the socket is 0600 and checks its peers)
 
@@ -29,7 +33,20 @@ ENVIRONMENT_VARIABLES = {
     "show_query": "WSGI_TB_SHOW_QUERY",
     "remote_address_header": "WSGI_TB_REMOTE_ADDRESS_HEADER",
     "request_id_header": "WSGI_TB_REQUEST_ID_HEADER",
+    "harakiri": "WSGI_TB_HARAKIRI",
+    "slow": "WSGI_TB_SLOW",
+    "harakiri_action": "WSGI_TB_HARAKIRI_ACTION",
+    "harakiri_grace": "WSGI_TB_HARAKIRI_GRACE",
+    "samples_per_second": "WSGI_TB_SAMPLES_PER_SECOND",
 }
+
+ACTIONS = ("log", "raise", "kill")
+
+#: A timeline to a tenth of a second; py-spy's default of 100 is for whole profiles.
+DEFAULT_SAMPLES_PER_SECOND = 10.0
+#: One sample in a hundred seconds is none; above a hundred a second, the load shows.
+MIN_SAMPLES_PER_SECOND = 0.01
+MAX_SAMPLES_PER_SECOND = 100.0
 
 #: Set to 1: every application is served unwrapped.
 DISABLE_VARIABLE = "WSGI_TB_DISABLE"
@@ -54,6 +71,23 @@ class Settings:
     remote_address_key: str
     #: The environ key to take the request id from; None: do not look.
     request_id_key: str | None
+    #: Seconds after which a request is overdue, the same for all; None: there is none, or ``decide`` says.
+    harakiri: float | None = None
+    #: What says the limit of each request, where it is not the same for all.
+    decide: Decide | None = None
+    #: Seconds after which a request's flight recorder starts; None: half of its limit.
+    slow: float | None = None
+    #: ``log``, ``raise`` or ``kill``.
+    harakiri_action: str = "log"
+    #: Seconds from a raise to a kill; None: never.
+    harakiri_grace: float | None = None
+    samples_per_second: float = DEFAULT_SAMPLES_PER_SECOND
+    on_harakiri: Callable[[HarakiriReport], object] | None = None
+
+    @property
+    def needs_watchdog(self) -> bool:
+        """Whether any request may need one."""
+        return self.harakiri is not None or self.slow is not None or self.decide is not None
 
 
 def from_options(
@@ -65,6 +99,12 @@ def from_options(
     show_query: bool | None = None,
     remote_address_header: str | None = None,
     request_id_header: str | None = None,
+    harakiri: float | Mapping[str, float | None] | Callable[[dict[str, Any]], float | None] | None = None,
+    slow: float | None = None,
+    harakiri_action: str | None = None,
+    harakiri_grace: float | None = None,
+    samples_per_second: float | None = None,
+    on_harakiri: Callable[[HarakiriReport], object] | None = None,
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> Settings:
@@ -74,6 +114,19 @@ def from_options(
     base = _text("socket", os.fspath(socket) if isinstance(socket, os.PathLike) else socket, variables)
     remote_address_header = _text("remote_address_header", remote_address_header, variables)
     request_id_header = _text("request_id_header", request_id_header, variables)
+    decide: Decide | None = None
+    if isinstance(harakiri, Mapping):
+        decide, harakiri = limits.by_prefix(harakiri), None
+    elif callable(harakiri):
+        decide, harakiri = harakiri, None
+    else:
+        harakiri = _seconds("harakiri", harakiri, variables)
+    if on_harakiri is not None and not callable(on_harakiri):
+        raise ConfigurationError(f"on_harakiri must be callable, not {on_harakiri!r}")
+    action = _checked_action(harakiri_action, variables)
+    grace = _seconds("harakiri_grace", harakiri_grace, variables)
+    if grace is not None and action != "raise":
+        raise ConfigurationError('harakiri_grace is the time from a raise to a kill: it needs harakiri_action="raise"')
     return Settings(
         base=_checked_base(DEFAULT_SOCKET if base is None else base, folder),
         group=_checked_group(group, variables),
@@ -82,7 +135,48 @@ def from_options(
         show_query=_flag("show_query", show_query, variables, default=False),
         remote_address_key=_environ_key(remote_address_header) or "REMOTE_ADDR",
         request_id_key=_environ_key("X-Request-ID" if request_id_header is None else request_id_header),
+        harakiri=harakiri,
+        decide=decide,
+        slow=_seconds("slow", slow, variables),
+        harakiri_action=action,
+        harakiri_grace=grace,
+        samples_per_second=_checked_rate(samples_per_second, variables),
+        on_harakiri=on_harakiri,
     )
+
+
+def _seconds(option: str, value: object, variables: Mapping[str, str]) -> float | None:
+    if value is None:
+        variable = ENVIRONMENT_VARIABLES[option]
+        word = variables.get(variable, "").strip()
+        if not word:
+            return None
+        option = variable
+        try:
+            value = float(word)
+        except ValueError:
+            raise ConfigurationError(f"{variable} must be a number of seconds, not {word!r}") from None
+    return limits.checked_seconds(option, value)
+
+
+def _checked_rate(value: object, variables: Mapping[str, str]) -> float:
+    rate = _seconds("samples_per_second", value, variables)
+    if rate is None:
+        return DEFAULT_SAMPLES_PER_SECOND
+    if not MIN_SAMPLES_PER_SECOND <= rate <= MAX_SAMPLES_PER_SECOND:
+        raise ConfigurationError(
+            f"samples_per_second must be from {MIN_SAMPLES_PER_SECOND:g} to {MAX_SAMPLES_PER_SECOND:g}, not {rate:g}"
+        )
+    return rate
+
+
+def _checked_action(value: object, variables: Mapping[str, str]) -> str:
+    action = _text("harakiri_action", value, variables) or "log"
+    if action not in ACTIONS:
+        raise ConfigurationError(f"harakiri_action must be log, raise or kill, not {action!r}")
+    if action == "raise" and sys.implementation.name != "cpython":
+        raise ConfigurationError('harakiri_action="raise" needs CPython: no other interpreter raises into a thread')
+    return action
 
 
 def _text(option: str, value: object, variables: Mapping[str, str]) -> str | None:
@@ -115,8 +209,11 @@ def _checked_base(base: str, folder: str | None) -> str:
     if "\0" in base:
         raise ConfigurationError(f"socket must not hold a NUL character: {base!r}")
     # Not abspath(): it would cut the dot or slash that a base may end in.
-    absolute = os.path.join(os.getcwd() if folder is None else folder, base)
-    length = len(os.fsencode(absolute))
+    absolute = base if os.path.isabs(base) else os.path.join(_current_folder() if folder is None else folder, base)
+    try:
+        length = len(os.fsencode(absolute))
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"socket {base!r} cannot be the name of a file") from None
     limit = MAX_SOCKET_PATH_BYTES - MAX_NUMBER_DIGITS
     if length > limit:
         raise ConfigurationError(
@@ -126,6 +223,14 @@ def _checked_base(base: str, folder: str | None) -> str:
     return absolute
 
 
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        # It was removed. The relative path will not work either, which is said when the socket is opened.
+        return ""
+
+
 def _checked_group(group: object, variables: Mapping[str, str]) -> str | int | None:
     if group is None:
         group = variables.get(ENVIRONMENT_VARIABLES["group"]) or None
@@ -133,9 +238,14 @@ def _checked_group(group: object, variables: Mapping[str, str]) -> str | int | N
         group = int(group)
     if isinstance(group, bool) or not isinstance(group, (str, int, type(None))):
         raise ConfigurationError(f"group must be the name or the number of a group, not {group!r}")
-    if group == "" or (isinstance(group, int) and group < 0):
+    if group == "" or (isinstance(group, str) and "\0" in group) or (isinstance(group, int) and not _is_id(group)):
         raise ConfigurationError(f"group must be the name or the number of a group, not {group!r}")
     return group
+
+
+def _is_id(group: int) -> bool:
+    # Linux has 32 bits for it, and -1 means "leave it as it is".
+    return 0 <= group < 2**32 - 1
 
 
 def _environ_key(header: str | None) -> str | None:

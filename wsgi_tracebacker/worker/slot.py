@@ -56,6 +56,10 @@ class Slot:
         #: ``socket`` that derives from it, whose ``accept()`` hands back patched sockets.
         self.listening: _socket.socket | None = None
         self._lock_descriptor = lock_descriptor
+        # What the descriptors were when they were ours: an application that closes all descriptors and opens its own
+        # gets our numbers, and would have those closed under it.
+        self._lock_inode = _descriptor_inode(lock_descriptor)
+        self._listening_inode: tuple[int, int] | None = None
         self._socket_inode: tuple[int, int] | None = None
 
     def write_card(self, card: Card) -> None:
@@ -78,7 +82,8 @@ class Slot:
             # Before listen() every connect is refused, so nobody gets in before the mode is right.
             listening.listen(_BACKLOG)
             self._socket_inode = _inode(self.socket_path)
-        except OSError:
+            self._listening_inode = _descriptor_inode(listening.fileno())
+        except BaseException:
             listening.close()
             raise
         self.listening = listening
@@ -87,8 +92,10 @@ class Slot:
         """Whether both paths are still ours: ``/tmp`` cleaners and restarted runtime folders remove them."""
         try:
             return (
-                _inode(self.card_path) == _descriptor_inode(self._lock_descriptor)
+                _inode(self.card_path) == self._lock_inode == _descriptor_inode(self._lock_descriptor)
                 and _inode(self.socket_path) == self._socket_inode
+                and self.listening is not None
+                and _descriptor_inode(self.listening.fileno()) == self._listening_inode
             )
         except OSError:
             return False
@@ -99,7 +106,7 @@ class Slot:
             return
         for path, ours in (
             (self.socket_path, self._socket_inode),
-            (self.card_path, _descriptor_inode(self._lock_descriptor)),
+            (self.card_path, self._lock_inode),
         ):
             try:
                 if ours is not None and _inode(path) == ours:
@@ -115,13 +122,14 @@ class Slot:
         here would be the parent's too.
         """
         if self.listening is not None:
-            self.listening.close()
+            if _descriptor_inode(self.listening.fileno()) == self._listening_inode:
+                self.listening.close()
+            else:
+                self.listening.detach()
             self.listening = None
         if self._lock_descriptor >= 0:
-            try:
+            if _descriptor_inode(self._lock_descriptor) == self._lock_inode:
                 os.close(self._lock_descriptor)
-            except OSError:
-                pass
             self._lock_descriptor = -1
 
 
@@ -148,33 +156,35 @@ def _claim_number(base: str, number: int) -> Slot | None:
         descriptor = _open_card(path)
         if descriptor is None:
             return None
+        taken = False
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
-                os.close(descriptor)
                 return None
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError:
-            os.close(descriptor)
-            raise
-        try:
-            replaced = _inode(path) != (status.st_dev, status.st_ino)
-        except FileNotFoundError:
-            replaced = True
-        if replaced:
-            os.close(descriptor)
-            continue
-        if not _may_be_bound(card_format.socket_path(base, number)):
-            # A live socket of somebody who takes no locks (uWSGI's own tracebacker), or a file that is no socket.
-            # Our own new empty card is taken away again; an old one is left as it was.
-            if status.st_size == 0:
-                os.unlink(path)
-            os.close(descriptor)
-            return None
-        return Slot(base, number, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            try:
+                replaced = _inode(path) != (status.st_dev, status.st_ino)
+            except FileNotFoundError:
+                replaced = True
+            if replaced:
+                continue
+            try:
+                # A umask can take the owner's own rights too: our successor could not open it.
+                os.fchmod(descriptor, _OWNER_ONLY)
+                taken = _may_be_bound(card_format.socket_path(base, number))
+            finally:
+                # Not taken: a live socket of somebody who takes no locks (uWSGI's own tracebacker), a file that is no
+                # socket, or the environment refused something. Our own new empty card is taken away again; an old
+                # one is left as it was.
+                if not taken and status.st_size == 0:
+                    os.unlink(path)
+            return Slot(base, number, descriptor) if taken else None
+        finally:
+            if not taken:
+                os.close(descriptor)
     return None
 
 

@@ -67,13 +67,13 @@ class Place:
     json: str
 
 
-def walk(skipped_idents: Collection[int], only_ident: int | None = None) -> dict[int, RawStack]:
-    """The stacks of all threads at one instant, by thread ident, innermost frame first."""
+def walk(skipped_idents: Collection[int], only: Collection[int] | None = None) -> dict[int, RawStack]:
+    """The stacks of all threads at one instant, or only of some, by thread ident, innermost frame first."""
     stacks: dict[int, RawStack] = {}
     innermost: FrameType | None
     frame: FrameType | None
     for ident, innermost in _current_frames().items():
-        if ident in skipped_idents or (only_ident is not None and ident != only_ident):
+        if ident in skipped_idents or (only is not None and ident not in only):
             continue
         stack: RawStack = []
         frame = innermost
@@ -121,6 +121,10 @@ class Places:
                 place = self._make(code, lasti, files)
             places.append(place)
         return places, omitted
+
+    def place(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Place:
+        """One place of a stack."""
+        return self._places.get((id(code), lasti)) or self._make(code, lasti, files)
 
     def _make(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Place:
         frame = self._frame(code, lasti, files)

@@ -1,0 +1,289 @@
+"""The reader against real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.listeners import answering, http, listener, silent, talking
+from wsgi_tracebacker.errors import BadReply, NoWorkersFound, PermissionDenied, WorkerDead, WorkerTimedOut
+from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.formats import uwsgi
+from wsgi_tracebacker.model import Card, Frame, Snapshot, Stack, Worker
+from wsgi_tracebacker.reader import client
+from wsgi_tracebacker.reader.survey import survey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SNAPSHOT = Snapshot(Worker(number=1, pid=os.getpid()), 5.0, (Stack("WSGIWorker1Core0", core=0),))
+UWSGI_TEXT = uwsgi.UWSGI_HEADER + (
+    uwsgi.block("uWSGIWorker1Core0", [uwsgi.frame_text(Frame("a.py", 1, "f", "x")).encode()] * 5000)
+)
+
+
+@pytest.fixture
+def done() -> Iterator[threading.Event]:
+    """Set at the end of the test: what listeners wait for that never answer."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def listeners() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def own_card(base: str, number: int) -> Card:
+    """A card that truly names this process."""
+    stat = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return Card(
+        number=number,
+        base=base,
+        pid=os.getpid(),
+        start_ticks=int(stat[19]),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        pid_namespace=os.stat("/proc/self/ns/pid").st_ino,
+        uid=os.geteuid(),
+        server="test",
+        application="app",
+        cwd="/",
+        started_at=0.0,
+    )
+
+
+def write_card(base: str, card: Card) -> None:
+    Path(cards.card_path(base, card.number)).write_bytes(cards.encode(card))
+
+
+def dead_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path)
+
+
+def test_a_worker_is_asked_over_http(base: str) -> None:
+    """The request is HTTP for /snapshot, and the reply comes whole with the peer's credentials."""
+    seen: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        seen.append(connection.recv(65536))
+        connection.sendall(http(SNAPSHOT))
+
+    with listener(base, answer):
+        reply = client.ask(base, 5)
+    assert reply == (http(SNAPSHOT), os.getpid(), os.geteuid())
+    assert seen == [b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"]
+
+
+def test_a_reset_after_the_text_is_its_end(base: str) -> None:
+    """uWSGI closes with our request unread; what it sent before, more than a buffer holds, is all there."""
+    with listener(base, talking(UWSGI_TEXT)):
+        assert client.ask(base, 5).content == UWSGI_TEXT
+
+
+def test_many_workers_are_asked_at_once(base: str, done: threading.Event, listeners: contextlib.ExitStack) -> None:
+    """The outcomes come in the order of the questions, and all together take as long as the slowest."""
+    for number in range(1, 41):
+        answer = silent(done) if number % 10 == 0 else answering(http(SNAPSHOT))
+        listeners.enter_context(listener(f"{base}{number}", answer))
+    listeners.callback(done.set)
+    started = time.monotonic()
+    outcomes = client.ask_all([(f"{base}{number}", 0.5) for number in range(1, 41)])
+    assert time.monotonic() - started < 1.5
+    late = [number for number, outcome in enumerate(outcomes, 1) if isinstance(outcome, client.Failure)]
+    assert late == [10, 20, 30, 40]
+
+
+def test_the_time_limit_is_for_everything(base: str, done: threading.Event) -> None:
+    """Somebody who sends a byte now and then does not hold the reader for ever."""
+
+    def trickle(connection: socket.socket) -> None:
+        while not done.wait(0.05):
+            connection.sendall(b"H")
+
+    with listener(base, trickle), pytest.raises(WorkerTimedOut, match="began to answer"):
+        client.ask(base, 0.4)
+
+
+def test_a_full_backlog_is_waited_for(base: str, done: threading.Event) -> None:
+    """A worker that accepts late is asked late, and one that never accepts is timed out."""
+    with listener(base, silent(done), backlog=0), contextlib.ExitStack() as clients:
+        clients.callback(done.set)
+        while True:
+            waiting = clients.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            try:
+                waiting.connect(base)
+            except BlockingIOError:
+                break
+        with pytest.raises(WorkerTimedOut, match=r"did not answer within 0\.2 s"):
+            client.ask(base, 0.2)
+
+
+def test_a_flood_is_cut_off(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies have a bound on their size."""
+    monkeypatch.setattr(client, "MAX_REPLY_BYTES", 1 << 20)
+    with listener(base, talking(b"x" * (3 << 20))), pytest.raises(BadReply, match="larger than 1 MiB"):
+        client.ask(base, 5)
+
+
+def test_nobody_behind_a_socket_is_dead(base: str) -> None:
+    """A refused connection and a socket that vanished are both a worker that is gone."""
+    dead_socket(base)
+    with pytest.raises(WorkerDead, match="nobody listens"):
+        client.ask(base, 5)
+    os.unlink(base)
+    with pytest.raises(WorkerDead, match="vanished"):
+        client.ask(base, 5)
+
+
+def test_a_datagram_socket_is_no_tracebackers(base: str) -> None:
+    """It is a bad reply, not a crash."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(base)
+        with pytest.raises(BadReply, match="stream"):
+            client.ask(base, 5)
+
+
+def test_an_empty_reply_is_a_refusal_unless_we_are_its_user(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our listener closes on strangers without a byte; on its owner only by a fault."""
+    with listener(base, lambda _: None):
+        with pytest.raises(BadReply, match="without a byte"):
+            client.ask(base, 5)
+        owner = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        with pytest.raises(PermissionDenied, match=f"uid {owner}"):
+            client.ask(base, 5)
+
+
+def test_a_long_path_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths longer than a socket's address are reached through their folder."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with listener("s1", answering(http(SNAPSHOT))):
+        assert client.ask(str(folder / "s1"), 5).content == http(SNAPSHOT)
+
+
+def test_a_survey_has_every_worker_in_order(base: str, done: threading.Event, listeners: contextlib.ExitStack) -> None:
+    """Alive, busy, dead by its socket, dead by its card: each with its number, state and reason."""
+    listeners.enter_context(listener(f"{base}1", answering(http(SNAPSHOT))))
+    listeners.enter_context(listener(f"{base}2", silent(done)))
+    listeners.callback(done.set)
+    write_card(base, own_card(base, 2))
+    dead_socket(f"{base}3")
+    write_card(base, replace(own_card(base, 4), start_ticks=1))
+    listeners.enter_context(listener(f"{base}10", talking(uwsgi.UWSGI_HEADER)))
+    found = survey([base], 0.3)
+    assert [(a.number, a.state, a.error.reason if a.error else None) for a in found.answers] == [
+        (1, "alive", None),
+        (2, "busy", "timed out"),
+        (3, "dead", "dead"),
+        (4, "dead", "dead"),
+        (10, "alive", None),
+    ]
+    assert found.answers[1].pid == os.getpid()
+    idle = found.answers[4].snapshot
+    assert idle is not None
+    assert (idle.worker.number, idle.worker.pid, idle.worker.server) == (10, os.getpid(), "uWSGI")
+    assert idle.worker.started_at is not None
+    assert idle.worker.started_at == pytest.approx(time.time(), abs=3600)
+
+
+def test_a_process_that_ended_is_dead_though_its_socket_is_held(
+    base: str, done: threading.Event, listeners: contextlib.ExitStack
+) -> None:
+    """A child that inherited the socket keeps it open and answers nobody: the card tells the two apart."""
+    listeners.enter_context(listener(f"{base}1", silent(done)))
+    listeners.callback(done.set)
+    write_card(base, replace(own_card(base, 1), start_ticks=1))
+    (answer,) = survey([base], 0.2).answers
+    assert (answer.state, answer.error.reason if answer.error else None) == ("dead", "dead")
+
+
+def test_only_the_numbers_asked_for_are_asked(base: str, listeners: contextlib.ExitStack) -> None:
+    """The others are not even connected to, and a number that is not there is named."""
+    listeners.enter_context(listener(f"{base}1", answering(http(SNAPSHOT))))
+    dead_socket(f"{base}2")
+    found = survey([base], 5, numbers=[1, 7])
+    assert [answer.number for answer in found.answers] == [1]
+    assert found.missing == ("no worker 7: there is 1, 2",)
+
+
+def test_a_worker_that_is_named_twice_is_asked_once(base: str, listeners: contextlib.ExitStack) -> None:
+    """By its base, its socket and another way to write its path."""
+    listeners.enter_context(listener(f"{base}1", answering(http(SNAPSHOT))))
+    folder, name = os.path.split(base)
+    assert len(survey([base, f"{base}1", f"{folder}/./{name}"], 5).answers) == 1
+
+
+def test_nobody_at_all_is_an_error_that_helps(base: str) -> None:
+    """It names the base, what was looked for, and what could be meant."""
+    with pytest.raises(NoWorkersFound, match=rf"{base}1, {base}2 \.\.\."):
+        survey([base], 5)
+    with pytest.raises(NoWorkersFound, match="It is a folder: name the base path inside it"):
+        survey([os.path.dirname(base)], 5)
+    with pytest.raises(NoWorkersFound, match="cannot be listed: No such file or directory"):
+        survey([f"{base}/missing/tb"], 5)
+
+
+def test_a_worker_that_starts_again_just_now_is_asked_again(base: str, listeners: contextlib.ExitStack) -> None:
+    """Its socket refuses and its process lives: it has bound and is about to listen."""
+    listening = listeners.enter_context(socket.socket(socket.AF_UNIX))
+    listening.bind(f"{base}1")
+    write_card(base, own_card(base, 1))
+
+    def replace_it(seconds: float) -> None:
+        # What happens while the reader waits for its second look.
+        os.unlink(f"{base}1")
+        listeners.enter_context(listener(f"{base}1", answering(http(SNAPSHOT))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", replace_it)
+        (answer,) = survey([base], 5).answers
+    assert answer.state == "alive"
+
+
+def test_a_worker_that_ends_in_good_order_is_not_missed(base: str, listeners: contextlib.ExitStack) -> None:
+    """Its socket vanishes between listing and connecting, and there is nothing to report."""
+    listeners.enter_context(listener(f"{base}1", answering(http(SNAPSHOT))))
+    dead_socket(f"{base}2")
+    write_card(base, own_card(base, 2))
+
+    def end_it(seconds: float) -> None:
+        os.unlink(f"{base}2")
+        os.unlink(f"{base}2.worker")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", end_it)
+        assert [answer.number for answer in survey([base], 5).answers] == [1]
+
+
+def test_a_socket_that_was_removed_under_a_running_worker_is_no_death(base: str) -> None:
+    """The card's process lives: it is said to be so, and that its socket comes back."""
+    write_card(base, own_card(base, 1))
+    (answer,) = survey([base], 5).answers
+    assert answer.state == "alive"
+    assert "makes it anew" in str(answer.error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_socket_of_another_user_is_no_permission(base: str) -> None:
+    """Where the file modes keep the reader out it says so, and whom to ask as."""
+    with listener(base, answering(http(SNAPSHOT))):
+        os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionDenied, match="as the user that runs the worker, or as root"):
+                client.ask(base, 5)
+        finally:
+            os.seteuid(0)

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from wsgi_tracebacker._version import __version__
+from wsgi_tracebacker.cli import main as command
+from wsgi_tracebacker.cli.main import VERBS, cli
+from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
+from wsgi_tracebacker.formats import json as documents
+from wsgi_tracebacker.formats import uwsgi
+from wsgi_tracebacker.model import Frame, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.reader import survey as surveys
+from wsgi_tracebacker.reader.discovery import Target
+from wsgi_tracebacker.reader.survey import Answer, Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FRAMES = (Frame("/srv/a.py", 3, "f", "g()", 3, 0, 3),)
+
+
+def stack(core: int, age_seconds: float) -> Stack:
+    request = Request("GET", f"/{core}", None, None, None, 0.0, age_seconds, "app")
+    return Stack(f"WSGIWorker1Core{core}", core=core, request=request, frames=FRAMES)
+
+
+SNAPSHOT = Snapshot(
+    Worker(number=1, pid=42, application="shop:app", requests_in_flight=2),
+    5.0,
+    (stack(0, 1.0), stack(1, 20.0), Stack("bg", frames=FRAMES)),
+)
+
+
+def answer(number: int, **changes: object) -> Answer:
+    target = Target(f"/run/tb{number}", number, 1, None, None)
+    facts: dict[str, object] = {"state": "alive", "snapshot": None, "error": None, "number": number, "pid": None}
+    return Answer(target=target, **{**facts, **changes})  # type: ignore[arg-type]  # one fact by its name
+
+
+ALIVE = answer(1, snapshot=SNAPSHOT, pid=42)
+BUSY = answer(2, state="busy", error=WorkerTimedOut("it did not answer within 5 s"), pid=43)
+DEAD = answer(3, state="dead", error=WorkerDead("nobody listens\x1b[31m on its socket"))
+
+
+class Asked:
+    """Stands in for the survey: what it was asked, and what it finds."""
+
+    def __init__(self) -> None:
+        self.bases: Sequence[str] = ()
+        self.timeout_seconds = 0.0
+        self.numbers: Sequence[int] = ()
+        self.found = Survey((ALIVE,), ())
+
+    def __call__(self, bases: Sequence[str], timeout_seconds: float, numbers: Sequence[int]) -> Survey:
+        self.bases, self.timeout_seconds, self.numbers = bases, timeout_seconds, numbers
+        if not self.found.answers:
+            raise NoWorkersFound("\n".join(self.found.missing))
+        return self.found
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    stand_in = Asked()
+    monkeypatch.setattr(surveys, "survey", stand_in)
+    return stand_in
+
+
+def run(*arguments: str) -> Result:
+    """Run the command as main() does, exit codes and messages included."""
+    with pytest.MonkeyPatch.context() as patch:
+        runner = CliRunner()
+        with runner.isolation() as (stdout, stderr, _):
+            patch.setattr(sys, "argv", ["wsgi-tb", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                command.main()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            out, err = stdout.getvalue(), stderr.getvalue()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return Result(runner, out, err, out + err, code, code, None)
+
+
+def test_read_shows_what_workers_do(asked: Asked) -> None:
+    """Every worker that answered, as text, and nothing on stderr."""
+    asked.found = Survey((ALIVE, ALIVE), ())
+    result = run("read", "/run/tb")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.count("worker 1  pid 42  shop:app  2 in flight\n") == 2
+    assert result.stdout.index("GET /1  20.0 s") < result.stdout.index("GET /0  1.00 s")
+    assert '    File "/srv/a.py", line 3, in f\n      g()\n      ^^^\n' in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_options_reach_the_survey(asked: Asked) -> None:
+    """Bases, numbers and the time limit."""
+    run("read", "/a", "/b", "--worker", "1", "-w", "3", "--timeout", "0.5")
+    assert (asked.bases, asked.numbers, asked.timeout_seconds) == (("/a", "/b"), (1, 3), 0.5)
+
+
+@pytest.mark.parametrize("verb", ["read", "list"])
+def test_the_base_comes_from_the_environment_or_is_the_default(
+    asked: Asked, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WSGI_TB_SOCKET, if it is not empty, is the base for who names none."""
+    run(verb)
+    assert asked.bases == ("/tmp/tbsocket",)
+    monkeypatch.setenv("WSGI_TB_SOCKET", "")
+    run(verb)
+    assert asked.bases == ("/tmp/tbsocket",)
+    monkeypatch.setenv("WSGI_TB_SOCKET", "/run/with blank/tb")
+    run(verb)
+    assert asked.bases == ("/run/with blank/tb",)
+    run(verb, "/named")
+    assert asked.bases == ("/named",)
+
+
+@pytest.mark.parametrize("verb", ["read", "list"])
+def test_who_did_not_answer_is_named(asked: Asked, verb: str) -> None:
+    """On stderr, with the reason and fit for a terminal; the others are shown, and the exit code is 1."""
+    asked.found = Survey((ALIVE, BUSY, DEAD), ("no worker 9: there is 1, 2, 3",))
+    result = run(verb, "/run/tb")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "wsgi-tb: no worker 9: there is 1, 2, 3",
+        "wsgi-tb: worker 2 (pid 43, /run/tb2, busy): timed out: it did not answer within 5 s",
+        r"wsgi-tb: worker 3 (/run/tb3): dead: nobody listens\x1b[31m on its socket",
+    ]
+    assert "shop:app" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["read", "list"])
+def test_nobody_found_is_3(asked: Asked, verb: str) -> None:
+    """With a line for each base that was looked at."""
+    asked.found = Survey((), ("no workers behind '/a'", "no workers behind '/b'"))
+    result = run(verb, "/a", "/b")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == "wsgi-tb: no workers behind '/a'\nwsgi-tb: no workers behind '/b'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["raed"],
+        ["read", "--format", "xml"],
+        ["read", "--timeout", "0"],
+        ["read", "--timeout", "nan"],
+        ["read", "--worker", "0"],
+        ["read", "--older", "-1"],
+        ["read", "--color", "sometimes"],
+        ["completion", "tcsh"],
+    ],
+)
+def test_usage_errors_are_2(asked: Asked, arguments: list[str]) -> None:
+    """They say what is wrong on stderr, and nothing is asked."""
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+    assert asked.bases == ()
+
+
+def test_read_json_is_one_document(asked: Asked) -> None:
+    """The snapshots as workers give them, and who did not answer."""
+    asked.found = Survey((ALIVE, BUSY), ())
+    result = run("read", "--format", "json")
+    document = json.loads(result.stdout)
+    assert list(document) == ["schema", "workers", "unanswered"]
+    assert document["schema"] == 1
+    assert document["workers"] == [json.loads(documents.encode(SNAPSHOT))]
+    assert document["unanswered"] == [
+        {"number": 2, "socket": "/run/tb2", "pid": 43, "reason": "timed out", "state": "busy"}
+    ]
+
+
+def test_read_uwsgi_is_the_dump(asked: Asked) -> None:
+    """One dump for each worker, all its threads in it."""
+    asked.found = Survey((ALIVE, BUSY, ALIVE), ())
+    assert run("read", "--format", "uwsgi").stdout_bytes == uwsgi.encode(SNAPSHOT.stacks) * 2
+
+
+def test_older_is_for_every_format(asked: Asked) -> None:
+    """Only threads whose request is at least so old are left."""
+    (thread,) = json.loads(run("read", "--older", "20", "--format", "json").stdout)["workers"][0]["threads"]
+    assert thread["name"] == "WSGIWorker1Core1"
+    assert uwsgi.parse(run("read", "--older", "20", "--format", "uwsgi").stdout_bytes)[0].name == thread["name"]
+    text = run("read", "--older", "20").stdout
+    assert "GET /1" in text
+    assert "GET /0" not in text
+
+
+def test_all_shows_threads_that_serve_nothing(asked: Asked) -> None:
+    """They are counted without it."""
+    assert "1 other thread that serves no requests; --all shows them" in run("read").stdout
+    assert "\n  bg  thread, serves no requests\n" in run("read", "--all").stdout
+
+
+def test_colour_is_for_terminals_and_who_insists(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto colours on a terminal only, and not against NO_COLOR or on a dumb one."""
+    from wsgi_tracebacker.cli.output import wants_colour
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    assert wants_colour("auto", terminal)  # type: ignore[arg-type]  # as much of a stream as it looks at
+    assert not wants_colour("never", terminal)  # type: ignore[arg-type]  # see above
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not wants_colour("auto", terminal)  # type: ignore[arg-type]  # see above
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not wants_colour("auto", terminal)  # type: ignore[arg-type]  # see above
+    assert "\x1b[1mworker 1\x1b[0m" in run("read", "--colour", "always").stdout
+    assert "\x1b" not in run("read", "--color", "auto").stdout
+
+
+def test_list_is_a_table(asked: Asked) -> None:
+    """One line a worker, aligned, with the oldest request's age."""
+    asked.found = Survey((ALIVE, BUSY, DEAD), ())
+    assert run("list").stdout == (
+        "WORKER  PID  STATE  IN FLIGHT  OLDEST  APPLICATION  SOCKET\n"
+        "     1   42  alive          2  20.0 s  shop:app     /run/tb1\n"
+        "     2   43  busy           -       -  -            /run/tb2\n"
+        "     3    -  dead           -       -  -            /run/tb3\n"
+    )
+
+
+def test_list_json_has_the_same_facts(asked: Asked) -> None:
+    """As numbers, null where nobody knows, and with the reason."""
+    asked.found = Survey((ALIVE, BUSY), ())
+    alive, busy = json.loads(run("list", "--format", "json").stdout)["workers"]
+    assert alive == {
+        "number": 1,
+        "socket": "/run/tb1",
+        "pid": 42,
+        "state": "alive",
+        "application": "shop:app",
+        "requests_in_flight": 2,
+        "oldest_request_seconds": 20.0,
+        "reason": None,
+    }
+    assert (busy["state"], busy["reason"], busy["requests_in_flight"]) == ("busy", "timed out", None)
+
+
+def test_the_version_is_the_packages() -> None:
+    """It stands in one place."""
+    assert run("--version").stdout == f"wsgi-tb {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_help_with_examples(verb: str) -> None:
+    """And its name in the list of verbs is the one it is called by."""
+    command_ = cli.get_command(None, verb)  # type: ignore[arg-type]  # the context is not looked at
+    assert command_ is not None
+    assert command_.name == verb
+    result = run(verb, "--help")
+    assert (result.exit_code, "Examples:" in result.stdout) == (0, True)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["read", "--help"], ["list", "-h"]])
+def test_help_tells_the_exit_codes(arguments: list[str]) -> None:
+    """0 to 3."""
+    text = run(*arguments).stdout
+    assert [line.split()[0] for line in text.partition("Exit codes:\n")[2].splitlines()] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(shell: str) -> None:
+    """Click's own, for this command. (For bash Click starts bash to see its version.)"""
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_WSGI_TB_COMPLETE" in result.stdout

@@ -1,0 +1,129 @@
+"""Values of the model as Hypothesis draws them: any text that can be in a name or a path, any finite number."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from wsgi_tracebacker.model import Counters, Frame, LastRequest, Request, Snapshot, Stack, Worker
+
+#: Everything but surrogates, and those by which PEP 383 stands for bytes that are not UTF-8. (A high and a low
+#: surrogate side by side are one character in JSON; no file name brings them.)
+texts = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"]),
+        st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF),
+        st.sampled_from("\x1b\x9b\r\n\t\u202e\u2028 ="),
+    ),
+    max_size=20,
+)
+#: Texts made of what the dump's own grammar is made of.
+deceptive_texts = st.lists(
+    st.sampled_from(
+        [
+            "thread_id",
+            " filename",
+            " lineno",
+            " function",
+            " line",
+            " =",
+            " = ",
+            "= ",
+            "=",
+            " ",
+            "1",
+            "\n",
+            "é",
+            "\\",
+            "x",
+        ]
+    ),
+    max_size=8,
+).map("".join)
+any_texts = st.one_of(texts, deceptive_texts)
+
+numbers = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False)
+integers = st.integers(min_value=0, max_value=2**64 - 1)
+optional_integers = st.none() | integers
+optional_texts = st.none() | texts
+
+frames = st.builds(
+    Frame,
+    filename=any_texts,
+    lineno=st.none() | st.integers(1, 10**6),
+    function=any_texts,
+    source=st.none() | any_texts,
+    end_lineno=st.none() | st.integers(1, 10**6),
+    column=st.none() | st.integers(0, 40),
+    end_column=st.none() | st.integers(0, 40),
+    source_changed=st.booleans(),
+)
+
+
+def _requests(nested: st.SearchStrategy[tuple[Request, ...]]) -> st.SearchStrategy[Request]:
+    return st.builds(
+        Request,
+        method=texts,
+        path=texts,
+        query=optional_texts,
+        remote_address=optional_texts,
+        request_id=optional_texts,
+        started_at=numbers,
+        age_seconds=numbers,
+        phase=st.sampled_from(("app", "body", "close")),
+        nested=nested,
+    )
+
+
+requests = _requests(st.just(()) | st.lists(_requests(st.just(())), max_size=2).map(tuple))
+last_requests = st.builds(LastRequest, method=texts, path=texts, ended_seconds_ago=numbers)
+
+stacks = st.builds(
+    Stack,
+    name=any_texts,
+    ident=optional_integers,
+    native_id=optional_integers,
+    core=st.none() | st.integers(0, 100),
+    kind=st.sampled_from(("main", "thread", "foreign", "greenlet", "unknown")),
+    daemon=st.none() | st.booleans(),
+    state=st.none() | st.sampled_from("RSDTtI?"),
+    wait_channel=optional_texts,
+    cpu_seconds=st.none() | numbers,
+    request=st.none() | requests,
+    last_request=st.none() | last_requests,
+    frames=st.lists(frames, max_size=5).map(tuple),
+    frames_omitted=st.integers(0, 1000),
+)
+
+workers = st.builds(
+    Worker,
+    number=optional_integers,
+    pid=optional_integers,
+    ppid=optional_integers,
+    uid=optional_integers,
+    started_at=st.none() | numbers,
+    server=optional_texts,
+    application=optional_texts,
+    cwd=optional_texts,
+    python=optional_texts,
+    version=optional_texts,
+    base=optional_texts,
+    requests_finished=optional_integers,
+    requests_in_flight=optional_integers,
+)
+
+counters = st.builds(
+    Counters,
+    snapshots=integers,
+    clients_accepted=integers,
+    clients_refused=integers,
+    clients_dropped=integers,
+    faults=integers,
+)
+
+snapshots = st.builds(
+    Snapshot,
+    worker=workers,
+    taken_at=numbers,
+    stacks=st.lists(stacks, max_size=4).map(tuple),
+    source=st.sampled_from(("worker", "uwsgi")),
+)

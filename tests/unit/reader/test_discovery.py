@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.reader.discovery import find, read_card
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CARD = Card(
+    number=1,
+    base="/tmp/tb",
+    pid=42,
+    start_ticks=1,
+    boot_id="b",
+    pid_namespace=1,
+    uid=0,
+    server=None,
+    application=None,
+    cwd="/",
+    started_at=0.0,
+)
+
+
+class Folder:
+    """A folder of sockets and cards."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.base = str(path / "tb")
+
+    def socket(self, name: str) -> str:
+        path = str(self.path / name)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path)
+        return path
+
+    def card(self, base: str, number: int) -> str:
+        path = self.path / f"{base}{number}.worker"
+        path.write_bytes(cards.encode(replace(CARD, number=number, base=str(self.path / base))))
+        return str(path)
+
+
+@pytest.fixture
+def folder(short_path: Path) -> Folder:
+    return Folder(short_path)
+
+
+def test_a_base_is_all_its_workers_by_number(folder: Folder) -> None:
+    """Sockets with cards, sockets without (uWSGI's) and cards without sockets are workers, sorted as numbers."""
+    for number in (10, 9, 2):
+        folder.socket(f"tb{number}")
+    folder.card("tb", 9)
+    folder.card("tb", 30)
+    found = find(folder.base)
+    assert [(target.number, target.inode is not None, target.card is not None) for target in found] == [
+        (2, True, False),
+        (9, True, True),
+        (10, True, False),
+        (30, False, True),
+    ]
+
+
+def test_what_only_looks_like_a_worker_is_left_out(folder: Folder) -> None:
+    """Files, folders, links, numbers that no worker has, and cards that are none."""
+    real = folder.socket("other")
+    for name in ("tb1", "tb2.worker", "tb3.lock", "tb04", "tb0", "tb123456", "tb5x"):
+        (folder.path / name).write_text("{}")
+    (folder.path / "tb6").mkdir()
+    (folder.path / "tb7").symlink_to(real)
+    folder.socket("tb0004")
+    assert find(folder.base) == ()
+
+
+def test_worker_12_of_one_base_is_not_worker_2_of_another(folder: Folder) -> None:
+    """A card names its base: /tmp/tb and 12 is not /tmp/tb1 and 2."""
+    folder.socket("tb12")
+    folder.card("tb", 12)
+    folder.socket("tb13")
+    assert [target.number for target in find(folder.base)] == [12, 13]
+    assert [target.number for target in find(folder.base + "1")] == [3]
+
+
+def test_a_card_may_name_its_folder_by_another_path(folder: Folder) -> None:
+    """One folder has many paths, through links and seen from outside a container."""
+    folder.socket("tb1")
+    card = replace(CARD, base="/somewhere/else/tb")
+    (folder.path / "tb1.worker").write_bytes(cards.encode(card))
+    assert [target.card for target in find(folder.base)] == [card]
+
+
+def test_a_socket_or_its_card_is_that_worker(folder: Folder) -> None:
+    """What is named is found alone, by its socket as well as by its card, though others begin with its name."""
+    path = folder.socket("tb1")
+    folder.socket("tb11")
+    assert [target.socket for target in find(path)] == [path]
+    card = folder.card("tb", 1)
+    assert find(path) == find(card)
+    (target,) = find(path)
+    assert target.card is not None
+    assert target.number == 1
+
+
+def test_a_dead_workers_path_is_still_that_worker(folder: Folder) -> None:
+    """A card without a socket is found by the socket's path."""
+    folder.card("tb", 4)
+    (target,) = find(folder.base + "4")
+    assert (target.number, target.inode) == (4, None)
+
+
+def test_the_number_of_a_socket_without_a_card_is_at_its_end(folder: Folder) -> None:
+    """uWSGI's sockets say no more than that."""
+    assert [target.number for target in find(folder.socket("app.12"))] == [12]
+    assert [target.number for target in find(folder.socket("app"))] == [None]
+
+
+def test_a_base_that_is_itself_a_socket_is_a_base(folder: Folder) -> None:
+    """The server's own socket may have the name that the workers' begin with."""
+    folder.socket("tb")
+    folder.socket("tb1")
+    folder.card("tb", 1)
+    assert [target.number for target in find(folder.base)] == [1]
+
+
+def test_a_base_can_end_in_anything(folder: Folder) -> None:
+    """A trailing dot and a trailing slash are plain text."""
+    folder.socket("s.1")
+    folder.socket("2")
+    assert [target.number for target in find(f"{folder.path}/s.")] == [1]
+    assert [target.number for target in find(f"{folder.path}/")] == [2]
+
+
+def test_bases_may_be_relative(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base without a folder is one in the current folder."""
+    folder.socket("tb1")
+    monkeypatch.chdir(folder.path)
+    assert [target.number for target in find("tb")] == [1]
+
+
+def test_a_missing_folder_is_an_error(folder: Folder) -> None:
+    """That nobody can be found there is the caller's to say."""
+    with pytest.raises(FileNotFoundError):
+        find(str(folder.path / "missing/tb"))
+
+
+def test_a_card_that_is_no_plain_file_is_not_opened(folder: Folder) -> None:
+    """A link to somebody's file, a pipe that would block, and a folder are no cards."""
+    real = folder.card("tb", 1)
+    link, pipe = str(folder.path / "link"), str(folder.path / "pipe")
+    os.symlink(real, link)
+    os.mkfifo(pipe)
+    assert read_card(real, None)[0] == replace(CARD, base=folder.base)
+    assert read_card(link, None) == (None, None)
+    assert read_card(pipe, None) == (None, None)
+    assert read_card(str(folder.path), None) == (None, None)
+
+
+def test_a_card_of_another_user_than_the_sockets_is_not_believed(folder: Folder) -> None:
+    """Else whoever may write to the folder could speak for a worker."""
+    path = folder.card("tb", 1)
+    assert read_card(path, os.geteuid())[1] == os.geteuid()
+    assert read_card(path, os.geteuid() + 1) == (None, None)
+
+
+def test_a_card_without_a_socket_is_believed_of_oneself_and_by_root(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other users' leftovers are no business of somebody who is not root."""
+    path = folder.card("tb", 1)
+    owner = os.stat(path).st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert read_card(path, None) == (None, None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert read_card(path, None)[1] == owner
+
+
+def test_half_a_card_and_a_huge_one_are_none(folder: Folder) -> None:
+    """What cannot be a whole card is passed over, after a bounded read."""
+    path = folder.card("tb", 1)
+    whole = (folder.path / "tb1.worker").read_bytes()
+    (folder.path / "tb1.worker").write_bytes(whole[:-10])
+    assert read_card(path, None) == (None, None)
+    (folder.path / "tb1.worker").write_bytes(whole + b" " * cards.MAX_CARD_BYTES)
+    assert read_card(path, None) == (None, None)

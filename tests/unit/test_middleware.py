@@ -1,0 +1,402 @@
+"""PEP 3333, to the letter: what comes out of a wrapped application is what comes out without us."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper
+from wsgiref.validate import validator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.wsgi import environ, requests_in, serve, snapshot
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.worker import agent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PLAIN = [("Content-Type", "text/plain")]
+
+
+class Oddity(Exception):
+    """An application's own."""
+
+
+class Exit(BaseException):
+    """As a server raises into a request: no Exception."""
+
+
+class Iterable:
+    """An iterable whose parts can be left out or made to raise, and that counts what is done to it."""
+
+    def __init__(self, chunks: list[bytes], fails_at: str | None = None, error: BaseException | None = None) -> None:
+        self.chunks = chunks
+        self.fails_at = fails_at
+        self.error = error or Oddity("at", fails_at)
+        self.closed = 0
+        self.own = "an attribute of the application's"
+
+    def fail(self, where: str) -> None:
+        if self.fails_at == where:
+            raise self.error
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.fail("iter")
+        for number, chunk in enumerate(self.chunks):
+            self.fail(f"next {number}")
+            yield chunk
+        self.fail("end")
+
+    def close(self) -> None:
+        self.closed += 1
+        self.fail("close")
+
+
+class Sized(Iterable):
+    def __len__(self) -> int:
+        self.fail("length")
+        return len(self.chunks)
+
+
+class Bare:
+    """An iterator without close()."""
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self.rest = list(chunks)
+
+    def __iter__(self) -> Bare:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.rest:
+            raise StopIteration
+        return self.rest.pop(0)
+
+
+class Listed(list[bytes]):
+    """A list of an application's own kind."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def generated(chunks: list[bytes]) -> Iterator[bytes]:
+    yield from chunks
+
+
+BODIES: dict[str, Callable[[list[bytes]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "list subclass": Listed,
+    "generator": generated,
+    "iterator": iter,
+    "iterator without close": Bare,
+    "iterable": Iterable,
+    "sized iterable": Sized,
+    "set": dict.fromkeys,
+}
+
+
+def application_of(result: Any) -> Any:
+    def application(request: Any, start_response: Any) -> Any:
+        start_response("200 OK", PLAIN)
+        return result
+
+    return application
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("chunks", [[], [b"one"], [b"one", b"", b"two"]])
+@pytest.mark.filterwarnings("ignore::wsgiref.validate.WSGIWarning")
+def test_the_referee_has_nothing_to_say(base: str, kind: str, chunks: list[bytes]) -> None:
+    """Between two of the standard library's validators, every kind of body comes through whole and is closed."""
+    inner = application_of(BODIES[kind](chunks))
+    wrapped = validator(TracebackerMiddleware(validator(inner), base))
+    for _ in range(2):  # the first request of a process takes another way than the next
+        served = serve(wrapped, environ())
+        assert (served.error, served.status, served.stage) == (None, "200 OK", "close")
+    assert requests_in(snapshot(base)) == []
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("chunks", [[], [b"one"], [b"one", b"", b"two"]])
+def test_each_kind_of_body_comes_out_as_without_us(base: str, kind: str, chunks: list[bytes]) -> None:
+    """Status, chunks and length are the same; each kind takes the first way, and the next ones."""
+    plain = serve(application_of(BODIES[kind](chunks)))
+    for _ in range(3):
+        assert serve(TracebackerMiddleware(application_of(BODIES[kind](chunks)), base)).outcome() == plain.outcome()
+
+
+@pytest.mark.parametrize("result", [[b"x"], (b"x",), Listed([b"y"]), b"x", "x", None], ids=repr)
+def test_a_whole_body_is_returned_untouched(base: str, result: Any) -> None:
+    """A list, a tuple, and what is no iterable of chunks, comes back as the very object, and the request is over."""
+    wrapped = TracebackerMiddleware(application_of(result), base)
+    for _ in range(2):
+        assert wrapped(environ(), serve(wrapped).start_response()) is result
+    assert requests_in(snapshot(base)) == []
+
+
+def test_a_file_wrapper_that_is_a_class_is_returned_untouched(base: str) -> None:
+    """What the server's file wrapper made comes back as it is, so that the server can send it by the kernel."""
+
+    def application(request: Any, start_response: Any) -> Any:
+        start_response("200 OK", PLAIN)
+        return request["wsgi.file_wrapper"](io.BytesIO(b"content"))
+
+    wrapped = TracebackerMiddleware(application, base)
+    for _ in range(2):
+        request = environ()
+        request["wsgi.file_wrapper"] = FileWrapper
+        result = serve(wrapped, request).result
+        assert type(result) is FileWrapper
+    assert requests_in(snapshot(base)) == []
+
+
+def test_a_file_from_a_wrapper_that_is_a_function_is_returned_untouched(base: str) -> None:
+    """As under uWSGI: its wrapper is a function that returns the file; other iterables are still followed."""
+    file = FileWithDescriptor(b"content")
+    wrapped = TracebackerMiddleware(lambda request, _: request["wsgi.file_wrapper"](file), base)
+    request = environ()
+    request["wsgi.file_wrapper"] = lambda raw, size=0: raw
+    assert wrapped(request, lambda *_: print) is file
+    followed = TracebackerMiddleware(lambda request, _: generated([b"x"]), base)
+    body = followed(request, lambda *_: print)
+    assert type(body) is not type(generated([]))
+    assert list(body) == [b"x"]
+    body.close()  # type: ignore[attr-defined]
+
+
+class FileWithDescriptor(io.BytesIO):
+    def fileno(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("kind", ["iterable", "sized iterable"])
+@pytest.mark.parametrize("fails_at", [None, "iter", "next 0", "next 1", "end", "length", "close"])
+@pytest.mark.parametrize("error", [Oddity("mine"), Exit("now"), StopIteration(3), GeneratorExit()], ids=repr)
+def test_an_exception_passes_unchanged_and_close_is_called_once(
+    base: str, kind: str, fails_at: str | None, error: BaseException
+) -> None:
+    """Wherever a body raises, the very exception comes out, the body is closed once, and the request is over."""
+    plain, tracked = (BODIES[kind]([b"1", b"2"]) for _ in range(2))
+    for body in (plain, tracked):
+        body.fails_at, body.error = fails_at, error
+    expected = serve(application_of(plain))
+    wrapped = TracebackerMiddleware(application_of(tracked), base)
+    serve(wrapped, environ("/", "GET")) if fails_at is None else None
+    tracked.closed = 0
+    got = serve(wrapped)
+    assert got.outcome() == expected.outcome()
+    assert got.error is None or got.error is error or isinstance(got.error, RuntimeError)
+    assert (tracked.closed, plain.closed) == (1, 1)
+    assert requests_in(snapshot(base)) == []
+
+
+@pytest.mark.parametrize("error", [Oddity("mine"), Exit("now"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_application_that_raises_raises(base: str, error: BaseException, call: int) -> None:
+    """The very exception comes out of the call, on the first request as on later ones, and the request is over."""
+    calls = 0
+
+    def application(request: Any, start_response: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise error
+        return []
+
+    wrapped = TracebackerMiddleware(application, base)
+    served = [serve(wrapped) for _ in range(3)]
+    assert [one.error for one in served] == [error if number == call else None for number in (1, 2, 3)]
+    assert requests_in(snapshot(base)) == []
+    assert snapshot(base)["worker"]["requests_finished"] == 3
+
+
+def test_start_response_with_exc_info_is_the_servers(base: str) -> None:
+    """start_response and what it returns are the server's own; exc_info and write() reach it."""
+
+    def application(request: Any, start_response: Any) -> Any:
+        start_response("200 OK", PLAIN)
+        try:
+            raise Oddity("late")
+        except Oddity:
+            start_response("500 Oops", PLAIN, sys.exc_info())(b"written")
+        return [b"returned"]
+
+    wrapped = TracebackerMiddleware(application, base)
+    for _ in range(2):
+        served = serve(wrapped)
+        assert (served.status, served.started, served.written, served.chunks) == (
+            "500 Oops",
+            2,
+            [b"written"],
+            [b"returned"],
+        )
+
+
+def test_a_body_that_is_never_iterated_is_closed_once(base: str) -> None:
+    """A HEAD request: the server closes without reading, and the application's close() runs."""
+    body = Iterable([b"x"])
+    result: Any = TracebackerMiddleware(application_of(body), base)(environ(method="HEAD"), lambda *_: print)
+    assert len(requests_in(snapshot(base))) == 1
+    result.close()
+    assert (body.closed, requests_in(snapshot(base))) == (1, [])
+
+
+@pytest.mark.parametrize("fails", [None, "close"])
+def test_a_body_closed_twice_closes_the_applications_once(base: str, fails: str | None) -> None:
+    """A second close(), also after one that raised, does nothing: not to the body, not to the next request."""
+    body = Iterable([b"x"], fails)
+    wrapped = TracebackerMiddleware(application_of(body), base)
+    result: Any = wrapped(environ(), lambda *_: print)
+    if fails:
+        with pytest.raises(Oddity):
+            result.close()
+    else:
+        result.close()
+    result.close()
+    assert (body.closed, snapshot(base)["worker"]["requests_finished"]) == (1, 1)
+    body.fails_at = None
+    following: Any = wrapped(environ("/following"), lambda *_: print)
+    result.close()
+    (request,) = requests_in(snapshot(base))
+    assert (request["path"], request["phase"], body.closed) == ("/following", "body", 1)
+    following.close()
+
+
+def test_a_close_that_cannot_even_be_looked_up_ends_the_request(base: str) -> None:
+    """An iterable whose ``close`` raises when it is looked at: the exception comes out and the request is over."""
+
+    class Broken:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"x"])
+
+        @property
+        def close(self) -> Any:
+            raise Oddity("no")
+
+    result: Any = TracebackerMiddleware(application_of(Broken()), base)(environ(), lambda *_: print)
+    with pytest.raises(Oddity):
+        result.close()
+    assert requests_in(snapshot(base)) == []
+
+
+def test_next_without_iter_gives_the_chunks(base: str) -> None:
+    """A server that calls next() on what it got is served too, where the application gave an iterator."""
+    result: Any = TracebackerMiddleware(application_of(generated([b"1", b"2"])), base)(environ(), lambda *_: print)
+    assert [next(result), next(result), next(result, None)] == [b"1", b"2", None]
+    result.close()
+
+
+def test_a_generator_streams_unbuffered(base: str) -> None:
+    """The application makes each chunk only when the server asks for it, and its own iterator is what is asked."""
+    made = []
+
+    def stream() -> Iterator[bytes]:
+        for number in range(3):
+            made.append(number)
+            yield b"x"
+
+    iterable = stream()
+    result: Any = TracebackerMiddleware(application_of(iterable), base)(environ(), lambda *_: print)
+    assert iter(result) is iterable
+    assert made == []
+    next(iter(result))
+    assert made == [0]
+    result.close()
+
+
+def test_attributes_pass_through(base: str) -> None:
+    """What middleware and body do not know, they ask the application and its iterable for."""
+    body = Iterable([b"x"])
+    application = application_of(body)
+    application.config = {"key": 1}
+    wrapped = TracebackerMiddleware(application, base)
+    assert (wrapped.config, wrapped.__name__) == ({"key": 1}, "application")
+    with pytest.raises(AttributeError):
+        _ = wrapped.missing
+    result: Any = wrapped(environ(), lambda *_: print)
+    assert (result.own, hasattr(result, "missing"), hasattr(result, "__len__")) == (body.own, False, False)
+    result.close()
+
+
+def test_a_subclass_is_called_once(base: str) -> None:
+    """A subclass that overrides __call__ is run once for each request, also for the first one of a process."""
+    calls = []
+
+    class Mine(TracebackerMiddleware):
+        def __call__(self, request: Any, start_response: Any) -> Any:
+            calls.append(request["PATH_INFO"])
+            return super().__call__(request, start_response)
+
+    wrapped = Mine(application_of([b"x"]), base)
+    for path in ("/1", "/2"):
+        serve(wrapped, environ(path))
+    assert calls == ["/1", "/2"]
+
+
+def test_werkzeugs_client_sees_the_response(base: str) -> None:
+    """werkzeug's test client reads a list and a stream through us, and closes what it has read."""
+    werkzeug = pytest.importorskip("werkzeug.test")
+    body = Iterable([b"a", b"b"])
+    for result in ([b"a", b"b"], generated([b"a", b"b"]), body):
+        client = werkzeug.Client(TracebackerMiddleware(application_of(result), base))
+        with client.get("/path") as response:
+            assert (response.status_code, response.data) == (200, b"ab")
+    assert (body.closed, requests_in(snapshot(base))) == (1, [])
+
+
+PARTS = st.lists(st.binary(max_size=3), max_size=3)
+APPLICATIONS = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(sorted(BODIES)),
+        "chunks": PARTS,
+        "writes": PARTS,
+        "starts": st.integers(0, 2),
+        "fails_at": st.sampled_from([None, None, "call", "started", "iter", "next 0", "next 1", "end", "close", "length"]),
+        "error": st.sampled_from([Oddity, Exit, OSError, AttributeError, TypeError, KeyError]),
+        "reads": st.booleans(),
+    }
+)
+
+
+def made(plan: dict[str, Any], bodies: list[Any]) -> Any:
+    """An application as Hypothesis planned it."""
+
+    def application(request: Any, start_response: Any) -> Any:
+        if plan["fails_at"] == "call":
+            raise plan["error"]("call")
+        write = None
+        for _ in range(plan["starts"]):
+            write = start_response("200 OK", [("X", "y")])
+        for chunk in plan["writes"] if write else ():
+            write(chunk)
+        if plan["fails_at"] == "started":
+            raise plan["error"]("started")
+        body = BODIES[plan["kind"]](plan["chunks"])
+        if isinstance(body, Iterable):
+            body.fails_at, body.error = plan["fails_at"], plan["error"]("body")
+        bodies.append(body)
+        return body
+
+    return application
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(plans=st.lists(APPLICATIONS, min_size=1, max_size=3))
+def test_any_application_comes_out_as_without_us(base: str, plans: list[dict[str, Any]]) -> None:
+    """Whatever an application does, one request after another: outcome and number of close() are as without us."""
+    for plan in plans:
+        plain: list[Any] = []
+        tracked: list[Any] = []
+        expected = serve(made(plan, plain)).outcome()
+        assert serve(TracebackerMiddleware(made(plan, tracked), base)).outcome() == expected
+        assert [getattr(body, "closed", 0) for body in tracked] == [getattr(body, "closed", 0) for body in plain]
+    (found,) = agent._agents.values()
+    assert [core.started for core in found.cores.all()] == [0.0]

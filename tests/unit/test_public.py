@@ -1,0 +1,58 @@
+"""The public menu: what stands on it, and what it costs to look at it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import wsgi_tracebacker
+from tests.support.programs import PROJECT
+
+
+def test_the_menu_is_complete() -> None:
+    """Every public name is on the list, and every name on the list is there."""
+    public = {name for name in vars(wsgi_tracebacker) if not name.startswith("_")}
+    modules = {name for name in public if type(getattr(wsgi_tracebacker, name)).__name__ == "module"}
+    assert public - modules == set(wsgi_tracebacker.__all__) - {"__version__"}
+    assert all(hasattr(wsgi_tracebacker, name) for name in wsgi_tracebacker.__all__)
+
+
+def test_public_names_say_what_they_are() -> None:
+    """Whatever is on the menu has a docstring."""
+    undocumented = [
+        name for name in wsgi_tracebacker.__all__ if name != "__version__" and not getattr(wsgi_tracebacker, name).__doc__
+    ]
+    assert undocumented == []
+
+
+def test_a_worker_loads_only_the_standard_library() -> None:
+    """A process that imports the package, wraps and serves has neither click nor werkzeug nor the reader loaded."""
+    program = """
+import json, sys
+from wsgi_tracebacker import TracebackerMiddleware
+TracebackerMiddleware(lambda environ, start_response: [])
+outside = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+print(json.dumps([sorted(outside), sorted(name for name in sys.modules if name.startswith("wsgi_tracebacker."))]))
+"""
+    printed = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=30
+    ).stdout
+    outside, ours = json.loads(printed)
+    assert set(outside) <= {"__main__", "wsgi_tracebacker"}
+    assert "wsgi_tracebacker.middleware" in ours
+    assert not [name for name in ours if name.startswith(("wsgi_tracebacker.reader", "wsgi_tracebacker.cli"))]
+
+
+def test_importing_starts_nothing() -> None:
+    """To import the package and wrap an application makes no thread and opens no descriptor."""
+    program = """
+import os, threading
+before = set(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+from wsgi_tracebacker import TracebackerMiddleware
+TracebackerMiddleware(lambda environ, start_response: [])
+after = set(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+print(before == after)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=30)
+    assert printed.stdout == b"True\n"

@@ -1,0 +1,152 @@
+"""The report on an overdue or slow request: lines for people, one document for machines.
+
+Knows how a report reads, and that text and document say the same. Refuses to know where it is logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.formats.escape import printable
+from wsgi_tracebacker.formats.traceback import traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.model import Frame, Request
+    from wsgi_tracebacker.reports import HarakiriReport, Span
+
+#: Other requests that are named; the document holds all of them.
+_MAX_OTHERS_NAMED = 10
+#: A thread with so little CPU waits.
+_WAITING_SHARE = 0.05
+#: A thread that is runnable without a CPU for that long is worth a word.
+_DELAY_SHARE = 0.1
+
+
+def lines(report: HarakiriReport) -> Iterator[str]:
+    """The whole report."""
+    yield f"{subject(report)}; {report.outcome}"
+    for span in report.timeline:
+        yield f"  {span_line(span)}"
+    yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"
+    kernel = _kernel(report)
+    if kernel:
+        yield f"  thread: {kernel}"
+    if report.stack is not None:
+        yield "Traceback (most recent call last):"
+        if report.stack.frames_omitted:
+            yield f"  [{report.stack.frames_omitted} frames left out]"
+        for line in traceback(report.stack.frames):
+            yield f"  {line}"
+    yield _others(report)
+
+
+def one_line(report: HarakiriReport) -> str:
+    """The report on a request that has ended: one line with its total time and timeline."""
+    timeline = "; ".join(span_line(span) for span in report.timeline)
+    return f"{subject(report)}; {report.outcome}" + (f": {timeline}" if timeline else "")
+
+
+def subject(report: HarakiriReport) -> str:
+    """Which request it is, its age and limit, and where it is served."""
+    request = report.request
+    limit = f" (limit {seconds(report.limit_seconds)})" if report.limit_seconds is not None else ""
+    facts = [
+        f"{target(request)} {age(request)}{limit}",
+        f"worker {'?' if report.worker is None else report.worker} core {'?' if report.core is None else report.core}",
+        f"pid {report.pid}",
+    ]
+    if request.request_id:
+        facts.append(f"request id {printable(request.request_id)}")
+    if request.remote_address:
+        facts.append(f"from {printable(request.remote_address)}")
+    facts.append(f"phase {request.phase}")
+    return ", ".join(facts)
+
+
+def target(request: Request) -> str:
+    """``GET /path``, with the query if it is shown."""
+    query = f"?{request.query}" if request.query is not None else ""
+    return printable(f"{request.method} {request.path}{query}")
+
+
+def seconds(value: float) -> str:
+    """A limit: ``30 s``, ``0.25 s``."""
+    return f"{value:g} s"
+
+
+def age(request: Request) -> str:
+    """``30.0 s``; short ones with three decimals, ``0.251 s``."""
+    return f"{request.age_seconds:.1f} s" if request.age_seconds >= 1 else f"{request.age_seconds:.3f} s"
+
+
+def span_line(span: Span) -> str:
+    """``15.0-17.2 s  app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)``."""
+    places = [_place(frame) for frame in (span.application, span.innermost) if frame is not None]
+    where = " › ".join(places) or "(no Python code)"  # noqa: RUF001  (a guillemet: it reads as "into")
+    more = f" and {span.places - 1} other place{'s' if span.places > 2 else ''}" if span.places > 1 else ""
+    return f"{span.from_seconds:.1f}–{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)})"  # noqa: RUF001
+
+
+def _doing(span: Span) -> str:
+    if span.cpu_share is None:
+        return "CPU unknown"
+    doing = "waiting" if span.cpu_share < _WAITING_SHARE else f"CPU {span.cpu_share:.0%}"
+    if span.run_delay_share is not None and span.run_delay_share >= _DELAY_SHARE:
+        doing += f", {span.run_delay_share:.0%} runnable without a CPU"
+    return doing
+
+
+def _place(frame: Frame) -> str:
+    # Two components: a file's name alone is often __init__.py.
+    short = "/".join(frame.filename.split("/")[-2:])
+    return printable(f"{short}:{'?' if frame.lineno is None else frame.lineno} {frame.function}")
+
+
+def _kernel(report: HarakiriReport) -> str:
+    stack = report.stack
+    if stack is None:
+        return ""
+    facts = [printable(stack.name)]
+    if stack.native_id is not None:
+        facts.append(f"native id {stack.native_id}")
+    if stack.state is not None:
+        facts.append(f"state {printable(stack.state)}")
+    if stack.wait_channel:
+        facts.append(f"waits in {printable(stack.wait_channel)}")
+    if report.system_call:
+        facts.append(f"system call {printable(report.system_call)}")
+    if stack.cpu_seconds is not None:
+        facts.append(f"{stack.cpu_seconds:.2f} s of CPU in all")
+    return ", ".join(facts)
+
+
+def _others(report: HarakiriReport) -> str:
+    others = report.others
+    if not others:
+        return "no other request in flight in this worker"
+    named = ", ".join(
+        f"{target(other.request)} {age(other.request)} (core {other.core})" for other in others[:_MAX_OTHERS_NAMED]
+    )
+    rest = f" and {len(others) - _MAX_OTHERS_NAMED} more" if len(others) > _MAX_OTHERS_NAMED else ""
+    one = len(others) == 1
+    return f"{len(others)} other request{'' if one else 's'} in flight in this worker: {named}{rest}"
+
+
+def document(report: HarakiriReport) -> dict[str, Any]:
+    """Everything that the text says, as plain dicts, lists, strings and numbers."""
+    content: dict[str, Any] = _plain(asdict(report))
+    return content
+
+
+def _plain(value: Any) -> Any:
+    # JSON formatters and OpenTelemetry know lists, not tuples; and a lone surrogate of a file name ends an encoder.
+    if isinstance(value, dict):
+        return {key: _plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value

@@ -1,0 +1,74 @@
+"""The values of a report on an overdue or slow request: frozen, slotted, typed.
+
+Knows what a report says. Refuses to know how it is made or written. Apart from ``model``, because the command reads
+snapshots and no reports, and each dataclass costs every start of it half a millisecond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wsgi_tracebacker.model import Frame, Request, Stack  # noqa: TC001  (a value is made of them)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a request's time that was spent in one place."""
+
+    #: Seconds since the start of the request.
+    from_seconds: float
+    to_seconds: float
+    #: The innermost frame of the application's own code, and the innermost of all; None where that is the same.
+    application: Frame | None
+    innermost: Frame | None
+    samples: int
+    #: How often two samples in a row had different stacks.
+    changes: int
+    #: Different places that this stretch holds, the one shown (the most frequent) included.
+    places: int
+    #: Share of the stretch that the thread was on a CPU, and was runnable but not on one; None where /proc is silent.
+    cpu_share: float | None
+    run_delay_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the flight recorder makes of the last stretch."""
+
+    #: ``frozen``, ``busy``, ``progressing``, ``starved`` or ``unknown``.
+    kind: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRequest:
+    """Another request in flight in the same worker, and the core that serves it."""
+
+    core: int | None
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class HarakiriReport:
+    """One overdue or slow request: what it is, where its time went, and what was done about it."""
+
+    #: ``harakiri`` for an overdue request, ``slow`` for one that was slow and has ended.
+    kind: str
+    request: Request
+    worker: int | None
+    core: int | None
+    pid: int
+    #: The limit that it has overrun, in seconds since its start; None if it has none.
+    limit_seconds: float | None
+    #: How much later than its deadline the report was made.
+    late_seconds: float
+    #: ``log``, ``raise`` or ``kill``.
+    action: str
+    #: What was done about it, for people.
+    outcome: str
+    timeline: tuple[Span, ...]
+    verdict: Verdict
+    #: The stack of its thread, without its request (that stands above); None if it has ended.
+    stack: Stack | None
+    system_call: str | None
+    others: tuple[OtherRequest, ...]

@@ -1,0 +1,48 @@
+"""How long a request may take: one limit for all, one for each path prefix, or what a callable says.
+
+Knows the rules by which a limit is chosen. Refuses to know clocks: a limit is a number of seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from wsgi_tracebacker.errors import ConfigurationError
+
+#: What decides a request's limit when it is not the same for all: environ -> seconds, or None for no limit.
+Decide = Callable[[dict[str, Any]], float | None]
+
+
+def checked_seconds(option: str, value: object) -> float | None:
+    """A limit in seconds, None for "off". Raises ConfigurationError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ConfigurationError(f"{option} must be a number of seconds, or None or 0 for none, not {value!r}")
+    return float(value) or None
+
+
+def by_prefix(prefixes: Mapping[str, float | None]) -> Decide:
+    """Choose by path prefix, at segment borders: ``/api`` is for ``/api`` and ``/api/x``, not for ``/apix``.
+
+    The longest prefix wins; ``/`` is for every path; None exempts. Raises ConfigurationError.
+    """
+    seconds_of: dict[str, float | None] = {}
+    for prefix, seconds in prefixes.items():
+        if type(prefix) is not str or (prefix and not prefix.startswith("/")):
+            raise ConfigurationError(f"harakiri: a path prefix starts with a slash, {prefix!r} does not")
+        # WSGI paths are bytes in Latin-1's clothes (PEP 3333): so is what they are compared with.
+        spelled = prefix.rstrip("/").encode("utf-8").decode("latin-1")
+        seconds_of[spelled] = checked_seconds(f"harakiri[{prefix!r}]", seconds)
+
+    def decide(environ: dict[str, Any]) -> float | None:
+        path = (environ.get("SCRIPT_NAME") or "") + (environ.get("PATH_INFO") or "")
+        path = path.rstrip("/")
+        while path not in seconds_of:
+            if not path:
+                return None
+            path = path.rpartition("/")[0]
+        return seconds_of[path]
+
+    return decide

@@ -1,0 +1,312 @@
+"""The flight recorder of one slow request: where its time went, in bounded memory.
+
+Knows stacks as samples, and how to say "the same place" of two. Refuses to know clocks, threads and the kernel: ages,
+CPU times and stacks are passed in.
+
+A single stack at the end blames whatever line happened to run then. So a slow request's thread is sampled, and
+samples in the same place are one run. The same place: the same line of the innermost frame of the application's own
+code, calling the same innermost function. When there are more runs than fit, neighbours are merged, first those in
+the same function, then the shortest: what is lost is detail within short stretches, never a stretch.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.reports import Span, Verdict
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.model import Frame
+    from wsgi_tracebacker.worker.stacks import Places, RawStack, SourceFile
+
+#: Runs that are kept while a request runs, at some 500 bytes each, however long it runs.
+MAX_RUNS = 48
+#: Lines of a timeline: what fits on a screen beside the stack.
+MAX_SPANS = 8
+#: Different places that a merged run remembers.
+_MAX_PLACES = 8
+#: A run shorter than this share of the whole is an episode: several of them in a row in one function become one line.
+_EPISODE_SHARE = 0.05
+
+#: Fewer samples prove nothing.
+_MIN_SAMPLES = 3
+#: Below this share of a CPU, a thread does nothing; above that one, it is busy.
+_IDLE_SHARE = 0.02
+_BUSY_SHARE = 0.5
+#: Runnable without a CPU for more than half the time: the machine is full, or a container's quota is used up.
+_STARVED_SHARE = 0.5
+#: Our own thread, which needs the GIL for a moment, waited for it so much of the time: so did everybody else.
+_LATE_SHARE = 0.3
+
+
+class Application:
+    """Tells an application's own code from libraries, by where its files are."""
+
+    def __init__(self, own_folder: str) -> None:
+        """``own_folder``: where this package's files are; they are never the application's."""
+        paths = sysconfig.get_paths()
+        folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
+        self._library_folders = tuple(os.path.join(folder, "") for folder in (*folders, own_folder))
+        self._known: dict[str, bool] = {}
+
+    def owns(self, filename: str) -> bool:
+        """Whether a source file is the application's."""
+        known = self._known.get(filename)
+        if known is None:
+            known = not (
+                filename.startswith(("<", *self._library_folders))
+                or "/site-packages/" in filename
+                or "/dist-packages/" in filename
+            )
+            if len(self._known) < 10_000:
+                self._known[filename] = known
+        return known
+
+
+class _Place(NamedTuple):
+    """Where a sample stands, for people: the innermost frame of the application, and the innermost of all."""
+
+    application: Frame | None
+    innermost: Frame | None
+
+
+class _Run:
+    __slots__ = (
+        "changes",
+        "cpu_seconds",
+        "delay_seconds",
+        "from_seconds",
+        "key",
+        "late_seconds",
+        "places",
+        "samples",
+        "to_seconds",
+    )
+
+    def __init__(self, key: object, age: float, place: _Place) -> None:
+        self.key = key
+        self.from_seconds = age
+        self.to_seconds = age
+        self.samples = 1
+        self.changes = 0
+        self.cpu_seconds: float | None = 0.0
+        self.delay_seconds: float | None = 0.0
+        self.late_seconds = 0.0
+        self.places: dict[_Place, int] = {place: 1}
+
+    @property
+    def seconds(self) -> float:
+        return self.to_seconds - self.from_seconds
+
+    @property
+    def function(self) -> tuple[str, str] | None:
+        """The function of the application that it is in mostly."""
+        frame = self.most_frequent().application
+        return None if frame is None else (frame.filename, frame.function)
+
+    def most_frequent(self) -> _Place:
+        return max(self.places, key=self.places.__getitem__)
+
+    def copy(self) -> _Run:
+        run = _Run.__new__(_Run)
+        for name in _Run.__slots__:
+            setattr(run, name, getattr(self, name))
+        run.places = dict(self.places)
+        return run
+
+    def absorb(self, later: _Run) -> None:
+        """Become one run with the next."""
+        self.to_seconds = later.to_seconds
+        self.samples += later.samples
+        self.changes += later.changes
+        self.cpu_seconds = _sum(self.cpu_seconds, later.cpu_seconds)
+        self.delay_seconds = _sum(self.delay_seconds, later.delay_seconds)
+        self.late_seconds += later.late_seconds
+        if self.key != later.key:
+            self.key = None
+        for place, samples in later.places.items():
+            self.places[place] = self.places.get(place, 0) + samples
+        while len(self.places) > _MAX_PLACES:
+            del self.places[min(self.places, key=self.places.__getitem__)]
+
+
+class Recorder:
+    """Samples of one request's thread, as runs."""
+
+    def __init__(self, application: Application, places: Places) -> None:
+        """``places`` looks up lines; like it, a recorder is used by one thread."""
+        self._application = application
+        self._places = places
+        self._runs: list[_Run] = []
+        self._previous: RawStack = []
+        self._cpu: float | None = None
+        self._delay: float | None = None
+
+    @property
+    def runs(self) -> int:
+        """How many runs are held."""
+        return len(self._runs)
+
+    def sample(
+        self,
+        age_seconds: float,
+        stack: RawStack,
+        cpu_seconds: float | None,
+        run_delay_seconds: float | None,
+        late_seconds: float = 0.0,
+    ) -> None:
+        """Note where the thread is.
+
+        :param age_seconds: of the request, now.
+        :param stack: innermost frame first.
+        :param cpu_seconds: on a CPU since the thread began.
+        :param run_delay_seconds: runnable without one since the thread began.
+        :param late_seconds: how much later than planned this sample is.
+        """
+        files: dict[str, SourceFile | None] = {}
+        key, place = self._where(stack, files)
+        changed = stack != self._previous
+        self._previous = stack
+        if self._runs:
+            # The time since the last sample belongs to where the thread was then.
+            run = self._runs[-1]
+            run.to_seconds = age_seconds
+            run.cpu_seconds = _sum(run.cpu_seconds, _difference(cpu_seconds, self._cpu))
+            run.delay_seconds = _sum(run.delay_seconds, _difference(run_delay_seconds, self._delay))
+            run.late_seconds += late_seconds
+            if changed:
+                run.changes += 1
+            if run.key == key:
+                run.samples += 1
+                if place in run.places or len(run.places) < _MAX_PLACES:
+                    run.places[place] = run.places.get(place, 0) + 1
+            else:
+                self._runs.append(_Run(key, age_seconds, place))
+        else:
+            self._runs.append(_Run(key, age_seconds, place))
+        self._cpu, self._delay = cpu_seconds, run_delay_seconds
+        if len(self._runs) > MAX_RUNS:
+            _merge_one(self._runs)
+
+    def end(self, age_seconds: float) -> None:
+        """The request ended: its last run reaches to here."""
+        if self._runs:
+            self._runs[-1].to_seconds = max(age_seconds, self._runs[-1].to_seconds)
+
+    def _where(self, stack: RawStack, files: dict[str, SourceFile | None]) -> tuple[object, _Place]:
+        if not stack:
+            return None, _Place(None, None)
+        innermost = stack[0]
+        application = next((raw for raw in stack if self._application.owns(raw[0].co_filename)), None)
+        innermost_frame = self._places.place(*innermost, files).frame
+        if application is None:
+            return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)
+        frame = self._places.place(*application, files).frame
+        if application is innermost:
+            return (id(application[0]), frame.lineno), _Place(frame, None)
+        return (id(application[0]), frame.lineno, id(innermost[0])), _Place(frame, innermost_frame)
+
+    def timeline(self) -> tuple[Span, ...]:
+        """The stretches so far, in a number that people can read."""
+        return tuple(_span(run) for run in self._merged())
+
+    def verdict(self) -> Verdict:
+        """What the last stretch proves."""
+        runs = self._merged()
+        if not runs:
+            return Verdict("unknown", "no sample was taken")
+        # A stretch of a moment is no ground for a verdict: take the ones before it too.
+        last = runs.pop()
+        while runs and last.samples < _MIN_SAMPLES:
+            earlier = runs.pop()
+            earlier.absorb(last)
+            last = earlier
+        return _verdict(last)
+
+    def _merged(self) -> list[_Run]:
+        runs = [run.copy() for run in self._runs]
+        whole = sum(run.seconds for run in runs)
+        merged: list[_Run] = []
+        for run in runs:
+            before = merged[-1] if merged else None
+            if (
+                before is not None
+                and run.seconds < whole * _EPISODE_SHARE
+                and (before.key is None or before.seconds < whole * _EPISODE_SHARE)
+                and run.function == before.function
+            ):
+                before.absorb(run)
+                before.key = None
+            else:
+                merged.append(run)
+        while len(merged) > MAX_SPANS:
+            _merge_one(merged)
+        return merged
+
+
+def _merge_one(runs: list[_Run]) -> None:
+    """Merge the two neighbours by whose union the least is lost."""
+
+    def loss(index: int) -> tuple[bool, float]:
+        one, other = runs[index], runs[index + 1]
+        return one.function != other.function, one.seconds + other.seconds
+
+    index = min(range(len(runs) - 1), key=loss)
+    runs[index].absorb(runs.pop(index + 1))
+
+
+def _span(run: _Run) -> Span:
+    place = run.most_frequent()
+    return Span(
+        from_seconds=run.from_seconds,
+        to_seconds=run.to_seconds,
+        application=place.application,
+        innermost=place.innermost,
+        samples=run.samples,
+        changes=run.changes,
+        places=len(run.places),
+        cpu_share=_share(run.cpu_seconds, run.seconds),
+        run_delay_share=_share(run.delay_seconds, run.seconds),
+    )
+
+
+def _verdict(run: _Run) -> Verdict:
+    cpu = _share(run.cpu_seconds, run.seconds)
+    delay = _share(run.delay_seconds, run.seconds)
+    late = _share(run.late_seconds, run.seconds)
+    since = f"since {run.from_seconds:.1f} s"
+    if run.samples < _MIN_SAMPLES or not run.seconds:
+        return Verdict("unknown", f"only {run.samples} sample{'s' if run.samples != 1 else ''} {since}")
+    if delay is not None and delay >= _STARVED_SHARE:
+        return Verdict("starved", f"runnable but without a CPU {delay:.0%} of the time {since}")
+    if cpu is not None and cpu >= _BUSY_SHARE:
+        place = run.most_frequent()
+        frame = place.application or place.innermost
+        where = f" within {frame.function}" if frame is not None else ""
+        return Verdict("busy", f"{cpu:.0%} CPU {since}, {'moving' if run.changes else 'in one place'}{where}")
+    if not run.changes and cpu is not None and cpu < _IDLE_SHARE:
+        return Verdict("frozen", f"the same stack and no CPU {since}")
+    if late is not None and late >= _LATE_SHARE:
+        return Verdict(
+            "starved", f"Python itself was busy elsewhere: the GIL was waited for {late:.0%} of the time {since}"
+        )
+    if run.changes:
+        times = f"{run.changes} time{'s' if run.changes != 1 else ''}"
+        return Verdict("progressing", f"the stack changed {times} in {run.samples} samples {since}")
+    if cpu is None:
+        return Verdict("unknown", f"the same stack {since}, and /proc says nothing of its CPU")
+    return Verdict("unknown", f"the same stack and {cpu:.0%} CPU {since}")
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
+def _difference(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else max(0.0, now - before)
+
+
+def _share(part: float | None, whole: float) -> float | None:
+    return None if part is None or whole <= 0.0 else min(1.0, part / whole)

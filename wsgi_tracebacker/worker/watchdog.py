@@ -1,0 +1,516 @@
+"""Deadlines, and what is done when one passes.
+
+Knows when each request in flight becomes slow and overdue, samples those that are slow, makes the reports and takes
+the action. Refuses to log (the reporter does, on a thread of its own) and to know how a thread is interrupted.
+
+Guarantees of the thread: one a process, real also under gevent and eventlet, daemon, started at the first request
+that has a deadline; it dies with a fork, and the child's first request starts another. It waits in poll(), whose time
+limit is monotonic on every interpreter (a timed wait for a lock is not on CPython 3.10), so changes of the clock do
+nothing to it. It blocks on nothing else: no lock of the application's, no disk, no handler.
+
+A request costs nothing extra. The thread never sleeps longer than the shortest time after which any request could
+need it, so a request that begins now needs it after it wakes up anyway. Only one that gets a limit of its own
+compares that with the next wake-up, and wakes it if it must come sooner.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import time
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.formats import report as report_format
+from wsgi_tracebacker.model import Request, Stack
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest
+from wsgi_tracebacker.worker import faults, kernel, logs, requests, stacks
+from wsgi_tracebacker.worker.recorder import Application, Recorder
+from wsgi_tracebacker.worker.reporter import Repeats, full_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsgi_tracebacker.worker.blackbox import StacksFile
+    from wsgi_tracebacker.worker.cores import Cores
+    from wsgi_tracebacker.worker.primitives import Primitives
+    from wsgi_tracebacker.worker.reporter import Entry, Reporter
+    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.settings import Settings
+
+#: How long a kill waits for its report to be logged; the stacks file has it by then.
+_KILL_WAITS_SECONDS = 1.0
+#: After a fault of ours, before it goes on.
+_FAULT_PAUSE_SECONDS = 1.0
+#: At least so long between two looks: a limit of a microsecond must not make a loop.
+_MIN_SLEEP_SECONDS = 0.002
+#: Nothing to wait for: as good as for ever, and short enough for poll().
+_IDLE_SECONDS = 3600.0
+
+_NEVER = float("inf")
+
+
+class _Watch:
+    """What is known of one slow request."""
+
+    __slots__ = (
+        "core",
+        "finished_before",
+        "grace_ends",
+        "is_killed",
+        "last_sample",
+        "next_sample",
+        "raised",
+        "recorder",
+        "reported",
+        "request",
+        "token",
+    )
+
+    def __init__(self, core: Core, token: float, request: Request, recorder: Recorder, now: float) -> None:
+        self.core = core
+        self.token = token
+        self.request = request
+        self.recorder = recorder
+        self.finished_before = core.finished
+        self.next_sample = now
+        self.last_sample: float | None = None
+        #: The limit that its report named; None while it was not overdue.
+        self.reported: float | None = None
+        self.raised = False
+        self.grace_ends = _NEVER
+        self.is_killed = False
+
+
+class Watchdog:
+    """Watches the requests of one process."""
+
+    def __init__(
+        self,
+        *,
+        primitives: Primitives,
+        cores: Cores,
+        reporter: Reporter,
+        stacks_file: StacksFile | None,
+        places: stacks.Places,
+        worker_number: Callable[[], int | None],
+        interrupt: Callable[[Core, float], bool] | None,
+    ) -> None:
+        """Nothing runs before start().
+
+        :param interrupt: raises into the request ``token`` of a core; whether it could.
+        """
+        self.ident: int | None = None
+        self._primitives = primitives
+        self._cores = cores
+        self._reporter = reporter
+        self._stacks_file = stacks_file
+        self._places = places
+        self._worker_number = worker_number
+        self._interrupt = interrupt
+        self._application = Application(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        self._watches: dict[int, _Watch] = {}
+        self._reports = Repeats()
+        self._slow_lines = Repeats()
+        #: The shortest time after which a request under any of the settings could need us.
+        self._horizon_seconds = _IDLE_SECONDS
+        #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
+        self.wakes_at = _NEVER
+        self._stopping = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ended = primitives.allocate_lock()
+
+    # --- the thread
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError when the system gives none."""
+        self._ended.acquire()
+        try:
+            self._primitives.start_new_thread(self._run, ())
+        except BaseException:
+            self._ended.release()
+            raise
+
+    def stop(self, timeout_seconds: float) -> None:
+        """End the thread."""
+        self._stopping = True
+        self.wake()
+        if self._ended.acquire(timeout=timeout_seconds):
+            self._ended.release()
+            self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: there is no thread."""
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+
+    def wake(self) -> None:
+        """Make it look around now."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    def attend(self, settings: Settings) -> None:
+        """From now on, requests under these settings come: look around at least as often as they may need it."""
+        first = _first_event(settings)
+        if first is not None and first < self._horizon_seconds:
+            self._horizon_seconds = first
+            self.wake()
+
+    def limit_changed(self, core: Core) -> None:
+        """A request got a limit of its own: wake up if that comes before the next look."""
+        slow_at, overdue_at = thresholds(core, core.started)
+        if min(slow_at, overdue_at) < self.wakes_at:
+            self.wake()
+
+    def _run(self) -> None:
+        self.ident = self._primitives.get_ident()
+        try:
+            poll = self._primitives.poll()
+            poll.register(self._wake, select.POLLIN)
+            planned = monotonic()
+            while not self._stopping:
+                try:
+                    sleep_seconds = self._look_around(max(0.0, monotonic() - planned))
+                except Exception:
+                    faults.caught("in the watchdog")
+                    sleep_seconds = _FAULT_PAUSE_SECONDS
+                planned = monotonic() + sleep_seconds
+                if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
+                    planned = monotonic()
+                    try:
+                        os.eventfd_read(self._wake)
+                    except BlockingIOError:
+                        pass
+        finally:
+            self._ended.release()
+
+    def _look_around(self, late_seconds: float) -> float:
+        """Do what is due; the seconds until something may be due again."""
+        self.wakes_at = _NEVER
+        now = monotonic()
+        wake_at = now + self._horizon_seconds
+        due: list[_Watch] = []
+        for core in self._cores.all():
+            token = core.started
+            if token <= 0.0:
+                continue
+            slow_at, overdue_at = thresholds(core, token)
+            watch = self._watches.get(id(core))
+            if watch is None or watch.token != token:
+                event_at = min(slow_at, overdue_at)
+                if now < event_at:
+                    wake_at = min(wake_at, event_at)
+                    continue
+                if watch is not None:
+                    self._ended_request(watch, now)
+                watch = self._begin(core, token, now)
+                if watch is None:
+                    wake_at = now
+                    continue
+            due.append(watch)
+        for key, watch in list(self._watches.items()):
+            if watch.core.started != watch.token:
+                del self._watches[key]
+                self._ended_request(watch, now)
+        if due:
+            wake_at = min(wake_at, self._attend_slow(due, late_seconds))
+        wake_at = min(wake_at, self._summaries(now))
+        self._reporter.rescue(now)
+        if self._reporter.hangs(now) or self._reporter.is_busy:
+            wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
+        self.wakes_at = wake_at
+        return max(0.0, wake_at - monotonic())
+
+    # --- one slow request
+
+    def _begin(self, core: Core, token: float, now: float) -> _Watch | None:
+        request = requests.describe(core, token, now, time.time())
+        if request is None:
+            return None
+        recorder = Recorder(self._application, self._places)
+        watch = self._watches[id(core)] = _Watch(core, token, request, recorder, now)
+        return watch
+
+    def _attend_slow(self, due: list[_Watch], late_seconds: float) -> float:
+        """Sample and judge; when the next of it is due."""
+        # One look at the threads for all of them; only theirs are walked.
+        wanted = {watch.core.serving_ident() for watch in due}
+        walked = stacks.walk((), wanted)
+        wake_at = _NEVER
+        for watch in due:
+            now = monotonic()
+            core, token = watch.core, watch.token
+            stack = walked.get(core.serving_ident(), [])
+            request = requests.describe(core, token, now, time.time())
+            if request is None:
+                # It ended after the look at its stack, which then may be another's.
+                wake_at = min(wake_at, now)
+                continue
+            watch.request = request
+            settings = core.settings
+            if settings is None:
+                continue
+            interval = 1.0 / settings.samples_per_second
+            if now >= watch.next_sample - _MIN_SLEEP_SECONDS:
+                self._sample(watch, stack, now, late_seconds)
+                watch.next_sample = max(watch.next_sample + interval, now + interval / 2)
+            _, overdue_at = thresholds(core, token)
+            if now >= overdue_at and watch.reported is None:
+                self._overdue(watch, settings, stack, overdue_at - token, now)
+            if now >= watch.grace_ends and not watch.is_killed:
+                self._kill_after_grace(watch, settings, stack, now)
+            wake_at = min(wake_at, watch.next_sample, watch.grace_ends if not watch.is_killed else _NEVER)
+            if watch.reported is None:
+                wake_at = min(wake_at, overdue_at)
+        return wake_at
+
+    def _sample(self, watch: _Watch, stack: stacks.RawStack, now: float, late_seconds: float) -> None:
+        native_id = watch.core.native_id
+        cpu, delay = kernel.cpu_and_run_delay(native_id) if native_id is not None else (None, None)
+        watch.recorder.sample(now - watch.token, stack, cpu, delay, late_seconds if watch.last_sample else 0.0)
+        watch.last_sample = now
+
+    def _overdue(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, limit: float, now: float) -> None:
+        watch.reported = limit
+        if watch.last_sample != now:
+            self._sample(watch, stack, now, 0.0)
+        action = settings.harakiri_action
+        if action == "kill":
+            self._kill(watch, settings, stack, now, "killing this worker")
+            return
+        outcome = "logged, still running"
+        if action == "raise":
+            outcome = self._raise(watch, settings, now)
+        report = self._report(watch, stack, now, limit, action, outcome)
+        self._say(report, settings, watch)
+
+    def _raise(self, watch: _Watch, settings: Settings, now: float) -> str:
+        grace = settings.harakiri_grace
+        if grace is not None:
+            watch.grace_ends = now + grace
+        watch.raised = True
+        killed = f"; killed in {grace:g} s if it is still there" if grace is not None else ""
+        if self._interrupt is not None and self._interrupt(watch.core, watch.token):
+            return (
+                "HarakiriTimeout raised in its thread, which takes effect when Python code runs there again (a C call"
+                f" is not interrupted){killed}"
+            )
+        return (
+            "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
+            f"{killed}"
+        )
+
+    def _kill_after_grace(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, now: float) -> None:
+        self._kill(watch, settings, stack, now, "still there after it was raised into, killing this worker")
+
+    def _kill(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, now: float, outcome: str) -> None:
+        watch.is_killed = True
+        others = self._others(watch, now)
+        if others:
+            outcome += f", and with it the {len(others)} other request{'s' if len(others) > 1 else ''} named below"
+        report = self._report(watch, stack, now, watch.reported or 0.0, "kill", outcome, others)
+        entry = self._say(report, settings, watch, always=True)
+        if entry is not None:
+            entry.done.acquire(timeout=_KILL_WAITS_SECONDS)
+        if watch.core.started != watch.token:
+            # It ended in that very moment: nobody is to die for it.
+            return
+        if os.getpid() == 1:
+            # The kernel keeps pid 1 of a namespace from its own signals.
+            os._exit(128 + signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _ended_request(self, watch: _Watch, now: float) -> None:
+        core = watch.core
+        settings = core.settings
+        # Its end is known to the moment unless the core has begun and finished another one since.
+        ended = core.ended if core.finished == watch.finished_before + 1 else now
+        age = max(0.0, ended - watch.token)
+        watch.recorder.end(age)
+        if watch.last_sample is None or settings is None:
+            return
+        request = _aged(watch.request, age)
+        outcome = "ended" if watch.reported is None else "overdue and reported, ended at last"
+        if watch.raised:
+            outcome = "ended after HarakiriTimeout was raised"
+        limit = watch.reported
+        if limit is None:
+            limit = settings.harakiri
+        report = HarakiriReport(
+            kind="slow",
+            request=request,
+            worker=self._worker_number(),
+            core=core.number,
+            pid=os.getpid(),
+            limit_seconds=limit,
+            late_seconds=0.0,
+            action="log",
+            outcome=outcome,
+            timeline=watch.recorder.timeline(),
+            verdict=watch.recorder.verdict(),
+            stack=None,
+            system_call=None,
+            others=(),
+        )
+        line = report_format.one_line(report)
+        if self._slow_lines.admit(_place_key(report), report_format.target(request), now):
+            self._reporter.post(logs.SLOW, logging.WARNING, "slow", line, report_format.document(report))
+
+    # --- reports
+
+    def _report(
+        self,
+        watch: _Watch,
+        stack: stacks.RawStack,
+        now: float,
+        limit: float,
+        action: str,
+        outcome: str,
+        others: tuple[OtherRequest, ...] | None = None,
+    ) -> HarakiriReport:
+        core = watch.core
+        native_id = core.native_id
+        status = kernel.thread_status(native_id) if native_id is not None else kernel.ThreadStatus()
+        places, omitted = self._places.resolve(stack, {})
+        thread = core.thread
+        return HarakiriReport(
+            kind="harakiri",
+            request=watch.request,
+            worker=self._worker_number(),
+            core=core.number,
+            pid=os.getpid(),
+            limit_seconds=limit,
+            late_seconds=max(0.0, now - watch.token - limit),
+            action=action,
+            outcome=outcome,
+            timeline=watch.recorder.timeline(),
+            verdict=watch.recorder.verdict(),
+            stack=Stack(
+                name=thread.name if thread is not None else self._cores.thread_name(core) or f"Core{core.number}",
+                ident=core.serving_ident(),
+                native_id=native_id,
+                core=core.number,
+                daemon=thread.daemon if thread is not None else None,
+                state=status.state,
+                wait_channel=status.wait_channel,
+                cpu_seconds=status.cpu_seconds,
+                frames=tuple(place.frame for place in places),
+                frames_omitted=omitted,
+            ),
+            system_call=kernel.system_call(native_id) if native_id is not None else None,
+            others=self._others(watch, now) if others is None else others,
+        )
+
+    def _others(self, watch: _Watch, now: float) -> tuple[OtherRequest, ...]:
+        others = []
+        for core in self._cores.all():
+            token = core.started
+            if core is watch.core or token <= 0.0:
+                continue
+            request = requests.describe(core, token, now, time.time())
+            if request is not None:
+                others.append(OtherRequest(core.number, request))
+        others.sort(key=lambda other: -other.request.age_seconds)
+        return tuple(others)
+
+    def _say(self, report: HarakiriReport, settings: Settings, watch: _Watch, *, always: bool = False) -> Entry | None:
+        """Write the report to the stacks file, and hand it over to be logged, or counted if it repeats another."""
+        subject = report_format.target(watch.request)
+        logged = self._reports.admit(_place_key(report), subject, monotonic()) or always
+        if not logged and settings.on_harakiri is None:
+            return None
+        text = full_text(report)
+        if logged and self._stacks_file is not None:
+            self._stacks_file.write(f"{_timestamp()} harakiri: {text}\n\n")
+        return self._reporter.post(
+            logs.HARAKIRI,
+            logging.ERROR,
+            "harakiri",
+            text,
+            report_format.document(report),
+            report=report,
+            callback=settings.on_harakiri,
+            logged=logged,
+        )
+
+    def _summaries(self, now: float) -> float:
+        wake_at = _NEVER
+        for repeats, logger, level, kind in (
+            (self._reports, logs.HARAKIRI, logging.ERROR, "harakiri"),
+            (self._slow_lines, logs.SLOW, logging.WARNING, "slow"),
+        ):
+            for subject, count in repeats.summary(now):
+                more = f"{count} more request{'s' if count > 1 else ''}"
+                message = f"{more} in the last minute at the same place as {subject}"
+                if not subject:
+                    message = f"{more} in the last minute at other places"
+                content = {"kind": f"{kind}-summary", "subject": subject, "count": count, "pid": os.getpid()}
+                self._reporter.post(logger, level, kind, message, content)
+            ends_at = repeats.ends_at()
+            if ends_at is not None:
+                wake_at = min(wake_at, ends_at)
+        return wake_at
+
+
+def thresholds(core: Core, token: float) -> tuple[float, float]:
+    """When the request ``token`` of a core becomes slow and when overdue, on the monotonic clock."""
+    settings = core.settings
+    if settings is None or token <= 0.0:
+        return _NEVER, _NEVER
+    harakiri = settings.harakiri
+    own = core.own_limit
+    since = 0.0
+    if own is not None and own[0] == token:
+        _, since, harakiri = own
+    slow = settings.slow
+    if slow is None and harakiri is not None:
+        slow = harakiri / 2
+    # A limit that was set while the request ran counts from then on: ``since`` seconds after its start.
+    overdue_at = token + since + harakiri if harakiri is not None else _NEVER
+    if slow is None:
+        return _NEVER, overdue_at
+    slow_at = token + slow + (since if settings.slow is None else 0.0)
+    return min(slow_at, overdue_at), overdue_at
+
+
+def _first_event(settings: Settings) -> float | None:
+    """The shortest time after which a request under these settings can need the watchdog, limits of its own aside."""
+    slow = settings.slow
+    if slow is None and settings.harakiri is not None:
+        slow = settings.harakiri / 2
+    times = [seconds for seconds in (slow, settings.harakiri) if seconds is not None]
+    return min(times) if times else None
+
+
+def _aged(request: Request, age: float) -> Request:
+    return Request(
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        remote_address=request.remote_address,
+        request_id=request.request_id,
+        started_at=request.started_at,
+        age_seconds=age,
+        phase=request.phase,
+    )
+
+
+def _place_key(report: HarakiriReport) -> object:
+    """What makes two reports the same: they stand in the same place of the application's code."""
+    if report.stack is not None and not report.timeline:
+        frame = report.stack.frames[-1] if report.stack.frames else None
+        return (report.kind, report.outcome, frame)
+    longest = max(report.timeline, key=lambda span: span.to_seconds - span.from_seconds, default=None)
+    last = report.timeline[-1] if report.timeline else None
+    place = last if report.stack is not None else longest
+    if place is None:
+        return (report.kind, report.outcome)
+    frames = (place.application, place.innermost)
+    return (report.kind, report.action, tuple((f.filename, f.lineno, f.function) for f in frames if f is not None))
+
+
+def _timestamp() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S%z")
