@@ -101,6 +101,37 @@ class Body:
                 core.started = 0.0
 
 
+class GeneratorBody(Body):
+    """The same for a generator, which most bodies are: it is its own iterator, and always has a ``close()``."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.tb_core.reader_ident = _get_ident()
+        iterator: Iterator[bytes] = self.tb_iterable
+        return iterator
+
+    def close(self) -> None:
+        """Close the generator, and end the request in any case."""
+        core, started = self.tb_core, self.tb_started
+        if core.started != started:
+            # Closed before, or ended in another way: seldom enough for the long way.
+            Body.close(self)
+            return
+        core.phase = CLOSE
+        self.tb_started = 0.0
+        try:
+            self.tb_iterable.close()
+        finally:
+            self.tb_lease = None
+            if core.started == started:
+                core.reader_ident = core.ident
+                core.environ = None
+                core.ended = monotonic()
+                core.finished += 1
+                core.started = 0.0
+
+
 class SizedBody(Body):
     """The same for an iterable with a length: servers make a Content-Length of the length 1."""
 
@@ -225,13 +256,17 @@ class TracebackerMiddleware:
             core.end(monotonic())
             raise
         kind = type(result)
-        if kind is list or kind is tuple or (kind is not GeneratorType and is_whole(result, environ)):
+        body: Body
+        if kind is GeneratorType:
+            body = GeneratorBody()
+        elif kind is list or kind is tuple or is_whole(result, environ):
             core.environ = None
             core.ended = monotonic()
             core.finished += 1
             core.started = 0.0
             return result
-        body = Body() if kind is GeneratorType or not hasattr(kind, "__len__") else SizedBody()
+        else:
+            body = SizedBody() if hasattr(kind, "__len__") else Body()
         body.tb_core = core
         body.tb_iterable = result
         body.tb_lease = core.lease

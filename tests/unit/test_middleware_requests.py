@@ -209,8 +209,9 @@ def test_nested_requests_do_not_gather(base: str, closes: bool) -> None:
     found: list[dict[str, Any]] = []
     wrapped = TracebackerMiddleware(application, base)
     assert serve(wrapped).error is None
-    del_last = [value() for value in values]
-    assert [found[0]["nested"], len([one for one in del_last if one is not None])] == [[], 0]
+    assert len(found[0]["nested"]) == (0 if closes else 1)  # the last one is still a local variable there
+    snapshot(base)
+    assert [value() for value in values] == [None] * 1000
     (only,) = agent._agents.values()
     assert sum(len(core.nested) for core in only.cores.all()) <= 1
 

@@ -434,6 +434,13 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     found = _agents.get(identity)
     if found is not None:
         MARK[0] = 1
+        if found.settings.base != settings.base:
+            faults.warn_once(
+                f"base {settings.base}",
+                "this process listens at %s<N> already; socket=%r of another middleware in it is not used",
+                found.settings.base,
+                settings.base,
+            )
         return found
     made = Agent(settings, environ, application)
     agent = _agents.setdefault(identity, made)

@@ -1,0 +1,195 @@
+"""Core numbers and thread names."""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.unit.wsgi import environ, serve, snapshot
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.worker.cores import Cores
+from wsgi_tracebacker.worker.requests import APP, BODY, AbandonedCore, Core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def cores() -> Cores:
+    return Cores(_thread.allocate_lock)
+
+
+def test_the_smallest_free_number_is_taken() -> None:
+    """Numbers count from 0; one that was given back is taken before a new one."""
+    pool = cores()
+    taken = [pool.take(ident, None, None) for ident in range(5)]
+    assert [core.number for core, _ in taken] == [0, 1, 2, 3, 4]
+    del taken[1], taken[2]  # 1 and 3
+    assert [core.number for core in pool.all()] == [0, 2, 4]
+    assert [pool.take(9, None, None)[0].number for _ in range(1)] == [1]
+    more = [pool.take(9, None, None) for _ in range(3)]
+    assert [core.number for core, _ in more] == [1, 3, 5]
+
+
+def test_a_core_in_flight_keeps_its_number() -> None:
+    """A thread that ended while the body of its request lives: the number is free only when that has ended."""
+    pool = cores()
+    core, marker = pool.take(1, None, None)
+    core.phase, core.started = APP, 5.0
+    del marker
+    assert pool.all() == [core]
+    core.end(6.0)
+    assert (pool.all(), pool.finished()) == ([], 1)
+
+
+def test_what_a_dropped_request_held_is_let_go_outside_the_lock() -> None:
+    """A destructor of the application that comes back into us meets no lock that is held."""
+    pool = cores()
+    free = []
+
+    class Value:
+        def __del__(self) -> None:
+            free.append(pool._lock.acquire(blocking=False))
+            if free[-1]:
+                pool._lock.release()
+
+    class Thread(threading.Thread):
+        def __del__(self) -> None:
+            Value()
+
+    def drop() -> tuple[Core, object]:
+        core, marker = pool.take(1, None, Thread())
+        core.environ, core.phase, core.started = {"value": Value()}, BODY, 5.0
+        inner = Core(None, 1, None, None)
+        inner.environ, inner.phase, inner.started = {"value": Value()}, BODY, 5.0
+        core.nested.append(inner)
+        return core, marker
+
+    drop()  # its marker is gone at once: the core is freed too, with its thread
+    looks: list[Callable[[], object]] = [pool.all, lambda: pool.take(2, None, None)]
+    for look in looks:
+        drop()
+        look()
+    core, marker = drop()
+    pool.settle(core)
+    assert marker is not None
+    del core, marker
+    pool.all()
+    assert free
+    assert all(free)
+    assert len(free) >= 4 * 2
+
+
+def test_a_request_that_begins_while_somebody_looks_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at a core its body is closed and the next request begins: that one goes on."""
+    core = Core(0, 1, None, None)
+    core.phase, core.started = BODY, 5.0
+
+    class Tricky(Core):
+        __slots__ = ()
+
+        @property
+        def lease(self) -> object:  # type: ignore[override]
+            Core.started.__set__(self, 7.0)  # type: ignore[attr-defined]
+            self.phase = APP
+            return object()
+
+        @lease.setter
+        def lease(self, value: object) -> None:
+            pass
+
+    core.__class__ = Tricky
+    assert core.body_was_dropped() is False
+
+
+def test_an_abandoned_core_stays_unusable() -> None:
+    """A request in flight that ends after its core was abandoned does not make that core look idle."""
+    pool = cores()
+    core, _marker = pool.take(1, None, None)
+    core.started = 5.0
+    pool.abandon()
+    core.end(6.0)
+    core.started = 0.0
+    assert (type(core), core.started) == (AbandonedCore, -1.0)
+
+
+def core_names(base: str) -> list[str]:
+    return [thread["name"] for thread in snapshot(base)["threads"] if thread["core"] is not None]
+
+
+def serve_in_thread(wrapped: TracebackerMiddleware, names: list[str], **options: Any) -> None:
+    def run() -> None:
+        serve(wrapped)
+        names.append(threading.current_thread().name)
+
+    thread = threading.Thread(target=run, **options)
+    thread.start()
+    thread.join(30)
+
+
+def test_threads_are_named_after_worker_and_core(base: str) -> None:
+    """Threads that serve bear their worker's and core's number, on the Python thread too, the main thread first."""
+    wrapped = TracebackerMiddleware(lambda *_: [], base)
+    serve(wrapped)
+    assert threading.main_thread().name == "WSGIWorker1Core0"
+    names: list[str] = []
+    for _ in range(3):  # each ends before the next one begins
+        serve_in_thread(wrapped, names)
+    assert names == ["WSGIWorker1Core1"] * 3
+    wait_until(lambda: core_names(base) == ["WSGIWorker1Core0"], "the ended threads' core is free")
+
+
+def test_naming_can_be_switched_off(base: str) -> None:
+    """With name_threads=False every thread keeps the name it has; the snapshot still knows the cores."""
+    main = threading.main_thread().name
+    wrapped = TracebackerMiddleware(lambda *_: [], base, name_threads=False)
+    names: list[str] = []
+    serve(wrapped)
+    serve_in_thread(wrapped, names, name="mine")
+    assert (names, threading.main_thread().name) == (["mine"], main)
+    assert [thread["name"] for thread in snapshot(base)["threads"] if thread["core"] == 0] == [main]
+
+
+def foreign_by_start_new_thread(work: Callable[[], None]) -> None:
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            done.release()
+
+    _thread.start_new_thread(run, ())
+    assert done.acquire(timeout=30)
+
+
+def foreign_by_pthread(work: Callable[[], None]) -> None:
+    libc = ctypes.CDLL(None)
+    callback = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda _: work())
+    thread = ctypes.c_ulong()
+    assert libc.pthread_create(ctypes.byref(thread), None, callback, None) == 0
+    assert libc.pthread_join(thread, None) == 0
+
+
+@pytest.mark.parametrize("start", [foreign_by_start_new_thread, foreign_by_pthread])
+def test_a_thread_that_python_did_not_start_gets_no_dummy(base: str, start: Callable[[Callable[[], None]], None]) -> None:
+    """A server's own thread serves, is seen under its core's name, and no dummy Thread object stays behind."""
+    wrapped = TracebackerMiddleware(lambda request, _: found.append(snapshot(base)) or [], base)  # type: ignore[func-returns-value]
+    found: list[dict[str, Any]] = []
+    serve(wrapped)
+    before = set(threading._active)  # type: ignore[attr-defined]
+    start(lambda: serve(wrapped, environ("/foreign")) and None)
+    assert set(threading._active) == before  # type: ignore[attr-defined]
+    (thread,) = [thread for thread in found[-1]["threads"] if thread["request"]]
+    assert (thread["name"], thread["kind"], thread["daemon"], thread["request"]["path"]) == (
+        "WSGIWorker1Core1",
+        "foreign",
+        None,
+        "/foreign",
+    )
+    wait_until(lambda: core_names(base) == ["WSGIWorker1Core0"], "its core is free")
