@@ -25,9 +25,11 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
+from wsgi_tracebacker.formats.blackbox import FLIGHT
 from wsgi_tracebacker.worker import agent, faults, limits, standing_aside
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import MARK
+from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
 from wsgi_tracebacker.worker.interrupt import Interruptible
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.responses import is_whole
@@ -42,6 +44,15 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.settings import Settings
 
 _get_ident = agent.get_ident
+_write_row = FLIGHT.pack_into
+#: RFC 9110, and WebDAV's. Others are encoded when they come.
+_METHODS = {
+    method: method.encode()
+    for method in (
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+        "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH",
+    )
+}  # fmt: skip
 
 
 class Body:
@@ -98,6 +109,7 @@ class Body:
                 core.environ = None
                 core.ended = monotonic()
                 core.finished += 1
+                core.marks[0] = 0.0
                 core.started = 0.0
 
 
@@ -129,6 +141,7 @@ class GeneratorBody(Body):
                 core.environ = None
                 core.ended = monotonic()
                 core.finished += 1
+                core.marks[0] = 0.0
                 core.started = 0.0
 
 
@@ -164,6 +177,8 @@ class TracebackerMiddleware:
         harakiri_grace: float | None = None,
         samples_per_second: float | None = None,
         on_harakiri: Callable[[HarakiriReport], object] | None = None,
+        harakiri_margin: float | None = None,
+        dump_signal: int | str | None = DEFAULT_DUMP_SIGNAL,
     ) -> None:
         """Wrap ``app``. Nothing is opened or started before a request comes.
 
@@ -189,6 +204,10 @@ class TracebackerMiddleware:
             there. ``WSGI_TB_HARAKIRI_GRACE``, never.
         :param samples_per_second: of the flight recorder. ``WSGI_TB_SAMPLES_PER_SECOND``, 10.
         :param on_harakiri: called with each HarakiriReport, on a thread of ours.
+        :param harakiri_margin: with ``kill``, seconds beyond the limit after which the process is killed even if
+            Python cannot run in it. ``WSGI_TB_HARAKIRI_MARGIN``, 1.
+        :param dump_signal: the signal that faulthandler answers when this worker is proven stalled, a number or a
+            name; None: none. ``WSGI_TB_DUMP_SIGNAL``, ``SIGRTMIN+5``.
         :raises ConfigurationError: for an option of the wrong type, or a value that can never work.
         """
         if not callable(app):
@@ -208,6 +227,8 @@ class TracebackerMiddleware:
             harakiri_grace=harakiri_grace,
             samples_per_second=samples_per_second,
             on_harakiri=on_harakiri,
+            harakiri_margin=harakiri_margin,
+            dump_signal=dump_signal,
         )
         #: Where each thread finds its core; the agent's, from the first request on.
         self.__local: Any = None
@@ -239,17 +260,25 @@ class TracebackerMiddleware:
             core = None
         if core is None or core.started or not MARK[0]:
             return self.__serve_unusual(environ, start_response)
+        started = monotonic()
         try:
-            core.method = environ["REQUEST_METHOD"]
-            core.script = environ["SCRIPT_NAME"]
-            core.path = environ["PATH_INFO"]
-        except (KeyError, TypeError):
-            _note_by_get(core, environ)
+            script, path = environ["SCRIPT_NAME"], environ["PATH_INFO"]
+            _write_row(
+                core.buffer,
+                core.offset,
+                started,
+                _METHODS[environ["REQUEST_METHOD"]],
+                (script + path if script else path).encode(),
+                started,
+            )
+        except Exception:
+            # An unusual method, or a server that leaves out what PEP 3333 allows to be empty.
+            core.note(environ, started)
         core.environ = environ
         core.settings = self.__settings
         core.phase = APP
         environ[HANDLE_KEY] = core.handle
-        started = core.started = monotonic()
+        core.started = started
         try:
             result = self.__app(environ, start_response)
         except BaseException:
@@ -263,6 +292,7 @@ class TracebackerMiddleware:
             core.environ = None
             core.ended = monotonic()
             core.finished += 1
+            core.marks[0] = 0.0
             core.started = 0.0
             return result
         else:
@@ -323,14 +353,6 @@ class _Deciding:
         except Exception:
             faults.caught("when the harakiri callable was asked for a limit")
         return self._app(environ, start_response)
-
-
-def _note_by_get(core: Core, environ: WSGIEnvironment) -> None:
-    """For a server that leaves out a key which PEP 3333 allows to be empty."""
-    get = getattr(environ, "get", None)
-    core.method, core.script, core.path = (
-        (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
-    )
 
 
 def _application_name(app: object) -> str:

@@ -157,3 +157,8 @@ class Card:
     application: str | None
     cwd: str
     started_at: float
+    #: Where the table of requests in flight is, and the file of the last reports and stacks; None: there is none.
+    black_box: str | None = None
+    stacks: str | None = None
+    #: The signal that faulthandler answers with all stacks, into ``stacks``; None: none.
+    dump_signal: int | None = None

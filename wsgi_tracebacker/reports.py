@@ -72,3 +72,37 @@ class HarakiriReport:
     stack: Stack | None
     system_call: str | None
     others: tuple[OtherRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LostRequest:
+    """A request that was in flight when its worker died."""
+
+    core: int
+    native_id: int
+    method: str
+    path: str
+    started_at: float
+    remote_address: str | None
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Postmortem:
+    """What a worker was doing when it died."""
+
+    number: int
+    base: str
+    pid: int
+    server: str | None
+    application: str | None
+    started_at: float
+    #: When a request was begun last; the worker lived then.
+    last_written_at: float
+    #: When this was found out.
+    found_at: float
+    requests: tuple[LostRequest, ...]
+    #: Cores beyond the table: what they served is not known.
+    unrecorded_cores: int
+    #: Its last reports and stacks, if there are any.
+    stacks: str | None

@@ -29,7 +29,7 @@ MAX_NUMBER_DIGITS = 5
 
 _INTEGERS = ("number", "pid", "start_ticks", "pid_namespace", "uid")
 _STRINGS = ("base", "boot_id", "cwd")
-_OPTIONAL_STRINGS = ("server", "application")
+_OPTIONAL_STRINGS = ("server", "application", "black_box", "stacks")
 
 
 def socket_path(base: str, number: int) -> str:
@@ -73,6 +73,8 @@ def decode(content: bytes) -> Card:
     for key in _OPTIONAL_STRINGS:
         if not isinstance(document.get(key), (str, type(None))):
             raise FormatError(f"the card's {key!r} is not text")
+    if type(document.get("dump_signal")) not in (int, type(None)):
+        raise FormatError("the card's 'dump_signal' is not a number")
     if type(document.get("started_at")) not in (int, float):
         raise FormatError("the card has no number 'started_at'")
     content_of: dict[str, Any] = {field.name: document.get(field.name) for field in fields(Card)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import grp
+import logging
 import mmap
 import os
 import sys
@@ -22,8 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.errors import NotInRequest
+from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
 from wsgi_tracebacker.model import Card, Counters, LastRequest, Request, Stack, Worker
 from wsgi_tracebacker.worker import (
@@ -31,7 +34,9 @@ from wsgi_tracebacker.worker import (
     faults,
     interrupt,
     kernel,
+    logs,
     peers,
+    postmortem,
     primitives,
     requests,
     respawn,
@@ -40,6 +45,7 @@ from wsgi_tracebacker.worker import (
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
+from wsgi_tracebacker.worker.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.reporter import Reporter
 from wsgi_tracebacker.worker.requests import Core
@@ -48,6 +54,7 @@ from wsgi_tracebacker.worker.watchdog import Watchdog
 if TYPE_CHECKING:
     import _socket
 
+    from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.settings import Settings
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
@@ -121,6 +128,8 @@ class Agent:
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
         self._stacks_file: StacksFile | None = None
+        self._table: blackbox.Table | None = None
+        self._dump_signal: DumpSignal | None = None
         self._watchdog: Watchdog | None = None
         self._attended: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
@@ -141,6 +150,7 @@ class Agent:
                 silent_path="/",
                 is_permitted=lambda connection: peers.is_permitted(connection, self._group_id),
                 on_tick=self._check_paths,
+                on_start=self._listener_started,
                 tick_seconds=TICK_SECONDS,
             )
             listener.start()
@@ -179,15 +189,14 @@ class Agent:
     def _ensure_watchdog(self) -> Watchdog | None:
         if self._watchdog is not None:
             return self._watchdog
-        number = self.slot.number if self.slot is not None else 0
-        self._stacks_file = StacksFile(blackbox.stacks_path(self.settings.base, number)) if number else None
         watchdog = None
         try:
             watchdog = Watchdog(
                 primitives=self.primitives,
                 cores=self.cores,
                 reporter=self._reporter,
-                stacks_file=self._stacks_file,
+                stacks_file=lambda: self._stacks_file,
+                table=lambda: self._table,
                 places=stacks.Places(self._started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
                 interrupt=interrupt.raise_into,
@@ -212,11 +221,10 @@ class Agent:
             self._watchdog.stop(_STOP_SECONDS)
             self._watchdog = None
         self._reporter.stop(_STOP_SECONDS)
-        if self._stacks_file is not None:
-            self._stacks_file.close(remove=True)
         if self.listener is not None:
             self.listener.stop(_STOP_SECONDS)
             self.listener = None
+        self._close_black_box(remove=True)
         if self.slot is not None:
             self.slot.release()
             self.slot = None
@@ -229,8 +237,7 @@ class Agent:
         if self._watchdog is not None:
             self._watchdog.forget()
         self._reporter.forget()
-        if self._stacks_file is not None:
-            self._stacks_file.close(remove=False)
+        self._close_black_box(remove=False)
         if self.slot is not None:
             self.slot.forget()
         self.cores.abandon()
@@ -247,12 +254,18 @@ class Agent:
                     base,
                 )
                 return
+            # The predecessor's files are looked at before they make room for ours.
+            died = postmortem.take(base, taken.number, os.getpid(), kernel.start_ticks() or 0)
+            self._open_black_box(taken.number)
             try:
                 taken.write_card(self._card(taken.number))
                 taken.bind(self._group_id)
             except BaseException:
+                self._close_black_box(remove=True)
                 taken.release()
                 raise
+            if died is not None:
+                self._say_died(died)
         except OSError as error:
             faults.warn_once(
                 "socket", "cannot open a socket at %s<N> (%s); the application is served without it", base, error
@@ -262,9 +275,59 @@ class Agent:
         if self.settings.name_threads:
             self.cores.name_threads(taken.number)
 
+    def _open_black_box(self, number: int) -> None:
+        base = self.settings.base
+        self._close_black_box(remove=True)
+        try:
+            self._table = blackbox.create(blackbox.path_of(base, number, layout.TABLE), self._header(number))
+        except (OSError, ValueError) as error:
+            faults.warn_once("black box", "no black box (%s); after a crash nobody will know what was served", error)
+        else:
+            self.cores.record_in(self._table)
+            if self.listener is not None and self.listener.native_id is not None:
+                self._table.set_listener(self.listener.native_id)
+        self._stacks_file = StacksFile(blackbox.path_of(base, number, layout.STACKS))
+        if self.settings.dump_signal is not None:
+            dump_signal = DumpSignal(self.settings.dump_signal)
+            if dump_signal.register(self._stacks_file):
+                self._dump_signal = dump_signal
+            else:
+                faults.warn_once(
+                    "signal",
+                    "signal %d is in use, or its file cannot be had; a stalled worker will show no stacks",
+                    self.settings.dump_signal,
+                )
+
+    def _close_black_box(self, *, remove: bool) -> None:
+        if self._dump_signal is not None:
+            self._dump_signal.unregister()
+            self._dump_signal = None
+        if self._table is not None:
+            table, self._table = self._table, None
+            # A forked child takes no lock here: abandon() moves its cores.
+            if remove:
+                self.cores.record_in(None)
+            table.close(remove=remove)
+        if self._stacks_file is not None:
+            self._stacks_file.close(remove=remove)
+            self._stacks_file = None
+
+    def _listener_started(self, native_id: int) -> None:
+        if self._table is not None:
+            self._table.set_listener(native_id)
+
+    def _say_died(self, died: Postmortem) -> None:
+        self._reporter.post(
+            logs.POSTMORTEM,
+            logging.ERROR,
+            "postmortem",
+            "\n".join(postmortem_format.lines(died)),
+            {"kind": "postmortem", **postmortem_format.document(died)},
+        )
+
     def _check_paths(self) -> _socket.socket | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
-        self.cores.all()
+        self._note_those_that_stay()
         current = self.slot
         if current is not None and not current.is_intact():
             # Not release() first: the number would be anybody's for a moment. What is left of ours has no lock file
@@ -275,7 +338,36 @@ class Agent:
             self._take_slot(current.number if current is not None else None)
         return self.slot.listening if self.slot is not None else None
 
+    def _note_those_that_stay(self) -> None:
+        """Complete the rows of requests that are in flight for long; where there is a watchdog, it was sooner."""
+        now = monotonic()
+        for core in self.cores.all():
+            token = core.started
+            if token > 0.0 and self._table is not None and core.number is not None:
+                request = requests.describe(core, token, now, 0.0)
+                if request is not None:
+                    self._table.describe(core.number, token, request.remote_address, request.request_id)
+
     # --- who we are
+
+    def _header(self, number: int) -> layout.Header:
+        return layout.Header(
+            pid=os.getpid(),
+            number=number,
+            uid=os.geteuid(),
+            listener=0,
+            start_ticks=kernel.start_ticks() or 0,
+            pid_namespace=kernel.pid_namespace(),
+            started_at=self._started_at or 0.0,
+            monotonic=monotonic(),
+            unix=time.time(),
+            cores=0,
+            is_closed=False,
+            boot_id=kernel.boot_id(),
+            server=self._server,
+            application=self._application,
+            python=_PYTHON_VERSION,
+        )
 
     def _card(self, number: int) -> Card:
         return Card(
@@ -290,6 +382,9 @@ class Agent:
             application=self._application,
             cwd=_cwd(),
             started_at=self._started_at or 0.0,
+            black_box=self._table.path if self._table is not None else None,
+            stacks=self._stacks_file.path if self._stacks_file is not None else None,
+            dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
         )
 
     def _worker(self, in_flight: int) -> Worker:

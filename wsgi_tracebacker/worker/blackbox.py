@@ -1,75 +1,213 @@
-"""What outlives the worker: its last reports, in a file in shared memory.
+"""What outlives the worker: the table of its requests in flight, and its last reports and stacks.
 
-Knows where the file is, who may read it and how large it may grow. Refuses to raise: if it cannot be had there is
-none, and the application is served.
+Knows where these files are, who may read them and how large they may grow. Refuses to raise: what cannot be had there
+is none of, and the application is served. The layout of the table is in ``formats.blackbox``.
 
-A report is written here before it is logged, because logging may hang: an overdue request may hold the lock of the
-very handler that the report would go to. ``/dev/shm``, because a write there never waits for a disk.
+The files are in ``/dev/shm``: a write there never waits for a disk, which shared maps of files on one do, for
+hundreds of milliseconds. They are allocated in full (a sparse file is SIGBUS when memory runs out), never truncated
+while somebody may have them mapped, and never synced.
+
+A report is written to the stacks file before it is logged, because logging may hang: an overdue request may hold the
+lock of the very handler that the report would go to.
 """
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 import os
 import stat
+from typing import TYPE_CHECKING
 
-#: Reports that are kept; a report of a deep stack has some 20 KiB. When full, the file starts anew.
-MAX_BYTES = 512 * 1024
+from wsgi_tracebacker.formats import blackbox as layout
 
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108  (0600, no symlinks followed, the owner checked)
+if TYPE_CHECKING:
+    from wsgi_tracebacker.formats.blackbox import Header
+
+#: Reports and stacks that are kept; those of a deep stack have some 20 KiB. When full, the file starts anew.
+MAX_STACKS_BYTES = 512 * 1024
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  (0600, no symlinks followed, the owner checked)
 _OWNER_ONLY = 0o600
 
+#: What a row is written to by cores that have none in the table: beyond its end, or before there is one.
+Row = tuple["mmap.mmap | memoryview[int]", int, "memoryview[float]"]
 
-def stacks_path(base: str, number: int) -> str:
-    """Where the last reports of worker ``number`` are: one path a slot, so that a successor finds and reuses it."""
-    if not os.path.isdir(_SHARED_MEMORY):
-        return f"{base}{number}.stacks"
-    # The base's path would not fit as a name; 64 bits of it are enough for one user's services.
-    name = hashlib.blake2b(os.fsencode(base), digest_size=8).hexdigest()
-    return f"{_SHARED_MEMORY}/wsgi_tracebacker.{os.geteuid()}.{name}.{number}.stacks"
+
+def path_of(base: str, number: int, kind: str) -> str:
+    """Where a file of worker ``number`` is."""
+    if os.path.isdir(SHARED_MEMORY) and os.access(SHARED_MEMORY, os.W_OK):
+        return os.path.join(SHARED_MEMORY, layout.file_name(base, number, os.geteuid(), kind))
+    return layout.beside_socket(base, number, kind)
+
+
+def scratch_row() -> Row:
+    """A row in memory of its own: nobody outside of the process sees it."""
+    # A view: packing into a bytearray itself takes 60 ns more.
+    buffer = memoryview(bytearray(layout.ROW_BYTES))
+    return buffer, 0, buffer[:8].cast("d")
+
+
+class Table:
+    """The table of requests in flight, shared with whoever may read its file."""
+
+    def __init__(self, path: str, descriptor: int, memory: mmap.mmap, inode: tuple[int, int]) -> None:
+        """Not to be called directly: see create()."""
+        self.path = path
+        self._descriptor = descriptor
+        self._memory = memory
+        self._inode = inode
+
+    def row(self, core: int) -> Row | None:
+        """The row of a core; None beyond the end."""
+        if core >= layout.ROWS:
+            return None
+        offset = layout.row_offset(core)
+        return self._memory, offset, memoryview(self._memory)[offset : offset + 8].cast("d")
+
+    def own(self, core: int, ident: int, native_id: int | None) -> None:
+        """Say once which thread a row is for, and how many cores were given out so far."""
+        if core < layout.ROWS:
+            offset = layout.row_offset(core) + layout.OWNER_OFFSET
+            layout.OWNER.pack_into(self._memory, offset, ident, native_id or 0, core)
+        known = layout.NUMBER.unpack_from(self._memory, layout.CORES_OFFSET)[0]
+        if core >= known:
+            layout.NUMBER.pack_into(self._memory, layout.CORES_OFFSET, core + 1)
+
+    def describe(self, core: int, token: float, remote_address: str | None, request_id: str | None) -> None:
+        """Add to the row of a request that stays."""
+        if core < layout.ROWS:
+            offset = layout.row_offset(core) + layout.DETAIL_OFFSET
+            content = layout.detail_bytes(token, remote_address, request_id)
+            self._memory[offset : offset + len(content)] = content
+
+    def set_listener(self, native_id: int) -> None:
+        """Say which thread answers the socket."""
+        layout.NUMBER.pack_into(self._memory, layout.LISTENER_OFFSET, native_id)
+
+    def close(self, *, remove: bool) -> None:
+        """Let go of the file; ``remove`` it when the worker ends in order."""
+        if self._descriptor < 0:
+            return
+        if remove:
+            layout.NUMBER.pack_into(self._memory, layout.CLOSED_OFFSET, 1)
+            try:
+                there = os.lstat(self.path)
+                if (there.st_dev, there.st_ino) == self._inode:
+                    os.unlink(self.path)
+            except OSError:
+                pass
+        try:
+            os.close(self._descriptor)
+        except OSError:
+            pass
+        self._descriptor = -1
+        # The memory stays mapped until the last core has let go of its row.
+
+
+def create(path: str, header: Header) -> Table:
+    """Make the table of a worker, in the place of its predecessor's. Raises OSError.
+
+    Always a new file: whoever still reads the old one goes on reading that.
+    """
+    _remove_ours(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, _OWNER_ONLY)
+    try:
+        os.fchmod(descriptor, _OWNER_ONLY)
+        os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
+        memory = mmap.mmap(descriptor, layout.FILE_BYTES)
+        content = layout.encode_header(header)
+        memory[: len(content)] = content
+        status = os.fstat(descriptor)
+    except (OSError, ValueError):
+        os.unlink(path)
+        os.close(descriptor)
+        raise
+    return Table(path, descriptor, memory, (status.st_dev, status.st_ino))
+
+
+def read(path: str) -> bytes | None:
+    """The content of a table or another file of a dead worker of ours, or None."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if not _is_ours(os.fstat(descriptor)):
+            return None
+        # Larger than any file of ours: what is over that is not.
+        return os.pread(descriptor, layout.FILE_BYTES + MAX_STACKS_BYTES, 0)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: str, content: bytes) -> bool:
+    """Replace a small file at once; whether that was possible."""
+    try:
+        _remove_ours(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, _OWNER_ONLY)
+    except OSError:
+        return False
+    try:
+        os.fchmod(descriptor, _OWNER_ONLY)
+        return os.write(descriptor, content) == len(content)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+
+
+def _remove_ours(path: str) -> None:
+    """Make room; raises FileExistsError if what stands there is somebody else's."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not _is_ours(status):
+        raise FileExistsError(f"{path} is not a file of ours")
+    os.unlink(path)
 
 
 class StacksFile:
-    """The last reports of one worker. Opened at the first one: most workers never have any."""
+    """The last reports and stacks of one worker. Opened when it is first needed."""
 
     def __init__(self, path: str) -> None:
         """Nothing is opened yet."""
         self.path = path
         self._descriptor: int | None = None
         self._refused = False
-        self._size = 0
 
     def write(self, text: str) -> bool:
         """Add a report; whether it was written."""
-        content = text.encode("utf-8", "backslashreplace")[:MAX_BYTES]
+        content = text.encode("utf-8", "backslashreplace")[:MAX_STACKS_BYTES]
+        descriptor = self.descriptor()
+        if descriptor is None:
+            return False
         try:
-            descriptor = self._open()
-            if descriptor is None:
-                return False
-            if self._size + len(content) > MAX_BYTES:
+            if os.fstat(descriptor).st_size + len(content) > MAX_STACKS_BYTES:
                 os.ftruncate(descriptor, 0)
-                self._size = 0
-            self._size += os.pwrite(descriptor, content, self._size)
+            os.write(descriptor, content)
         except OSError:
             return False
         return True
 
-    def _open(self) -> int | None:
+    def descriptor(self) -> int | None:
+        """The open file, which every write is appended to; None if it cannot be had."""
         if self._descriptor is None and not self._refused:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
             try:
-                descriptor = os.open(self.path, flags, _OWNER_ONLY)
+                _remove_ours(self.path)
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
+                self._descriptor = os.open(self.path, flags, _OWNER_ONLY)
+                os.fchmod(self._descriptor, _OWNER_ONLY)
             except OSError:
-                self._refused = True
-                return None
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
-                os.close(descriptor)
-                self._refused = True
-                return None
-            os.fchmod(descriptor, _OWNER_ONLY)
-            os.ftruncate(descriptor, 0)
-            self._descriptor = descriptor
+                self._refused = self._descriptor is None
         return self._descriptor
 
     def close(self, *, remove: bool) -> None:

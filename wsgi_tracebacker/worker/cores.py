@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import _thread
     from collections.abc import Callable
 
+    from wsgi_tracebacker.worker.blackbox import Table
+
 
 class Marker:
     """Lives in a thread's local storage; when it goes, the thread has ended, and its core is free.
@@ -52,6 +54,7 @@ class Cores:
         self._freed: deque[Core] = deque()
         #: Requests finished by cores that were freed.
         self._finished_before = 0
+        self._table: Table | None = None
         self._worker_number: int | None = None
 
     def take(self, ident: int, native_id: int | None, thread: threading.Thread | None) -> tuple[Core, Marker]:
@@ -66,6 +69,7 @@ class Cores:
                 self._next += 1
             core = Core(number, ident, native_id, thread, self._allocate_lock)
             core.on_limit = self.on_limit
+            self._give_row(core)
             self._taken[number] = core
         self._name(core)
         return core, Marker(core, self._freed)
@@ -85,6 +89,19 @@ class Cores:
         with self._lock:
             _end_if_dropped(core, dropped)
 
+    def record_in(self, table: Table | None) -> None:
+        """From now on, requests are noted in this table; those in flight go on there."""
+        with self._lock:
+            self._table = table
+            for core in self._taken.values():
+                self._give_row(core)
+
+    def _give_row(self, core: Core) -> None:
+        table, number = self._table, core.number
+        if table is not None and number is not None:
+            table.own(number, core.ident, core.native_id)
+            core.move_row(table.row(number))
+
     def abandon(self) -> None:
         """Make every core unusable: this is another process, or the agent was stopped.
 
@@ -92,6 +109,8 @@ class Cores:
         """
         for core in list(self._taken.values()):
             core.__class__ = AbandonedCore
+            # Its row is the parent's, or another core's by now.
+            core.move_row(None)
 
     def finished(self) -> int:
         """Requests finished since the process started to serve."""

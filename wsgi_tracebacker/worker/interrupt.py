@@ -242,4 +242,5 @@ class _SizedGuardedBody(_GuardedBody):
 
 
 def _too_long(core: Core) -> str:
-    return f"{core.method} {core.path} was interrupted by harakiri after its response had begun"
+    method, path = core.noted()
+    return f"{method} {path} was interrupted by harakiri after its response had begun"

@@ -115,6 +115,14 @@ def started_at(now_unix: float, since_boot_seconds: float) -> float | None:
     return now_unix - since_boot_seconds + ticks / os.sysconf("SC_CLK_TCK")
 
 
+def is_caught(number: int) -> bool | None:
+    """Whether this process has a handler for a signal; None where /proc does not say."""
+    for line in (read_file("/proc/self/status") or b"").splitlines():
+        if line.startswith(b"SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return None
+
+
 def boot_id() -> str:
     """The kernel's random name for this boot, or an empty string."""
     return (read_file("/proc/sys/kernel/random/boot_id") or b"").decode("ascii", "replace").strip()

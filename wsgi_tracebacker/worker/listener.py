@@ -14,6 +14,7 @@ system call is one: so the interval is lowered while a client is served, and alw
 from __future__ import annotations
 
 import _socket
+import _thread
 import errno
 import os
 import select
@@ -108,6 +109,7 @@ class Listener:
         silent_path: str,
         is_permitted: Callable[[_socket.socket], bool],
         on_tick: Callable[[], _socket.socket | None],
+        on_start: Callable[[int], None],
         tick_seconds: float = TICK_SECONDS,
     ) -> None:
         """Prepare; nothing runs before start().
@@ -127,6 +129,9 @@ class Listener:
         self._silent_path = silent_path
         self._is_permitted = is_permitted
         self._on_tick = on_tick
+        self._on_start = on_start
+        #: Of the thread, once it runs.
+        self.native_id: int | None = None
         self._tick_seconds = tick_seconds
         self._clients: dict[int, _Client] = {}
         self._accepts_from = 0.0
@@ -175,6 +180,8 @@ class Listener:
 
     def _run(self) -> None:
         self.ident = self._primitives.get_ident()
+        self.native_id = _thread.get_native_id()
+        self._on_start(self.native_id)
         try:
             next_tick = monotonic() + self._tick_seconds
             while not self._stopping:

@@ -14,6 +14,7 @@ import traceback
 PACKAGE = "wsgi_tracebacker"
 HARAKIRI = "wsgi_tracebacker.harakiri"
 SLOW = "wsgi_tracebacker.slow"
+POSTMORTEM = "wsgi_tracebacker.postmortem"
 
 #: The one key under which a record carries its structured content.
 EXTRA_KEY = "wsgi_tracebacker"

@@ -17,10 +17,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import NotInRequest
+from wsgi_tracebacker.formats import blackbox as blackbox_format
+from wsgi_tracebacker.formats.blackbox import FLIGHT
 from wsgi_tracebacker.model import PHASES, LastRequest, Request
-from wsgi_tracebacker.worker import limits
+from wsgi_tracebacker.worker import blackbox, limits
 
 if TYPE_CHECKING:
+    import mmap
     import threading
     from collections.abc import Callable
 
@@ -95,7 +98,7 @@ class Core:
     """One request slot of this worker: the request that a thread serves now, and the one before."""
 
     __slots__ = (
-        "close_ident",
+        "buffer",
         "ended",
         "environ",
         "finished",
@@ -105,17 +108,16 @@ class Core:
         "lease",
         "lock",
         "marked",
-        "method",
+        "marks",
         "native_id",
         "nested",
         "number",
+        "offset",
         "on_limit",
         "outer",
         "own_limit",
-        "path",
         "phase",
         "reader_ident",
-        "script",
         "settings",
         "started",
         "thread",
@@ -139,9 +141,12 @@ class Core:
         self.phase = APP
         self.environ: dict[str, Any] | None = None
         self.settings: Settings | None = None
-        self.method: object = ""
-        self.script: object = ""
-        self.path: object = ""
+        #: Where method and path of the request are written: a row of the black box, or of memory of our own; and the
+        #: head of that row, which is 0.0 while there is no request. The row keeps the last request's.
+        self.buffer: mmap.mmap | memoryview[int]
+        self.offset: int
+        self.marks: memoryview[float]
+        self.buffer, self.offset, self.marks = blackbox.scratch_row()
         self.lease = Lease()
         self.number = number
         #: The thread that called the application.
@@ -172,7 +177,31 @@ class Core:
         self.environ = None
         self.ended = now
         self.finished += 1
+        self.marks[0] = 0.0
         self.started = 0.0
+
+    def note(self, environ: Any, started: float) -> None:
+        """Write method and path to the row, whatever a server put into its environ instead of what it should."""
+        get = getattr(environ, "get", None)
+        method, script, path = (
+            (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
+        )
+        encoded = [part.encode("utf-8", "replace") if type(part) is str else b"" for part in (method, script, path)]
+        FLIGHT.pack_into(self.buffer, self.offset, started, encoded[0], encoded[1] + encoded[2], started)
+
+    def noted(self) -> tuple[str, str]:
+        """Method and path of the request in flight, or of the last one."""
+        _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
+        return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+
+    def move_row(self, row: blackbox.Row | None) -> None:
+        """Go on in another row, with what the present one holds."""
+        buffer, offset, marks = row or blackbox.scratch_row()
+        size = FLIGHT.size
+        buffer[offset : offset + size] = self.buffer[self.offset : self.offset + size]
+        self.buffer, self.offset, self.marks = buffer, offset, marks
+        # The request may have ended, or another begun, between two of these lines.
+        marks[0] = max(0.0, self.started)
 
     def body_was_dropped(self) -> bool:
         """Whether a server dropped the body without calling ``close()``.
@@ -221,7 +250,8 @@ def describe(core: Core, token: float, now_monotonic: float, now_unix: float) ->
     """The request ``token`` of a core as a value; None if it ended, or another began, while we looked."""
     environ = core.environ
     settings = core.settings
-    method, script, path, phase = core.method, core.script, core.path, core.phase
+    phase = core.phase
+    method, path = core.noted()
     nested = tuple(core.nested)
     if core.started != token or environ is None or settings is None:
         return None
@@ -232,8 +262,8 @@ def describe(core: Core, token: float, now_monotonic: float, now_unix: float) ->
     age_seconds = max(0.0, now_monotonic - token)
     inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
     return Request(
-        method=_text(method) or "",
-        path=_path(script) + _path(path),
+        method=method,
+        path=_whole_path(path, environ),
         query=_text(query) or None,
         remote_address=_text(remote_address) or None,
         request_id=_text(request_id) or None,
@@ -248,11 +278,11 @@ def describe_last(core: Core, now_monotonic: float) -> LastRequest | None:
     """The request that a core served before; None if there was none or one is in flight."""
     if core.started or not core.ended:
         return None
-    return LastRequest(
-        method=_text(core.method) or "",
-        path=_path(core.script) + _path(core.path),
-        ended_seconds_ago=max(0.0, now_monotonic - core.ended),
-    )
+    ended = core.ended
+    method, path = core.noted()
+    if core.started or core.ended != ended:
+        return None
+    return LastRequest(method=method, path=path, ended_seconds_ago=max(0.0, now_monotonic - ended))
 
 
 def _text(value: object) -> str | None:
@@ -260,6 +290,18 @@ def _text(value: object) -> str | None:
     if type(value) is not str:
         return None
     return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
+
+
+def _whole_path(noted: str, environ: dict[str, Any]) -> str:
+    """A path that was cut to fit its row is taken from the environ, in so far as the application left it there."""
+    if len(noted.encode("utf-8", "replace")) < _CUT_FROM_BYTES:
+        return noted
+    whole = _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
+    return whole if whole.startswith(noted[: _CUT_FROM_BYTES // 8]) else noted
+
+
+#: A path that fills its row to here may have been cut. Half of it: a Latin-1 character takes two bytes there.
+_CUT_FROM_BYTES = blackbox_format.PATH_BYTES // 2 - 1
 
 
 def _path(value: object) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats.card import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.worker import dump_signal as dump_signal_module
 from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ ENVIRONMENT_VARIABLES = {
     "harakiri_action": "WSGI_TB_HARAKIRI_ACTION",
     "harakiri_grace": "WSGI_TB_HARAKIRI_GRACE",
     "samples_per_second": "WSGI_TB_SAMPLES_PER_SECOND",
+    "harakiri_margin": "WSGI_TB_HARAKIRI_MARGIN",
+    "dump_signal": "WSGI_TB_DUMP_SIGNAL",
 }
 
 ACTIONS = ("log", "raise", "kill")
@@ -47,6 +50,10 @@ DEFAULT_SAMPLES_PER_SECOND = 10.0
 #: One sample in a hundred seconds is none; above a hundred a second, the load shows.
 MIN_SAMPLES_PER_SECOND = 0.01
 MAX_SAMPLES_PER_SECOND = 100.0
+
+#: What a kill without Python waits beyond the deadline: the watchdog, which can name the request and say what dies
+#: with it, is to be first wherever it can run at all.
+DEFAULT_MARGIN_SECONDS = 1.0
 
 #: Set to 1: every application is served unwrapped.
 DISABLE_VARIABLE = "WSGI_TB_DISABLE"
@@ -83,6 +90,10 @@ class Settings:
     harakiri_grace: float | None = None
     samples_per_second: float = DEFAULT_SAMPLES_PER_SECOND
     on_harakiri: Callable[[HarakiriReport], object] | None = None
+    #: Seconds after a request's deadline at which a worker is killed in which Python cannot run.
+    harakiri_margin: float = DEFAULT_MARGIN_SECONDS
+    #: The signal that faulthandler answers; None: none.
+    dump_signal: int | None = None
 
     @property
     def needs_watchdog(self) -> bool:
@@ -105,6 +116,8 @@ def from_options(
     harakiri_grace: float | None = None,
     samples_per_second: float | None = None,
     on_harakiri: Callable[[HarakiriReport], object] | None = None,
+    harakiri_margin: float | None = None,
+    dump_signal: int | str | None = dump_signal_module.DEFAULT,
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> Settings:
@@ -142,7 +155,15 @@ def from_options(
         harakiri_grace=grace,
         samples_per_second=_checked_rate(samples_per_second, variables),
         on_harakiri=on_harakiri,
+        harakiri_margin=_seconds("harakiri_margin", harakiri_margin, variables) or DEFAULT_MARGIN_SECONDS,
+        dump_signal=_checked_signal(dump_signal, variables),
     )
+
+
+def _checked_signal(value: object, variables: Mapping[str, str]) -> int | None:
+    if value == dump_signal_module.DEFAULT:
+        value = variables.get(ENVIRONMENT_VARIABLES["dump_signal"], value)
+    return dump_signal_module.number_of(value)
 
 
 def _seconds(option: str, value: object, variables: Mapping[str, str]) -> float | None:

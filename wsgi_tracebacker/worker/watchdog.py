@@ -33,7 +33,7 @@ from wsgi_tracebacker.worker.reporter import Repeats, full_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.blackbox import StacksFile
+    from wsgi_tracebacker.worker.blackbox import StacksFile, Table
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.primitives import Primitives
     from wsgi_tracebacker.worker.reporter import Entry, Reporter
@@ -93,7 +93,8 @@ class Watchdog:
         primitives: Primitives,
         cores: Cores,
         reporter: Reporter,
-        stacks_file: StacksFile | None,
+        stacks_file: Callable[[], StacksFile | None],
+        table: Callable[[], Table | None],
         places: stacks.Places,
         worker_number: Callable[[], int | None],
         interrupt: Callable[[Core, float], bool] | None,
@@ -107,6 +108,7 @@ class Watchdog:
         self._cores = cores
         self._reporter = reporter
         self._stacks_file = stacks_file
+        self._table = table
         self._places = places
         self._worker_number = worker_number
         self._interrupt = interrupt
@@ -230,6 +232,9 @@ class Watchdog:
         request = requests.describe(core, token, now, time.time())
         if request is None:
             return None
+        table = self._table()
+        if table is not None and core.number is not None:
+            table.describe(core.number, token, request.remote_address, request.request_id)
         recorder = Recorder(self._application, self._places)
         watch = self._watches[id(core)] = _Watch(core, token, request, recorder, now)
         return watch
@@ -423,8 +428,9 @@ class Watchdog:
         if not logged and settings.on_harakiri is None:
             return None
         text = full_text(report)
-        if logged and self._stacks_file is not None:
-            self._stacks_file.write(f"{_timestamp()} harakiri: {text}\n\n")
+        stacks_file = self._stacks_file()
+        if logged and stacks_file is not None:
+            stacks_file.write(f"{_timestamp()} harakiri: {text}\n\n")
         return self._reporter.post(
             logs.HARAKIRI,
             logging.ERROR,
