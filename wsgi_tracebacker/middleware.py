@@ -111,6 +111,8 @@ class Body:
                 core.finished += 1
                 core.marks[0] = 0.0
                 core.started = 0.0
+                if core.fuse is not None:
+                    core.fuse.request_ended(core)
 
 
 class GeneratorBody(Body):
@@ -143,6 +145,8 @@ class GeneratorBody(Body):
                 core.finished += 1
                 core.marks[0] = 0.0
                 core.started = 0.0
+                if core.fuse is not None:
+                    core.fuse.request_ended(core)
 
 
 class SizedBody(Body):
@@ -240,6 +244,8 @@ class TracebackerMiddleware:
             return
         if self.__settings.harakiri_action == "raise":
             self.__app = Interruptible(app, agent.serving_core)
+        if self.__settings.harakiri_action == "kill" and self.__settings.needs_watchdog:
+            self.__app = _Fused(self.__app, self.__settings)
         if self.__settings.decide is not None:
             self.__app = _Deciding(self.__app, self.__settings)
 
@@ -294,6 +300,8 @@ class TracebackerMiddleware:
             core.finished += 1
             core.marks[0] = 0.0
             core.started = 0.0
+            if core.fuse is not None:
+                core.fuse.request_ended(core)
             return result
         else:
             body = SizedBody() if hasattr(kind, "__len__") else Body()
@@ -352,6 +360,27 @@ class _Deciding:
                     core.on_limit(core)
         except Exception:
             faults.caught("when the harakiri callable was asked for a limit")
+        return self._app(environ, start_response)
+
+
+class _Fused:
+    """Has a request that may be killed arm the fuse."""
+
+    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            core = agent.serving_core()
+            fuse = agent.fuse()
+            if fuse is not None and core is not None and core.settings is self._settings:
+                own = core.own_limit
+                limit = own[2] if own is not None and own[0] == core.started else self._settings.harakiri
+                if limit is not None:
+                    fuse.request_begins(limit)
+        except Exception:
+            faults.caught("when the fuse was armed")
         return self._app(environ, start_response)
 
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     import _socket
 
     from wsgi_tracebacker.reports import Postmortem
+    from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
@@ -131,6 +132,7 @@ class Agent:
         self._table: blackbox.Table | None = None
         self._dump_signal: DumpSignal | None = None
         self._watchdog: Watchdog | None = None
+        self.fuse: Fuse | None = None
         self._attended: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
         self.cores.on_limit = self._limit_changed
@@ -177,6 +179,27 @@ class Agent:
             watchdog.attend(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
             self._warn_if_nothing_respawns()
+        if settings.harakiri_action == "kill" and watchdog is not None:
+            with self._attending:
+                self._ensure_fuse(settings, watchdog)
+
+    def _ensure_fuse(self, settings: Settings, watchdog: Watchdog) -> None:
+        if self.fuse is not None:
+            return
+        # Here and not above: ctypes is 10 ms, and only with this action.
+        from wsgi_tracebacker.worker.fuse import Fuse  # noqa: PLC0415
+
+        try:
+            self.fuse = Fuse(
+                allocate_lock=self.primitives.allocate_lock,
+                dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
+                margin_seconds=settings.harakiri_margin,
+                wake=watchdog.wake,
+            )
+        except (OSError, AttributeError) as error:
+            faults.warn_once("fuse", "no timers (%s); a worker in which Python cannot run will not be killed", error)
+        else:
+            watchdog.fuse = self.fuse
 
     def _limit_changed(self, core: Core) -> None:
         watchdog = self._watchdog
@@ -217,6 +240,9 @@ class Agent:
 
     def stop(self) -> None:
         """End the threads and take the files away."""
+        if self.fuse is not None:
+            self.fuse.close()
+            self.fuse = None
         if self._watchdog is not None:
             self._watchdog.stop(_STOP_SECONDS)
             self._watchdog = None
@@ -556,6 +582,13 @@ def serving_core() -> Core | None:
     for agent in _agents.values():
         core: Core | None = getattr(agent.local, "core", None)
         return core
+    return None
+
+
+def fuse() -> Fuse | None:
+    """The fuse of this process, if any request may be killed."""
+    for agent in _agents.values():
+        return agent.fuse
     return None
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
 
 APP, BODY, CLOSE = range(len(PHASES))
@@ -102,6 +103,7 @@ class Core:
         "ended",
         "environ",
         "finished",
+        "fuse",
         "handle",
         "ident",
         "inside",
@@ -167,6 +169,8 @@ class Core:
         #: request that was raised into. See interrupt.
         self.inside = 0.0
         self.marked = 0.0
+        #: Set while a kill without Python is timed for the request in flight.
+        self.fuse: Fuse | None = None
         #: Called when a request got a limit of its own.
         self.on_limit: Callable[[Core], None] | None = None
         self.lock: _thread.LockType = allocate_lock()
@@ -179,6 +183,8 @@ class Core:
         self.finished += 1
         self.marks[0] = 0.0
         self.started = 0.0
+        if self.fuse is not None:
+            self.fuse.request_ended(self)
 
     def note(self, environ: Any, started: float) -> None:
         """Write method and path to the row, whatever a server put into its environ instead of what it should."""

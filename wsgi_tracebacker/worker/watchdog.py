@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.worker.blackbox import StacksFile, Table
     from wsgi_tracebacker.worker.cores import Cores
+    from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.primitives import Primitives
     from wsgi_tracebacker.worker.reporter import Entry, Reporter
     from wsgi_tracebacker.worker.requests import Core
@@ -48,6 +49,10 @@ _FAULT_PAUSE_SECONDS = 1.0
 _MIN_SLEEP_SECONDS = 0.002
 #: Nothing to wait for: as good as for ever, and short enough for poll().
 _IDLE_SECONDS = 3600.0
+
+#: This thread that much late, with less than this share of a CPU used by the whole process: it was stopped.
+_STOPPED_SECONDS = 1.0
+_STOPPED_CPU_SHARE = 0.02
 
 _NEVER = float("inf")
 
@@ -120,6 +125,10 @@ class Watchdog:
         self._horizon_seconds = _IDLE_SECONDS
         #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
         self.wakes_at = _NEVER
+        #: Set where requests may be killed: pushed forward as long as this thread runs.
+        self.fuse: Fuse | None = None
+        #: CPU seconds of the process at the last look.
+        self._cpu_seen = 0.0
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ended = primitives.allocate_lock()
@@ -163,6 +172,11 @@ class Watchdog:
 
     def limit_changed(self, core: Core) -> None:
         """A request got a limit of its own: wake up if that comes before the next look."""
+        fuse = core.fuse
+        if fuse is not None:
+            # Not at the next look: the request may stall before that.
+            fuse.request_ended(core)
+            self.wake()
         slow_at, overdue_at = thresholds(core, core.started)
         if min(slow_at, overdue_at) < self.wakes_at:
             self.wake()
@@ -193,13 +207,19 @@ class Watchdog:
         """Do what is due; the seconds until something may be due again."""
         self.wakes_at = _NEVER
         now = monotonic()
+        if self.fuse is not None:
+            self._forgive_a_stop(late_seconds)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
+        deadlines: list[tuple[float, Core, float]] = []
         for core in self._cores.all():
             token = core.started
             if token <= 0.0:
                 continue
             slow_at, overdue_at = thresholds(core, token)
+            settings = core.settings
+            if overdue_at != _NEVER and settings is not None and settings.harakiri_action == "kill":
+                deadlines.append((overdue_at, core, token))
             watch = self._watches.get(id(core))
             if watch is None or watch.token != token:
                 event_at = min(slow_at, overdue_at)
@@ -213,6 +233,10 @@ class Watchdog:
                     wake_at = now
                     continue
             due.append(watch)
+        if self.fuse is not None:
+            self.fuse.push(min(deadlines, key=lambda entry: entry[0], default=None), bool(deadlines))
+            if deadlines:
+                wake_at = min(wake_at, now + self.fuse.look_seconds)
         for key, watch in list(self._watches.items()):
             if watch.core.started != watch.token:
                 del self._watches[key]
@@ -225,6 +249,22 @@ class Watchdog:
             wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
         return max(0.0, wake_at - monotonic())
+
+    def _forgive_a_stop(self, late_seconds: float) -> None:
+        """Nobody is killed for time in which the process was stopped, by a debugger or an operator.
+
+        It was, if this thread is late and the process used no CPU meanwhile; a GIL that was held by a C call uses it.
+        """
+        cpu, before = time.process_time(), self._cpu_seen
+        self._cpu_seen = cpu
+        if late_seconds < _STOPPED_SECONDS or cpu - before > late_seconds * _STOPPED_CPU_SHARE:
+            return
+        for core in self._cores.all():
+            token, settings, own = core.started, core.settings, core.own_limit
+            if token <= 0.0 or settings is None or settings.harakiri_action != "kill":
+                continue
+            since, limit = (own[1], own[2]) if own is not None and own[0] == token else (0.0, settings.harakiri)
+            core.own_limit = (token, since + late_seconds, limit)
 
     # --- one slow request
 
