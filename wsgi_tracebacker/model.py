@@ -17,6 +17,8 @@ SCHEMA = 1
 #: The phases of a request, in the order in which it goes through them: the callable runs, its iterable is being
 #: read, its ``close()`` runs.
 PHASES = ("app", "body", "close")
+#: The phase of a request that is known from the table only, which does not hold it.
+UNKNOWN_PHASE = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Request:
     request_id: str | None
     started_at: float
     age_seconds: float
-    #: One of PHASES.
+    #: One of PHASES, or UNKNOWN_PHASE.
     phase: str
     #: WSGI calls that the application itself makes inside this one, outermost first.
     nested: tuple[Request, ...] = ()
@@ -88,8 +90,11 @@ class Stack:
     last_request: LastRequest | None = None
     #: Outermost first, as in a Python traceback.
     frames: tuple[Frame, ...] = ()
-    #: How many frames were left out between the outermost ones and the rest.
+    #: How many frames were left out between the outermost ones and the rest. faulthandler leaves out the outermost
+    #: ones and does not say how many: then it is 1.
     frames_omitted: int = 0
+    #: Whether this thread holds the GIL; None where that is not proven.
+    holds_gil: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +140,11 @@ class Snapshot:
     worker: Worker
     taken_at: float
     stacks: tuple[Stack, ...]
-    #: Who took it: ``worker`` (its own listener) or ``uwsgi`` (uWSGI's tracebacker).
+    #: Who took it: ``worker`` (its own listener), ``uwsgi`` (uWSGI's tracebacker), ``table`` (a reader, from the table
+    #: of requests in flight) or ``faulthandler`` (a reader, from that table and faulthandler's dump).
     source: str = "worker"
+    #: ``alive``; of a worker that did not answer ``busy``, ``stalled``, ``stopped`` or ``disk wait``.
+    state: str = "alive"
 
 
 @dataclass(frozen=True, slots=True)

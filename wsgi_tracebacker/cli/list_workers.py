@@ -24,6 +24,7 @@ EPILOG = f"""\b
 States:
   alive      it answered
   busy       it did not answer in time
+  stalled    Python cannot run in it: something holds the GIL
   stopped    it was stopped by a signal (state T)
   disk wait  it waits for a disk (state D)
   dead       its process has ended

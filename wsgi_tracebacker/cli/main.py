@@ -17,7 +17,7 @@ from wsgi_tracebacker.cli.output import fail
 from wsgi_tracebacker.errors import TracebackerError
 
 #: Each is a module beside this one and a function of the same name within it.
-VERBS = {"completion": "completion", "list": "list_workers", "read": "read"}
+VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read"}
 
 #: 128 + SIGINT, as shells have it.
 _EXIT_INTERRUPTED = 130
@@ -28,6 +28,7 @@ Examples:
   wsgi-tb read /run/app/tb --older 5 requests that are older than 5 seconds
   wsgi-tb read /tmp/tbsocket3        one socket; uWSGI's py-tracebacker sockets too
   wsgi-tb list                       one line per worker
+  wsgi-tb postmortem                 what workers were doing when they died
 
 \b
 Exit codes:

@@ -8,7 +8,12 @@
        {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy"}]}
 
 ``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply`` or ``unreachable``; ``state`` is ``busy``,
-``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null where nobody knows.
+``stalled``, ``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null where
+nobody knows.
+
+A worker that did not answer is in ``workers`` too if its table of requests can be read: with ``"source": "table"``
+and no frames, or with ``"source": "faulthandler"`` if it was proven stalled and asked for its stacks. Its ``state``
+says which; the ``phase`` of its requests is ``unknown``.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ Examples:
   wsgi-tb read /run/app/tb -w 2         worker 2 of another base
   wsgi-tb read --older 10               only requests older than 10 seconds
   wsgi-tb read --all                    idle and background threads too
+  wsgi-tb read --no-signal              never signal a stalled worker
   wsgi-tb read --format json | jq '.workers[].threads[].request.path'
 
 {EXIT_CODES}
@@ -59,6 +65,12 @@ Examples:
 )
 @click.option("--all", "all_threads", is_flag=True, help="Show idle threads and those that serve no requests too.")
 @click.option(
+    "--no-signal",
+    "no_signal",
+    is_flag=True,
+    help="Do not ask stalled workers for their stacks by signal: show their table of requests.",
+)
+@click.option(
     "--color",
     "--colour",
     "colour",
@@ -75,16 +87,20 @@ def read(
     form: str,
     older_seconds: float | None,
     all_threads: bool,
+    no_signal: bool,
     colour: str,
 ) -> int:
     """Show what the workers are doing: every request in flight, with its stack.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
     uWSGI's too. Without either it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
+
+    A worker that does not answer is shown from its table of requests: as busy or, if it is proven that Python cannot
+    run in it, as stalled, with its stacks.
     """
     from wsgi_tracebacker.reader.survey import survey
 
-    found = survey(bases_or_default(bases), timeout_seconds, numbers)
+    found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
     if form == "json":
         output.write_bytes(_json(found, older_seconds))
     elif form == "uwsgi":

@@ -241,6 +241,17 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
     return rows, torn
 
 
+def decode_owners(content: bytes) -> dict[int, tuple[int, int]]:
+    """Ident and native id of the thread that each core was given to last, whether it serves a request or not."""
+    owners = {}
+    for offset in range(HEADER_BYTES, len(content) - ROW_BYTES + 1, ROW_BYTES):
+        ident, native_id, core = OWNER.unpack_from(content, offset + OWNER_OFFSET)
+        # A row that was never used is all zeros.
+        if ident and core >= 0:
+            owners[core] = (ident, native_id)
+    return owners
+
+
 def decode_path(field: bytes) -> str:
     """A path for people: out of Latin-1's clothes, and UTF-8 as far as it is any."""
     text = field.rstrip(b"\0").decode("utf-8", "ignore")

@@ -75,21 +75,24 @@ def stack_json(stack: Stack, frame_jsons: Sequence[str]) -> str:
             if last is None
             else {"method": last.method, "path": last.path, "ended_seconds_ago": last.ended_seconds_ago},
             "frames_omitted": stack.frames_omitted,
+            "holds_gil": stack.holds_gil,
         }
     )
     return f'{head[:-1]},"frames":[{",".join(frame_jsons)}]}}'
 
 
-def snapshot_bytes(worker: Worker, taken_at: float, stack_jsons: Sequence[str], source: str = "worker") -> bytes:
+def snapshot_bytes(
+    worker: Worker, taken_at: float, stack_jsons: Sequence[str], source: str = "worker", state: str = "alive"
+) -> bytes:
     """The whole document, one line with its line end, with these threads in it."""
-    head = _dumps({"schema": SCHEMA, "source": source, "worker": _worker(worker), "taken_at": taken_at})
+    head = _dumps({"schema": SCHEMA, "source": source, "state": state, "worker": _worker(worker), "taken_at": taken_at})
     return f'{head[:-1]},"threads":[{",".join(stack_jsons)}]}}\n'.encode("ascii")
 
 
 def encode(snapshot: Snapshot) -> bytes:
     """The document of a snapshot."""
     stacks = [stack_json(stack, [frame_json(frame) for frame in stack.frames]) for stack in snapshot.stacks]
-    return snapshot_bytes(snapshot.worker, snapshot.taken_at, stacks, snapshot.source)
+    return snapshot_bytes(snapshot.worker, snapshot.taken_at, stacks, snapshot.source, snapshot.state)
 
 
 def worker_bytes(worker: Worker, counters: Counters) -> bytes:
@@ -240,6 +243,8 @@ def _snapshot(document: _Object) -> Snapshot:
         taken_at=document.number("taken_at"),
         stacks=tuple(_stack(thread) for thread in document.children("threads")),
         source=document.text("source"),
+        # Workers of an earlier version do not say it, and who answers is alive.
+        state=document.optional_text("state") or "alive",
     )
 
 
@@ -295,6 +300,7 @@ def _stack(thread: _Object) -> Stack:
         ),
         frames=tuple(_frame(frame) for frame in thread.children("frames")),
         frames_omitted=thread.integer("frames_omitted", 0),
+        holds_gil=thread.optional_flag("holds_gil"),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.formats.escape import printable
+from wsgi_tracebacker.model import UNKNOWN_PHASE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -35,6 +36,9 @@ _STATES = {
     "t": "traced",
     "I": "idle",
 }
+
+#: The sources of a snapshot that its worker had no part in.
+_FROM_OUTSIDE = ("table", "faulthandler")
 
 _TAB = "    "
 
@@ -84,11 +88,11 @@ def lines(
     yield heading(snapshot, palette)
     for stack in sorted_out.serving:
         yield ""
-        yield from _serving_lines(stack, palette)
+        yield from _serving_lines(stack, palette, snapshot.source)
     if all_threads:
         for stack in (*sorted_out.idle, *sorted_out.others):
             yield ""
-            yield from _resting_lines(stack, palette)
+            yield from _resting_lines(stack, palette, snapshot.source)
     counted = _counted(sorted_out, all_threads)
     if counted:
         yield ""
@@ -103,7 +107,10 @@ def heading(snapshot: Snapshot, palette: Palette = PLAIN) -> str:
     if worker.started_at is not None:
         facts.append(f"up {duration(snapshot.taken_at - worker.started_at)}")
     facts.append(f"{in_flight(snapshot)} in flight")
-    return palette.paint(palette.heading, name) + "".join(f"  {printable(fact)}" for fact in facts if fact)
+    line = palette.paint(palette.heading, name) + "".join(f"  {printable(fact)}" for fact in facts if fact)
+    if snapshot.state == "alive":
+        return line
+    return f"{line}  {palette.paint(palette.stuck, f'{printable(snapshot.state)}, no answer')}"
 
 
 def in_flight(snapshot: Snapshot) -> int:
@@ -169,19 +176,22 @@ def _sort_out(snapshot: Snapshot, older_seconds: float | None) -> _SortedOut:
     return _SortedOut(serving, younger, idle, others)
 
 
-def _serving_lines(stack: Stack, palette: Palette) -> Iterator[str]:
+def _serving_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]:
     request = stack.request
     name = palette.paint(palette.heading, printable(stack.name))
     if request is None:
         yield f"  {name}  {palette.paint(palette.quiet, 'a request, uWSGI does not say which')}"
     else:
-        yield f"  {name}  {_request(request, palette)}{_state(stack)}{_origin(request, palette)}"
+        facts = f"{_state(stack)}{_holder(stack, palette)}{_origin(request, palette)}"
+        yield f"  {name}  {_request(request, palette)}{facts}"
+        if source in _FROM_OUTSIDE:
+            yield f"    {palette.paint(palette.quiet, _ids(stack))}"
         for nested in _nested(request):
             yield f"    inside it {_request(nested, palette)}"
-    yield from _frames(stack, palette)
+    yield from _frames(stack, palette, source)
 
 
-def _resting_lines(stack: Stack, palette: Palette) -> Iterator[str]:
+def _resting_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]:
     if stack.core is not None:
         what = "idle"
     else:
@@ -193,7 +203,7 @@ def _resting_lines(stack: Stack, palette: Palette) -> Iterator[str]:
         request = printable(f"{last.method} {last.path}")
         what += f", last request {request} ended {duration(last.ended_seconds_ago)} ago"
     yield f"  {printable(stack.name)}  {palette.paint(palette.quiet, what + _state(stack))}"
-    yield from _frames(stack, palette)
+    yield from _frames(stack, palette, source)
 
 
 def _request(request: Request, palette: Palette) -> str:
@@ -204,7 +214,9 @@ def _request(request: Request, palette: Palette) -> str:
     elif request.age_seconds >= _SLOW_SECONDS:
         age = palette.paint(palette.slow, age)
     what = palette.paint(palette.request, printable(f"{request.method} {target}"))
-    return f"{what}  {age}  in {printable(request.phase)}"
+    # A table does not hold it.
+    phase = "" if request.phase == UNKNOWN_PHASE else f"  in {printable(request.phase)}"
+    return f"{what}  {age}{phase}"
 
 
 def _state(stack: Stack) -> str:
@@ -215,6 +227,16 @@ def _state(stack: Stack) -> str:
     if stack.wait_channel and stack.wait_channel != "0" and stack.state != "R":
         words += f" in {printable(stack.wait_channel)}"
     return f", {words}"
+
+
+def _holder(stack: Stack, palette: Palette) -> str:
+    return f", {palette.paint(palette.stuck, 'holds the GIL')}" if stack.holds_gil else ""
+
+
+def _ids(stack: Stack) -> str:
+    """What other tools know the thread by: all there is to go on with where its stack is not known."""
+    ident = "?" if stack.ident is None else f"{stack.ident:#x}"
+    return f"thread {ident}, native id {'?' if stack.native_id is None else stack.native_id}, core {stack.core}"
 
 
 def _origin(request: Request, palette: Palette) -> str:
@@ -261,10 +283,17 @@ def _verb(count: int) -> str:
 # ----------------------------------------------------------------------------------------------------------- frames
 
 
-def _frames(stack: Stack, palette: Palette) -> Iterator[str]:
-    if stack.frames_omitted:
+def _frames(stack: Stack, palette: Palette, source: str) -> Iterator[str]:
+    if source == "table":
+        return
+    if source == "faulthandler":
+        if stack.frames_omitted:
+            yield "    [the outermost frames are left out: faulthandler shows the innermost 100]"
+        if not stack.frames:
+            yield "    (no stack of this thread in faulthandler's dump)"
+    elif stack.frames_omitted:
         yield f"    [{_plural(stack.frames_omitted, 'frame')} between the outermost ones and the rest left out]"
-    if not stack.frames:
+    if not stack.frames and source != "faulthandler":
         yield "    (no Python code on this thread)"
     yield from (f"    {line}" for line in traceback(stack.frames, palette))
 

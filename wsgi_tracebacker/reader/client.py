@@ -21,7 +21,12 @@ from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
 from wsgi_tracebacker.reader.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
+
+    from wsgi_tracebacker.reader.examine import Examination
+
+    #: Begins the examination of a worker that has a question to answer; it yields the seconds until its next step.
+    Examine = Callable[[], Generator[float, int, Examination]]
 
 REQUEST = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
 
@@ -45,6 +50,8 @@ class Failure(NamedTuple):
 
     error: WorkerUnreachable
     peer_pid: int = 0
+    #: What was found out about it, if it was examined.
+    examination: Examination | None = None
 
 
 Outcome = Reply | Failure
@@ -58,9 +65,19 @@ def ask(path: str, timeout_seconds: float) -> Reply:
     return outcome
 
 
-def ask_all(questions: Sequence[tuple[str, float]], *, clock: Callable[[], float] = time.monotonic) -> list[Outcome]:
-    """Ask the workers behind these sockets, each within its own seconds; the outcomes come in the same order."""
+def ask_all(
+    questions: Sequence[tuple[str, float]],
+    examiners: Sequence[Examine | None] = (),
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Outcome]:
+    """Ask the workers behind these sockets, each within its own seconds; the outcomes come in the same order.
+
+    A worker that has an examiner is examined while it is waited for, and its examiner says when that ends.
+    """
     conversations = [_Conversation(path, seconds) for path, seconds in questions]
+    for conversation, examine in zip(conversations, examiners, strict=False):
+        conversation.examine = examine
     waiting = deque(conversations)
     connecting: list[_Conversation] = []
     connected: dict[int, _Conversation] = {}
@@ -69,7 +86,7 @@ def ask_all(questions: Sequence[tuple[str, float]], *, clock: Callable[[], float
         while waiting or connecting or connected:
             while waiting and len(connecting) + len(connected) < _MAX_OPEN:
                 conversation = waiting.popleft()
-                conversation.deadline = clock() + conversation.limit_seconds
+                conversation.begin(clock())
                 connecting.append(conversation)
             for conversation in connecting:
                 if conversation.connect():
@@ -80,7 +97,7 @@ def ask_all(questions: Sequence[tuple[str, float]], *, clock: Callable[[], float
             now = clock()
             for conversation in (*connecting, *connected.values()):
                 if conversation.outcome is None and conversation.deadline <= now:
-                    conversation.time_out()
+                    conversation.pass_deadline(clock)
             connecting = [c for c in connecting if c.outcome is None]
             for descriptor in [d for d, c in connected.items() if c.outcome is not None]:
                 poll.unregister(descriptor)
@@ -110,11 +127,14 @@ class _Conversation:
     """One question and its answer, as far as they have got."""
 
     __slots__ = (
+        "_began",
         "_chunks",
+        "_examination",
         "_received_bytes",
         "_sent",
         "_socket",
         "deadline",
+        "examine",
         "limit_seconds",
         "outcome",
         "path",
@@ -124,7 +144,11 @@ class _Conversation:
     def __init__(self, path: str, limit_seconds: float) -> None:
         self.path = path
         self.limit_seconds = limit_seconds
+        #: When it is to be looked after: by its examiner if it has one, else for the last time.
         self.deadline = 0.0
+        self.examine: Examine | None = None
+        self._began = 0.0
+        self._examination: Generator[float, int, Examination] | None = None
         self.outcome: Outcome | None = None
         #: pid and uid.
         self.peer = (0, 0)
@@ -132,6 +156,13 @@ class _Conversation:
         self._sent = False
         self._chunks: list[bytes] = []
         self._received_bytes = 0
+
+    def begin(self, now: float) -> None:
+        self._began = now
+        self.deadline = now + self.limit_seconds
+        if self.examine is not None:
+            self._examination = self.examine()
+            self.deadline = now + next(self._examination)
 
     def fileno(self) -> int:
         assert self._socket is not None
@@ -181,14 +212,34 @@ class _Conversation:
         if self._received_bytes > MAX_REPLY_BYTES:
             self._fail(BadReply(f"its reply is larger than {MAX_REPLY_BYTES >> 20} MiB"))
 
-    def time_out(self) -> None:
+    def pass_deadline(self, clock: Callable[[], float]) -> None:
+        """Go on with its examination, or end it."""
+        if self._examination is None:
+            self._time_out()
+            return
+        try:
+            seconds = self._examination.send(self.peer[0])
+            # From now on and not from the deadline: what is measured there must not be shorter than it was to be.
+            self.deadline = clock() + seconds
+        except StopIteration as done:
+            self._examination = None
+            # That may be sooner or later than its limit.
+            self.limit_seconds = round(clock() - self._began, 1)
+            self._time_out(done.value)
+
+    def _time_out(self, examination: Examination | None = None) -> None:
         seconds = f"{self.limit_seconds:g} s"
         if self._chunks:
-            self._fail(WorkerTimedOut(f"it began to answer but was not done within {seconds}"))
+            error = WorkerTimedOut(f"it began to answer but was not done within {seconds}")
         else:
-            self._fail(WorkerTimedOut(f"it did not answer within {seconds}"))
+            error = WorkerTimedOut(f"it did not answer within {seconds}")
+        self.outcome = Failure(error, self.peer[0], examination)
 
     def close(self) -> None:
+        if self._examination is not None:
+            # What it holds (a table, a lock) is given back at once.
+            self._examination.close()
+            self._examination = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -8,7 +8,7 @@ anything of the process.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model import Card
@@ -26,6 +26,24 @@ SAME, GONE, UNKNOWN = "same", "gone", "unknown"
 ALIVE, STOPPED, DISK_WAIT, DEAD = "alive", "stopped", "disk wait", "dead"
 
 
+class Signals(NamedTuple):
+    """Signals as masks: bit 0 is signal 1."""
+
+    pending: int
+    #: For the process as a whole.
+    shared_pending: int
+    blocked: int
+    caught: int
+
+
+class Identity(NamedTuple):
+    """Whom a process acts as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
 class Processes:
     """The processes under one ``/proc``."""
 
@@ -37,17 +55,10 @@ class Processes:
 
         ``owner`` is the user whom the card's file belongs to: a card may only speak of its owner's processes.
         """
-        if self._read("sys/kernel/random/boot_id").strip() != card.boot_id:
-            return UNKNOWN
-        try:
-            namespace = os.stat(f"{self._root}/self/ns/pid").st_ino
-        except OSError:
-            return UNKNOWN
         # A container's pids say nothing out here. (That its processes end is told by its sockets.)
-        if namespace != card.pid_namespace:
+        if not self.is_boot(card.boot_id) or not self.same_namespace(card.pid_namespace):
             return UNKNOWN
-        letter, start_ticks = self._stat(str(card.pid))
-        if letter in "ZX" or start_ticks != card.start_ticks or self._user(card.pid) != owner:
+        if not self.runs(card.pid, card.start_ticks) or self._user(card.pid) != owner:
             return GONE
         return SAME
 
@@ -77,6 +88,65 @@ class Processes:
         if start_ticks is None or not boot.isdecimal():
             return None
         return int(boot) + start_ticks / os.sysconf("SC_CLK_TCK")
+
+    def is_boot(self, boot_id: str) -> bool:
+        """Whether that was this boot of this machine: its monotonic clock is ours then."""
+        return self._read("sys/kernel/random/boot_id").strip() == boot_id
+
+    def runs(self, pid: int, start_ticks: int) -> bool:
+        """Whether the process that had a pid since then still runs."""
+        letter, found = self._stat(str(pid))
+        return letter not in "ZX" and found == start_ticks
+
+    def same_namespace(self, inode: int) -> bool:
+        """Whether pids of that pid namespace mean the same here."""
+        try:
+            return os.stat(f"{self._root}/self/ns/pid").st_ino == inode
+        except OSError:
+            return False
+
+    def threads(self, pid: int) -> tuple[int, ...]:
+        """The native ids of a process's threads; none if it is not there."""
+        try:
+            return tuple(int(name) for name in os.listdir(f"{self._root}/{pid}/task"))
+        except (OSError, ValueError):
+            return ()
+
+    def letter(self, pid: int, native_id: int) -> str:
+        """The kernel's letter for one thread; X if it is not there."""
+        return self._stat(f"{pid}/task/{native_id}")[0]
+
+    def cpu_nanoseconds(self, pid: int, native_id: int) -> int | None:
+        """How long a thread was on a CPU, None where the kernel does not say."""
+        words = self._read(f"{pid}/task/{native_id}/schedstat").split()
+        return int(words[0]) if words and words[0].isdecimal() else None
+
+    def voluntary_switches(self, pid: int, native_id: int) -> int | None:
+        """How often a thread has given up its CPU to wait for something."""
+        count = self._status(f"{pid}/task/{native_id}").get("voluntary_ctxt_switches", "")
+        return int(count) if count.isdecimal() else None
+
+    def signals(self, pid: int, native_id: int | None = None) -> Signals | None:
+        """What is pending, blocked and caught in a process (in its main thread), or in one of its threads."""
+        status = self._status(f"{pid}" if native_id is None else f"{pid}/task/{native_id}")
+        try:
+            return Signals(*(int(status[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigCgt")))
+        except (KeyError, ValueError):
+            return None
+
+    def identity(self, pid: int) -> Identity | None:
+        """The user and the groups that a process acts as."""
+        status = self._status(str(pid))
+        try:
+            uid, gid = int(status["Uid"].split()[1]), int(status["Gid"].split()[1])
+            return Identity(uid, gid, tuple(map(int, status["Groups"].split())))
+        except (KeyError, ValueError, IndexError):
+            return None
+
+    def _status(self, directory: str) -> dict[str, str]:
+        lines = self._read(f"{directory}/status").split("\n")
+        # The first line is the program's name, which may hold anything but a line break (that is escaped).
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
 
     def _stat(self, directory: str) -> tuple[str, int | None]:
         """The state's letter (X for a process that is not there) and field 22, the start in ticks since boot."""

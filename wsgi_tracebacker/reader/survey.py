@@ -24,9 +24,10 @@ from wsgi_tracebacker.reader.discovery import Target, find
 from wsgi_tracebacker.reader.process import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, Processes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Generator, Sequence
 
     from wsgi_tracebacker.model import Snapshot
+    from wsgi_tracebacker.reader.examine import Examination
 
 #: A worker that answers in time is ALIVE (from process); one that does not is STOPPED, in DISK_WAIT or else this.
 BUSY = "busy"
@@ -42,10 +43,10 @@ _SECOND_LOOK_SECONDS = 0.05
 
 
 class Answer(NamedTuple):
-    """What became of one worker: a snapshot, or the error that stands in its place."""
+    """What became of one worker: its snapshot, or why it did not answer, then with what others say of it, if any."""
 
     target: Target
-    #: ``alive``, ``busy``, ``stopped``, ``disk wait``, ``dead`` or ``unknown``.
+    #: ``alive``, ``busy``, ``stalled``, ``stopped``, ``disk wait``, ``dead`` or ``unknown``.
     state: str
     snapshot: Snapshot | None
     error: WorkerUnreachable | None
@@ -66,14 +67,17 @@ def survey(
     timeout_seconds: float,
     numbers: Collection[int] = (),
     processes: Processes | None = None,
+    *,
+    may_signal: bool = False,
 ) -> Survey:
     """Find and ask the workers behind ``arguments``, only those with one of ``numbers`` if any are given.
 
+    One that does not answer is examined; ``may_signal`` has those that are proven stalled asked for their stacks.
     Raises NoWorkersFound if there is none at all.
     """
     processes = processes or Processes()
     targets, missing = _look(arguments, numbers)
-    answers = _ask(targets, timeout_seconds, processes)
+    answers = _ask(targets, timeout_seconds, processes, may_signal)
     if any(_worth_a_second_look(answer, processes) for answer in answers.values()):
         time.sleep(_SECOND_LOOK_SECONDS)
         again, missing = _look(arguments, numbers)
@@ -83,7 +87,7 @@ def survey(
             for path, target in again.items()
             if path not in answers or answers[path].target != target or isinstance(answers[path].error, WorkerDead)
         ]
-        asked = _ask({target.socket: target for target in unsettled}, timeout_seconds, processes)
+        asked = _ask({target.socket: target for target in unsettled}, timeout_seconds, processes, may_signal)
         answers = {path: asked[path] if path in asked else answers[path] for path in again}
     if not answers:
         raise NoWorkersFound("\n".join(missing))
@@ -130,13 +134,16 @@ def _worth_a_second_look(answer: Answer, processes: Processes) -> bool:
     return not os.path.exists(answer.target.socket) or _standing(answer.target, processes) == SAME
 
 
-def _ask(targets: dict[str, Target], timeout_seconds: float, processes: Processes) -> dict[str, Answer]:
+def _ask(
+    targets: dict[str, Target], timeout_seconds: float, processes: Processes, may_signal: bool
+) -> dict[str, Answer]:
     questions = {
         path: (target.socket, _limit_seconds(target, timeout_seconds, processes))
         for path, target in targets.items()
         if target.inode is not None
     }
-    outcomes = dict(zip(questions, client.ask_all(list(questions.values())), strict=True))
+    examiners = [_examiner(targets[path], limit, processes, may_signal) for path, (_, limit) in questions.items()]
+    outcomes = dict(zip(questions, client.ask_all(list(questions.values()), examiners), strict=True))
     taken_at = time.time()
     answers = {}
     for path, target in targets.items():
@@ -145,6 +152,23 @@ def _ask(targets: dict[str, Target], timeout_seconds: float, processes: Processe
         else:
             answers[path] = _no_socket(target, processes)
     return answers
+
+
+def _examiner(target: Target, limit_seconds: float, processes: Processes, may_signal: bool) -> client.Examine | None:
+    """How to examine a worker; None for one that has nothing that could be looked at."""
+    card = target.card
+    # A card that speaks of another user than its owner lies: root must not open that user's files for it.
+    if card is None or card.black_box is None or card.uid != target.card_owner:
+        return None
+
+    def begin() -> Generator[float, int, Examination]:
+        # Here, because nearly always everybody answers.
+        from wsgi_tracebacker.reader.examine import examine  # noqa: PLC0415
+
+        standing = _standing(target, processes)
+        return examine(card, processes, standing, limit_seconds, may_signal=may_signal)
+
+    return begin
 
 
 def _limit_seconds(target: Target, timeout_seconds: float, processes: Processes) -> float:
@@ -156,7 +180,7 @@ def _limit_seconds(target: Target, timeout_seconds: float, processes: Processes)
 
 def _answer(target: Target, outcome: client.Outcome, taken_at: float, processes: Processes) -> Answer:
     if isinstance(outcome, client.Failure):
-        return _unanswered(target, outcome.error, outcome.peer_pid, processes)
+        return _unanswered(target, outcome.error, outcome.peer_pid, processes, outcome.examination)
     try:
         snapshot = reply.snapshot(outcome, taken_at)
     except BadReply as error:
@@ -171,7 +195,13 @@ def _answer(target: Target, outcome: client.Outcome, taken_at: float, processes:
     return Answer(target, ALIVE, snapshot, None, worker.number, worker.pid)
 
 
-def _unanswered(target: Target, error: WorkerUnreachable, peer_pid: int, processes: Processes) -> Answer:
+def _unanswered(
+    target: Target,
+    error: WorkerUnreachable,
+    peer_pid: int,
+    processes: Processes,
+    examination: Examination | None = None,
+) -> Answer:
     standing = _standing(target, processes)
     # uWSGI's workers have no card, but the kernel says whose socket it is.
     pid = peer_pid or None if target.card is None else target.card.pid
@@ -181,12 +211,20 @@ def _unanswered(target: Target, error: WorkerUnreachable, peer_pid: int, process
     elif standing == GONE and not isinstance(error, PermissionDenied):
         error = WorkerDead("its process has ended, though something still holds its socket open")
         state = DEAD
+    elif examination is not None:
+        return Answer(
+            target, examination.state, examination.snapshot, _with_notes(error, examination.notes), target.number, pid
+        )
     elif isinstance(error, WorkerTimedOut):
         state = BUSY
         if pid is not None and (target.card is None or standing == SAME):
             letter = processes.state(pid, threads=True)
             state = letter if letter in (STOPPED, DISK_WAIT) else BUSY
     return Answer(target, state, None, error, target.number, pid)
+
+
+def _with_notes(error: WorkerUnreachable, notes: Sequence[str]) -> WorkerUnreachable:
+    return type(error)("; ".join((str(error), *notes)))
 
 
 def _no_socket(target: Target, processes: Processes) -> Answer:

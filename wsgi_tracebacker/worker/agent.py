@@ -54,6 +54,7 @@ from wsgi_tracebacker.worker.watchdog import Watchdog
 if TYPE_CHECKING:
     import _socket
 
+    from wsgi_tracebacker.formats.source import SourceFile
     from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
@@ -463,7 +464,7 @@ class Agent:
         self.snapshots += 1
         names = {core.ident: self._core_name(core) for core in self.cores.all()}
         raw = stacks.walk(self._own_idents())
-        files: dict[str, stacks.SourceFile | None] = {}
+        files: dict[str, SourceFile | None] = {}
         blocks = [uwsgi_format.HEADER]
         serving_first = [ident for ident in names if ident in raw] + [ident for ident in raw if ident not in names]
         for ident in serving_first:
@@ -484,7 +485,7 @@ class Agent:
             requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
             for core, token in zip(cores, tokens, strict=True)
         ]
-        files: dict[str, stacks.SourceFile | None] = {}
+        files: dict[str, SourceFile | None] = {}
         budget_ends = monotonic() + _KERNEL_BUDGET_SECONDS
         documents: list[tuple[int, str]] = []
         shown: set[int] = set()
@@ -509,7 +510,7 @@ class Agent:
         core: Core | None,
         ident: int,
         stack: stacks.RawStack,
-        files: dict[str, stacks.SourceFile | None],
+        files: dict[str, SourceFile | None],
         budget_ends: float,
         request: Request | None = None,
         last_request: LastRequest | None = None,

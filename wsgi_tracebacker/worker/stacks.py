@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import re
 import stat
 import sys
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
 from wsgi_tracebacker.model import Frame
 
 if TYPE_CHECKING:
@@ -40,17 +40,6 @@ _MAX_WALKED = 100_000
 #: Different places in the code that are remembered, at about 1 KB each. When full, all are forgotten at once: simpler
 #: than an order of use, and an application has some hundred places where it ever waits.
 MAX_CACHED_PLACES = 8_192
-
-#: Larger source files are not read: generated code, and 8 MB of it.
-_MAX_SOURCE_BYTES = 8 * 1024 * 1024
-#: A source line is cut there: minified code has lines of a megabyte.
-_MAX_LINE_CHARACTERS = 500
-
-#: A process's start is known in ticks of 10 ms, and a file's time comes from a clock as coarse.
-_CLOCK_SLACK_SECONDS = 0.05
-
-#: PEP 263.
-_ENCODING_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
 
 #: Up to 3.11, sys._current_frames() allocates while it holds the runtime's lock: a collection that starts there and
 #: runs a destructor which wants that lock waits for ever (python/cpython#106883).
@@ -144,8 +133,7 @@ class Places:
         source_changed = False
         if source_file is not None and lineno is not None:
             source = source_file.line(lineno)
-            started_at = self._process_started_at
-            source_changed = started_at is not None and source_file.modified_at > started_at + _CLOCK_SLACK_SECONDS
+            source_changed = source_file.is_newer_than(self._process_started_at)
         return Frame(
             filename=filename,
             lineno=lineno,
@@ -173,23 +161,6 @@ def position(code: CodeType, lasti: int) -> tuple[int | None, int | None, int | 
     return code.co_firstlineno, None, None, None
 
 
-class SourceFile:
-    """The lines of one source file."""
-
-    __slots__ = ("_lines", "modified_at")
-
-    def __init__(self, lines: list[str], modified_at: float) -> None:
-        """``modified_at``: Unix seconds."""
-        self._lines = lines
-        self.modified_at = modified_at
-
-    def line(self, lineno: int) -> str | None:
-        """The line without its end, or None if the file has no such line."""
-        if 1 <= lineno <= len(self._lines):
-            return self._lines[lineno - 1].rstrip()[:_MAX_LINE_CHARACTERS]
-        return None
-
-
 def read_source(filename: str) -> SourceFile | None:
     """Read a source file, or None where there is none.
 
@@ -203,15 +174,15 @@ def read_source(filename: str) -> SourceFile | None:
             continue
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE_BYTES:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SOURCE_BYTES:
                 continue
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(_MAX_SOURCE_BYTES)
+                content = file.read(MAX_SOURCE_BYTES)
         except OSError:
             continue
         finally:
             os.close(descriptor)
-        return SourceFile(_decode(content), status.st_mtime)
+        return SourceFile(decode_lines(content), status.st_mtime)
     return None
 
 
@@ -224,19 +195,3 @@ def _candidates(filename: str) -> Iterable[str]:
         for folder in sys.path:
             if type(folder) is str:
                 yield os.path.join(folder, filename)
-
-
-def _decode(content: bytes) -> list[str]:
-    encoding = "utf-8"
-    for line in content.split(b"\n", 2)[:2]:
-        cookie = _ENCODING_COOKIE.match(line)
-        if cookie:
-            encoding = cookie.group(1).decode("ascii")
-            break
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = content.decode(encoding, "replace")
-    except (LookupError, ValueError):
-        text = content.decode("utf-8", "replace")
-    # Only the line ends that Python's tokenizer knows: str.splitlines() would also split at form feeds and others.
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -54,9 +54,13 @@ class Asked:
         self.bases: Sequence[str] = ()
         self.timeout_seconds = 0.0
         self.numbers: Sequence[int] = ()
+        self.may_signal = False
         self.found = Survey((ALIVE,), ())
 
-    def __call__(self, bases: Sequence[str], timeout_seconds: float, numbers: Sequence[int]) -> Survey:
+    def __call__(
+        self, bases: Sequence[str], timeout_seconds: float, numbers: Sequence[int], *, may_signal: bool = False
+    ) -> Survey:
+        self.may_signal = may_signal
         self.bases, self.timeout_seconds, self.numbers = bases, timeout_seconds, numbers
         if not self.found.answers:
             raise NoWorkersFound("\n".join(self.found.missing))
@@ -101,6 +105,17 @@ def test_options_reach_the_survey(asked: Asked) -> None:
     """Bases, numbers and the time limit."""
     run("read", "/a", "/b", "--worker", "1", "-w", "3", "--timeout", "0.5")
     assert (asked.bases, asked.numbers, asked.timeout_seconds) == (("/a", "/b"), (1, 3), 0.5)
+
+
+def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
+    """A list needs no stacks, and --no-signal keeps to the tables."""
+    run("read")
+    assert asked.may_signal
+    run("read", "--no-signal")
+    assert not asked.may_signal
+    run("read")
+    run("list")
+    assert not asked.may_signal
 
 
 @pytest.mark.parametrize("verb", ["read", "list"])

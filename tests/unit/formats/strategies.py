@@ -92,6 +92,7 @@ stacks = st.builds(
     last_request=st.none() | last_requests,
     frames=st.lists(frames, max_size=5).map(tuple),
     frames_omitted=st.integers(0, 1000),
+    holds_gil=st.none() | st.booleans(),
 )
 
 workers = st.builds(
@@ -125,5 +126,6 @@ snapshots = st.builds(
     worker=workers,
     taken_at=numbers,
     stacks=st.lists(stacks, max_size=4).map(tuple),
-    source=st.sampled_from(("worker", "uwsgi")),
+    source=st.sampled_from(("worker", "uwsgi", "table", "faulthandler")),
+    state=st.sampled_from(("alive", "busy", "stalled", "stopped", "disk wait")),
 )

@@ -42,7 +42,7 @@ def test_the_keys_are_those_of_the_schema() -> None:
     """Schema 1 has these keys, and every one of them is always there."""
     document = standard_json.loads(json.encode(SNAPSHOT))
     (thread,) = document["threads"]
-    assert list(document) == ["schema", "source", "worker", "taken_at", "threads"]
+    assert list(document) == ["schema", "source", "state", "worker", "taken_at", "threads"]
     assert " ".join(document["worker"]) == (
         "number pid ppid uid started_at server application cwd python version base requests_finished requests_in_flight"
     )
@@ -59,6 +59,7 @@ def test_the_keys_are_those_of_the_schema() -> None:
         "request",
         "last_request",
         "frames_omitted",
+        "holds_gil",
         "frames",
     }
     assert " ".join(thread["request"]) == (

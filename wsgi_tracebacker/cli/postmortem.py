@@ -1,0 +1,94 @@
+"""``wsgi-tb postmortem``: what workers were doing when they died.
+
+``--format json`` prints ``{"schema": 1, "postmortems": [...]}``, the latest death first, each with ``postmortem`` (the
+version of these keys, 1), ``number``, ``base``, ``pid``, ``server``, ``application``, ``started_at``,
+``last_written_at`` (when its last request began), ``found_at``, ``requests``, ``unrecorded_cores`` and ``stacks`` (its
+last reports and stacks, or null). Each request has ``core``, ``native_id``, ``method``, ``path``, ``started_at``,
+``remote_address`` and ``request_id``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.options import bases_or_default
+from wsgi_tracebacker.model import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.reader.graveyard import Findings
+
+#: Nothing of the base was found at all.
+_EXIT_UNKNOWN = 3
+
+EPILOG = """\b
+Examples:
+  wsgi-tb postmortem
+  wsgi-tb postmortem /run/app/tb -w 2
+  wsgi-tb postmortem --format json | jq '.postmortems[].requests[].path'
+
+\b
+Exit codes:
+  0  shown, or nobody died with requests in flight
+  1  some file could not be read (named on stderr)
+  2  the command was not understood
+  3  nothing is known of the base: no worker, living or dead
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("bases", metavar="[BASE or SOCKET]...", nargs=-1, type=click.Path())
+@click.option(
+    "--worker",
+    "-w",
+    "numbers",
+    metavar="N",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Only worker N; can be given more than once.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> int:
+    """Show what workers that died were serving.
+
+    That is the latest death of each worker number, if requests were in flight then: kept by its successor, or read
+    from what it left where it has none yet. Without BASE it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
+    """
+    from wsgi_tracebacker.reader.graveyard import dig
+
+    named = bases_or_default(bases)
+    found = dig(named, numbers)
+    if form == "json":
+        output.write_bytes(_json(found))
+    else:
+        output.write_text(_text(found))
+    for fault in found.faults:
+        output.fail(fault)
+    if found.faults:
+        return output.EXIT_UNANSWERED
+    if not found.postmortems:
+        what = "died with requests in flight" if found.is_known else "is known, living or dead"
+        output.fail(f"no worker of {', '.join(named)} {what}")
+    return 0 if found.is_known else _EXIT_UNKNOWN
+
+
+def _text(found: Findings) -> Iterator[str]:
+    from wsgi_tracebacker.formats.postmortem import lines
+
+    for number, each in enumerate(found.postmortems):
+        if number:
+            yield ""
+        yield from lines(each)
+
+
+def _json(found: Findings) -> bytes:
+    import json
+
+    from wsgi_tracebacker.formats.postmortem import document
+
+    postmortems = [document(each) for each in found.postmortems]
+    return json.dumps({"schema": SCHEMA, "postmortems": postmortems}).encode("ascii") + b"\n"

@@ -1,0 +1,58 @@
+"""Source files as lines.
+
+Knows PEP 263 and the line ends of Python's tokenizer, and how much of a file and of a line anybody wants to see.
+Refuses to open anything.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Larger source files are not read: generated code, and 8 MB of it.
+MAX_SOURCE_BYTES = 8 * 1024 * 1024
+#: A source line is cut there: minified code has lines of a megabyte.
+_MAX_LINE_CHARACTERS = 500
+
+#: A process's start is known in ticks of 10 ms, and a file's time comes from a clock as coarse.
+_CLOCK_SLACK_SECONDS = 0.05
+
+#: PEP 263.
+_ENCODING_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
+
+
+class SourceFile:
+    """The lines of one source file."""
+
+    __slots__ = ("_lines", "modified_at")
+
+    def __init__(self, lines: list[str], modified_at: float) -> None:
+        """``modified_at``: Unix seconds."""
+        self._lines = lines
+        self.modified_at = modified_at
+
+    def line(self, lineno: int) -> str | None:
+        """The line without its end, or None if the file has no such line."""
+        if 1 <= lineno <= len(self._lines):
+            return self._lines[lineno - 1].rstrip()[:_MAX_LINE_CHARACTERS]
+        return None
+
+    def is_newer_than(self, process_started_at: float | None) -> bool:
+        """Whether the file was changed since a process started; its lines may then not be those that run there."""
+        return process_started_at is not None and self.modified_at > process_started_at + _CLOCK_SLACK_SECONDS
+
+
+def decode_lines(content: bytes) -> list[str]:
+    """The lines of a file's content, in the encoding that it names."""
+    encoding = "utf-8"
+    for line in content.split(b"\n", 2)[:2]:
+        cookie = _ENCODING_COOKIE.match(line)
+        if cookie:
+            encoding = cookie.group(1).decode("ascii")
+            break
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = content.decode(encoding, "replace")
+    except (LookupError, ValueError):
+        text = content.decode("utf-8", "replace")
+    # Only the line ends that Python's tokenizer knows: str.splitlines() would also split at form feeds and others.
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

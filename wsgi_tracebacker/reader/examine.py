@@ -1,0 +1,239 @@
+"""What can be said of a worker that does not answer: its table, then a proof, then its stacks.
+
+Knows the order, in which each step is taken only if the one before allows it. Refuses to decide how long a worker may
+take: it is told. Written as a generator that yields the seconds until its next step, so that one loop examines any
+number of workers at once, and ends as soon as one of them answers after all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats import faulthandler
+from wsgi_tracebacker.reader import dump, stall, table
+from wsgi_tracebacker.reader.process import ALIVE, DEAD, SAME, STOPPED, Identity, Processes
+from wsgi_tracebacker.reader.sources import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator
+
+    from wsgi_tracebacker.formats.faulthandler import Dump
+    from wsgi_tracebacker.model import Card, Snapshot, Stack
+    from wsgi_tracebacker.reader.stall import Look
+    from wsgi_tracebacker.reader.table import Reading, Table
+
+#: A worker that is merely busy answers within this, nearly always.
+PATIENCE_SECONDS = 1.0
+#: A process in state T answers nobody. It may be continued any moment, but is not waited for for long.
+STOPPED_PATIENCE_SECONDS = 0.25
+
+#: What the states of a worker that does not answer are called.
+BUSY, STALLED = "busy", "stalled"
+
+#: Who runs is looked at as often, this far apart: threads that wait for the GIL run for a moment every 5 ms.
+_HOLDER_LOOKS = 5
+_HOLDER_SECONDS = 0.003
+
+#: Threads of our own are left out of a dump, as the worker leaves them out itself: by their outermost frame.
+_OWN_THREADS = tuple(f"/wsgi_tracebacker/worker/{module}.py" for module in ("listener", "watchdog", "reporter"))
+
+
+class Examination(NamedTuple):
+    """What came out."""
+
+    #: ``busy``, ``stalled``, ``stopped`` or ``disk wait``.
+    state: str
+    #: None if there is no table to be read.
+    snapshot: Snapshot | None
+    #: Why there is not more, for people.
+    notes: tuple[str, ...]
+
+
+def examine(
+    card: Card, processes: Processes, standing: str, limit_seconds: float, *, may_signal: bool
+) -> Generator[float, int, Examination]:
+    """Examine one worker that has a question to answer; ``send()`` it the pid of who listens there, 0 for unknown.
+
+    ``standing`` says whether its card's process can be seen from here. Gives up after ``limit_seconds``, but not in
+    the middle of a proof.
+    """
+    started = time.monotonic()
+    is_stopped = standing == SAME and processes.state(card.pid) == STOPPED
+    peer = yield min(limit_seconds, STOPPED_PATIENCE_SECONDS if is_stopped else PATIENCE_SECONDS)
+    worker = _Unanswering(card, processes, standing)
+    try:
+        looks: list[Look] = []
+        while True:
+            state = worker.state()
+            if state == STOPPED:
+                return worker.examination(state)
+            found = worker.look(peer)
+            looks = [*looks[-2:], found] if found is not None else []
+            if len(looks) == 3 and stall.why_not(*looks) is None:
+                return (yield from _stalled(worker, found, may_signal))
+            rest = started + limit_seconds - time.monotonic()
+            # A proof takes two more steps; once begun it is carried to its end.
+            if rest <= 0 and (found is None or len(looks) == 3):
+                return worker.examination(state)
+            peer = yield min(rest, stall.HALF_SECONDS) if found is None else stall.HALF_SECONDS
+    finally:
+        worker.close()
+
+
+def _stalled(worker: _Unanswering, last: Look | None, may_signal: bool) -> Generator[float, int, Examination]:
+    if not may_signal:
+        return worker.examination(STALLED)
+
+    def why_not_still() -> str | None:
+        now = worker.look(0)
+        assert last is not None
+        return "it cannot be seen any more" if now is None else stall.why_not_still(last, now)
+
+    try:
+        content = yield from dump.ask(worker.card, worker.processes, why_not_still)
+        dumped = faulthandler.parse(content)
+    except (dump.Refused, OSError, FormatError) as error:
+        worker.notes.append(f"no stacks: {error}")
+        return worker.examination(STALLED)
+    running = yield from _running(worker)
+    return worker.examination(STALLED, dumped, running)
+
+
+def _running(worker: _Unanswering) -> Generator[float, int, set[int]]:
+    """The threads that run whenever they are looked at: just one is the GIL's holder."""
+    pid, processes = worker.card.pid, worker.processes
+    running = set(processes.threads(pid))
+    for number in range(_HOLDER_LOOKS):
+        if number:
+            yield _HOLDER_SECONDS
+        running = {native_id for native_id in running if processes.letter(pid, native_id) == "R"}
+    return running
+
+
+class _Unanswering:
+    """One worker that does not answer."""
+
+    def __init__(self, card: Card, processes: Processes, standing: str) -> None:
+        self.card = card
+        self.processes = processes
+        self.notes: list[str] = []
+        self._standing = standing
+        self._table: Table | None = None
+        if card.black_box is None:
+            return
+        try:
+            self._table = table.Table(card)
+        except OSError as error:
+            self.notes.append(f"its black box cannot be opened: {error.strerror or error}")
+        if standing != SAME and not processes.same_namespace(card.pid_namespace):
+            self.notes.append("it runs in another pid namespace: to see more, run wsgi-tb inside its container")
+
+    def close(self) -> None:
+        if self._table is not None:
+            self._table.close()
+
+    def state(self) -> str:
+        if self._standing != SAME:
+            return BUSY
+        state = self.processes.state(self.card.pid, threads=True)
+        return BUSY if state in (ALIVE, DEAD) else state
+
+    def look(self, peer: int) -> Look | None:
+        """What a proof needs; None if it cannot be had, or if whoever listens is not the process of the card."""
+        if self._standing != SAME or self._table is None or peer not in (0, self.card.pid):
+            return None
+        try:
+            content = self._table.content()
+            listener, serving = table.threads_of(content)
+        except (OSError, FormatError):
+            return None
+        return stall.look(self.processes, self.card.pid, listener, serving, content, time.monotonic())
+
+    def examination(self, state: str, dumped: Dump | None = None, running: Collection[int] = ()) -> Examination:
+        if self._table is None:
+            return Examination(state, None, tuple(self.notes))
+        try:
+            reading = self._table.read()
+        except (OSError, FormatError) as error:
+            self.notes.append(f"its black box cannot be read: {error}")
+            return Examination(state, None, tuple(self.notes))
+        snapshot = table.snapshot(
+            self.card,
+            reading,
+            state,
+            monotonic=time.monotonic(),
+            unix=time.time(),
+            clocks_are_ours=self.processes.is_boot(self.card.boot_id),
+        )
+        if reading.unrecorded_cores:
+            self.notes.append(f"{reading.unrecorded_cores} of its cores are not in its table")
+        if self._standing == SAME:
+            snapshot = replace(snapshot, stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
+        if dumped is not None:
+            snapshot = self._joined(snapshot, reading, dumped, running)
+        return Examination(state, snapshot, tuple(self.notes))
+
+    def _with_kernel(self, stack: Stack) -> Stack:
+        if stack.native_id is None or stack.native_id not in self.processes.threads(self.card.pid):
+            return stack
+        nanoseconds = self.processes.cpu_nanoseconds(self.card.pid, stack.native_id)
+        return replace(
+            stack,
+            state=self.processes.letter(self.card.pid, stack.native_id),
+            cpu_seconds=None if nanoseconds is None else nanoseconds / 1e9,
+        )
+
+    def _joined(self, snapshot: Snapshot, reading: Reading, dumped: Dump, running: Collection[int]) -> Snapshot:
+        """The requests with their threads' stacks, then the threads that serve none."""
+        if dumped.is_cut:
+            self.notes.append(f"faulthandler shows the newest {faulthandler.MAX_THREADS} threads only")
+        identity = self.processes.identity(self.card.pid)
+        # Nothing is read with greater rights than the process has; where those are not known, with none.
+        sources = Sources(identity or Identity(-1, -1, ()), self.card.cwd, snapshot.worker.started_at)
+        stacks = join(snapshot.stacks, reading.owners, dumped, self.processes.threads(self.card.pid), running)
+        if identity is not None:
+            stacks = [sources.fill_in(stack) for stack in stacks]
+        return replace(snapshot, stacks=tuple(stacks), source="faulthandler")
+
+
+def join(
+    serving: Collection[Stack],
+    owners: dict[int, tuple[int, int]],
+    dumped: Dump,
+    alive: Collection[int],
+    running: Collection[int],
+) -> list[Stack]:
+    """The stacks of a dump on the threads of a table.
+
+    ``owners`` are ident and native id of each core's thread, ``alive`` the process's threads, ``running`` those that
+    were on a CPU all the time: if it is one, and it serves, it holds the GIL.
+    """
+    left = {stack.ident: stack for stack in dumped.stacks}
+    idents = [stack.ident for stack in serving]
+    holder = next(iter(running)) if len(running) == 1 else None
+    is_known = holder is not None and any(stack.native_id == holder for stack in serving)
+    joined = []
+    for stack in serving:
+        # Greenlets share their thread's ident, and a dump does not say which of them runs.
+        own = left.pop(stack.ident, None) if idents.count(stack.ident) == 1 else None
+        if own is not None:
+            stack = replace(stack, frames=own.frames, frames_omitted=own.frames_omitted)  # noqa: PLW2901
+        joined.append(replace(stack, holds_gil=stack.native_id == holder if is_known else None))
+    by_ident = {ident: (core, native_id) for core, (ident, native_id) in owners.items() if native_id in alive}
+    number = joined[0].name.partition("Core")[0] if joined else ""
+    # The oldest thread stands last, and that is the main thread.
+    main = dumped.stacks[-1].ident if dumped.stacks and not dumped.is_cut else None
+    for ident, stack in left.items():
+        # No frames: it was started by Python, and has not yet run any.
+        if not stack.frames or stack.frames[0].filename.endswith(_OWN_THREADS):
+            continue
+        core, native_id = by_ident.get(ident or 0, (None, None))
+        if core is not None and number and ident not in idents:
+            stack = replace(stack, name=f"{number}Core{core}", core=core, native_id=native_id)  # noqa: PLW2901
+        elif ident == main:
+            stack = replace(stack, name="MainThread", kind="main")  # noqa: PLW2901
+        joined.append(stack)
+    return joined

@@ -1,0 +1,165 @@
+"""What dead workers were doing: the postmortems that their successors kept, and the tables that nobody has taken yet.
+
+Knows where the files of a base are, in shared memory and beside the sockets, and when a table's worker is dead.
+Refuses to lock, remove or change anything: that is the successors'.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats import blackbox, postmortem
+from wsgi_tracebacker.formats.card import socket_path
+from wsgi_tracebacker.reader import files
+from wsgi_tracebacker.reader.process import Processes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from wsgi_tracebacker.formats.blackbox import Header
+    from wsgi_tracebacker.reports import Postmortem
+
+#: Where workers keep their black boxes, if it is there.
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  (only read, no symlinks followed, the owner checked)
+
+#: No file of ours is larger: a table, a stacks file that is full, a postmortem with a part of one.
+_MAX_BYTES = 2 * 1024 * 1024
+
+_IN_SHARED_MEMORY = re.compile(r"wsgi_tracebacker\.([0-9]{1,10})\.[0-9a-f]{16}\.([1-9][0-9]{0,4})\.(table|postmortem)")
+_BESIDE_SOCKET = re.compile(r"([1-9][0-9]{0,4})\.(table|postmortem)")
+_NUMBERED = re.compile(r"(.*[^0-9])([1-9][0-9]{0,4})")
+
+
+class Findings(NamedTuple):
+    """All that was found behind some bases."""
+
+    #: The latest death first.
+    postmortems: tuple[Postmortem, ...]
+    #: Whether any file of these bases was there, of living workers perhaps.
+    is_known: bool
+    #: One line for each file that could not be read.
+    faults: tuple[str, ...]
+
+
+class _File(NamedTuple):
+    path: str
+    base: str
+    number: int
+    owner: int
+    kind: str
+
+
+def dig(
+    bases: Sequence[str],
+    numbers: Collection[int] = (),
+    processes: Processes | None = None,
+    shared_memory: str = SHARED_MEMORY,
+) -> Findings:
+    """The postmortems behind these bases (or sockets), only of workers with one of ``numbers`` if any are given."""
+    processes = processes or Processes()
+    found: dict[str, _File] = {}
+    for argument in bases:
+        found.update((file.path, file) for file in _files(argument, shared_memory))
+    postmortems: list[Postmortem] = []
+    faults: list[str] = []
+    for file in found.values():
+        if numbers and file.number not in numbers:
+            continue
+        try:
+            read = _kept(file) if file.kind == blackbox.POSTMORTEM else _untaken(file, processes)
+        except FileNotFoundError:
+            # Taken by a successor just now.
+            continue
+        except (OSError, FormatError) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            faults.append(f"{file.path}: {reason}")
+            continue
+        if read is not None:
+            postmortems.append(read)
+    postmortems.sort(key=lambda each: (-each.last_written_at, each.number))
+    return Findings(tuple(postmortems), bool(found), tuple(faults))
+
+
+def _files(argument: str, shared_memory: str) -> Iterator[_File]:
+    # Not abspath(): a base may end in a dot or a slash.
+    base = argument if os.path.isabs(argument) else os.path.join(os.getcwd(), argument)
+    yield from _files_of(base, None, shared_memory)
+    # One worker's socket: its number is the end of its name.
+    numbered = _NUMBERED.fullmatch(base)
+    if numbered is not None:
+        yield from _files_of(numbered[1], int(numbered[2]), shared_memory)
+
+
+def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File]:
+    for name in _names(shared_memory):
+        match = _IN_SHARED_MEMORY.fullmatch(name)
+        if match is None:
+            continue
+        uid, number, kind = int(match[1]), int(match[2]), match[3]
+        if name == blackbox.file_name(base, number, uid, kind) and only in (None, number):
+            yield _File(os.path.join(shared_memory, name), base, number, uid, kind)
+    folder, prefix = os.path.split(base)
+    for name in _names(folder):
+        match = _BESIDE_SOCKET.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
+        if match is not None and only in (None, int(match[1])):
+            path = os.path.join(folder, name)
+            try:
+                owner = os.lstat(path).st_uid
+            except OSError:
+                continue
+            # Whose it should be nothing says here: ours, or for root anybody's, who can but tell tales.
+            if os.geteuid() in (0, owner):
+                yield _File(path, base, int(match[1]), owner, match[2])
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _kept(file: _File) -> Postmortem | None:
+    content = _content(file.path, file.owner)
+    # One that is being written just now, or that a full disk cut short to nothing.
+    return postmortem.decode(content) if content else None
+
+
+def _untaken(file: _File, processes: Processes) -> Postmortem | None:
+    content = _content(file.path, file.owner)
+    header = blackbox.decode_header(content)
+    if not _is_dead(header, file, processes):
+        return None
+    try:
+        stacks = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
+    except OSError:
+        stacks = None
+    return postmortem.of_table(content, file.base, time.time(), stacks)
+
+
+def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
+    """Whether a table's worker has ended: as the kernel says where it can, else as its socket does."""
+    if not processes.is_boot(header.boot_id):
+        return True
+    if processes.same_namespace(header.pid_namespace):
+        return not processes.runs(header.pid, header.start_ticks)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(socket_path(file.base, file.number))
+        except OSError as error:
+            return error.errno in (errno.ECONNREFUSED, errno.ENOENT)
+    return False
+
+
+def _content(path: str, owner: int) -> bytes:
+    descriptor = files.open_file_of(path, owner)
+    try:
+        return files.read_at_most(descriptor, _MAX_BYTES)
+    finally:
+        os.close(descriptor)

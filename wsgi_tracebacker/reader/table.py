@@ -1,0 +1,139 @@
+"""A living worker's table of requests in flight, read from outside: it needs nobody's leave and harms nobody.
+
+Knows how the table of ``formats.blackbox`` becomes a snapshot. Refuses to map it: a file that is cut short under a
+map is a crash of the reader.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats import blackbox
+from wsgi_tracebacker.model import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.reader import files
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.formats.blackbox import Header, Row
+    from wsgi_tracebacker.model import Card
+
+
+class Reading(NamedTuple):
+    """What the table held at one instant."""
+
+    header: Header
+    #: The oldest request first.
+    rows: tuple[Row, ...]
+    #: Rows that were being written.
+    torn: int
+    #: Ident and native id of each core's thread, idle ones too.
+    owners: dict[int, tuple[int, int]]
+    content: bytes
+
+    @property
+    def unrecorded_cores(self) -> int:
+        """Cores beyond the table: what they serve is not known."""
+        return max(0, self.header.cores - blackbox.ROWS)
+
+
+class Table:
+    """The open table of one worker."""
+
+    def __init__(self, card: Card) -> None:
+        """Raises OSError if there is no table that may be believed."""
+        if card.black_box is None:
+            raise FileNotFoundError("the worker has no black box")
+        self._card = card
+        self._descriptor = files.open_file_of(card.black_box, card.uid)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def content(self) -> bytes:
+        """The whole file. Raises FormatError if it is not the table of the card's worker."""
+        if os.fstat(self._descriptor).st_size != blackbox.FILE_BYTES:
+            raise FormatError("the black box is cut short, or laid out in another way")
+        content = files.read_at_most(self._descriptor, blackbox.FILE_BYTES)
+        header = blackbox.decode_header(content)
+        card = self._card
+        if (header.number, header.pid, header.start_ticks, header.uid) != (
+            card.number,
+            card.pid,
+            card.start_ticks,
+            card.uid,
+        ):
+            raise FormatError("the black box is another process's")
+        return content
+
+    def read(self) -> Reading:
+        """What it holds now. Raises OSError or FormatError."""
+        content = self.content()
+        rows, torn = blackbox.decode_rows(content, self.content())
+        return Reading(
+            header=blackbox.decode_header(content),
+            rows=tuple(sorted(rows, key=lambda row: row.started)),
+            torn=torn,
+            owners=blackbox.decode_owners(content),
+            content=content,
+        )
+
+
+def threads_of(content: bytes) -> tuple[int, frozenset[int]]:
+    """Native ids: of the thread that answers the worker's socket, 0 if it never ran, and of those that serve."""
+    serving = (native_id for _, native_id in blackbox.decode_owners(content).values())
+    return blackbox.decode_header(content).listener, frozenset(serving)
+
+
+def snapshot(
+    card: Card, reading: Reading, state: str, *, monotonic: float, unix: float, clocks_are_ours: bool
+) -> Snapshot:
+    """The requests in flight as a snapshot without stacks.
+
+    ``monotonic`` is the reader's clock, which counts where it is the worker's too; elsewhere, what the header says.
+    """
+    header = reading.header
+    if not clocks_are_ours:
+        monotonic = unix - header.unix + header.monotonic
+    return Snapshot(
+        worker=Worker(
+            number=header.number,
+            pid=header.pid,
+            uid=header.uid,
+            started_at=header.started_at,
+            server=header.server,
+            application=header.application,
+            cwd=card.cwd,
+            python=header.python,
+            base=card.base,
+            requests_in_flight=len(reading.rows) + reading.torn,
+        ),
+        taken_at=unix,
+        stacks=tuple(_stack(header, row, monotonic, unix) for row in reading.rows),
+        source="table",
+        state=state,
+    )
+
+
+def _stack(header: Header, row: Row, monotonic: float, unix: float) -> Stack:
+    age_seconds = max(0.0, monotonic - row.started)
+    return Stack(
+        name=f"WSGIWorker{header.number}Core{row.core}",
+        ident=row.ident or None,
+        native_id=row.native_id or None,
+        core=row.core,
+        kind="main" if row.native_id == header.pid else "unknown",
+        request=Request(
+            method=row.method,
+            path=row.path,
+            query=None,
+            remote_address=row.remote_address,
+            request_id=row.request_id,
+            started_at=unix - age_seconds,
+            age_seconds=age_seconds,
+            phase=UNKNOWN_PHASE,
+        ),
+    )
