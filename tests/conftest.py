@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import hypothesis
 import pytest
 
+from tests.support import black_boxes
 from tests.support.leftovers import holdings
 from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn
@@ -70,13 +71,14 @@ def base(short_path: Path) -> Iterator[str]:
     """A base path of our own for worker sockets, short and in a folder of its own.
 
     Middleware that served requests in this very process is at its end after the test, and the main thread has its
-    name again.
+    name again. So are the black boxes of workers that were killed: nothing else would take them away.
     """
     main = threading.main_thread()
     name = main.name
     yield str(short_path / "tb")
     agent.stop()
     main.name = name
+    black_boxes.remove(str(short_path / "tb"))
 
 
 class StartGunicorn(Protocol):

@@ -121,10 +121,14 @@ class Processes:
         words = self._read(f"{pid}/task/{native_id}/schedstat").split()
         return int(words[0]) if words and words[0].isdecimal() else None
 
-    def voluntary_switches(self, pid: int, native_id: int) -> int | None:
-        """How often a thread has given up its CPU to wait for something."""
-        count = self._status(f"{pid}/task/{native_id}").get("voluntary_ctxt_switches", "")
-        return int(count) if count.isdecimal() else None
+    def thread_seen(self, pid: int, native_id: int) -> tuple[int, int, int, str] | None:
+        """Nanoseconds on a CPU and runnable without one, voluntary switches, and the letter of a thread."""
+        times = self._read(f"{pid}/task/{native_id}/schedstat").split()
+        status = self._status(f"{pid}/task/{native_id}")
+        try:
+            return int(times[0]), int(times[1]), int(status["voluntary_ctxt_switches"]), status["State"][0]
+        except (IndexError, KeyError, ValueError):
+            return None
 
     def signals(self, pid: int, native_id: int | None = None) -> Signals | None:
         """What is pending, blocked and caught in a process (in its main thread), or in one of its threads."""

@@ -1,11 +1,18 @@
 """The proof that Python cannot run in a worker: a rule over three looks at it, half a second apart.
 
-Knows what tells a worker whose GIL is held from one that is merely overloaded, as measured: a busy worker's table
-changes or many of its threads gain CPU time, and its listener, if it waits at all, waits for a CPU. Where the GIL is
-held nothing changes, one thread at most burns a CPU, and the listener, which has a question to answer, wakes up for
-the GIL every 5 ms. Refuses to signal.
+Knows what tells a worker whose GIL is held from one that is merely overloaded. Refuses to signal. It matters because
+the signal that asks a stalled worker for its stacks can crash one that runs.
 
-This matters because the signal that asks a stalled worker for its stacks can crash one that runs.
+In all cases the table does not change, no thread begins or ends, and the listener, which has a question to answer,
+wakes up for the GIL every 5 ms. That alone proves nothing: beside 64 CPU-bound threads the listener waits for the GIL
+for seconds, with 800 to 1,500 switches in half a second, and each thread has 1.5 % of a CPU (measured). So there has
+to be one of these as well:
+
+- *A thread that never lets go.* It wants a CPU all the time (it runs, or would if it were given one) and never sleeps.
+  A thread that runs Python gives up the GIL when another one wants it, and sleeps until its turn. All others together
+  have far less CPU time: that tells it from a computation which holds no GIL, beside threads that run Python.
+- *Nobody wants a CPU*, but for waking up, and nobody waits for a disk: the GIL's holder sleeps with it. Where Python
+  runs, somebody always does.
 """
 
 from __future__ import annotations
@@ -20,20 +27,44 @@ if TYPE_CHECKING:
 #: Between two looks.
 HALF_SECONDS = 0.5
 
-#: A thread with more of a CPU than this is at work. Measured in a real stall: 1000, 3, 2 ... ms per second; in an
-#: overloaded worker 21 threads were above 1 %.
-_WORKING_SHARE = 0.05
+#: What a thread that never lets go of the GIL spends on a CPU or waiting for one, with room for the time that a look
+#: takes. Measured: 99 %.
+_ALWAYS_SHARE = 0.85
+#: And how often it may sleep between two looks: never, but for what the kernel makes of a page fault.
+_SLEEPS = 3
+#: CPU time of all others, as a share of its own. Those that wait for the GIL have 0.3 to 0.5 % of a CPU each; threads
+#: that run Python beside it have as much as it has.
+_OTHERS_SHARE = 0.25
+#: What all threads together may want where the holder sleeps.
+_NOBODY_SHARE = 0.2
 
-#: Voluntary switches of a listener that waits for the GIL, per second. Measured per half second: stalled 98, beside 8
-#: CPU-bound threads 11, idle 2; this is 60 per half second.
+#: Voluntary switches of a listener that waits for the GIL, per second. Measured per half second: stalled 98 to 120,
+#: beside 8 CPU-bound threads 11, idle 2; this is 60 per half second.
 _WAITING_SWITCHES_PER_SECOND = 120.0
+#: Where it has to wait for a CPU, it wakes up less often. So much of it counts at least.
+_MIN_AWAKE_SHARE = 0.25
 
 #: For a look so soon after the last one nothing can be said about its switches.
 _MIN_SECONDS = 0.05
 
 _NANOSECONDS = 1_000_000_000
 
-_NOT_WAITING = "its listener does not wait for the GIL"
+
+class Seen(NamedTuple):
+    """One thread at one instant; all but its letter only grow."""
+
+    #: Nanoseconds on a CPU, and runnable without one.
+    ran: int
+    delayed: int
+    #: How often it went to sleep.
+    switches: int
+    #: The kernel's letter.
+    letter: str
+
+    @property
+    def wanted(self) -> int:
+        """Nanoseconds in which it would have run if it could."""
+        return self.ran + self.delayed
 
 
 class Look(NamedTuple):
@@ -43,10 +74,10 @@ class Look(NamedTuple):
     at: float
     #: The whole table.
     table: bytes
-    #: Nanoseconds on a CPU, by native id.
-    cpu: dict[int, int]
-    #: Voluntary switches of the listener's thread, or of each that may be it.
-    switches: dict[int, int]
+    #: By native id.
+    threads: dict[int, Seen]
+    #: Which thread is the listener; several for a listener that has not said who it is.
+    listeners: frozenset[int]
 
 
 def look(
@@ -57,27 +88,33 @@ def look(
     ``listener`` is 0 for one that has not said who it is: its thread was started by the first request, which has held
     the GIL ever since. Then it is any thread but the main one and those that ``serving`` names.
     """
-    threads = processes.threads(pid)
-    listeners = {listener} if listener else set(threads).difference(serving, (pid,))
-    switches = {native_id: processes.voluntary_switches(pid, native_id) for native_id in listeners}
-    cpu = {native_id: processes.cpu_nanoseconds(pid, native_id) for native_id in threads}
-    if not switches or None in switches.values() or None in cpu.values():
+    threads = {}
+    for native_id in processes.threads(pid):
+        found = processes.thread_seen(pid, native_id)
+        if found is None:
+            return None
+        threads[native_id] = Seen(*found)
+    listeners = frozenset({listener} if listener else set(threads).difference(serving, (pid,)))
+    if not listeners or not listeners <= threads.keys():
         return None
-    return Look(at, table, _known(cpu), _known(switches))
-
-
-def _known(counts: dict[int, int | None]) -> dict[int, int]:
-    return {native_id: count for native_id, count in counts.items() if count is not None}
+    return Look(at, table, threads, listeners)
 
 
 def why_not(first: Look, second: Look, third: Look) -> str | None:
     """Why three looks are no proof that Python cannot run there; None if they are."""
     if min(second.at - first.at, third.at - second.at) < HALF_SECONDS * 0.99:
         return "they are too close together"
-    reason = _why_not_between(first, third)
-    if reason is None and not _waiting(first, second) & _waiting(second, third):
-        reason = _NOT_WAITING
-    return reason
+    for earlier, later in ((first, second), (second, third)):
+        reason = _why_not_between(earlier, later)
+        if reason is not None:
+            return reason
+    if not _waiting(first, second) & _waiting(second, third):
+        return _NOT_WAITING
+    if _never_let_go(first, second) & _never_let_go(second, third):
+        return None
+    if _nobody_wanted(first, second) and _nobody_wanted(second, third):
+        return None
+    return "more than one thread is at work"
 
 
 def why_not_still(last: Look, now: Look) -> str | None:
@@ -88,24 +125,45 @@ def why_not_still(last: Look, now: Look) -> str | None:
     return reason
 
 
+_NOT_WAITING = "its listener does not wait for the GIL"
+
+
 def _why_not_between(earlier: Look, later: Look) -> str | None:
     if earlier.table != later.table:
         return "its table has changed"
-    if earlier.cpu.keys() != later.cpu.keys():
+    if earlier.threads.keys() != later.threads.keys():
         return "threads have begun or ended"
-    # Of a moment, a millisecond is more than the share: a listener that wakes up for the GIL needs some of it.
-    allowed = max(later.at - earlier.at, HALF_SECONDS) * _WORKING_SHARE * _NANOSECONDS
-    working = sum(1 for native_id, before in earlier.cpu.items() if later.cpu[native_id] - before > allowed)
-    if working > 1:
-        return f"{working} threads are at work"
     return None
 
 
 def _waiting(earlier: Look, later: Look) -> set[int]:
     """Those that may be the listener and have waited for the GIL all the time."""
-    wanted = _WAITING_SWITCHES_PER_SECOND * (later.at - earlier.at)
+    seconds = later.at - earlier.at
+    found = set()
+    for native_id in earlier.listeners & later.listeners:
+        before, after = earlier.threads[native_id], later.threads[native_id]
+        awake = max(_MIN_AWAKE_SHARE, 1 - (after.delayed - before.delayed) / _NANOSECONDS / seconds)
+        if after.switches - before.switches >= _WAITING_SWITCHES_PER_SECOND * seconds * awake:
+            found.add(native_id)
+    return found
+
+
+def _never_let_go(earlier: Look, later: Look) -> set[int]:
+    """The thread that has wanted a CPU all the time, without a sleep, and had most of what all had; if there is one."""
+    always = (later.at - earlier.at) * _ALWAYS_SHARE * _NANOSECONDS
+    ran = {native_id: after.ran - earlier.threads[native_id].ran for native_id, after in later.threads.items()}
     return {
         native_id
-        for native_id, before in earlier.switches.items()
-        if later.switches.get(native_id, before) - before >= wanted
+        for native_id, after in later.threads.items()
+        if after.wanted - earlier.threads[native_id].wanted >= always
+        and after.switches - earlier.threads[native_id].switches <= _SLEEPS
+        and sum(ran.values()) - ran[native_id] <= ran[native_id] * _OTHERS_SHARE
     }
+
+
+def _nobody_wanted(earlier: Look, later: Look) -> bool:
+    if any(seen.letter == "D" for each in (earlier, later) for seen in each.threads.values()):
+        # Somebody waits for memory or a disk: a process that is being swapped does that all the time.
+        return False
+    wanted = sum(after.wanted - earlier.threads[native_id].wanted for native_id, after in later.threads.items())
+    return wanted <= (later.at - earlier.at) * _NOBODY_SHARE * _NANOSECONDS

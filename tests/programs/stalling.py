@@ -1,0 +1,50 @@
+"""A wrapped WSGI callable that can do to its worker what applications do: hold the GIL for ever, burn CPU, die.
+
+``/stall…`` backtracks for ever, ``/spin`` starts 64 threads that burn CPU and answers, ``/die/exit`` and
+``/die/fault`` end the process on the spot; anything else answers at once.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import threading
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker import TracebackerMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+SPINNING_THREADS = 64
+
+
+def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    path = environ["PATH_INFO"]
+    if path.startswith("/stall"):
+        backtrack_for_ever()
+    elif path == "/spin":
+        for _ in range(SPINNING_THREADS):
+            threading.Thread(target=spin, daemon=True).start()
+    elif path == "/die/exit":
+        # 3 and 4 would have gunicorn give up.
+        os._exit(7)
+    elif path == "/die/fault":
+        faulthandler._sigsegv()  # type: ignore[attr-defined]  # there for tests such as this
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+    return [b"done\n"]
+
+
+def backtrack_for_ever() -> None:
+    re.match("(a+)+$", "a" * 40 + "b")
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+application = TracebackerMiddleware(choose)

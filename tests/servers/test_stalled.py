@@ -1,0 +1,132 @@
+"""Real servers whose workers are in a C call that never lets the GIL go, or are dead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.servers import asking
+from tests.support import black_boxes, clients
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import StartGunicorn
+    from tests.servers.conftest import StartUwsgi, Uwsgi
+    from tests.support.servers import Gunicorn
+
+APPLICATION = "tests.programs.stalling:application"
+WORKERS = 3
+#: A second until a worker counts as one that does not answer, a second for the proof, the dump, and the command itself.
+SECONDS_FOR_ALL = 4.0
+
+SERVERS = {
+    "gunicorn sync": ("gunicorn", "--workers", str(WORKERS)),
+    "gunicorn gthread": ("gunicorn", "--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "2"),
+    "uWSGI": ("uwsgi", "--module", APPLICATION, "--processes", str(WORKERS)),
+    "uWSGI threads": ("uwsgi", "--module", APPLICATION, "--processes", str(WORKERS), "--threads", "2"),
+}
+
+
+@pytest.fixture(params=SERVERS.values(), ids=SERVERS.keys())
+def server(request: pytest.FixtureRequest) -> Iterator[Gunicorn | Uwsgi]:
+    kind, *arguments = request.param
+    if kind == "uwsgi":
+        start: StartUwsgi = request.getfixturevalue("uwsgi")
+        started: Gunicorn | Uwsgi = start(*arguments)
+    else:
+        start_gunicorn: StartGunicorn = request.getfixturevalue("gunicorn")
+        started = start_gunicorn(APPLICATION, *arguments)
+    yield started
+    # A stalled worker hears no signal but this one.
+    for pid in (*started.workers(), started.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def command(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "wsgi_tracebacker", verb, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=PROJECT, check=False, timeout=60)
+
+
+def stall_all(server: Gunicorn | Uwsgi, base: str, connections: contextlib.ExitStack) -> None:
+    """Requests until each worker has one that stalls it: a thread of a stalled one may accept others, in vain."""
+    for number in range(4 * WORKERS):
+        before = asking.numbers(base)
+        connections.enter_context(clients.in_flight(server.address, f"/stall/{number}"))
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda before=before: asking.numbers(base) != before, "a worker serves it", 2)  # type: ignore[misc]
+        if len(asking.numbers(base)) == WORKERS:
+            return
+    raise AssertionError(f"not all are stalled: {asking.files(base)}; {server.log_text()}")
+
+
+def check_stalled(document: dict[str, Any], number: int) -> str:
+    """That a snapshot shows a stalled worker with its request and the line; its request's path."""
+    assert (document["state"], document["source"]) == ("stalled", "faulthandler")
+    assert document["worker"]["number"] == number
+    serving = [thread for thread in document["threads"] if thread["request"]]
+    [thread] = serving
+    functions = [frame["function"] for frame in thread["frames"]]
+    assert functions[-3:] == ["choose", "backtrack_for_ever", "match"]
+    assert thread["frames"][-2]["source"].strip() == 're.match("(a+)+$", "a" * 40 + "b")'
+    assert thread["request"]["age_seconds"] > 0
+    assert thread["holds_gil"] is not False
+    path = thread["request"]["path"]
+    assert isinstance(path, str)
+    return path
+
+
+def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base: str) -> None:
+    """Each with its request and the line that calls re.match, all within four seconds; and the list says stalled."""
+    with contextlib.ExitStack() as connections:
+        stall_all(server, base, connections)
+        began = time.monotonic()
+        result = command("read", base, "--format", "json", "--timeout", "10")
+        took = time.monotonic() - began
+        document = json.loads(result.stdout)
+        assert len(document["workers"]) == WORKERS, result.stderr
+        paths = {check_stalled(worker, number) for number, worker in enumerate(document["workers"], 1)}
+        assert len(paths) == WORKERS
+        assert all(path.startswith("/stall/") for path in paths)
+        assert [worker["state"] for worker in document["unanswered"]] == ["stalled"] * WORKERS
+        assert result.returncode == 1
+        assert took < SECONDS_FOR_ALL
+        listed = json.loads(command("list", base, "--format", "json", "--timeout", "10").stdout)["workers"]
+        assert [worker["state"] for worker in listed] == ["stalled"] * WORKERS
+        assert [worker["requests_in_flight"] for worker in listed] == [1] * WORKERS
+
+
+@pytest.mark.parametrize("path", ["/die/exit", "/die/fault", "/stall"])
+def test_a_death_is_told_by_the_successor(path: str, gunicorn: StartGunicorn, base: str) -> None:
+    """However a worker dies, the log of the one that takes its number, and the command, name its request."""
+    server = gunicorn(APPLICATION)
+    server.get("/")
+    [pid] = server.workers()
+    with contextlib.suppress(OSError), clients.in_flight(server.address, path) as connection:
+        if path == "/stall":
+            wait_until(lambda: "/stall" in command("read", base, "--no-signal", "--timeout", "1").stdout, "it stalls")
+            os.kill(pid, signal.SIGKILL)
+            # No successor has taken its number yet: none has served a request.
+            untaken = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
+            assert [(each["pid"], each["requests"][0]["path"]) for each in untaken] == [(pid, path)]
+        connection.getresponse()
+    wait_until(lambda: server.workers() not in ([], [pid]), "there is another worker")
+    server.get("/")
+    found = server.wait_for_log(rf"worker 1, pid {pid}, died with 1 request in flight(?s:.*?)GET {path} ")
+    assert found
+    kept = command("postmortem", base)
+    assert (kept.returncode, kept.stderr) == (0, "")
+    assert re.search(rf"worker 1, pid {pid}, died with 1 request in flight.*\n  GET {path}  \(core 0, ", kept.stdout)
+    assert [file.name.rpartition(".")[2] for file in black_boxes.files_of(base)].count("postmortem") == 1

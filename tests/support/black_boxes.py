@@ -1,0 +1,26 @@
+"""The files that outlive a worker, found and taken away by whoever made it die."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wsgi_tracebacker.formats import blackbox as layout
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def files_of(base: str) -> list[Path]:
+    """What workers of a base have left in shared memory, whoever they ran as."""
+    of_base = layout.file_name(base, 0, 0, "").split(".")[2]
+    return sorted(SHARED_MEMORY.glob(f"wsgi_tracebacker.*.{of_base}.*"))
+
+
+def path_of(base: str, number: int, kind: str) -> Path:
+    """Where a worker of ours keeps one of them."""
+    return SHARED_MEMORY / layout.file_name(base, number, os.geteuid(), kind)
+
+
+def remove(base: str) -> None:
+    for path in files_of(base):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.formats.strategies import texts
+from tests.unit.formats.test_blackbox import HEADER, row, table
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats import blackbox, postmortem
+from wsgi_tracebacker.formats.escape import printable
+from wsgi_tracebacker.reports import LostRequest, Postmortem
+
+_optional = st.none() | texts
+_times = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False)
+_counts = st.integers(0, 2**32)
+postmortems = st.builds(
+    Postmortem,
+    number=_counts,
+    base=texts,
+    pid=_counts,
+    server=_optional,
+    application=_optional,
+    started_at=_times,
+    last_written_at=_times,
+    found_at=_times,
+    requests=st.lists(
+        st.builds(
+            LostRequest,
+            core=_counts,
+            native_id=_counts,
+            method=texts,
+            path=texts,
+            started_at=_times,
+            remote_address=_optional,
+            request_id=_optional,
+        ),
+        max_size=3,
+    ).map(tuple),
+    unrecorded_cores=_counts,
+    stacks=_optional,
+)
+
+
+def test_a_dead_workers_table_tells_what_it_served() -> None:
+    """Its requests, the oldest first, at the times of the wall clock."""
+    content = table(row(42.25, b"/young", core=0), row(41.25, b"/old", core=1))
+    found = postmortem.of_table(content, "/tmp/tb", 3000.0, b"its stacks\xff")
+    assert found is not None
+    assert (found.number, found.pid, found.base, found.found_at) == (3, 4711, "/tmp/tb", 3000.0)
+    # The header's clocks: 50.25 was 2000.75.
+    assert [(each.path, each.started_at) for each in found.requests] == [("/old", 1991.75), ("/young", 1992.75)]
+    assert found.last_written_at == 1992.75
+    assert found.stacks == "its stacks\\xff"
+
+
+def test_nothing_in_flight_is_no_postmortem() -> None:
+    """Nor is an end in order, whatever the rows hold."""
+    assert postmortem.of_table(table(row(0.0)), "/tmp/tb", 0.0, None) is None
+    closed = replace(HEADER, is_closed=True)
+    assert postmortem.of_table(table(row(), header=closed), "/tmp/tb", 0.0, None) is None
+
+
+def test_threads_beyond_the_table_are_counted() -> None:
+    """More requests than rows are not lost in silence."""
+    found = postmortem.of_table(table(row(), header=replace(HEADER, cores=600)), "/tmp/tb", 0.0, None)
+    assert found is not None
+    assert found.unrecorded_cores == 600 - blackbox.ROWS
+    assert "  88 more threads had no row in its table: what they served is not known" in list(postmortem.lines(found))
+
+
+def test_it_reads_well() -> None:
+    """Who died, what was in flight since when and for whom, and the last stacks; no control character."""
+    detail = blackbox.detail_bytes(40.0, "127.0.0.1", "id\x1b[31m")
+    found = postmortem.of_table(table(row(detail=detail)), "/tmp/tb", 0.0, b"one\ntwo\x1b\n")
+    assert found is not None
+    head, request, *stacks = postmortem.lines(found)
+    assert head.startswith("worker 3, pid 4711, died with 1 request in flight; started 1970-01-01 ")
+    assert request.startswith("  GET /x  (core 0, since 1970-01-01 ")
+    assert request.endswith(", request id id\\x1b[31m, from 127.0.0.1)")
+    assert stacks == ["its last report or stacks:", "  one", "  two\\x1b"]
+
+
+@given(postmortems)
+def test_a_postmortem_comes_back_as_it_was(value: Postmortem) -> None:
+    """decode(encode(x)) == x, in ASCII, on one line."""
+    encoded = postmortem.encode(value)
+    assert postmortem.decode(encoded) == value
+    assert encoded.isascii()
+    assert encoded.count(b"\n") == 1
+
+
+@given(postmortems)
+def test_lines_can_always_be_written(value: Postmortem) -> None:
+    """Whatever stands in names and paths, a line is one line and can be encoded."""
+    for line in postmortem.lines(value):
+        line.encode("utf-8")
+        assert line == printable(line)
+
+
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["postmortem", "requests", "number", "x"]), inner)
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_any_bytes_are_a_postmortem_or_a_format_error(content: bytes) -> None:
+    """Reading never raises anything else."""
+    with contextlib.suppress(FormatError):
+        postmortem.decode(content)
+
+
+@pytest.mark.parametrize("change", [{"postmortem": 2}, {"requests": None}, {"pid": "x"}, {"requests": [{}]}])
+def test_another_shape_is_an_error(change: dict[str, object]) -> None:
+    """A version that is not known, keys that are missing or of the wrong type."""
+    found = postmortem.of_table(table(row()), "/tmp/tb", 0.0, None)
+    assert found is not None
+    with pytest.raises(FormatError, match="no postmortem"):
+        postmortem.decode(json.dumps({**postmortem.document(found), **change}).encode())

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wsgi_tracebacker.formats.faulthandler import Dump
+from wsgi_tracebacker.model import Frame, Request, Stack
+from wsgi_tracebacker.reader.examine import join
+
+REQUEST = Request("GET", "/x", None, None, None, 0.0, 1.0, "unknown")
+FRAMES = (Frame("app.py", 1, "application"), Frame("re.py", 2, "match"))
+
+
+def serving(core: int) -> Stack:
+    return Stack(f"WSGIWorker1Core{core}", ident=100 + core, native_id=10 + core, core=core, request=REQUEST)
+
+
+def dumped(ident: int, *frames: Frame) -> Stack:
+    return Stack(f"Thread-{ident:#x}", ident=ident, kind="unknown", frames=frames)
+
+
+def joined(
+    *stacks: Stack, rows: tuple[Stack, ...] = (serving(0), serving(1)), running: tuple[int, ...] = (11,)
+) -> list[Stack]:
+    owners = {0: (100, 10), 1: (101, 11), 2: (102, 12), 3: (103, 13)}
+    return join(rows, owners, Dump(stacks, is_cut=False), [10, 11, 12, 99], running)
+
+
+def test_requests_get_the_stacks_of_their_threads() -> None:
+    """By ident; the one that runs holds the GIL, the others do not; one that is not in the dump has no frames."""
+    first, second = joined(dumped(101, *FRAMES))
+    assert (first.frames, first.holds_gil) == ((), False)
+    assert (second.frames, second.holds_gil, second.request) == (FRAMES, True, REQUEST)
+
+
+def test_a_holder_is_named_only_when_it_is_proven() -> None:
+    """Not if nobody runs, if more than one does, or if the one that does serves no request."""
+    for running in ((), (10, 11), (99,)):
+        assert [stack.holds_gil for stack in joined(dumped(101, *FRAMES), running=running)] == [None, None]
+
+
+def test_threads_that_serve_nothing_follow() -> None:
+    """Idle cores by their names if their thread still lives, the main thread, and others as they are."""
+    rest = joined(dumped(102, *FRAMES), dumped(103, *FRAMES), dumped(7, *FRAMES), dumped(8, *FRAMES))[2:]
+    assert [(stack.name, stack.core, stack.kind) for stack in rest] == [
+        ("WSGIWorker1Core2", 2, "unknown"),
+        ("Thread-0x67", None, "unknown"),
+        ("Thread-0x7", None, "unknown"),
+        ("MainThread", None, "main"),
+    ]
+
+
+def test_own_threads_are_left_out() -> None:
+    """The listener, the watchdog and the reporter, and a thread that has not run any Python yet."""
+    own = [
+        dumped(number, Frame(f"/lib/wsgi_tracebacker/worker/{module}.py", 1, "_run"))
+        for number, module in enumerate(("listener", "watchdog", "reporter"))
+    ]
+    assert len(joined(*own, dumped(9))) == 2
+
+
+def test_greenlets_share_a_thread_and_its_stack_is_nobodys() -> None:
+    """A dump does not say which of them runs, so it is shown beside them."""
+    rows = (serving(0), replace(serving(1), ident=100))
+    stacks = joined(dumped(100, *FRAMES), rows=rows)
+    assert [stack.frames for stack in stacks] == [(), (), FRAMES]
+    assert stacks[2].request is None
