@@ -148,8 +148,9 @@ class Agent:
             # No descriptor, or no thread. A socket on which nobody answers would be worse than none.
             if listener is not None:
                 listener.forget()
-            faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
+            # Without a slot, what refused that was said already.
             if self.slot is not None:
+                faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
                 self.slot.release()
                 self.slot = None
         else:
@@ -190,7 +191,8 @@ class Agent:
                 stacks_file=self._stacks_file,
                 places=stacks.Places(self._started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
-                interrupt=interrupt.raise_into,
+                # A thread of many greenlets is in many requests: whichever runs just then would be struck.
+                interrupt=None if self.primitives.threads_are_patched else interrupt.raise_into,
             )
             watchdog.start()
         except (OSError, RuntimeError) as error:

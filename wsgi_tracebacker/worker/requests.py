@@ -95,13 +95,13 @@ class Core:
     """One request slot of this worker: the request that a thread serves now, and the one before."""
 
     __slots__ = (
-        "close_ident",
         "ended",
         "environ",
         "finished",
         "handle",
         "ident",
         "inside",
+        "inside_ident",
         "lease",
         "lock",
         "marked",
@@ -158,9 +158,10 @@ class Core:
         #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
         #: none. The token makes it void for the next request, so that nobody has to clear it.
         self.own_limit: tuple[float, float, float | None] | None = None
-        #: The token of the request while its thread is where it may be raised into, else 0.0; and the token of the
-        #: request that was raised into. See interrupt.
+        #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;
+        #: and the token of the request that was raised into. See interrupt.
         self.inside = 0.0
+        self.inside_ident = ident
         self.marked = 0.0
         #: Called when a request got a limit of its own.
         self.on_limit: Callable[[Core], None] | None = None
