@@ -1,4 +1,4 @@
-"""Run what README.md and docs/tutorial.md show, and write down what it prints: ``python -m docs.record``.
+"""Run what the pages of ``PAGES`` show, and write down what it prints: ``python -m docs.record [PAGE …]``.
 
 Knows three marks in a page. A Python block after ``<!-- file: NAME -->`` is saved under that name. A console block
 after ``<!-- recorded -->`` is run, command by command, and its output is replaced by what was printed; after
@@ -7,6 +7,7 @@ know what the pages tell.
 
 gunicorn, the sockets and the files are in a temporary folder and end with the recording. In the pages they have the
 names of an ordinary installation: /srv/shop, /tmp/tbsocket, port 8000. Nothing else of the output is changed.
+A gunicorn that is started while one runs takes its place.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tutorial.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/howto/why-a-request-hangs.md", "docs/reference/report.md")
 
 #: How old the slow requests of a page are when they are looked at: as old as one that somebody complains about.
 AGE_SECONDS = 12.0
@@ -44,7 +45,12 @@ _BLOCK = re.compile(
     r"<!-- (?:file: (?P<file>[\w.]+)|recorded(?P<short>, shortened)?) -->\n+```(?:python|console)\n(?P<body>.*?)```\n",
     re.DOTALL,
 )
-_LEFT_OUT = "    ({} calls of Python, gunicorn and the middleware are left out here)\n"
+#: ``NAME=VALUE … gunicorn ARGUMENTS 2>LOG &``
+_GUNICORN = re.compile(r"(?P<variables>(?:\w+=\S+ )*)gunicorn (?P<arguments>.*?)(?: 2>(?P<log>\S+))? &")
+_LEFT_OUT = "{}({} calls of Python, gunicorn and the middleware are left out here)\n"
+
+#: A log to which nothing was added for so long is complete: reports come a moment after what they are about.
+_QUIET_SECONDS = 0.5
 
 
 class Recorded(NamedTuple):
@@ -85,15 +91,8 @@ class Session:
 
     def run(self, command: str) -> str:
         """What one command prints. One that ends in ``&`` is left running."""
-        if command.startswith("gunicorn "):
-            *arguments, application = shlex.split(command.removesuffix("&"))[1:]
-            self._server = Gunicorn(
-                application,
-                *arguments[: arguments.index("--bind")],
-                log=self._folder / "log",
-                env=self._environment,
-                cwd=self._folder,
-            )
+        if start := _GUNICORN.fullmatch(command):
+            self._start(start)
             return ""
         if command.endswith("&"):
             words = shlex.split(self._real(command[:-1]))
@@ -103,6 +102,8 @@ class Session:
             return ""
         if command.startswith("kill "):
             return self._kill()
+        if self._server is not None and self._server.log.name in command:
+            self._wait_until_quiet(self._server)
         done = subprocess.run(
             ["bash", "-c", self._real(command)],
             cwd=self._folder,
@@ -115,12 +116,38 @@ class Session:
         )
         return self._shown(done.stdout)
 
+    def _start(self, start: re.Match[str]) -> None:
+        self.close()
+        *arguments, application = shlex.split(start["arguments"])
+        log = self._folder / (start["log"] or "log")
+        log.unlink(missing_ok=True)
+        self._server = Gunicorn(
+            application,
+            *arguments[: arguments.index("--bind")],
+            log=log,
+            env={**self._environment, **dict(word.split("=", 1) for word in start["variables"].split())},
+            cwd=self._folder,
+        )
+
+    def _wait_until_quiet(self, server: Gunicorn) -> None:
+        known, since = server.log_text(), time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal known, since
+            if server.log_text() != known:
+                known, since = server.log_text(), time.monotonic()
+            return time.monotonic() - since > _QUIET_SECONDS
+
+        wait_until(is_quiet, "the log is complete")
+
     def close(self) -> None:
         for client in self._clients:
             client.kill()
             client.wait()
+        self._clients.clear()
         if self._server is not None:
             self._server.stop()
+            self._server = None
 
     def _workers(self) -> list[dict[str, object]]:
         listed = subprocess.run(
@@ -152,6 +179,7 @@ class Session:
         for real, name in (
             (self._base, BASE),
             (str(self._folder), FOLDER),
+            (f"{self._folder.name}/", f"{Path(FOLDER).name}/"),
             (str(PROJECT / "wsgi_tracebacker"), f"{FOLDER}/.venv/lib/{version}/site-packages/wsgi_tracebacker"),
             (str(Path(sys.prefix).resolve()), f"{FOLDER}/.venv"),
             (sys.prefix, f"{FOLDER}/.venv"),
@@ -187,10 +215,11 @@ def shortened(output: str) -> str:
     """Leave out the calls of each stack up to the middleware's own, and say how many they are."""
     lines: list[str] = []
     for paragraph in re.split(r"(?<=\n)(?=\n)", output):
-        head, *calls = re.split(r"^(?=    File )", paragraph, flags=re.MULTILINE)
+        head, *calls = re.split(r"^(?= +File )", paragraph, flags=re.MULTILINE)
         ours = [number for number, call in enumerate(calls, 1) if "wsgi_tracebacker/middleware.py" in call]
         if ours:
-            calls[: ours[-1]] = [_LEFT_OUT.format(ours[-1])]
+            indent = calls[0][: -len(calls[0].lstrip())]
+            calls[: ours[-1]] = [_LEFT_OUT.format(indent, ours[-1])]
         lines += [head, *calls]
     return "".join(lines)
 
@@ -209,8 +238,8 @@ def play(page: str, running: Session) -> Iterator[tuple[re.Match[str], list[Reco
 
 
 def main() -> None:
-    """Write every page anew."""
-    for name in PAGES:
+    """Write the pages that are named anew, or all of them."""
+    for name in sys.argv[1:] or PAGES:
         path = PROJECT / name
         page = path.read_text()
         written, end = [], 0
