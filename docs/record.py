@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.worker import blackbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,6 +149,10 @@ class Session:
         if self._server is not None:
             self._server.stop()
             self._server = None
+        # What a worker that was killed leaves of its last reports.
+        left = Path(blackbox.stacks_path(self._base, 1))
+        for path in left.parent.glob(left.name.replace(".1.", ".*.")):
+            path.unlink()
 
     def _workers(self) -> list[dict[str, object]]:
         listed = subprocess.run(

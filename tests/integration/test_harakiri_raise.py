@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
 from wsgi_tracebacker.worker import agent, interrupt
@@ -45,6 +46,9 @@ def wrapped(application: WSGIApplication, base: str) -> TracebackerMiddleware:
 
 def core_of_this_thread(application: WSGIApplication) -> Core:
     serve(application)
+    [own] = agent._agents.values()
+    # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
+    wait_until(lambda: all(part and part.ident for part in (own.listener, own._watchdog)), "our threads run")
     core = agent.serving_core()
     assert core is not None
     return core

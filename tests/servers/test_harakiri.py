@@ -21,6 +21,7 @@ from tests.servers import asking
 from tests.support import clients
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.worker import blackbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,14 @@ LINES = {
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "harakiri.log"
+
+
+@pytest.fixture(autouse=True)
+def what_the_killed_left(base: str) -> Iterator[None]:
+    """A worker that was killed leaves its last reports in shared memory, on purpose."""
+    yield
+    for number in range(1, 9):
+        Path(blackbox.stacks_path(base, number)).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -80,6 +89,11 @@ def wait_for_reports(log: Path, count: int) -> list[str]:
 
     wait_until(there, lambda: f"{count} reports are in the log: {reports(log)}")
     return reports(log)
+
+
+def about(path: str, log: Path) -> list[str]:
+    """The reports on one path."""
+    return [report for report in reports(log) if f"harakiri: GET {path} " in report]
 
 
 def check_report(report: str, path: str) -> None:
@@ -152,7 +166,7 @@ def test_gthread_names_all_that_hangs(hang: Callable[..., Gunicorn], log: Path, 
         wait_until(lambda: len(statuses) > 300, "hundreds of quick requests were served")
     assert len(found) == len(LINES)
     for path in LINES:
-        [report] = [report for report in found if f"harakiri: GET {path} " in report]
+        [report] = about(path, log)
         check_report(report, path)
     assert set(statuses) == {200}
     # Each names others that were in flight beside it.
@@ -176,7 +190,9 @@ def test_kill(kind: tuple[str, ...], hang: Callable[..., Gunicorn], log: Path, b
                 connections.enter_context(clients.in_flight(server.address, "/about?50000"))
             with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
                 hung.getresponse()
-        report = wait_for_reports(log, count)[-1]
+        wait_until(lambda: f"pid {pids[-1]}," in "".join(about("/lock", log)), "its report is there")
+        report = about("/lock", log)[-1]
+        assert len(about("/lock", log)) == count
         assert f"pid {pids[-1]}," in report
         assert "; killing this worker" in report
         if kind is GTHREAD:
@@ -186,7 +202,6 @@ def test_kill(kind: tuple[str, ...], hang: Callable[..., Gunicorn], log: Path, b
         # The backlog keeps the client waiting for the next process.
         assert clients.request(server.address, "/quick").status == 200
         wait_until(lambda: asking.pids(base).get(1) not in (None, pids[-1]), "there is a new worker 1")
-    assert len(reports(log)) == 2
 
 
 def test_kill_waits_for_nobody(hang: Callable[..., Gunicorn], log: Path, gunicorn: StartGunicorn, base: str) -> None:
@@ -210,11 +225,10 @@ def test_kill_waits_for_nobody(hang: Callable[..., Gunicorn], log: Path, gunicor
         ):
             hung.getresponse()
         assert time.monotonic() - began < 10
-        [left] = [
-            path for path in Path("/dev/shm").glob("wsgi_tracebacker.*.stacks") if f"pid {pid}," in path.read_text()
-        ]
-        assert "harakiri: GET /sleep" in left.read_text()
-        left.unlink()
+        left = Path(blackbox.stacks_path(base, 1)).read_text(encoding="utf-8")
+        assert "harakiri: GET /sleep" in left
+        assert f"pid {pid}," in left
+        assert "(logging hangs): harakiri: GET /sleep" in server.log_text()
     finally:
         os.close(descriptor)
 
@@ -232,13 +246,15 @@ def test_raise(kind: tuple[str, ...], hang: Callable[..., Gunicorn], log: Path, 
         with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
             server.get(path)
     assert server.get("/quick").text == "done\n"
-    found = wait_for_reports(log, 4)
+    # What /write hangs in is what /pieces hung in: that was said.
+    found = wait_for_reports(log, 3)
+    assert len(found) == 3
     assert all("; HarakiriTimeout raised in its thread" in report for report in found)
     assert server.workers() == workers
     assert asking.ask(base, 1, "/worker")["worker"]["requests_in_flight"] == 0
     if kind is GTHREAD:
         with server.in_flight("/lock"):
-            report = wait_for_reports(log, 5)[-1]
+            report = wait_for_reports(log, 4)[-1]
             assert "(a C call is not interrupted)" in report
             assert server.get("/quick").text == "done\n"
         assert server.workers() == workers
@@ -262,7 +278,7 @@ def test_grace(hang: Callable[..., Gunicorn], log: Path, base: str) -> None:
     assert worker not in server.workers()
 
 
-@pytest.mark.parametrize("requests", [3_000])
+@pytest.mark.parametrize("requests", [1_600])
 def test_it_never_strikes_a_later_request(requests: int, hang: Callable[..., Gunicorn], log: Path) -> None:
     """Requests that end within a millisecond of their deadline, and quick ones after them on the same threads."""
     server = hang(*GTHREAD, harakiri="0.02", slow="0.02", harakiri_action="raise", samples_per_second="100")
@@ -320,7 +336,7 @@ def test_a_new_process_is_watched_again(
     for count in (1, 2, 3):
         assert clients.request(server.address, "/about?700").status == 200
         report = wait_for_reports(log, count)[-1]
-        match = re.search(r"harakiri: GET /about .* worker 1 core 0, pid (\d+),", report)
+        match = re.search(r"harakiri: GET /about .* worker 1 core \d, pid (\d+),", report)
         assert match is not None, report
         pids.append(int(match[1]))
         if count == 1:
@@ -335,7 +351,7 @@ def test_a_new_process_is_watched_again(
     server.end_signal = signal.SIGTERM
     server.stop()
     assert asking.files(base) == []
-    assert not list(Path("/dev/shm").glob("wsgi_tracebacker.*.stacks"))
+    assert not os.path.exists(blackbox.stacks_path(base, 1))
 
 
 class Waitress(Server):
@@ -354,30 +370,30 @@ class Waitress(Server):
 
 
 @pytest.fixture
-def waitress(base: str, tmp_path: Path, log: Path) -> Iterator[Callable[..., Waitress]]:
+def waitress(base: str, tmp_path: Path) -> Iterator[Callable[..., Waitress]]:
     with contextlib.ExitStack() as servers:
 
         def start(**options: str) -> Waitress:
             env = {f"WSGI_TB_{name.upper()}": value for name, value in options.items()}
-            env |= {"WSGI_TB_SOCKET": base, "HARAKIRI_LOG": str(log)}
+            env["WSGI_TB_SOCKET"] = base
             return servers.enter_context(Waitress(tmp_path / "waitress.log", env))
 
         yield start
 
 
-def test_where_nothing_respawns_a_warning_says_so(waitress: Callable[..., Waitress], log: Path) -> None:
+def test_where_nothing_respawns_a_warning_says_so(waitress: Callable[..., Waitress]) -> None:
     """Killing the process would end the service: the first request that is served says it, and no other."""
     server = waitress(harakiri="30", harakiri_action="kill")
     for _ in range(3):
         assert clients.request(server.address, "/quick").status == 200
-    [line] = log.read_text().splitlines()
-    assert re.match(r"WARNING wsgi_tracebacker \d+ harakiri will kill this process, and waitress has only this", line)
+    warning = "WARNING:wsgi_tracebacker:harakiri will kill this process, and waitress has only this one"
+    assert server.log_text().count(warning) == 1
 
 
-def test_waitress_survives_what_is_raised(waitress: Callable[..., Waitress], log: Path) -> None:
+def test_waitress_survives_what_is_raised(waitress: Callable[..., Waitress]) -> None:
     """The same as gunicorn: 504, bodies that end, and a thread pool that serves on."""
     server = waitress(harakiri="0.05", harakiri_action="raise", samples_per_second="100")
-    statuses = strike_hundreds(server.address, 4, 60)
+    statuses = strike_hundreds(server.address, 4, 50)
     assert set(statuses) <= {200, 504, "IncompleteRead", "RemoteDisconnected", "ConnectionResetError"}, statuses
     assert statuses[504] > 0
     server.check_running()
@@ -390,7 +406,7 @@ def test_gunicorn_survives_what_is_raised(kind: tuple[str, ...], hang: Callable[
     server = hang(*kind, harakiri="0.05", harakiri_action="raise", samples_per_second="100")
     server.get("/quick")
     workers = server.workers()
-    statuses = strike_hundreds(server.address, 1 if kind is SYNC else 4, 60)
+    statuses = strike_hundreds(server.address, 1 if kind is SYNC else 4, 50)
     assert set(statuses) <= {200, 504, "IncompleteRead", "RemoteDisconnected", "ConnectionResetError"}, statuses
     assert statuses[504] > 0
     assert server.workers() == workers

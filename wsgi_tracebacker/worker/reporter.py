@@ -34,8 +34,8 @@ REPEAT_SECONDS = 60.0
 MAX_FULL_REPORTS = 20
 #: Reports that wait to be logged; above it the oldest goes. It is in the stacks file.
 _MAX_WAITING = 1_000
-#: Logging that takes longer hangs.
-HANGS_AFTER_SECONDS = 1.0
+#: Logging that takes longer hangs. Less than a kill waits, so that its report is on stderr by then.
+HANGS_AFTER_SECONDS = 0.75
 
 
 class Entry:
