@@ -20,6 +20,7 @@ from tests.support.leftovers import holdings
 from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.worker import agent
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def base(short_path: Path) -> Iterator[str]:
     yield str(short_path / "tb")
     agent.stop()
     main.name = name
+    # A worker that a test kills leaves its black box, for a successor that will never come.
+    of_base = blackbox.file_name(str(short_path / "tb"), 1, 0, blackbox.TABLE).split(".")[2]
+    for left in Path("/dev/shm").glob(f"wsgi_tracebacker.*.{of_base}.*"):
+        left.unlink(missing_ok=True)
     black_boxes.remove(str(short_path / "tb"))
 
 

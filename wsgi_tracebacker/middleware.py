@@ -54,6 +54,9 @@ _METHODS = {
     )
 }  # fmt: skip
 
+#: In place of a body's token once it was closed: no core ever has it, not even an idle one.
+_CLOSED = -2.0
+
 
 class Body:
     """The iterable of a request whose body is made while it is read.
@@ -90,10 +93,10 @@ class Body:
     def close(self) -> None:
         """Close the application's iterable, and end the request in any case."""
         core, started = self.tb_core, self.tb_started
-        if not started:
+        if started == _CLOSED:
             return
         # Whatever happens from here, a second close() does nothing: the application's is called once.
-        self.tb_started = 0.0
+        self.tb_started = _CLOSED
         if core.started == started:
             core.phase = CLOSE
         try:
@@ -133,7 +136,7 @@ class GeneratorBody(Body):
             Body.close(self)
             return
         core.phase = CLOSE
-        self.tb_started = 0.0
+        self.tb_started = _CLOSED
         try:
             self.tb_iterable.close()
         finally:

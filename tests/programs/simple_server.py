@@ -20,11 +20,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[1] == "werkzeug":
         werkzeug = make_werkzeug_server("127.0.0.1", 0, application, threaded=True)
-        print(f"listens on {werkzeug.server_port}", flush=True)
+        sys.stdout.write(f"listens on {werkzeug.server_port}\n")
         werkzeug.serve_forever()
     else:
         with make_server("127.0.0.1", 0, application) as server, contextlib.suppress(KeyboardInterrupt):
-            print(f"listens on {server.server_port}", flush=True)
+            sys.stdout.write(f"listens on {server.server_port}\n")
             server.serve_forever()
 
 

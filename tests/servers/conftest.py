@@ -99,10 +99,11 @@ def simple_server(base: str, tmp_path: Path) -> Iterator[StartSimpleServer]:
 @pytest.fixture
 def uwsgi(base: str, tmp_path: Path) -> Iterator[StartUwsgi]:
     """Start real uWSGI; where it serves a wrapped application, the sockets are at ``base``; ended after the test."""
+    counter = itertools.count(1)
     with contextlib.ExitStack() as servers:
 
         def start(*arguments: str) -> Uwsgi:
-            log = tmp_path / "uwsgi.log"
+            log = tmp_path / f"uwsgi{next(counter)}.log"
             return servers.enter_context(Uwsgi(*arguments, log=log, env={"WSGI_TB_SOCKET": base}))
 
         yield start

@@ -270,6 +270,17 @@ def test_a_body_closed_twice_closes_the_applications_once(base: str, fails: str 
     following.close()
 
 
+@pytest.mark.parametrize("kind", ["generator", "iterator without close", "sized iterable"])
+def test_a_second_close_counts_no_request(base: str, kind: str) -> None:
+    """However often a body is closed, it was one request, and an idle thread stays idle."""
+    wrapped = TracebackerMiddleware(application_of(BODIES[kind]([b"x"])), base)
+    result: Any = wrapped(environ(), lambda *_: print)
+    for _ in range(3):
+        result.close()
+    document = snapshot(base)
+    assert (document["worker"]["requests_finished"], requests_in(document)) == (1, [])
+
+
 def test_a_close_that_cannot_even_be_looked_up_ends_the_request(base: str) -> None:
     """An iterable whose ``close`` raises when it is looked at: the exception comes out and the request is over."""
 
@@ -359,7 +370,9 @@ APPLICATIONS = st.fixed_dictionaries(
         "chunks": PARTS,
         "writes": PARTS,
         "starts": st.integers(0, 2),
-        "fails_at": st.sampled_from([None, None, "call", "started", "iter", "next 0", "next 1", "end", "close", "length"]),
+        "fails_at": st.sampled_from(
+            [None, None, "call", "started", "iter", "next 0", "next 1", "end", "close", "length"]
+        ),
         "error": st.sampled_from([Oddity, Exit, OSError, AttributeError, TypeError, KeyError]),
         "reads": st.booleans(),
     }
@@ -372,7 +385,7 @@ def made(plan: dict[str, Any], bodies: list[Any]) -> Any:
     def application(request: Any, start_response: Any) -> Any:
         if plan["fails_at"] == "call":
             raise plan["error"]("call")
-        write = None
+        write: Any = None
         for _ in range(plan["starts"]):
             write = start_response("200 OK", [("X", "y")])
         for chunk in plan["writes"] if write else ():

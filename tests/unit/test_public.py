@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+
+import pytest
 
 import wsgi_tracebacker
 from tests.support.programs import PROJECT
 
 
 def test_the_menu_is_complete() -> None:
-    """Every public name is on the list, and every name on the list is there."""
-    public = {name for name in vars(wsgi_tracebacker) if not name.startswith("_")}
-    modules = {name for name in public if type(getattr(wsgi_tracebacker, name)).__name__ == "module"}
-    assert public - modules == set(wsgi_tracebacker.__all__) - {"__version__"}
-    assert all(hasattr(wsgi_tracebacker, name) for name in wsgi_tracebacker.__all__)
+    """Every name on the list is there, and stands for what its home calls by that name."""
+    assert sorted(wsgi_tracebacker.__all__) == sorted(wsgi_tracebacker._HOMES)
+    for name, home in wsgi_tracebacker._HOMES.items():
+        assert getattr(wsgi_tracebacker, name) is getattr(importlib.import_module(home), name)
+    assert set(wsgi_tracebacker.__all__) <= set(dir(wsgi_tracebacker))
+
+
+def test_a_name_that_is_not_on_the_menu_is_an_attribute_error() -> None:
+    """A misspelt name fails as it does in any module."""
+    with pytest.raises(AttributeError, match="TracebackMiddleware"):
+        _ = wsgi_tracebacker.TracebackMiddleware
 
 
 def test_public_names_say_what_they_are() -> None:
     """Whatever is on the menu has a docstring."""
     undocumented = [
-        name for name in wsgi_tracebacker.__all__ if name != "__version__" and not getattr(wsgi_tracebacker, name).__doc__
+        name
+        for name in wsgi_tracebacker.__all__
+        if name != "__version__" and not getattr(wsgi_tracebacker, name).__doc__
     ]
     assert undocumented == []
 

@@ -136,9 +136,38 @@ def _others(report: HarakiriReport) -> str:
 
 
 def document(report: HarakiriReport) -> dict[str, Any]:
-    """Everything that the text says, as plain dicts, lists, strings and numbers."""
-    content: dict[str, Any] = _plain(asdict(report))
-    return content
+    """Everything that the text says, as plain dicts, lists, strings and numbers.
+
+    No dict has more than ten keys: Sentry cuts off the rest.
+    """
+    stack = report.stack
+    content: dict[str, Any] = {
+        "kind": report.kind,
+        "outcome": report.outcome,
+        "action": report.action,
+        "request": asdict(report.request),
+        "deadline": {"limit_seconds": report.limit_seconds, "late_seconds": report.late_seconds},
+        "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
+        "verdict": asdict(report.verdict),
+        "timeline": [asdict(span) for span in report.timeline],
+        "thread": None,
+        "others": [asdict(other) for other in report.others],
+    }
+    if stack is not None:
+        content["thread"] = {
+            "name": stack.name,
+            "ident": stack.ident,
+            "native_id": stack.native_id,
+            "daemon": stack.daemon,
+            "state": stack.state,
+            "wait_channel": stack.wait_channel,
+            "system_call": report.system_call,
+            "cpu_seconds": stack.cpu_seconds,
+            "frames_omitted": stack.frames_omitted,
+            "frames": [asdict(frame) for frame in stack.frames],
+        }
+    plain: dict[str, Any] = _plain(content)
+    return plain
 
 
 def _plain(value: Any) -> Any:

@@ -42,6 +42,7 @@ from wsgi_tracebacker.worker import (
     respawn,
     slot,
     stacks,
+    standing_aside,
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
@@ -65,9 +66,12 @@ _MADV_WIPEONFORK = 18
 #: How long stop() waits for the listener to end.
 _STOP_SECONDS = 2.0
 
-#: What one snapshot may spend on reading /proc, at about 20 µs a thread: beyond it, threads are shown without the
-#: kernel's view of them. Threads with a request in flight come first.
-_KERNEL_BUDGET_SECONDS = 0.005
+#: What one snapshot may spend on reading /proc, at 8 µs a thread and 6 more for what it waits in: enough for the
+#: 40 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
+#: requests come first.
+_KERNEL_BUDGET_SECONDS = 0.0005
+
+_UNKNOWN_STATUS: Final = kernel.ThreadStatus()
 
 _PYTHON = f"{ {'cpython': 'CPython', 'pypy': 'PyPy'}.get(sys.implementation.name, sys.implementation.name) }"
 _PYTHON_VERSION = f"{_PYTHON} {'.'.join(map(str, sys.version_info[:3]))}"
@@ -161,8 +165,9 @@ class Agent:
             # No descriptor, or no thread. A socket on which nobody answers would be worse than none.
             if listener is not None:
                 listener.forget()
-            faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
+            # Without a slot, what refused that was said already.
             if self.slot is not None:
+                faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
                 self.slot.release()
                 self.slot = None
         else:
@@ -223,7 +228,8 @@ class Agent:
                 table=lambda: self._table,
                 places=stacks.Places(self._started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
-                interrupt=interrupt.raise_into,
+                # A thread of many greenlets is in many requests: whichever runs just then would be struck.
+                interrupt=None if self.primitives.threads_are_patched else interrupt.raise_into,
             )
             watchdog.start()
         except (OSError, RuntimeError) as error:
@@ -486,22 +492,24 @@ class Agent:
             for core, token in zip(cores, tokens, strict=True)
         ]
         files: dict[str, SourceFile | None] = {}
-        budget_ends = monotonic() + _KERNEL_BUDGET_SECONDS
+        order = sorted(zip(tokens, cores, flights, strict=True), key=lambda entry: (entry[2] is None, entry[0]))
+        native_ids = [core.native_id for _, core, _ in order if core.native_id is not None]
+        native_ids += [native_id for ident in raw if (native_id := _native_id(known_thread(ident))) is not None]
+        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), _KERNEL_BUDGET_SECONDS)
         documents: list[tuple[int, str]] = []
         shown: set[int] = set()
-        order = sorted(zip(cores, flights, strict=True), key=lambda pair: pair[1] is None)
-        for core, request in order:
+        for _, core, request in order:
             ident = core.serving_ident() if request is not None else core.ident
             # Overlapping bodies on one thread share its stack: the first one shows it.
             stack = raw.get(ident, []) if ident not in shown else []
             shown.add(ident)
             last_request = requests.describe_last(core, now_monotonic)
-            document = self._document(core, ident, stack, files, budget_ends, request, last_request)
+            document = self._document(core, ident, stack, files, statuses, request, last_request)
             documents.append((core.number or 0, document))
         documents.sort()
         for ident, stack in raw.items():
             if ident not in shown:
-                documents.append((0, self._document(None, ident, stack, files, budget_ends)))
+                documents.append((0, self._document(None, ident, stack, files, statuses)))
         in_flight = sum(1 for request in flights if request is not None)
         return json_format.snapshot_bytes(self._worker(in_flight), now_unix, [document for _, document in documents])
 
@@ -511,15 +519,13 @@ class Agent:
         ident: int,
         stack: stacks.RawStack,
         files: dict[str, SourceFile | None],
-        budget_ends: float,
+        statuses: dict[int, kernel.ThreadStatus],
         request: Request | None = None,
         last_request: LastRequest | None = None,
     ) -> str:
         thread = core.thread if core is not None and core.ident == ident else known_thread(ident)
         native_id = core.native_id if core is not None and core.ident == ident else _native_id(thread)
-        status = kernel.ThreadStatus()
-        if native_id is not None and monotonic() < budget_ends:
-            status = kernel.thread_status(native_id)
+        status = statuses.get(native_id or 0, _UNKNOWN_STATUS)
         places, omitted = self._places.resolve(stack, files)
         head = Stack(
             name=self._core_name(core) if core is not None else _thread_name(ident),
@@ -596,11 +602,15 @@ def fuse() -> Fuse | None:
 def set_harakiri(seconds: float) -> None:
     """Give the request that the calling thread serves ``seconds`` from now on; 0 takes its limit away.
 
-    Like uWSGI's ``set_user_harakiri``. Works with and without ``harakiri=``.
+    Like uWSGI's ``set_user_harakiri``. Works with and without ``harakiri=``. Does nothing where the middleware stands
+    aside (``WSGI_TB_DISABLE=1``, not Linux).
 
     :raises NotInRequest: the thread serves no request.
     :raises ConfigurationError: not a number of seconds.
     """
+    if standing_aside.reason() is not None:
+        # Switching us off must not break an application that uses this.
+        return
     core = serving_core()
     if core is None:
         raise NotInRequest("there is no request in flight here; set_harakiri() is for code that serves one")

@@ -17,9 +17,11 @@ The rules, each of which was paid for by somebody:
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
+from wsgi_tracebacker.worker import primitives
 from wsgi_tracebacker.worker.responses import is_whole
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.worker.requests import Core
 
-_NOTHING = object()
+_close = operator.methodcaller("close")
+_get_ident = primitives.original("_thread", "get_ident")
 
 _STATUS = "504 Gateway Timeout"
 _BODY = b"The request took too long.\n"
@@ -68,7 +71,7 @@ def raise_into(core: Core, token: float) -> bool:
         core.marked = token
         if core.inside != token:
             return False
-        return _set_async_exception(core.serving_ident(), HarakiriTimeout) == 1
+        return _set_async_exception(core.inside_ident, HarakiriTimeout) == 1
 
 
 class _Call:
@@ -80,7 +83,7 @@ class _Call:
         "has_written",
         "held",
         "is_held",
-        "result",
+        "results",
         "server_start_response",
         "server_write",
         "token",
@@ -90,14 +93,15 @@ class _Call:
         self.core = core
         self.token = core.started
         self.server_start_response = start_response
-        #: Until the callable returns or writes, what it told start_response() is kept: a second start_response(),
-        #: with a 504, would mix both responses' headers on gunicorn and cheroot.
+        #: Until there is a first chunk, what the application told start_response() is kept: a second
+        #: start_response(), with a 504, would mix both responses' headers on gunicorn and cheroot.
         self.is_held = True
         self.held: tuple[Any, ...] | None = None
         self.has_started = False
         self.has_written = False
         self.server_write: Any = None
-        self.result: Any = _NOTHING
+        #: What the application returned, if it did.
+        self.results: list[Any] = []
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The application's ``start_response``."""
@@ -124,11 +128,16 @@ class _Call:
             self.server_write = self.server_start_response(*held)
         return self.server_write
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def run(self, function: Callable[..., Any], *arguments: tuple[Any]) -> None:
         """Call into the application and keep its result; HarakiriTimeout may come out, or strike our own end here."""
+        core = self.core
+        # From here into the function, and from its end to its result's place in the list, nothing can strike: only
+        # C code runs there. A close() that was not called, or a result that was lost, would never be made good.
+        call, keep = map(function, *arguments), self.results.extend
+        core.inside_ident = _get_ident()
         try:
-            self.core.inside = self.token
-            self.result = function(*arguments)
+            core.inside = self.token
+            keep(call)
         finally:
             self.leave()
 
@@ -138,24 +147,43 @@ class _Call:
         core.inside = 0.0
         if core.marked == self.token and _set_async_exception is not None:
             with core.lock:
-                _set_async_exception(core.serving_ident(), None)
+                _set_async_exception(core.inside_ident, None)
 
-    def guarded(self, function: Callable[..., Any], *arguments: Any) -> bool:
-        """The same in an outer frame, where HarakiriTimeout ends: whether there is a result."""
-        self.result = _NOTHING
+    def guarded(self, function: Callable[..., Any], *arguments: tuple[Any]) -> bool:
+        """The same in an outer frame, where HarakiriTimeout ends: whether there is a result.
+
+        Each argument comes as a tuple of one, as map() takes them.
+        """
+        self.results.clear()
         try:
             self.run(function, *arguments)
-        except HarakiriTimeout:
-            if self.core.marked != self.token:
-                # Not ours: the application raised one by itself.
-                self.leave()
-                raise RequestTimedOut("the application raised HarakiriTimeout itself") from None
-        self.leave()
-        return self.result is not _NOTHING
+        except BaseException as error:
+            if not self.was_struck(error):
+                raise
+            return bool(self.results)
+        if not self.results:
+            # What map() took for its own end.
+            raise StopIteration
+        return True
 
-    @property
-    def is_overdue(self) -> bool:
-        return self.core.marked == self.token
+    def was_struck(self, error: BaseException) -> bool:
+        """Whether that is what comes out of a request that was raised into; if so, nothing is pending after this."""
+        if not _is_timeout(error):
+            return False
+        self.leave()
+        if self.core.marked != self.token:
+            raise RequestTimedOut("the application raised HarakiriTimeout itself") from None
+        return True
+
+    def time_out(self) -> bytes:
+        """End the response: with a 504, whose body this is, if nothing was sent, else with an ordinary exception."""
+        if self.has_started:
+            raise RequestTimedOut(f"{self.core.noted_request()} was interrupted by harakiri in mid-response")
+        self.is_held = False
+        self.has_started = True
+        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(_BODY)))]
+        self.server_start_response(_STATUS, headers)
+        return _BODY
 
 
 class Interruptible:
@@ -174,17 +202,20 @@ class Interruptible:
             # Not tracked, or a call within a request: that one's limit counts.
             return self._app(environ, start_response)
         call = _Call(core, start_response)
-        if not call.guarded(self._app, environ, call.start_response):
-            if call.has_started:
-                raise RequestTimedOut(_too_long(core))
-            headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(_BODY)))]
-            start_response(_STATUS, headers)
-            return [_BODY]
-        result: Iterable[bytes] = call.result
-        call.result = _NOTHING
-        call.release()
+        if not call.guarded(self._app, (environ,), (call.start_response,)):
+            return [call.time_out()]
+        result: Any = call.results.pop()
         if is_whole(result, environ):
-            return result
+            try:
+                call.release()
+            except BaseException:
+                # The server that refuses the headers never sees what it would have to close.
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+                raise
+            whole: Iterable[bytes] = result
+            return whole
         return _SizedGuardedBody(call, result) if hasattr(type(result), "__len__") else _GuardedBody(call, result)
 
 
@@ -196,6 +227,7 @@ class _GuardedBody:
     def __init__(self, call: _Call, iterable: Iterable[bytes]) -> None:
         self._call = call
         self._iterable = iterable
+        #: The application's own, from the first chunk on.
         self._next: Callable[[], bytes] | None = None
         self._is_over = False
 
@@ -208,30 +240,50 @@ class _GuardedBody:
         return getattr(self._iterable, name)
 
     def __next__(self) -> bytes:
+        # The same two frames as guarded() and run() are, written out: a body may have a million chunks.
         call = self._call
         if self._is_over:
             raise StopIteration
-        if call.is_overdue or not call.guarded(self._step):
-            self._is_over = True
-            if call.has_started:
-                raise RequestTimedOut(_too_long(call.core))
-            headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(_BODY)))]
-            call.server_start_response(_STATUS, headers)
-            return _BODY
-        chunk: bytes = call.result
-        call.result = _NOTHING
-        return chunk
+        if call.core.marked != call.token:
+            try:
+                chunk = self._advance()
+            except StopIteration:
+                call.release()
+                raise
+            except BaseException as error:
+                if not call.was_struck(error):
+                    raise
+                if isinstance(error.__context__, StopIteration):
+                    # It struck our own end routine, and the body is complete.
+                    call.release()
+                    raise StopIteration from None
+            else:
+                if call.is_held:
+                    call.release()
+                return chunk
+        self._is_over = True
+        return call.time_out()
 
-    def _step(self) -> bytes:
-        if self._next is None:
-            self._next = iter(self._iterable).__next__
-        return self._next()
+    def _advance(self) -> bytes:
+        call = self._call
+        core = call.core
+        try:
+            core.inside_ident = _get_ident()
+            core.inside = call.token
+            step = self._next
+            if step is None:
+                step = self._next = iter(self._iterable).__next__
+            return step()
+        finally:
+            core.inside = 0.0
+            if core.marked == call.token:
+                call.leave()
 
     def close(self) -> None:
         """Close the application's iterable; an interruption becomes an ordinary exception."""
-        close = getattr(self._iterable, "close", None)
-        if close is not None and not self._call.guarded(close):
-            raise RequestTimedOut(_too_long(self._call.core))
+        if hasattr(self._iterable, "close") and not self._call.guarded(_close, (self._iterable,)):
+            what = self._call.core.noted_request()
+            raise RequestTimedOut(f"{what} was interrupted by harakiri while it was closed")
 
 
 class _SizedGuardedBody(_GuardedBody):
@@ -241,6 +293,8 @@ class _SizedGuardedBody(_GuardedBody):
         return len(self._iterable)  # type: ignore[arg-type]
 
 
-def _too_long(core: Core) -> str:
-    method, path = core.noted()
-    return f"{method} {path} was interrupted by harakiri after its response had begun"
+def _is_timeout(error: BaseException) -> bool:
+    """Whether it is HarakiriTimeout, or a group of exceptions (asyncio's task groups make them) with one in it."""
+    return isinstance(error, HarakiriTimeout) or (
+        not isinstance(error, Exception) and any(map(_is_timeout, getattr(error, "exceptions", ())))
+    )

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _NANOSECONDS = 1_000_000_000
+
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+#: Of the fields after the name, from 0: CPU time in user and in kernel mode.
+_UTIME, _STIME = 11, 12
 
 #: One line of /proc is far below a page.
 _READ_BYTES = 4096
@@ -67,16 +76,38 @@ def _fields_after_name(stat: bytes | None) -> list[bytes]:
 
 def thread_status(native_id: int) -> ThreadStatus:
     """State, wait channel and CPU time of one thread of this process: three small reads, about 20 µs."""
-    folder = f"/proc/self/task/{native_id}/"
-    fields = _fields_after_name(read_file(folder + "stat"))
+    fields = _fields_after_name(read_file(f"/proc/self/task/{native_id}/stat"))
     state = fields[0].decode("ascii", "replace") if fields else None
-    wait_channel = None
-    if state in ("S", "D"):
-        channel = read_file(folder + "wchan")
-        if channel and channel != b"0":
-            wait_channel = channel.decode("ascii", "backslashreplace")
+    wait_channel = _wait_channel(native_id) if state in ("S", "D") else None
     cpu_seconds, run_delay_seconds = cpu_and_run_delay(native_id)
     return ThreadStatus(state, wait_channel, cpu_seconds, run_delay_seconds)
+
+
+def thread_statuses(native_ids: Iterable[int], budget_seconds: float) -> dict[int, ThreadStatus]:
+    """State and CPU time of many threads from one read each, then their wait channels, until the time is used up.
+
+    In the order given: those that matter come first. CPU time is in ticks of 10 ms here.
+    """
+    ends = monotonic() + budget_seconds
+    found: dict[int, ThreadStatus] = {}
+    for native_id in native_ids:
+        if monotonic() >= ends:
+            return found
+        fields = _fields_after_name(read_file(f"/proc/self/task/{native_id}/stat"))
+        if len(fields) > _STIME:
+            ticks = int(fields[_UTIME]) + int(fields[_STIME])
+            found[native_id] = ThreadStatus(fields[0].decode("ascii", "replace"), None, ticks / _TICKS_A_SECOND)
+    for native_id, status in found.items():
+        if monotonic() >= ends:
+            break
+        if status.state in ("S", "D"):
+            found[native_id] = ThreadStatus(status.state, _wait_channel(native_id), status.cpu_seconds)
+    return found
+
+
+def _wait_channel(native_id: int) -> str | None:
+    channel = read_file(f"/proc/self/task/{native_id}/wchan")
+    return channel.decode("ascii", "backslashreplace") if channel and channel != b"0" else None
 
 
 def cpu_and_run_delay(native_id: int) -> tuple[float | None, float | None]:
@@ -112,7 +143,7 @@ def started_at(now_unix: float, since_boot_seconds: float) -> float | None:
     ticks = start_ticks()
     if ticks is None:
         return None
-    return now_unix - since_boot_seconds + ticks / os.sysconf("SC_CLK_TCK")
+    return now_unix - since_boot_seconds + ticks / _TICKS_A_SECOND
 
 
 def is_caught(number: int) -> bool | None:

@@ -20,7 +20,10 @@ def checked_seconds(option: str, value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ConfigurationError(f"{option} must be a number of seconds, or None or 0 for none, not {value!r}")
-    return float(value) or None
+    try:
+        return float(value) or None
+    except OverflowError:
+        raise ConfigurationError(f"{option}: {value!r} seconds are more than a float can hold") from None
 
 
 def by_prefix(prefixes: Mapping[str, float | None]) -> Decide:
@@ -33,12 +36,14 @@ def by_prefix(prefixes: Mapping[str, float | None]) -> Decide:
         if type(prefix) is not str or (prefix and not prefix.startswith("/")):
             raise ConfigurationError(f"harakiri: a path prefix starts with a slash, {prefix!r} does not")
         # WSGI paths are bytes in Latin-1's clothes (PEP 3333): so is what they are compared with.
-        spelled = prefix.rstrip("/").encode("utf-8").decode("latin-1")
+        spelled = prefix.rstrip("/").encode("utf-8", "surrogatepass").decode("latin-1")
         seconds_of[spelled] = checked_seconds(f"harakiri[{prefix!r}]", seconds)
+    longest = max(map(len, seconds_of), default=0)
 
     def decide(environ: dict[str, Any]) -> float | None:
         path = (environ.get("SCRIPT_NAME") or "") + (environ.get("PATH_INFO") or "")
-        path = path.rstrip("/")
+        # No longer than any prefix and what tells whether that ends at a border: a hostile path has 64 Ki segments.
+        path = path.rstrip("/")[: longest + 1]
         while path not in seconds_of:
             if not path:
                 return None

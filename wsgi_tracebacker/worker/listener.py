@@ -231,6 +231,8 @@ class Listener:
                 if event & _CLOSED:
                     # Closed by somebody too; poll() would come back at once from now on.
                     self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                    # Its number may be that of another one that is ready: poll() tells anew what is.
+                    break
             elif descriptor in self._clients:
                 self._advance(self._clients[descriptor], event)
         self._enforce_deadlines()

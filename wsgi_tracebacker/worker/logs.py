@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import traceback
 
 PACKAGE = "wsgi_tracebacker"
@@ -20,6 +21,23 @@ POSTMORTEM = "wsgi_tracebacker.postmortem"
 EXTRA_KEY = "wsgi_tracebacker"
 
 _STDERR = 2
+
+
+class _Stderr(logging.Handler):
+    """Writes records to stderr, for loggers that would lose them. Without a lock: a write is one system call."""
+
+    def createLock(self) -> None:  # noqa: N802  (the name that logging calls)
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        text = f"{record.levelname} {record.name}: {record.getMessage()}"
+        if record.exc_info and record.exc_info[0] is not None:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        write_to_stderr(text)
+        return True
+
+
+_stderr_handler = _Stderr()
 
 
 def emit(
@@ -37,19 +55,29 @@ def emit(
     """
     try:
         logger = logging.getLogger(name)
-        if not logger.disabled and logger.hasHandlers():
-            extra = {EXTRA_KEY: content} if content is not None else None
+        if logger.disabled or not logger.hasHandlers():
+            # A logger of the same name that nobody else knows, so that those who listen to all loggers without being
+            # a handler (Sentry patches Logger.callHandlers) hear it too.
+            logger = logging.Logger(name)  # noqa: LOG001
+            logger.addHandler(_stderr_handler)
+        extra = {EXTRA_KEY: content} if content is not None else None
+        ident = threading.get_ident()
+        was_known = ident in threading._active  # type: ignore[attr-defined]  # noqa: SLF001
+        try:
             logger.log(level, message, *arguments, extra=extra, exc_info=with_exception)
-            return
+        finally:
+            if not was_known:
+                # A record asks for the current thread's name: for a thread that Python did not start, as ours
+                # are, that makes a dummy which stays for ever.
+                threading._active.pop(ident, None)  # type: ignore[attr-defined]  # noqa: SLF001
+        return
     except Exception:
         # A filter or handler that raises: what was to be said is said all the same.
         failure = traceback.format_exc()
-    else:
-        failure = ""
     text = message % arguments if arguments else message
     if with_exception and sys.exc_info()[0] is not None:
         text += "\n" + traceback.format_exc()
-    write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}{failure}")
+    write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}\n{failure}".rstrip("\n"))
 
 
 def write_to_stderr(text: str) -> None:

@@ -4,8 +4,8 @@ Knows which reports are the same, how many may be logged in full, and what to do
 report.
 
 Guarantees of the thread: real, daemon, started with the first report. While it hangs in somebody's handler or
-callable, a second one writes what waits to stderr, so that reports are late by a second and never lost. The text of a
-report is in the stacks file before it comes here.
+callable, a second one writes what waits to stderr, the report that it hangs with first, so that reports are late by a
+second and never lost. The text of a report is in the stacks file before it comes here.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ REPEAT_SECONDS = 60.0
 MAX_FULL_REPORTS = 20
 #: Reports that wait to be logged; above it the oldest goes. It is in the stacks file.
 _MAX_WAITING = 1_000
-#: Logging that takes longer hangs.
-HANGS_AFTER_SECONDS = 1.0
+#: Logging that takes longer hangs. Less than a kill waits, so that its report is on stderr by then.
+HANGS_AFTER_SECONDS = 0.75
 
 
 class Entry:
@@ -108,6 +108,8 @@ class Reporter:
         """Nothing runs before the first report."""
         self._primitives = primitives
         self._waiting: deque[Entry] = deque()
+        #: What the thread is busy with.
+        self._current: Entry | None = None
         self._wake = -1
         self._ended: _thread.LockType | None = None
         self._stopping = False
@@ -145,8 +147,8 @@ class Reporter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a report is being logged just now."""
-        return self._busy_since is not None
+        """Whether a report is being logged just now, or waits for that."""
+        return self._busy_since is not None or bool(self._waiting)
 
     def hangs(self, now: float) -> bool:
         """Whether the thread has been busy with one report for longer than logging takes."""
@@ -154,8 +156,8 @@ class Reporter:
         return since is not None and now - since > HANGS_AFTER_SECONDS
 
     def rescue(self, now: float) -> None:
-        """If the thread hangs, write what waits behind it to stderr."""
-        if self.hangs(now) and not self._spare_runs and any(not entry.said for entry in self._waiting):
+        """If the thread hangs, write what it hangs with and what waits behind it to stderr."""
+        if self.hangs(now) and not self._spare_runs and self._unsaid():
             self._spare_runs = True
             try:
                 self._primitives.start_new_thread(self._run_spare, ())
@@ -171,6 +173,14 @@ class Reporter:
         if self._ended.acquire(timeout=timeout_seconds):
             self._ended.release()
             self._close()
+        elif not self._spare_runs:
+            # It hangs, and the process is about to end with it.
+            self._run_spare()
+
+    def _unsaid(self) -> list[Entry]:
+        current = self._current
+        entries = [*self._waiting] if current is None else [current, *self._waiting]
+        return [entry for entry in entries if not entry.said]
 
     def forget(self) -> None:
         """In a forked child: there is no thread."""
@@ -220,34 +230,42 @@ class Reporter:
     def _work_off(self) -> None:
         while self._waiting:
             self._busy_since = monotonic()
-            entry = self._waiting.popleft()
+            entry = self._current = self._waiting.popleft()
+            # SystemExit too: a handler or callable that raises it would end this thread, and all later reports.
             if not entry.said:
-                # A template that is the same for all of a kind: that is how Sentry groups them.
-                logs.emit(entry.logger, entry.level, f"{entry.kind}: %s", entry.message, content=entry.content)
+                try:
+                    # A template that is the same for all of a kind: that is how Sentry groups them.
+                    logs.emit(entry.logger, entry.level, f"{entry.kind}: %s", entry.message, content=entry.content)
+                except BaseException:
+                    _write(entry, "logging failed")
             entry.said = True
             _set_done(entry)
             if entry.callback is not None and entry.report is not None:
                 try:
                     entry.callback(entry.report)
-                except Exception:
+                except BaseException:
                     logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", with_exception=True)
+            self._current = None
             self._busy_since = None
 
     def _run_spare(self) -> None:
         ident = self._primitives.get_ident()
         self.idents.add(ident)
         try:
-            for entry in list(self._waiting):
-                if not entry.said:
-                    entry.said = True
-                    level = logging.getLevelName(entry.level)
-                    logs.write_to_stderr(f"{level} {entry.logger} (logging hangs): {entry.kind}: {entry.message}")
-                    _set_done(entry)
+            for entry in self._unsaid():
+                entry.said = True
+                _write(entry, "logging hangs")
+                _set_done(entry)
         except Exception:
             faults.caught("while reports were written to stderr")
         finally:
             self.idents.discard(ident)
             self._spare_runs = False
+
+
+def _write(entry: Entry, why: str) -> None:
+    level = logging.getLevelName(entry.level)
+    logs.write_to_stderr(f"{level} {entry.logger} ({why}): {entry.kind}: {entry.message}")
 
 
 def _set_done(entry: Entry) -> None:

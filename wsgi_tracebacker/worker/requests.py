@@ -107,6 +107,7 @@ class Core:
         "handle",
         "ident",
         "inside",
+        "inside_ident",
         "lease",
         "lock",
         "marked",
@@ -165,9 +166,10 @@ class Core:
         #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
         #: none. The token makes it void for the next request, so that nobody has to clear it.
         self.own_limit: tuple[float, float, float | None] | None = None
-        #: The token of the request while its thread is where it may be raised into, else 0.0; and the token of the
-        #: request that was raised into. See interrupt.
+        #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;
+        #: and the token of the request that was raised into. See interrupt.
         self.inside = 0.0
+        self.inside_ident = ident
         self.marked = 0.0
         #: Set while a kill without Python is timed for the request in flight.
         self.fuse: Fuse | None = None
@@ -199,6 +201,10 @@ class Core:
         """Method and path of the request in flight, or of the last one."""
         _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
         return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+
+    def noted_request(self) -> str:
+        """The same for people: ``GET /path``."""
+        return " ".join(self.noted())
 
     def move_row(self, row: blackbox.Row | None) -> None:
         """Go on in another row, with what the present one holds."""

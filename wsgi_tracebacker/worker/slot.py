@@ -78,10 +78,11 @@ class Slot:
             # than this, not even between two calls, and nobody's umask is touched.
             os.fchmod(listening.fileno(), _OWNER_ONLY)
             listening.bind(self.socket_path)
+            # Noted at once, so that release() takes it away again if anything below fails.
+            self._socket_inode = _inode(self.socket_path)
             _set_mode(self.socket_path, _OWNER_ONLY if group_id is None else _OWNER_AND_GROUP, group_id)
             # Before listen() every connect is refused, so nobody gets in before the mode is right.
             listening.listen(_BACKLOG)
-            self._socket_inode = _inode(self.socket_path)
             self._listening_inode = _descriptor_inode(listening.fileno())
         except BaseException:
             listening.close()

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: How long a kill waits for its report to be logged; the stacks file has it by then.
 _KILL_WAITS_SECONDS = 1.0
+#: Between two looks whether it was. Not a timed wait for a lock: CPython 3.10 measures that by a clock that can be set.
+_KILL_LOOKS_SECONDS = 0.01
 #: After a fault of ours, before it goes on.
 _FAULT_PAUSE_SECONDS = 1.0
 #: At least so long between two looks: a limit of a microsecond must not make a loop.
@@ -64,19 +66,24 @@ class _Watch:
         "core",
         "finished_before",
         "grace_ends",
-        "is_killed",
+        "kill_at",
+        "kill_entry",
         "last_sample",
         "next_sample",
         "raised",
         "recorder",
         "reported",
         "request",
+        "settings",
         "token",
     )
 
-    def __init__(self, core: Core, token: float, request: Request, recorder: Recorder, now: float) -> None:
+    def __init__(
+        self, core: Core, token: float, settings: Settings, request: Request, recorder: Recorder, now: float
+    ) -> None:
         self.core = core
         self.token = token
+        self.settings = settings
         self.request = request
         self.recorder = recorder
         self.finished_before = core.finished
@@ -86,7 +93,9 @@ class _Watch:
         self.reported: float | None = None
         self.raised = False
         self.grace_ends = _NEVER
-        self.is_killed = False
+        #: Once its report said so: when this process is killed for it, at the latest, and what is waited for.
+        self.kill_at = _NEVER
+        self.kill_entry: Entry | None = None
 
 
 class Watchdog:
@@ -106,7 +115,7 @@ class Watchdog:
     ) -> None:
         """Nothing runs before start().
 
-        :param interrupt: raises into the request ``token`` of a core; whether it could.
+        :param interrupt: raises into the request ``token`` of a core; whether it could. None: nothing can.
         """
         self.ident: int | None = None
         self._primitives = primitives
@@ -200,6 +209,10 @@ class Watchdog:
                         os.eventfd_read(self._wake)
                     except BlockingIOError:
                         pass
+            # What was counted is said while there is somebody to say it.
+            self._summaries(_NEVER)
+        except Exception:
+            faults.caught("when the watchdog ended")
         finally:
             self._ended.release()
 
@@ -245,7 +258,7 @@ class Watchdog:
             wake_at = min(wake_at, self._attend_slow(due, late_seconds))
         wake_at = min(wake_at, self._summaries(now))
         self._reporter.rescue(now)
-        if self._reporter.hangs(now) or self._reporter.is_busy:
+        if self._reporter.is_busy:
             wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
         return max(0.0, wake_at - monotonic())
@@ -269,14 +282,15 @@ class Watchdog:
     # --- one slow request
 
     def _begin(self, core: Core, token: float, now: float) -> _Watch | None:
+        settings = core.settings
         request = requests.describe(core, token, now, time.time())
-        if request is None:
+        if request is None or settings is None:
             return None
         table = self._table()
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
         recorder = Recorder(self._application, self._places)
-        watch = self._watches[id(core)] = _Watch(core, token, request, recorder, now)
+        watch = self._watches[id(core)] = _Watch(core, token, settings, request, recorder, now)
         return watch
 
     def _attend_slow(self, due: list[_Watch], late_seconds: float) -> float:
@@ -286,31 +300,39 @@ class Watchdog:
         walked = stacks.walk((), wanted)
         wake_at = _NEVER
         for watch in due:
-            now = monotonic()
-            core, token = watch.core, watch.token
-            stack = walked.get(core.serving_ident(), [])
-            request = requests.describe(core, token, now, time.time())
-            if request is None:
-                # It ended after the look at its stack, which then may be another's.
-                wake_at = min(wake_at, now)
-                continue
-            watch.request = request
-            settings = core.settings
-            if settings is None:
-                continue
-            interval = 1.0 / settings.samples_per_second
-            if now >= watch.next_sample - _MIN_SLEEP_SECONDS:
-                self._sample(watch, stack, now, late_seconds)
-                watch.next_sample = max(watch.next_sample + interval, now + interval / 2)
-            _, overdue_at = thresholds(core, token)
-            if now >= overdue_at and watch.reported is None:
-                self._overdue(watch, settings, stack, overdue_at - token, now)
-            if now >= watch.grace_ends and not watch.is_killed:
-                self._kill_after_grace(watch, settings, stack, now)
-            wake_at = min(wake_at, watch.next_sample, watch.grace_ends if not watch.is_killed else _NEVER)
-            if watch.reported is None:
-                wake_at = min(wake_at, overdue_at)
+            try:
+                wake_at = min(wake_at, self._attend_one(watch, walked, late_seconds))
+            except Exception:
+                # The others are not to pay for it.
+                faults.caught("in the watchdog, on one request")
+                wake_at = min(wake_at, monotonic() + _FAULT_PAUSE_SECONDS)
         return wake_at
+
+    def _attend_one(self, watch: _Watch, walked: dict[int, stacks.RawStack], late_seconds: float) -> float:
+        now = monotonic()
+        core, token, settings = watch.core, watch.token, watch.settings
+        stack = walked.get(core.serving_ident(), [])
+        request = requests.describe(core, token, now, time.time())
+        if request is None:
+            # It ended after the look at its stack, which then may be another's.
+            return now
+        watch.request = request
+        interval = 1.0 / settings.samples_per_second
+        if now >= watch.next_sample - _MIN_SLEEP_SECONDS:
+            self._sample(watch, stack, now, late_seconds)
+            watch.next_sample = max(watch.next_sample + interval, now + interval / 2)
+        if watch.kill_at != _NEVER:
+            return self._kill_if_said(watch, now)
+        _, overdue_at = thresholds(core, token)
+        if now >= overdue_at and watch.reported is None:
+            # To the microsecond, as it was given: the sum and difference of floats is a little off.
+            self._overdue(watch, settings, stack, round(overdue_at - token, 6), now)
+        if now >= watch.grace_ends:
+            watch.grace_ends = _NEVER
+            self._kill(watch, settings, stack, now, "still there after it was raised into, killing this worker")
+        if watch.kill_at != _NEVER:
+            return now
+        return min(watch.next_sample, watch.grace_ends, overdue_at if watch.reported is None else _NEVER)
 
     def _sample(self, watch: _Watch, stack: stacks.RawStack, now: float, late_seconds: float) -> None:
         native_id = watch.core.native_id
@@ -336,9 +358,11 @@ class Watchdog:
         grace = settings.harakiri_grace
         if grace is not None:
             watch.grace_ends = now + grace
-        watch.raised = True
         killed = f"; killed in {grace:g} s if it is still there" if grace is not None else ""
-        if self._interrupt is not None and self._interrupt(watch.core, watch.token):
+        if self._interrupt is None:
+            return f"not raised into, because its thread serves other requests too, as greenlets{killed}"
+        watch.raised = True
+        if self._interrupt(watch.core, watch.token):
             return (
                 "HarakiriTimeout raised in its thread, which takes effect when Python code runs there again (a C call"
                 f" is not interrupted){killed}"
@@ -348,34 +372,34 @@ class Watchdog:
             f"{killed}"
         )
 
-    def _kill_after_grace(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, now: float) -> None:
-        self._kill(watch, settings, stack, now, "still there after it was raised into, killing this worker")
-
     def _kill(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, now: float, outcome: str) -> None:
-        watch.is_killed = True
+        """Say that this process is killed; it is when that was logged, or logging takes too long."""
+        # First, so that a fault of ours in the report does not keep the process alive.
+        watch.kill_at = now + _KILL_WAITS_SECONDS
         others = self._others(watch, now)
         if others:
             outcome += f", and with it the {len(others)} other request{'s' if len(others) > 1 else ''} named below"
         report = self._report(watch, stack, now, watch.reported or 0.0, "kill", outcome, others)
-        entry = self._say(report, settings, watch, always=True)
-        if entry is not None:
-            entry.done.acquire(timeout=_KILL_WAITS_SECONDS)
-        if watch.core.started != watch.token:
-            # It ended in that very moment: nobody is to die for it.
-            return
+        watch.kill_entry = self._say(report, settings, watch, always=True)
+
+    def _kill_if_said(self, watch: _Watch, now: float) -> float:
+        """Kill this process, or say when to look again. If the request ends meanwhile, nobody dies for it."""
+        entry = watch.kill_entry
+        if entry is not None and now < watch.kill_at and not entry.done.acquire(blocking=False):
+            return now + _KILL_LOOKS_SECONDS
         if os.getpid() == 1:
             # The kernel keeps pid 1 of a namespace from its own signals.
             os._exit(128 + signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+        return _NEVER
 
     def _ended_request(self, watch: _Watch, now: float) -> None:
         core = watch.core
-        settings = core.settings
         # Its end is known to the moment unless the core has begun and finished another one since.
         ended = core.ended if core.finished == watch.finished_before + 1 else now
         age = max(0.0, ended - watch.token)
         watch.recorder.end(age)
-        if watch.last_sample is None or settings is None:
+        if watch.last_sample is None:
             return
         request = _aged(watch.request, age)
         outcome = "ended" if watch.reported is None else "overdue and reported, ended at last"
@@ -383,7 +407,10 @@ class Watchdog:
             outcome = "ended after HarakiriTimeout was raised"
         limit = watch.reported
         if limit is None:
-            limit = settings.harakiri
+            own = core.own_limit
+            limit = watch.settings.harakiri
+            if own is not None and own[0] == watch.token:
+                limit = round(own[1] + own[2], 6) if own[2] is not None else None
         report = HarakiriReport(
             kind="slow",
             request=request,

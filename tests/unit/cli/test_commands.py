@@ -14,9 +14,12 @@ from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.formats import json as documents
 from wsgi_tracebacker.formats import uwsgi
 from wsgi_tracebacker.model import Frame, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.reader import graveyard
 from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.discovery import Target
+from wsgi_tracebacker.reader.graveyard import Findings
 from wsgi_tracebacker.reader.survey import Answer, Survey
+from wsgi_tracebacker.reports import LostRequest, Postmortem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,6 +201,43 @@ def test_read_uwsgi_is_the_dump(asked: Asked) -> None:
     assert run("read", "--format", "uwsgi").stdout_bytes == uwsgi.encode(SNAPSHOT.stacks) * 2
 
 
+def unanswering(state: str, source: str, frames: tuple[Frame, ...] = ()) -> Answer:
+    request = Request("GET", "/x", None, None, None, 0.0, 20.0, "unknown")
+    thread = Stack("WSGIWorker2Core0", 0x1F, 43, core=0, request=request, frames=frames, holds_gil=bool(frames) or None)
+    snapshot = Snapshot(Worker(number=2, pid=43, requests_in_flight=1), 5.0, (thread,), source, state)
+    error = WorkerTimedOut("it did not answer within 2 s")
+    return answer(2, state=state, error=error, pid=43, snapshot=snapshot)
+
+
+@pytest.mark.parametrize("state", ["busy", "stalled", "stopped", "disk wait"])
+def test_a_worker_that_does_not_answer_is_shown_from_its_table(asked: Asked, state: str) -> None:
+    """In every format, with its state, its request and the thread; it has not answered all the same."""
+    asked.found = Survey((unanswering(state, "table"),), ())
+    result = run("read")
+    assert result.stdout == (
+        f"worker 2  pid 43  1 in flight  {state}, no answer\n\n"
+        "  WSGIWorker2Core0  GET /x  20.0 s\n"
+        "    thread 0x1f, native id 43, core 0\n"
+    )
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    document = json.loads(run("read", "--format", "json").stdout)
+    assert [(each["source"], each["state"]) for each in document["workers"]] == [("table", state)]
+    assert [each["state"] for each in document["unanswered"]] == [state]
+    assert run("read", "--format", "uwsgi").stdout_bytes == uwsgi.HEADER
+    assert f"     2   43  {state}" in run("list").stdout
+    assert "GET /x" not in run("read", "--older", "21").stdout
+
+
+def test_a_stalled_worker_is_shown_with_its_stacks(asked: Asked) -> None:
+    """And with who holds the GIL."""
+    asked.found = Survey((unanswering("stalled", "faulthandler", FRAMES),), ())
+    text = run("read").stdout
+    assert "  1 in flight  stalled, no answer\n" in text
+    assert "  WSGIWorker2Core0  GET /x  20.0 s, holds the GIL\n" in text
+    assert '    File "/srv/a.py", line 3, in f\n      g()\n' in text
+    assert run("read", "--format", "uwsgi").stdout_bytes.count(b" function = f ") == 1
+
+
 def test_older_is_for_every_format(asked: Asked) -> None:
     """Only threads whose request is at least so old are left."""
     (thread,) = json.loads(run("read", "--older", "20", "--format", "json").stdout)["workers"][0]["threads"]
@@ -279,7 +319,46 @@ def test_every_verb_has_help_with_examples(verb: str) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["read", "--help"], ["list", "-h"]])
+@pytest.fixture
+def dug(monkeypatch: pytest.MonkeyPatch) -> list[Findings]:
+    """What is found behind any base."""
+    found = [Findings((), is_known=False, faults=())]
+    monkeypatch.setattr(graveyard, "dig", lambda _bases, _numbers: found[0])
+    return found
+
+
+LOST = Postmortem(
+    2, "/tmp/tb", 43, None, None, 0.0, 5.0, 9.0, (LostRequest(0, 43, "GET", "/x", 5.0, None, None),), 0, None
+)
+
+
+def test_postmortems_are_shown(dug: list[Findings]) -> None:
+    """As text with a line between two, and as JSON."""
+    dug[0] = Findings((LOST, LOST), is_known=True, faults=())
+    result = run("postmortem", "/tmp/tb")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.count("worker 2, pid 43, died with 1 request in flight; ") == 2
+    assert result.stdout.count("\n\n") == 1
+    document = json.loads(run("postmortem", "--format", "json").stdout)
+    assert list(document) == ["schema", "postmortems"]
+    assert [each["requests"][0]["path"] for each in document["postmortems"]] == ["/x", "/x"]
+
+
+def test_no_postmortem_is_said(dug: list[Findings]) -> None:
+    """Nobody died is 0, nobody was ever there is 3, and what cannot be read is 1."""
+    result = run("postmortem", "/tmp/tb")
+    assert (result.exit_code, result.stderr) == (3, "wsgi-tb: no worker of /tmp/tb is known, living or dead\n")
+    dug[0] = Findings((), is_known=True, faults=())
+    result = run("postmortem", "/tmp/tb")
+    assert (result.exit_code, result.stderr) == (0, "wsgi-tb: no worker of /tmp/tb died with requests in flight\n")
+    assert json.loads(run("postmortem", "--format", "json").stdout)["postmortems"] == []
+    dug[0] = Findings((LOST,), is_known=True, faults=("/dev/shm/x: Permission denied",))
+    result = run("postmortem")
+    assert (result.exit_code, result.stderr) == (1, "wsgi-tb: /dev/shm/x: Permission denied\n")
+    assert "GET /x" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["read", "--help"], ["list", "-h"], ["postmortem", "--help"]])
 def test_help_tells_the_exit_codes(arguments: list[str]) -> None:
     """0 to 3."""
     text = run(*arguments).stdout

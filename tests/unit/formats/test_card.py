@@ -77,7 +77,9 @@ def test_a_value_of_the_wrong_type_is_a_format_error(key: str, value: Any) -> No
         decode(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize("content", [b"[]", b"1", b'"x"', b"[" * 10_000, b"9" * 5_000, b"{}", b"\xff\xfe", b" " * 20_000])
+@pytest.mark.parametrize(
+    "content", [b"[]", b"1", b'"x"', b"[" * 10_000, b"9" * 5_000, b"{}", b"\xff\xfe", b" " * 20_000]
+)
 def test_json_that_is_no_card_is_a_format_error(content: bytes) -> None:
     """JSON of another shape, nested too deep or too large, is a FormatError."""
     with pytest.raises(FormatError):

@@ -41,7 +41,7 @@ def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_reads_with_the_workers_eyes(short_path: Path) -> None:
     """A worker cannot have root show a file to it, and root is itself again afterwards."""
-    os.chmod(short_path, 0o755)  # noqa: S103
+    os.chmod(short_path, 0o755)
     secret, public = short_path / "secret", short_path / "public"
     for file, mode in ((secret, 0o640), (public, 0o644)):
         file.write_text("one\ntwo\n", encoding="utf-8")

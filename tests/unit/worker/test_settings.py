@@ -58,7 +58,13 @@ def test_each_option_has_a_variable(option: str, word: str, attribute: str, valu
 
 @pytest.mark.parametrize(
     ("base", "absolute"),
-    [("/tmp/tb.", "/tmp/tb."), ("/tmp/", "/tmp/"), ("tb", "/folder/tb"), (Path("/tmp/tb"), "/tmp/tb"), ("./x.", "/folder/./x.")],
+    [
+        ("/tmp/tb.", "/tmp/tb."),
+        ("/tmp/", "/tmp/"),
+        ("tb", "/folder/tb"),
+        (Path("/tmp/tb"), "/tmp/tb"),
+        ("./x.", "/folder/./x."),
+    ],
 )
 def test_a_base_is_made_absolute_and_not_tidied(base: Any, absolute: str) -> None:
     """The end of a base matters: a dot or a slash stays."""

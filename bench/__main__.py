@@ -1,0 +1,58 @@
+"""``python -m bench``: measure, print the table and the targets, and write them down if asked to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import dump_latency, reader_process, request_cost, samples, targets
+from wsgi_tracebacker._version import __version__
+
+TOPICS = {"request": request_cost, "dump": dump_latency, "read": reader_process}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what wsgi_tracebacker costs.")
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)}; all of them by default")
+    parser.add_argument("--quick", action="store_true", help="fewer samples: a look, not a result")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured to FILE too")
+    arguments = parser.parse_args()
+    unknown = set(arguments.topics) - set(TOPICS)
+    if unknown:
+        parser.error(f"no topic {', '.join(sorted(unknown))}: there are {', '.join(TOPICS)}")
+
+    # The programs are started as modules: found from here, wherever this was started.
+    os.chdir(Path(__file__).parent.parent)
+    for name in [name for name in os.environ if name.startswith("WSGI_TB_")]:
+        del os.environ[name]
+    machine = {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "machine": f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "version": __version__,
+        "load": os.getloadavg()[0],
+        "quick": arguments.quick,
+    }
+    started = time.monotonic()
+    rows: list[samples.Row] = []
+    for name in arguments.topics or TOPICS:
+        sys.stderr.write(f"measuring: {name}\n")
+        rows += TOPICS[name].measure(arguments.quick)
+    judged = list(targets.judge(rows))
+    print(f"wsgi_tracebacker {__version__}, {machine['python']}, {machine['machine']}")
+    print("Medians, with quartiles; x: compared with the first line of each case.")
+    for line in (*samples.table(rows), *targets.lines(judged)):
+        print(line)
+    print(f"\n{time.monotonic() - started:.0f} s")
+    if arguments.json is not None:
+        document = {"machine": machine, "rows": [asdict(row) for row in rows], "targets": [t._asdict() for t in judged]}
+        arguments.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

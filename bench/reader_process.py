@@ -1,0 +1,90 @@
+"""How long ``wsgi-tb read`` takes as a whole process, with 1, 8 and 32 workers, over an interpreter that does nothing.
+
+The workers are forked from one process (run as a program, this module is that process); each stands in one request,
+as deep as in the other measurements.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bench import environ, processes, stacks
+from bench.samples import Row, in_turns, row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOPIC = "wsgi-tb read, the whole process"
+FLOOR = "python -c pass"
+CASE = "each worker with one request in flight"
+COUNTS = (1, 8, 32)
+
+
+def subject(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
+
+
+def measure(quick: bool) -> list[Row]:
+    with contextlib.ExitStack() as started:
+        bases = {count: started.enter_context(workers(count)) for count in COUNTS}
+
+        def read(count: int) -> float:
+            return processes.milliseconds([*command(), "read", bases[count]])
+
+        values = in_turns(
+            {
+                FLOOR: lambda: processes.milliseconds([sys.executable, "-c", "pass"]),
+                "python -c 'import click'": lambda: processes.milliseconds([sys.executable, "-c", "import click"]),
+                **{subject(count): (lambda count=count: read(count)) for count in COUNTS},  # type: ignore[misc]
+            },
+            4 if quick else 25,
+        )
+    reference = statistics.median(values[FLOOR])
+    return [row(TOPIC, CASE, name, "ms", samples, reference) for name, samples in values.items()]
+
+
+def command() -> list[str]:
+    """The command as installed, else the module."""
+    script = Path(sys.executable).parent / "wsgi-tb"
+    return [str(script)] if script.exists() else [sys.executable, "-m", "wsgi_tracebacker"]
+
+
+@contextlib.contextmanager
+def workers(count: int) -> Iterator[str]:
+    """So many processes that can be asked; their base path."""
+    with tempfile.TemporaryDirectory(prefix="tb-bench-") as folder:
+        base = f"{folder}/tb"
+        command = [sys.executable, "-m", "bench.reader_process", str(count)]
+        with processes.running(command, {"WSGI_TB_SOCKET": base}) as process:
+            assert process.stdout is not None
+            for _ in range(count):
+                process.stdout.read(1)
+            yield base
+
+
+def main() -> None:
+    for _ in range(int(sys.argv[1])):
+        if os.fork() == 0:
+            worker()
+    while True:
+        os.wait()
+
+
+def worker() -> None:
+    def say_so() -> None:
+        stacks.ready.acquire()
+        os.write(1, b"+")
+
+    threading.Thread(target=say_so).start()
+    stacks.wrapped(environ.make(), cast("Any", None))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Samples become rows: medians with their spread, and a table of them. Knows nothing of what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    topic: str
+    case: str
+    subject: str
+    #: ``µs`` or ``ms``.
+    unit: str
+    #: None where the subject could not be measured; ``note`` says why.
+    median: float | None
+    #: The quartiles.
+    low: float | None = None
+    high: float | None = None
+    samples: int = 0
+    #: How many times the reference of the same case this is.
+    ratio: float | None = None
+    note: str = ""
+
+
+def row(
+    topic: str, case: str, subject: str, unit: str, values: Sequence[float], reference: float | None, note: str = ""
+) -> Row:
+    """Summarise the samples of one subject, in ``unit``; ``reference`` is the median to compare with."""
+    median = statistics.median(values)
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (median,) * 3
+    return Row(
+        topic=topic,
+        case=case,
+        subject=subject,
+        unit=unit,
+        median=median,
+        low=low,
+        high=high,
+        samples=len(values),
+        ratio=median / reference if reference else None,
+        note=note,
+    )
+
+
+def missing(topic: str, case: str, subject: str, unit: str, note: str) -> Row:
+    """A subject that could not be measured."""
+    return Row(topic, case, subject, unit, None, note=note)
+
+
+def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """So many samples of every subject, one of each in every round, each round beginning with another one.
+
+    The first round is not counted: it warms caches up.
+    """
+    names = list(subjects)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            value = subjects[name]()
+            if number:
+                values[name].append(value)
+    return values
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows as text, a heading for each topic and each case."""
+    topic = case = None
+    width = max((len(row.subject) for row in rows), default=0)
+    for each in rows:
+        if each.topic != topic:
+            yield ""
+            yield each.topic
+            yield "=" * len(each.topic)
+            topic, case = each.topic, None
+        if each.case != case:
+            yield f"{each.case}:"
+            case = each.case
+        yield _line(each, width).rstrip()
+
+
+def _line(each: Row, width: int) -> str:
+    if each.median is None or each.low is None or each.high is None:
+        return f"  {each.subject:<{width}}  {'-':>9}  {each.note}"
+    ratio = "" if each.ratio is None else f"{each.ratio:.2f} x"
+    spread = f"({number(each.low)} to {number(each.high)}, n={each.samples})"
+    return f"  {each.subject:<{width}}  {number(each.median):>9} {each.unit}  {spread:<32} {ratio:>10}  {each.note}"
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"

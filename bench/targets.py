@@ -1,0 +1,102 @@
+"""What was to be reached, and whether it was. Knows the rows of one run; nothing fails because of what it finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench import dump_latency, reader_process, request_cost
+from bench.samples import number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bench.samples import Row
+
+#: Microseconds that a pass-through middleware costs on the machines for which the limits were set. On one that is
+#: slower or faster than that, the limits are scaled by it.
+PASS_THROUGH_RANGE = (0.06, 0.15)
+
+
+class Target(NamedTuple):
+    what: str
+    #: In words: ``at most 0.6 µs``.
+    wanted: str
+    reached: str
+    #: None where it could not be measured.
+    met: bool | None
+
+
+class Medians:
+    """The medians of a run, by topic, case and subject."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._medians = {(row.topic, row.case, row.subject): row.median for row in rows}
+
+    def of(self, topic: str, case: str, subject: str) -> float | None:
+        return self._medians.get((topic, case, subject))
+
+
+def judge(rows: Sequence[Row]) -> Iterator[Target]:
+    """Every target, in the order of the topics; those of topics that were not measured are left out."""
+    medians = Medians(rows)
+    topics = {row.topic for row in rows}
+    if request_cost.TOPIC in topics:
+        yield _added(medians, request_cost.LIST, 0.6)
+        yield _added(medians, request_cost.GENERATOR, 1.0)
+        yield _at_most("the first request of a process", medians.of(*_FIRST), 5.0, "ms")
+    if dump_latency.TOPIC in topics:
+        yield _times_faster(medians, dump_latency.MANY, 20)
+        yield _times_faster(medians, dump_latency.BUSY, 5)
+        text, json = (
+            medians.of(dump_latency.TOPIC, dump_latency.MANY, s) for s in (dump_latency.TEXT, dump_latency.JSON)
+        )
+        ratio = None if text is None or json is None else json / text
+        yield _at_most(f"JSON beside text, {dump_latency.MANY}", ratio, 2.0, "times")
+    if reader_process.TOPIC in topics:
+        for count, limit in ((1, 100.0), (32, 250.0)):
+            found = medians.of(reader_process.TOPIC, reader_process.CASE, reader_process.subject(count))
+            yield _at_most(f"wsgi-tb read, {reader_process.subject(count)}", found, limit, "ms")
+
+
+_FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)
+
+
+def _added(medians: Medians, case: str, limit: float) -> Target:
+    passed = medians.of(request_cost.TOPIC, case, request_cost.PASS_THROUGH)
+    added = medians.of(request_cost.TOPIC, case, request_cost.OURS)
+    low, high = PASS_THROUGH_RANGE
+    what = f"added to a request, {case}"
+    if passed is None or added is None or passed <= 0:
+        return Target(what, f"at most {limit:g} µs", "not measured", None)
+    scale = passed / high if passed > high else passed / low if passed < low else 1.0
+    wanted = f"at most {number(limit * scale)} µs"
+    if scale != 1.0:
+        wanted += f" ({limit:g} µs where a pass-through costs {low:g} to {high:g})"
+    return Target(what, wanted, f"{number(added)} µs", added <= limit * scale)
+
+
+def _times_faster(medians: Medians, case: str, limit: float) -> Target:
+    ours = medians.of(dump_latency.TOPIC, case, dump_latency.TEXT)
+    theirs = medians.of(dump_latency.TOPIC, case, dump_latency.UWSGI)
+    what = f"text dump beside uWSGI's, {case}"
+    wanted = f"at least {limit:g} times faster"
+    if ours is None or theirs is None:
+        return Target(what, wanted, "not measured", None)
+    return Target(what, wanted, f"{theirs / ours:.1f} times", theirs / ours >= limit)
+
+
+def _at_most(what: str, found: float | None, limit: float, unit: str) -> Target:
+    wanted = f"at most {limit:g} {unit}"
+    if found is None:
+        return Target(what, wanted, "not measured", None)
+    return Target(what, wanted, f"{number(found)} {unit}", found <= limit)
+
+
+def lines(targets: Sequence[Target]) -> Iterator[str]:
+    yield ""
+    yield "Targets"
+    yield "======="
+    width = max((len(target.what) for target in targets), default=0)
+    for target in targets:
+        verdict = {True: "met", False: "MISSED", None: "-"}[target.met]
+        yield f"  {target.what:<{width}}  {verdict:<6}  {target.reached}, wanted {target.wanted}"

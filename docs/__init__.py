@@ -1,0 +1,1 @@
+"""The documentation, and ``docs.record``, which writes down its outputs."""

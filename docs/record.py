@@ -1,0 +1,260 @@
+"""Run what the pages of ``PAGES`` show, and write down what it prints: ``python -m docs.record [PAGE …]``.
+
+Knows three marks in a page. A Python block after ``<!-- file: NAME -->`` is saved under that name. A console block
+after ``<!-- recorded -->`` is run, command by command, and its output is replaced by what was printed; after
+``<!-- recorded, shortened -->`` the calls before the application's own are left out, and a line says so. Refuses to
+know what the pages tell.
+
+gunicorn, the sockets and the files are in a temporary folder and end with the recording. In the pages they have the
+names of an ordinary installation: /srv/shop, /tmp/tbsocket, port 8000. Nothing else of the output is changed.
+A gunicorn that is started while one runs takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.support.servers import Gunicorn
+from tests.support.waiting import wait_until
+from wsgi_tracebacker.worker import blackbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/tutorial.md", "docs/howto/why-a-request-hangs.md", "docs/reference/report.md")
+
+#: How old the slow requests of a page are when they are looked at: as old as one that somebody complains about.
+AGE_SECONDS = 12.0
+
+#: What the pages call things.
+FOLDER, BASE, ADDRESS = "/srv/shop", "/tmp/tbsocket", "localhost:8000"  # noqa: S108  (a name, nothing is made there)
+
+_BLOCK = re.compile(
+    r"<!-- (?:file: (?P<file>[\w.]+)|recorded(?P<short>, shortened)?) -->\n+```(?:python|console)\n(?P<body>.*?)```\n",
+    re.DOTALL,
+)
+#: ``NAME=VALUE … gunicorn ARGUMENTS 2>LOG &``
+_GUNICORN = re.compile(r"(?P<variables>(?:\w+=\S+ )*)gunicorn (?P<arguments>.*?)(?: 2>(?P<log>\S+))? &")
+_LEFT_OUT = "{}({} calls of Python, gunicorn and the middleware are left out here)\n"
+
+#: A log to which nothing was added for so long is complete: reports come a moment after what they are about.
+_QUIET_SECONDS = 0.5
+
+
+class Recorded(NamedTuple):
+    """One command of a page, what the page says that it prints, and what it printed."""
+
+    command: str
+    written: str
+    printed: str
+
+
+class Session:
+    """A folder with a server in it, in which the commands of one page run."""
+
+    def __init__(self, folder: Path, age_seconds: float) -> None:
+        self._folder = folder
+        self._base = str(folder / "tb")
+        self._age_seconds = age_seconds
+        self._server: Gunicorn | None = None
+        self._clients: list[subprocess.Popen[bytes]] = []
+        # The script in the virtual environment names an interpreter by its path and breaks when the folder is moved.
+        command = folder / "bin" / "wsgi-tb"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m wsgi_tracebacker "$@"\n')
+        command.chmod(0o700)
+        path = os.pathsep.join(
+            [str(command.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
+        python_path = os.pathsep.join([str(folder), str(PROJECT)])
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("WSGI_TB_")},
+            "PATH": path,
+            "PYTHONPATH": python_path,
+            "WSGI_TB_SOCKET": self._base,
+        }
+
+    def save(self, name: str, text: str) -> None:
+        (self._folder / name).write_text(text)
+
+    def run(self, command: str) -> str:
+        """What one command prints. One that ends in ``&`` is left running."""
+        if start := _GUNICORN.fullmatch(command):
+            self._start(start)
+            return ""
+        if command.endswith("&"):
+            words = shlex.split(self._real(command[:-1]))
+            self._clients.append(subprocess.Popen(words, env=self._environment, stdout=subprocess.DEVNULL))
+            wait_until(lambda: self._in_flight() == len(self._clients), "the request is in flight")
+            time.sleep(self._age_seconds)
+            return ""
+        if command.startswith("kill "):
+            return self._kill()
+        if self._server is not None and self._server.log.name in command:
+            self._wait_until_quiet(self._server)
+        done = subprocess.run(
+            ["bash", "-c", self._real(command)],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return self._shown(done.stdout)
+
+    def _start(self, start: re.Match[str]) -> None:
+        self.close()
+        *arguments, application = shlex.split(start["arguments"])
+        log = self._folder / (start["log"] or "log")
+        log.unlink(missing_ok=True)
+        self._server = Gunicorn(
+            application,
+            *arguments[: arguments.index("--bind")],
+            log=log,
+            env={**self._environment, **dict(word.split("=", 1) for word in start["variables"].split())},
+            cwd=self._folder,
+        )
+
+    def _wait_until_quiet(self, server: Gunicorn) -> None:
+        known, since = server.log_text(), time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal known, since
+            if server.log_text() != known:
+                known, since = server.log_text(), time.monotonic()
+            return time.monotonic() - since > _QUIET_SECONDS
+
+        wait_until(is_quiet, "the log is complete")
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.kill()
+            client.wait()
+        self._clients.clear()
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+        # What a worker that was killed leaves of its last reports.
+        left = Path(blackbox.stacks_path(self._base, 1))
+        for path in left.parent.glob(left.name.replace(".1.", ".*.")):
+            path.unlink()
+
+    def _workers(self) -> list[dict[str, object]]:
+        listed = subprocess.run(
+            [sys.executable, "-m", "wsgi_tracebacker", "list", "--format", "json", self._base],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        workers: list[dict[str, object]] = json.loads(listed.stdout)["workers"] if listed.stdout else []
+        return workers
+
+    def _in_flight(self) -> int:
+        return sum(int(str(worker["requests_in_flight"] or 0)) for worker in self._workers())
+
+    def _kill(self) -> str:
+        """``kill -9`` of the worker that serves a request: its pid differs from the page's."""
+        [pid] = [int(str(worker["pid"])) for worker in self._workers() if worker["requests_in_flight"]]
+        os.kill(pid, 9)
+        wait_until(lambda: any(worker["state"] == "dead" for worker in self._workers()), "the worker is dead")
+        return ""
+
+    def _real(self, command: str) -> str:
+        port = "" if self._server is None else f"localhost:{self._server.address[1]}"
+        return command.replace(ADDRESS, port).replace(BASE, self._base)
+
+    def _shown(self, output: str) -> str:
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        port = "" if self._server is None else str(self._server.address[1])
+        for real, name in (
+            (self._base, BASE),
+            (str(self._folder), FOLDER),
+            (f"{self._folder.name}/", f"{Path(FOLDER).name}/"),
+            (str(PROJECT / "wsgi_tracebacker"), f"{FOLDER}/.venv/lib/{version}/site-packages/wsgi_tracebacker"),
+            (str(Path(sys.prefix).resolve()), f"{FOLDER}/.venv"),
+            (sys.prefix, f"{FOLDER}/.venv"),
+            (str(PROJECT), FOLDER),
+            (sysconfig.get_path("stdlib"), f"/usr/lib/{version}"),
+            (f":{port}", ":8000"),
+        ):
+            output = output.replace(real, name) if real.strip(":") else output
+        return output
+
+
+@contextlib.contextmanager
+def session(age_seconds: float = 0.0) -> Iterator[Session]:
+    """Somewhere to run a page; everything is ended and removed again."""
+    # Not where TMPDIR says: the path of a UNIX socket has at most 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    running = Session(folder, age_seconds)
+    try:
+        yield running
+    finally:
+        running.close()
+        shutil.rmtree(folder)
+
+
+def commands(body: str) -> Iterator[tuple[str, str]]:
+    """The commands of a console block, each with the output that stands below it."""
+    for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+def shortened(output: str) -> str:
+    """Leave out the calls of each stack up to the middleware's own, and say how many they are."""
+    lines: list[str] = []
+    for paragraph in re.split(r"(?<=\n)(?=\n)", output):
+        head, *calls = re.split(r"^(?= +File )", paragraph, flags=re.MULTILINE)
+        ours = [number for number, call in enumerate(calls, 1) if "wsgi_tracebacker/middleware.py" in call]
+        if ours:
+            indent = calls[0][: -len(calls[0].lstrip())]
+            calls[: ours[-1]] = [_LEFT_OUT.format(indent, ours[-1])]
+        lines += [head, *calls]
+    return "".join(lines)
+
+
+def play(page: str, running: Session) -> Iterator[tuple[re.Match[str], list[Recorded]]]:
+    """Run a page from top to bottom."""
+    for block in _BLOCK.finditer(page):
+        if block["file"]:
+            running.save(block["file"], block["body"])
+            continue
+        recorded = []
+        for command, written in commands(block["body"]):
+            printed = running.run(command)
+            recorded.append(Recorded(command, written, shortened(printed) if block["short"] else printed))
+        yield block, recorded
+
+
+def main() -> None:
+    """Write the pages that are named anew, or all of them."""
+    for name in sys.argv[1:] or PAGES:
+        path = PROJECT / name
+        page = path.read_text()
+        written, end = [], 0
+        with session(AGE_SECONDS) as running:
+            for block, recorded in play(page, running):
+                written.append(page[end : block.start("body")])
+                written += [f"$ {one.command}\n{one.printed}" for one in recorded]
+                end = block.end("body")
+        path.write_text("".join([*written, page[end:]]))
+
+
+if __name__ == "__main__":
+    main()

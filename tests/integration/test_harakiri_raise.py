@@ -1,0 +1,350 @@
+"""Raising into a request: it lands in that request or nowhere, whatever the request does in that moment."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import itertools
+import operator
+import random
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+from tests.unit.wsgi import Served, environ, serve
+from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
+from wsgi_tracebacker.worker import agent, interrupt
+from wsgi_tracebacker.worker.requests import BODY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from typing_extensions import Self
+
+    from wsgi_tracebacker.worker.requests import Core
+
+#: No request of these tests is ever overdue by itself: the striker is the watchdog.
+LIMIT_SECONDS = 3600.0
+
+#: How often it has to land in a request, and how often to come too late, before a test believes it.
+STRIKES = 250
+
+OK: Any = ("200 OK", [("Content-Type", "text/plain")])
+
+
+def wrapped(application: WSGIApplication, base: str) -> TracebackerMiddleware:
+    return TracebackerMiddleware(application, base, harakiri=LIMIT_SECONDS, harakiri_action="raise")
+
+
+def core_of_this_thread(application: WSGIApplication) -> Core:
+    serve(application)
+    [own] = agent._agents.values()
+    # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
+    wait_until(lambda: all(part and part.ident for part in (own.listener, own._watchdog)), "our threads run")
+    core = agent.serving_core()
+    assert core is not None
+    return core
+
+
+def calm() -> None:
+    """Python code in which an exception that is pending would come out."""
+    for number in range(10):
+        operator.neg(number)
+
+
+class Striker:
+    """A thread that raises into the requests of one core, one strike a request."""
+
+    def __init__(self, core: Core, wait: Callable[[float], object]) -> None:
+        """``wait`` is given the request's token and returns when it is to be struck."""
+        self.core = core
+        self.strikes = 0
+        self.landed = 0
+        self._wait = wait
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        last = 0.0
+        while not self._is_over:
+            token = self.core.started
+            if token == last or token <= 0.0:
+                time.sleep(0)
+                continue
+            last = token
+            self._wait(token)
+            self.strikes += 1
+            self.landed += interrupt.raise_into(self.core, token)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def switching_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    # The interpreter swallows what strikes in a callback of the collector's.
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        sys.setswitchinterval(interval)
+
+
+# --- the last act is a blocking C iterator
+
+
+class Gate:
+    """An application whose body is C code that waits, and then is at its end: no bytecode of its own runs after it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def __call__(self, _: WSGIEnvironment, start_response: StartResponse) -> Iterator[Any]:
+        start_response(*OK)
+        # Calls acquire(), which waits, and is at its end because that returned True.
+        return iter(self.lock.acquire, True)
+
+
+def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int) -> int:
+    """How many requests of the calling thread, each struck when it only waits in C, did not end in order.
+
+    They are complete by then, so none is the right number.
+    """
+    gate.lock.release()
+    core = core_of_this_thread(application)
+    next_round = threading.Barrier(2)
+    wrong = 0
+
+    def strike_and_let_go() -> None:
+        for _ in range(rounds):
+            while core.phase != BODY or not core.inside:
+                time.sleep(0)
+            # It is in C by now, or about to be: what is raised is pending when it gets the lock.
+            time.sleep(0.0002)
+            interrupt.raise_into(core, core.started)
+            gate.lock.release()
+            next_round.wait()
+
+    thread = threading.Thread(target=strike_and_let_go)
+    thread.start()
+    for _ in range(rounds):
+        served = serve(application)
+        calm()
+        wrong += served.error is not None
+        next_round.wait()
+    thread.join()
+    return wrong
+
+
+def test_no_stray_when_the_last_act_is_a_blocking_c_iterator(base: str) -> None:
+    """The exception is set while C code runs, which then ends without looking: it is taken back."""
+    gate = Gate()
+    assert struck_in_its_last_act(gate, wrapped(gate, base), 1_000) == 0
+
+
+def test_without_the_handshake_it_strays(base: str) -> None:
+    """The control: it is looked whether the request is inside, but not said that it was raised into.
+
+    In processes of their own, because a stray lands anywhere.
+    """
+    control = """
+import sys, threading
+from tests.integration import test_harakiri_raise as tests
+from wsgi_tracebacker.worker import interrupt
+
+def raise_into(core, token):
+    return core.inside == token and interrupt._set_async_exception(core.inside_ident, tests.HarakiriTimeout) == 1
+
+interrupt.raise_into = raise_into
+gate = tests.Gate()
+application = tests.wrapped(gate, sys.argv[1])
+try:
+    print(tests.struck_in_its_last_act(gate, application, 1), flush=True)
+except tests.HarakiriTimeout:
+    print(1, flush=True)
+import os, signal
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    outputs = []
+    for number in range(3):
+        command = [sys.executable, "-c", control, f"{base}-{number}"]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=30, check=False)
+        outputs.append(done.stdout.strip())
+    assert b"1" in outputs, outputs
+
+
+# --- anywhere
+
+
+class Closing:
+    """An iterable that must be closed, whatever happens."""
+
+    def __init__(self, chunks: Iterator[bytes], number: int) -> None:
+        self.chunks = chunks
+        # C code: nothing strikes before it has noted the call.
+        self.close = functools.partial(closed.append, number)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.chunks
+
+
+#: The numbers of the bodies that were returned, and of those that were closed.
+made: dict[int, bool] = {}
+closed: list[int] = []
+numbers = itertools.count()
+
+
+def work() -> None:
+    for _ in range(random.randrange(200)):
+        threading.get_ident()
+
+
+def quick(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    work()
+    start_response(*OK)
+    return [b"whole"]
+
+
+def streaming(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    start_response(*OK)
+    for _part in range(3):
+        work()
+        yield b"part"
+
+
+def closing(_: WSGIEnvironment, start_response: StartResponse) -> Closing:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(3):
+            work()
+            yield b"part"
+
+    start_response(*OK)
+    work()
+    number = next(numbers)
+    body = Closing(chunks(), number)
+    # Calls nothing, so that it cannot be struck between here and its end.
+    made[number] = True
+    return body
+
+
+def writing(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    write = start_response(*OK)
+    work()
+    write(b"part")
+    work()
+    return [b"part", b"part"]
+
+
+def swallowing(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    try:
+        work()
+        start_response(*OK)
+        work()
+    except BaseException:
+        start_response("200 OK", [], sys.exc_info())
+    return [b"whole"]
+
+
+def failing(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    start_response(*OK)
+    work()
+    raise OSError
+
+
+def waiting_in_c(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[Any]:
+    start_response(*OK)
+    # Ends when acquire() returned False, after a while.
+    return iter(functools.partial(threading.Lock().acquire, False), True) if random.random() < 0.5 else slow_in_c()
+
+
+def slow_in_c() -> Iterator[Any]:
+    lock = threading.Lock()
+    lock.acquire()
+    return iter(functools.partial(lock.acquire, True, 0.0003), False)
+
+
+class Object:
+    """As Flask's and Django's are: an object, whose result passes through C before it is anybody's."""
+
+    __call__ = staticmethod(closing)
+
+
+APPLICATIONS: dict[str, WSGIApplication] = {
+    "list": quick,
+    "generator": streaming,
+    "closing": closing,
+    "object": Object(),
+    "partial": functools.partial(closing),
+    "write": writing,
+    "swallowing": swallowing,
+    "failing": failing,
+    "C": waiting_in_c,
+}
+
+
+def check(served: Served, name: str) -> None:
+    """Each response is the application's, a whole 504, or an ordinary exception."""
+    body = b"".join(served.chunks)
+    if served.error is not None:
+        assert isinstance(served.error, (RequestTimedOut, OSError)), repr(served.error)
+        return
+    if served.status == "504 Gateway Timeout":
+        assert (served.written, body) == ([], b"The request took too long.\n")
+        assert ("Content-Length", str(len(body))) in served.headers
+    else:
+        assert served.status == "200 OK"
+        whole = b"" if name == "C" else b"whole" if name in ("list", "swallowing") else b"partpartpart"
+        assert b"".join(served.written) + body == whole
+    assert served.started == 1
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_it_may_land_anywhere(name: str, base: str) -> None:
+    """In the application, in its iterator, in close(), in our own code, or too late: no stray, and all is closed."""
+    application = wrapped(APPLICATIONS[name], base)
+    core = core_of_this_thread(application)
+    made.clear()
+    closed.clear()
+    strays = 0
+    outcomes = set()
+    pause = 0.0
+
+    def wait(token: float) -> None:
+        until = token + random.uniform(0.0, 2 * pause)
+        while time.monotonic() < until:
+            time.sleep(0)
+
+    with switching_often(), Striker(core, wait) as striker:
+        # Until both sides of the race have been seen often enough.
+        while min(striker.landed, striker.strikes - striker.landed) < STRIKES:
+            began = time.monotonic()
+            try:
+                served = serve(application, environ())
+                took = time.monotonic() - began
+                calm()
+            except HarakiriTimeout:
+                strays += 1
+                continue
+            pause = 0.9 * pause + 0.1 * min(took, 0.001)
+            check(served, name)
+            outcomes.add(type(served.error).__name__ if served.error else served.status)
+    assert strays == 0
+    assert closed == list(made)
+    assert core.started == 0.0

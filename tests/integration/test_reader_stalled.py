@@ -1,0 +1,276 @@
+"""Reading workers that do not answer, for real: their tables, the proof, the signal and when it is not sent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import black_boxes
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import blackbox
+from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.reader import dump
+from wsgi_tracebacker.reader.process import Processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.model import Card
+
+#: Reads of a busy worker; each takes some seconds there.
+BUSY_READS = 4
+
+
+@contextlib.contextmanager
+def worker(base: str, story: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.programs.stalling_worker", base, story]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        # A stalled process hears no other signal.
+        process.kill()
+        process.communicate()
+
+
+def command(verb: str, *arguments: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "wsgi_tracebacker", verb, *arguments]
+    return subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(verb: str, *arguments: str) -> tuple[int, str, str]:
+    with command(verb, *arguments) as process:
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+
+def read(base: str, *arguments: str) -> dict[str, Any]:
+    """The only worker's document."""
+    code, out, err = run("read", base, "--format", "json", "--timeout", "10", *arguments)
+    [document] = json.loads(out)["workers"]
+    assert (code, "timed out" in err) == (1, True)
+    assert isinstance(document, dict)
+    return document
+
+
+def card_of(base: str) -> Card:
+    return cards.decode(Path(cards.card_path(base, 1)).read_bytes())
+
+
+def dumps_so_far(base: str) -> int:
+    return black_boxes.path_of(base, 1, blackbox.STACKS).stat().st_size
+
+
+def test_a_stalled_worker_shows_its_stacks(base: str) -> None:
+    """Request, stack, source lines and the GIL's holder; the list says it too, without a signal."""
+    with worker(base, "backtrack") as process:
+        assert "stalled" in run("list", base, "--timeout", "10")[1]
+        assert dumps_so_far(base) == 0
+        document = read(base)
+        assert (document["source"], document["state"], document["worker"]["pid"]) == (
+            "faulthandler",
+            "stalled",
+            process.pid,
+        )
+        [thread] = document["threads"]
+        assert (thread["request"]["method"], thread["request"]["path"]) == ("GET", "/backtrack")
+        assert (thread["name"], thread["native_id"], thread["core"]) == ("WSGIWorker1Core0", process.pid, 0)
+        assert thread["holds_gil"] is True
+        assert [frame["function"] for frame in thread["frames"][-3:]] == ["tell", "backtrack_for_ever", "match"]
+        assert thread["frames"][-2]["source"] == '    re.match("(a+)+$", "a" * 40 + "b")'
+        text = run("read", base, "--timeout", "10")[1]
+        assert text.startswith(f"worker 1  pid {process.pid}  ")
+        assert "1 in flight  stalled, no answer\n" in text
+        assert ", running, holds the GIL\n" in text
+        assert process.poll() is None
+
+
+def test_a_holder_that_sleeps_is_not_named(base: str) -> None:
+    """It is stalled all the same, and the line is there; who holds the GIL is not proven."""
+    with worker(base, "deadlock"):
+        [thread] = read(base)["threads"]
+        assert thread["frames"][-1]["function"] == "lock_itself_out"
+        assert thread["holds_gil"] is None
+
+
+def test_without_a_signal_there_is_the_table(base: str) -> None:
+    """--no-signal: the state is known, the request and its thread are shown, no stacks, nothing sent."""
+    with worker(base, "backtrack") as process:
+        document = read(base, "--no-signal")
+        assert (document["source"], document["state"]) == ("table", "stalled")
+        [thread] = document["threads"]
+        assert (thread["request"]["path"], thread["request"]["phase"], thread["frames"]) == (
+            "/backtrack",
+            "unknown",
+            [],
+        )
+        assert thread["ident"]
+        assert thread["native_id"] == process.pid
+        _, out, _ = run("read", base, "--no-signal", "--format", "uwsgi", "--timeout", "10")
+        assert out == "*** WSGI Python tracebacker output ***\n\n"
+        assert dumps_so_far(base) == 0
+
+
+def test_readers_at_the_same_time_do_not_mix_their_dumps(base: str) -> None:
+    """Each gets one whole dump."""
+    with worker(base, "backtrack"), contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(command("read", base, "--format", "json", "--timeout", "10")) for _ in range(3)]
+        for reader in readers:
+            [document] = json.loads(reader.communicate(timeout=60)[0])["workers"]
+            [thread] = document["threads"]
+            assert [frame["function"] for frame in thread["frames"]].count("backtrack_for_ever") == 1
+        content = black_boxes.path_of(base, 1, blackbox.STACKS).read_text(encoding="utf-8")
+        assert content.count("in backtrack_for_ever") == len(readers)
+
+
+def test_a_full_stacks_file_starts_anew(base: str) -> None:
+    """The worker cannot keep its bound while it is stalled, so readers keep it."""
+    with worker(base, "backtrack"):
+        os.truncate(black_boxes.path_of(base, 1, blackbox.STACKS), dump.MAX_STACKS_BYTES + 1)
+        assert read(base)["source"] == "faulthandler"
+        assert dumps_so_far(base) < dump.MAX_STACKS_BYTES
+
+
+@pytest.mark.slow
+def test_a_busy_worker_is_never_signalled(base: str) -> None:
+    """64 CPU-bound threads, whose listener waits for the GIL for seconds: asked again and again, it gets no signal."""
+    with worker(base, "spin") as process:
+        for _ in range(BUSY_READS):
+            _, out, _ = run("read", base, "--timeout", "2.5")
+            assert "GET /spin" in out
+            assert "stalled" not in out
+            assert process.poll() is None
+        assert dumps_so_far(base) == 0
+
+
+def test_a_stopped_worker_is_called_so(base: str) -> None:
+    """With what it was serving, at once, and without a signal."""
+    with worker(base, "wait") as process:
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: Processes().state(process.pid) == "stopped", "it is stopped")
+        began = time.monotonic()
+        code, out, err = run("read", base)
+        assert time.monotonic() - began < 2
+        assert (code, "  stopped, no answer\n" in out, "GET /wait" in out) == (1, True, True)
+        assert ", stopped): timed out: " in err
+        assert json.loads(run("list", base, "--format", "json")[1])["workers"][0]["state"] == "stopped"
+        assert dumps_so_far(base) == 0
+
+
+@pytest.mark.parametrize("harm", ["cut", "garbage", "version", "link", "pipe", "gone"])
+def test_a_table_that_cannot_be_believed_is_said(base: str, harm: str) -> None:
+    """The worker is busy, the reason stands on stderr, nothing is shown, nothing signalled."""
+    with worker(base, "backtrack") as process:
+        path = black_boxes.path_of(base, 1, blackbox.TABLE)
+        content = path.read_bytes()
+        path.unlink()
+        if harm == "cut":
+            path.write_bytes(content[:-1])
+        elif harm == "garbage":
+            path.write_bytes(b"\xff" * len(content))
+        elif harm == "version":
+            path.write_bytes(content[:16] + b"\x09" + content[17:])
+        elif harm == "pipe":
+            os.mkfifo(path)
+        elif harm == "link":
+            other = Path(f"{base}-elsewhere")
+            other.write_bytes(content)
+            path.symlink_to(other)
+        code, out, err = run("read", base, "--timeout", "2.5")
+        assert (code, out) == (1, "")
+        assert ", busy): timed out: it did not answer within " in err
+        assert "black box" in err
+        assert process.poll() is None
+        assert dumps_so_far(base) == 0
+
+
+@contextlib.contextmanager
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that any signal would end, and that is nobody's worker."""
+    with subprocess.Popen(["sleep", "3600"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(card: Card) -> None:
+    """Everything that comes after the proof."""
+    for seconds in dump.ask(card, Processes(), lambda: None):
+        time.sleep(seconds)
+
+
+def start_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+
+
+def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
+    """Neither by the start time of the card's process, nor if a card names it truly: it does not catch the signal."""
+    with worker(base, "backtrack"), bystander() as other:
+        card = card_of(base)
+        with pytest.raises(dump.Refused, match="not the one of its card"):
+            ask(replace(card, pid=other.pid))
+        with pytest.raises(dump.Refused, match="does not catch signal"):
+            ask(replace(card, pid=other.pid, start_ticks=start_ticks(other.pid)))
+        with pytest.raises(dump.Refused, match="not the one of its card"):
+            ask(replace(card, pid_namespace=1))
+        with pytest.raises(dump.Refused, match="not the one of its card"):
+            ask(replace(card, boot_id="another"))
+        with pytest.raises(OSError, match="belongs to uid"):
+            ask(replace(card, uid=os.geteuid() + 1))
+        assert other.poll() is None
+        assert dumps_so_far(base) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, 0, -1, 65])
+def test_a_signal_that_is_not_caught_is_never_sent(base: str, number: int) -> None:
+    """Whatever a card says."""
+    with worker(base, "backtrack") as process:
+        with pytest.raises(dump.Refused, match=r"does not catch|cannot be sent"):
+            ask(replace(card_of(base), dump_signal=number))
+        assert process.poll() is None
+
+
+def test_what_goes_on_is_not_signalled(base: str) -> None:
+    """The last question before the signal is whether it is still stalled."""
+    with worker(base, "backtrack"):
+        asking = dump.ask(card_of(base), Processes(), lambda: "its table has changed")
+        with pytest.raises(dump.Refused, match="it has gone on: its table has changed"):
+            next(asking)
+        assert dumps_so_far(base) == 0
+
+
+def test_a_worker_in_another_namespace_is_shown_and_not_signalled(base: str, short_path: Path) -> None:
+    """Its pid means nobody here: the table is shown, with where to run the command to see more."""
+    with worker(base, "backtrack"):
+        card = replace(card_of(base), pid_namespace=1)
+        Path(cards.card_path(base, 1)).write_bytes(cards.encode(card))
+        code, out, err = run("read", base, "--timeout", "3")
+        assert (code, "GET /backtrack" in out, "  busy, no answer\n" in out) == (1, True, True)
+        assert "it runs in another pid namespace: to see more, run wsgi-tb inside its container" in err
+        assert dumps_so_far(base) == 0
+
+
+def test_a_listener_that_does_not_accept_is_no_answer_either(base: str) -> None:
+    """Its backlog is full: the table is shown all the same, and its stacks."""
+    with worker(base, "backtrack"), contextlib.ExitStack() as clients:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = clients.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(f"{base}1")
+        assert read(base)["source"] == "faulthandler"

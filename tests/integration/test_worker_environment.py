@@ -1,0 +1,326 @@
+"""What the environment refuses, and faults of ours: one line in the log, and the application is served."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import clients
+from tests.support.waiting import wait_until
+from tests.unit.wsgi import environ, requests_in, serve, snapshot
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.worker import agent, cores, faults, kernel, listener, peers, primitives, requests, slot, stacks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def application(request: Any, start_response: Any) -> Any:
+    start_response("200 OK", [])
+    return (chunk for chunk in [request["PATH_INFO"].encode()])
+
+
+@pytest.fixture(autouse=True)
+def nothing_logged_before(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What was said once in this process may be said again in each test."""
+    faults.forget()
+    yield
+    stop()
+    faults.forget()
+
+
+def served(wrapped: TracebackerMiddleware, times: int = 3) -> bool:
+    return all(serve(wrapped, environ(f"/{number}")).chunks == [b"/%d" % number] for number in range(times))
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("folder", ["missing/", "file/", "x" * 90 + "/"])
+def test_a_folder_that_cannot_hold_the_socket_is_one_warning(
+    short_path: Path, caplog: pytest.LogCaptureFixture, folder: str, base: str
+) -> None:
+    """A missing folder, or one that is none: one warning that names the path; every request is served."""
+    (short_path / "file").write_bytes(b"")
+    path = f"{str(short_path)[:5]}{folder}tb" if len(folder) > 50 else str(short_path / folder / "tb")
+    assert served(TracebackerMiddleware(application, path))
+    (message,) = messages(caplog)
+    assert path in message
+    assert not os.path.exists(f"{path}1")
+
+
+def test_the_folder_that_appears_later_gets_its_socket(
+    short_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    """A runtime folder that is made after the first request: the next tick opens the socket."""
+    monkeypatch.setattr(agent, "TICK_SECONDS", 0.02)
+    path = str(short_path / "later" / "tb")
+    wrapped = TracebackerMiddleware(application, path)
+    assert served(wrapped)
+    os.mkdir(short_path / "later")
+    wait_until(lambda: os.path.exists(path + "1"), "the socket is there")
+    wait_until(lambda: snapshot(path)["worker"]["requests_finished"] == 3, "it answers")
+    assert len(messages(caplog)) == 1
+    stop()
+
+
+@pytest.mark.parametrize("gone", ["socket", "card", "both", "folder"])
+def test_paths_that_vanish_come_back(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cleaners that remove socket, card or folder under a running worker: a tick later it can be read again."""
+    monkeypatch.setattr(agent, "TICK_SECONDS", 0.02)
+    folder = short_path / "run"
+    folder.mkdir()
+    path = str(folder / "tb")
+    wrapped = TracebackerMiddleware(application, path)
+    assert served(wrapped)
+    if gone != "card":
+        os.unlink(path + "1")
+    if gone != "socket":
+        (folder / "tb1.worker").unlink(missing_ok=True)
+    if gone == "folder":
+        for rest in folder.iterdir():
+            rest.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a tick was quicker, and has put its own there again
+            folder.rmdir()
+        folder.mkdir(exist_ok=True)
+
+    def is_back() -> bool:
+        try:
+            return os.path.lexists(path + "1.worker") and snapshot(path)["worker"]["number"] == 1
+        except OSError:
+            return False
+
+    wait_until(is_back, "worker 1 can be read again")
+    assert served(wrapped)
+    stop()
+
+
+def limit_descriptors(free: int) -> tuple[int, int]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(free)]
+    limit = max([*taken, *map(int, os.listdir("/proc/self/fd"))][: free or None]) + (1 if free else 0)
+    for descriptor in taken:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit if free else 3, hard))
+    return soft, hard
+
+
+@pytest.mark.parametrize("free", range(6))
+def test_without_descriptors_the_application_is_served(base: str, caplog: pytest.LogCaptureFixture, free: int) -> None:
+    """However many descriptors are missing: at most one warning, no fault, and nothing half open is left."""
+    before = descriptors()
+    limits = limit_descriptors(free)
+    try:
+        assert served(TracebackerMiddleware(application, base))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert faults.count() == 0
+    said = messages(caplog)
+    assert len(said) <= 1
+    (found,) = agent._agents.values()
+    if found.slot is None:
+        assert len(said) == 1
+        assert not os.path.lexists(base + "1")
+    else:
+        assert snapshot(base)["worker"]["number"] == 1
+    stop()
+    assert descriptors() == before
+    assert os.listdir(os.path.dirname(base)) == []
+
+
+def test_without_threads_the_application_is_served(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that gives no thread: one warning, no socket on which nobody answers, and every request is served."""
+    before = descriptors()
+    real = primitives.bind
+
+    def refuse(*_: Any) -> int:
+        raise RuntimeError("can't start new thread")
+
+    class Refusing:
+        start_new_thread = staticmethod(refuse)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real(), name)
+
+    monkeypatch.setattr(primitives, "bind", Refusing)
+    assert served(TracebackerMiddleware(application, base))
+    (message,) = messages(caplog)
+    assert "can't start new thread" in message
+    assert (faults.count(), os.listdir(os.path.dirname(base)), descriptors()) == (0, [], before)
+
+
+def test_a_group_that_does_not_exist_is_one_warning(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An unknown group: the socket is opened for the owner alone, and that is said."""
+    assert served(TracebackerMiddleware(application, base, group="no-such-group"))
+    (message,) = messages(caplog)
+    assert "no-such-group" in message
+    assert (os.lstat(base + "1").st_mode & 0o777, snapshot(base)["worker"]["number"]) == (0o600, 1)
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES"])
+def test_it_can_be_switched_off(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """With WSGI_TB_DISABLE the very result of the application comes out, nothing is opened, and one line says so."""
+    monkeypatch.setenv("WSGI_TB_DISABLE", word)
+    result = (chunk for chunk in [b"x"])
+    wrapped = TracebackerMiddleware(lambda *_: result, base)
+    before = descriptors()
+    assert wrapped(environ(), lambda *_: print) is result
+    assert wrapped(environ(), lambda *_: print) is result
+    assert (len(messages(caplog)), os.listdir(os.path.dirname(base)), descriptors()) == (1, [], before)
+
+
+@pytest.mark.parametrize("word", ["0", "", "false"])
+def test_a_switch_that_is_off_changes_nothing(base: str, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """WSGI_TB_DISABLE=0 is not set."""
+    monkeypatch.setenv("WSGI_TB_DISABLE", word)
+    assert served(TracebackerMiddleware(application, base))
+    assert snapshot(base)["worker"]["requests_finished"] == 3
+
+
+def test_elsewhere_than_on_linux_it_stands_aside(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another platform the application is served as if it were not wrapped, and one line names the platform."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    wrapped = TracebackerMiddleware(application, base)
+    TracebackerMiddleware(application, base)
+    assert served(wrapped)
+    (message,) = messages(caplog)
+    assert "darwin" in message
+    assert os.listdir(os.path.dirname(base)) == []
+
+
+def test_without_the_gil_it_stands_aside(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a free-threaded build without its GIL, where other threads' frames must not be touched, it does nothing."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert served(TracebackerMiddleware(application, base))
+    assert (len(messages(caplog)), os.listdir(os.path.dirname(base))) == (1, [])
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "where an agent is made": (agent.Agent, "__init__"),
+    "where it starts": (agent.Agent, "start"),
+    "where a number is taken": (slot, "claim"),
+    "where the card is written": (slot.Slot, "write_card"),
+    "where a core is taken": (cores.Cores, "take"),
+    "where a core is looked for": (agent, "idle_core"),
+    "where a listener is made": (listener.Listener, "__init__"),
+    "where /proc is read": (kernel, "start_ticks"),
+}
+
+
+@pytest.mark.parametrize("where", FAULTS)
+def test_a_fault_of_ours_is_logged_once_and_the_application_is_served(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Whatever of ours raises while a request begins: one log entry, and every request is served in full."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a fault of ours")
+
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(*FAULTS[where], fail)
+        assert served(TracebackerMiddleware(application, base), 5)
+    assert len(messages(caplog)) == 1
+    assert faults.count() >= 1
+    stop()
+    assert (os.listdir(os.path.dirname(base)), descriptors() - before) == ([], set())
+
+
+def test_a_logging_handler_that_raises_does_no_harm(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    """A handler of the application that raises while we say something: the request is served."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("the handler's")
+
+    logger = logging.getLogger("wsgi_tracebacker")
+    handler = Raising()
+    logger.addHandler(handler)
+    try:
+        assert served(TracebackerMiddleware(application, str(short_path / "missing" / "tb")))
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(requests, "describe"), (stacks, "walk"), (json_format, "snapshot_bytes")])
+def test_a_fault_in_a_snapshot_is_a_500_and_requests_go_on(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    """The reader is told, with a status, not left with an empty answer; the next snapshot works again."""
+    body: Any = TracebackerMiddleware(application, base)(environ(), lambda *_: print)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, fail)
+        assert [clients.request(base + "1", "/snapshot").status for _ in range(2)] == [500, 500]
+    assert (len(messages(caplog)), faults.count()) == (1, 2)
+    assert len(requests_in(snapshot(base))) == 1
+    body.close()
+
+
+def test_peers_whose_credentials_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that says nothing about its peer is nobody's."""
+
+    class Mute:
+        def getsockopt(self, *_: Any) -> bytes:
+            raise OSError(errno.ENOPROTOOPT, "no")
+
+    assert peers.is_permitted(Mute(), None) is False  # type: ignore[arg-type]
+
+
+def test_restart_after_stop(base: str) -> None:
+    """stop() takes everything away, also twice; the next request of any middleware brings it back, with its number."""
+    one, other = TracebackerMiddleware(application, base), TracebackerMiddleware(application, base)
+    assert served(one)
+    assert served(other)
+    before = len(os.listdir("/proc/self/task"))
+
+    def stopping(request: Any, start_response: Any) -> Any:
+        stop()
+        return [b"x"]
+
+    # A request that is in flight while everything is taken away, and ends afterwards.
+    assert serve(TracebackerMiddleware(stopping, base)).chunks == [b"x"]
+    stop()
+    assert os.listdir(os.path.dirname(base)) == []
+    assert len(os.listdir("/proc/self/task")) < before
+    assert served(one)
+    found: list[Any] = []
+
+    def watching(request: Any, start_response: Any) -> Any:
+        found.append(requests_in(snapshot(base)))
+        return []
+
+    serve(TracebackerMiddleware(watching, base))
+    body: Any = other(environ("/other"), lambda *_: print)
+    assert [request["path"] for request in requests_in(snapshot(base))] == ["/other"]
+    body.close()
+    assert (len(found[0]), snapshot(base)["worker"]["requests_finished"]) == (1, 5)

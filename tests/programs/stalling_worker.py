@@ -1,0 +1,65 @@
+"""One worker without a server, for readers to look at: ``stalling_worker.py BASE STORY``.
+
+Serves one request in its main thread and says ``ready`` when that has begun to be told: ``backtrack`` holds the GIL
+and burns CPU, ``deadlock`` holds the GIL and sleeps, ``spin`` runs 64 CPU-bound threads beside a request that waits,
+and with any other the request just waits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from tests.programs.stalling import SPINNING_THREADS, spin
+from wsgi_tracebacker import TracebackerMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    if environ["PATH_INFO"] == "/first":
+        return []
+    # The listener gets its turn before there is none.
+    time.sleep(0.2)
+    if environ["PATH_INFO"] == "/spin":
+        for _ in range(SPINNING_THREADS):
+            threading.Thread(target=spin, daemon=True).start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    if environ["PATH_INFO"] == "/backtrack":
+        backtrack_for_ever()
+    elif environ["PATH_INFO"] == "/deadlock":
+        lock_itself_out()
+    else:
+        time.sleep(3600)
+    return []
+
+
+def backtrack_for_ever() -> None:
+    re.match("(a+)+$", "a" * 40 + "b")
+
+
+def lock_itself_out() -> None:
+    # PyDLL calls with the GIL held, as a careless extension does. Not sleep(3): a signal would wake it up.
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def main() -> None:
+    base, story = sys.argv[1:]
+    wrapped = TracebackerMiddleware(tell, socket=base)
+    for path in ("/first", f"/{story}"):
+        environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}
+        list(wrapped(environ, lambda *_: lambda _: None))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Real uWSGI: its own tracebacker beside ours, on the same application, and our middleware inside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from example_app import slow
+from tests.servers import asking
+from tests.support import clients
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+
+if TYPE_CHECKING:
+    from tests.conftest import StartGunicorn
+    from tests.servers.conftest import StartUwsgi
+
+WRAPPED = ("--module", "example_app.wsgi:application")
+
+
+def read_json(base: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "wsgi_tracebacker", "read", "--format", "json", base]
+    output = subprocess.run(command, capture_output=True, cwd=PROJECT, check=True, timeout=30).stdout
+    document = json.loads(output)
+    assert isinstance(document, dict)
+    return document
+
+
+def chain_lines(dump: bytes) -> list[str]:
+    """The lines of the slow page in a dump, without the names of their threads."""
+    lines = [line.partition(" filename = ")[2] for line in dump.decode().splitlines()]
+    return [line for line in lines if line.startswith(slow.__file__)]
+
+
+def test_both_tracebackers_say_the_same_of_the_same_application(
+    uwsgi: StartUwsgi, gunicorn: StartGunicorn, base: str
+) -> None:
+    """What uWSGI's own socket says of the bare page, ours says of the wrapped one, line for line; and the reader shows
+    every frame of uWSGI's.
+    """
+    theirs = f"{base}-uwsgi."
+    bare = uwsgi("--py-tracebacker", theirs, "--wsgi-file", slow.__file__)
+    wrapped = gunicorn("example_app.wsgi:application")
+    with clients.in_flight(bare.address, "/?seconds=60"), clients.in_flight(wrapped.address, "/slow?seconds=60"):
+        wait_until(lambda: any(map(asking.sleeps_six_calls_deep, asking.serving(base))), "ours sleeps")
+        wait_until(lambda: b"= dormi line" in clients.read_to_end(f"{theirs}1"), "theirs sleeps")
+        dump = clients.read_to_end(f"{theirs}1")
+        assert chain_lines(dump) == chain_lines(clients.read_to_end(f"{base}1"))
+        assert len(chain_lines(dump)) == len(asking.CHAIN)
+
+        [worker] = read_json(theirs)["workers"]
+        assert worker["worker"]["pid"] == bare.worker_pids()[1]
+        [thread] = worker["threads"]
+        [stack] = uwsgi_format.parse(dump)
+        shown = [(f["filename"], f["lineno"], f["function"], f["source"]) for f in thread["frames"]]
+        assert shown == [(f.filename, f.lineno, f.function, f.source) for f in stack.frames]
+        assert [function for _, _, function, _ in shown] == list(asking.CHAIN)
+        assert thread["name"] == "uWSGIWorker1Core0"
+
+
+@pytest.mark.parametrize("lazy", [(), ("--lazy-apps",)], ids=["plain", "lazy-apps"])
+def test_the_middleware_inside_uwsgi(lazy: tuple[str, ...], uwsgi: StartUwsgi, base: str) -> None:
+    """Two workers with two threads each: our numbers are uWSGI's, every slow request is seen by our socket and uWSGI's
+    alike, and a stream is in phase body.
+    """
+    theirs = f"{base}-uwsgi."
+    server = uwsgi(*WRAPPED, *lazy, "--processes", "2", "--threads", "2", "--py-tracebacker", theirs)
+    with contextlib.ExitStack() as connections:
+        for _ in range(4):
+            connections.enter_context(clients.in_flight(server.address, "/slow?seconds=60"))
+
+        def all_asleep() -> bool:
+            threads = asking.serving(base, "/slow")
+            return len(threads) == 4 and all(map(asking.sleeps_six_calls_deep, threads))
+
+        wait_until(all_asleep, lambda: f"all are asleep: {asking.serving(base)}")
+        for document in asking.snapshots(base):
+            worker = document["worker"]
+            assert worker["pid"] == server.worker_pids()[worker["number"]]
+            ours = [thread for thread in document["threads"] if thread["request"] is not None]
+            for thread in ours:
+                asking.check_chain(thread)
+            number = worker["number"]
+            assert {thread["name"] for thread in ours} == {f"WSGIWorker{number}Core0", f"WSGIWorker{number}Core1"}
+            lines = chain_lines(clients.read_to_end(f"{theirs}{number}"))
+            assert lines == chain_lines(clients.read_to_end(f"{base}{number}"))
+            assert len(lines) == 2 * len(asking.CHAIN)
+        # Its workers would let their requests finish first.
+        for pid in (*server.worker_pids().values(), server.pid):
+            os.kill(pid, signal.SIGKILL)
+        server.end_signal = signal.SIGKILL
+        server.stop()
+
+
+def test_a_stream_inside_uwsgi(uwsgi: StartUwsgi, base: str) -> None:
+    """It is in phase body while its chunks are on their way, and ends when its client leaves."""
+    server = uwsgi(*WRAPPED)
+    with clients.in_flight(server.address, "/stream?chunks=100000&seconds=0.01") as connection:
+        response = connection.getresponse()
+        assert response.readline() == b"chunk 1 of 100000\n"
+        [thread] = asking.serving(base, "/stream")
+        assert (thread["name"], thread["request"]["phase"]) == ("WSGIWorker1Core0", "body")
+        response.close()
+    wait_until(lambda: not asking.serving(base), lambda: f"the request has ended: {asking.serving(base)}")
+
+
+@pytest.mark.parametrize("lazy", [(), ("--lazy-apps",)], ids=["plain", "lazy-apps"])
+def test_uwsgis_respawned_worker_has_its_number(lazy: tuple[str, ...], uwsgi: StartUwsgi, base: str) -> None:
+    """Forked in C, and killed: the new process takes over its predecessor's files; so does a new server."""
+    server = uwsgi(*WRAPPED, *lazy)
+    clients.request(server.address, "/quick")
+    killed = server.worker_pids()[1]
+    assert asking.pids(base) == {1: killed}
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: server.worker_pids()[1] != killed, lambda: f"it is respawned: {server.log_text()}")
+    clients.request(server.address, "/quick")
+    assert asking.pids(base) == {1: server.worker_pids()[1]}
+    assert asking.files(base) == asking.expected_files(1)
+    # Whether atexit runs is left to chance: not in a worker that uWSGI takes for busy, which it is for a moment after
+    # its response. So files may stay.
+    server.stop()
+    successor = uwsgi(*WRAPPED, *lazy)
+    clients.request(successor.address, "/quick")
+    assert asking.pids(base) == {1: successor.worker_pids()[1]}
+    assert asking.files(base) == asking.expected_files(1)

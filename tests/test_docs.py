@@ -1,0 +1,457 @@
+"""The documentation says what the code does: every name is in it, every link leads somewhere, every output is real."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dataclasses
+import inspect
+import json
+import os
+import re
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+
+import wsgi_tracebacker
+from docs import record
+from tests.support.programs import PROJECT, require_program
+from wsgi_tracebacker import TracebackerMiddleware, errors
+from wsgi_tracebacker.cli import main, output
+from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.formats import http
+from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import report as report_format
+from wsgi_tracebacker.model import (
+    SCHEMA,
+    Card,
+    Counters,
+    Frame,
+    LastRequest,
+    Request,
+    Snapshot,
+    Stack,
+    Worker,
+)
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
+from wsgi_tracebacker.worker import blackbox, logs, recorder, reporter, requests, respawn, settings, watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCS = PROJECT / "docs"
+PAGES = sorted([*PROJECT.glob("*.md"), *DOCS.rglob("*.md")])
+
+REQUEST = Request("GET", "/", None, None, None, 0.0, 0.0, "app")
+SNAPSHOT = Snapshot(
+    worker=Worker(),
+    taken_at=0.0,
+    stacks=(Stack("a", request=REQUEST, last_request=LastRequest("GET", "/", 0.0), frames=(Frame("a.py", 1, "f"),)),),
+)
+
+
+def reference(name: str) -> str:
+    return (DOCS / "reference" / f"{name}.md").read_text()
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """The rows of all tables of a page, by their first cell's code words."""
+    found: dict[str, list[str]] = {}
+    for line in page.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for word in re.findall(r"`([^`]+)`", cells[0]) or [cells[0]]:
+                found.setdefault(word, []).append(" | ".join(cells[1:]))
+    return found
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of any level."""
+    return re.split(r"^#+ .*$", page.split(f" {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def all_keys(document: Any) -> Iterator[str]:
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield key
+            yield from all_keys(value)
+    elif isinstance(document, list):
+        for item in document:
+            yield from all_keys(item)
+
+
+# --------------------------------------------------------------------------------------------------------- reference
+
+
+def test_every_option_of_the_middleware_is_in_the_reference() -> None:
+    """Each option has a row, and no other name has, in which its environment variable stands."""
+    documented = rows(section(reference("options"), "Options of the middleware"))
+    options = set(inspect.signature(TracebackerMiddleware.__init__).parameters) - {"self", "app"}
+    assert set(documented) - {"option", "---"} == options
+    for option in options:
+        assert settings.ENVIRONMENT_VARIABLES.get(option, "none") in documented[option][0].split(" | ")[0]
+
+
+def test_defaults_and_the_switch_are_in_the_reference() -> None:
+    """The default base, the variable that switches everything off, and the limit of the path's length are named."""
+    page = reference("options")
+    limit = card_format.MAX_SOCKET_PATH_BYTES - card_format.MAX_NUMBER_DIGITS
+    assert f"`{settings.DEFAULT_SOCKET}`" in rows(page)["socket"][0]
+    assert f"`{settings.DISABLE_VARIABLE}`" in page
+    assert f"longer than {limit} bytes" in page
+    assert f"has at most {card_format.MAX_SOCKET_PATH_BYTES}" in page
+
+
+def test_every_verb_and_every_option_of_the_command_is_in_the_reference() -> None:
+    """Each verb has a section, and each of its options, under all of its names, a row in it."""
+    page = reference("command")
+    context = click.Context(main.cli)
+    for verb in main.cli.list_commands(context):
+        text = section(page, f"wsgi-tb {verb}")
+        command = main.cli.get_command(context, verb)
+        assert command is not None
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                for name in parameter.opts:
+                    assert re.search(rf"`{name}\b", text), f"{verb} {name}"
+            if isinstance(parameter.type, click.Choice):
+                for choice in parameter.type.choices:
+                    assert choice in text, f"{verb} {parameter.name} {choice}"
+    for parameter in main.cli.params:
+        for name in parameter.opts:
+            assert f"`{name}`" in page
+
+
+def test_every_exit_code_is_in_the_reference_and_in_the_readme() -> None:
+    """Whatever number the command may end with has a row; the README leaves out ^C."""
+    tree = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.TracebackerError)]
+    codes = {cls.exit_code for cls in tree} | {0, output.EXIT_UNANSWERED, click.UsageError.exit_code}
+    interrupted = main._EXIT_INTERRUPTED
+    assert {int(code) for code in rows(section(reference("command"), "Exit codes")) if code.isdigit()} == {
+        *codes,
+        interrupted,
+    }
+    readme = (PROJECT / "README.md").read_text()
+    assert {int(code) for code in rows(section(readme, "Exit codes")) if code.isdigit()} == codes
+
+
+def test_every_reason_is_in_the_reference() -> None:
+    """Each word that says why a worker did not answer has a row."""
+    documented = rows(reference("command"))
+    for cls in vars(errors).values():
+        if isinstance(cls, type) and issubclass(cls, errors.WorkerUnreachable):
+            assert cls.reason in documented
+
+
+def test_every_key_of_the_json_documents_is_in_the_reference() -> None:
+    """What a worker writes, and what the command puts around it, has a row for each key and no other."""
+    page = reference("json")
+    snapshot = json.loads(json_format.encode(SNAPSHOT))
+    for heading, document in (
+        ("The snapshot", snapshot),
+        ("worker", snapshot["worker"]),
+        ("thread", snapshot["threads"][0]),
+        ("request", snapshot["threads"][0]["request"]),
+        ("last_request", snapshot["threads"][0]["last_request"]),
+        ("frame", snapshot["threads"][0]["frames"][0]),
+    ):
+        assert set(rows(section(page, heading))) - {"key", "---"} == set(document), heading
+    worker = json.loads(json_format.worker_bytes(Worker(), Counters()))
+    assert set(rows(section(page, "The worker"))) - {"key", "---"} == set(all_keys(worker)) - set(worker["worker"])
+    assert page.startswith(f"# JSON documents\n\nAll documents have `schema` {SCHEMA}.")
+
+
+@pytest.mark.parametrize("verb", ["read", "list"])
+def test_the_documents_of_the_command_are_in_the_reference(verb: str, base: str) -> None:
+    """``--format json`` of a worker that is dead prints the keys that are written down, and no other."""
+    card = Card(1, base, 1, 0, "", 0, 0, None, None, "/", 0.0)
+    Path(card_format.card_path(base, 1)).write_bytes(card_format.encode(card))
+    result = _run(verb, "--format", "json", base)
+    documented = rows(section(reference("json"), f"wsgi-tb {verb} --format json"))
+    assert set(documented) - {"key", "---"} == set(all_keys(json.loads(result)))
+
+
+def _run(*arguments: str) -> str:
+    from click.testing import CliRunner
+
+    return CliRunner().invoke(main.cli, list(arguments), standalone_mode=False).stdout
+
+
+def test_every_key_of_the_card_is_in_the_reference() -> None:
+    """Each key that a worker writes on its card has a row, and no other."""
+    written = json.loads(card_format.encode(Card(1, "/b", 1, 0, "", 0, 0, None, None, "/", 0.0)))
+    assert {field.name for field in dataclasses.fields(Card)} < set(written)
+    assert set(rows(section(reference("card"), "Keys"))) - {"key", "---"} == set(written)
+
+
+def test_every_endpoint_and_status_is_in_the_reference() -> None:
+    """Each path that the listener's own 404 names, and each status that it can give, has a row."""
+    source = (PROJECT / "wsgi_tracebacker/worker/listener.py").read_text()
+    named = re.search(r'404, "there is (.*?)"', source)
+    assert named is not None
+    endpoints = re.findall(r"/[\w.]*", named[1])
+    documented = rows(section(reference("wire"), "HTTP"))
+    assert {f"GET {path}" for path in endpoints} == {row for row in documented if row.startswith("GET ")}
+    assert set(map(str, http._REASONS)) == {row for row in documented if row.isdigit()}
+
+
+# ---------------------------------------------------------------------------------------------------------- harakiri
+
+FRAME = Frame("a.py", 1, "f")
+SPAN = Span(0.0, 1.0, FRAME, FRAME, 1, 0, 1, 0.0, 0.0)
+REPORT = HarakiriReport(
+    kind="harakiri",
+    request=REQUEST,
+    worker=1,
+    core=0,
+    pid=1,
+    limit_seconds=1.0,
+    late_seconds=0.0,
+    action="log",
+    outcome="logged",
+    timeline=(SPAN,),
+    verdict=Verdict("frozen", "the same stack"),
+    stack=Stack("a", frames=(FRAME,)),
+    system_call=None,
+    others=(OtherRequest(1, REQUEST),),
+)
+
+
+def test_every_option_of_harakiri_is_explained() -> None:
+    """The page on harakiri has a row for each of its options, as the list of all options has, with the same default."""
+    page = reference("harakiri")
+    explained = rows(section(page, "Options"))
+    listed = rows(section(reference("options"), "Options of the middleware"))
+    options = [*listed][[*listed].index("harakiri") :]
+    assert set(explained) - {"option", "---"} == set(options)
+    for option in options:
+        assert explained[option][0].split(" | ")[:2] == listed[option][0].split(" | ")[:2]
+        assert option in rows(section(page, "Errors")) or option == "slow"
+    for action in settings.ACTIONS:
+        assert f"**`{action}`**" in section(page, "Actions")
+
+
+def test_numbers_of_harakiri_are_those_of_the_code() -> None:
+    """Bounds, defaults and sizes that the page names are what the code has."""
+    page = reference("harakiri")
+    options = rows(section(page, "Options"))
+    assert options["samples_per_second"][0].split(" | ")[1] == f"{settings.DEFAULT_SAMPLES_PER_SECOND:g}"
+    bounds = f"from {settings.MIN_SAMPLES_PER_SECOND:g} to {settings.MAX_SAMPLES_PER_SECOND:g}"
+    assert bounds in options["samples_per_second"][0]
+    assert reporter.REPEAT_SECONDS == 60.0
+    assert f"at most {reporter.MAX_FULL_REPORTS} different ones" in section(page, "Repeats")
+    assert f"At most {reporter._MAX_WAITING:,} reports wait" in section(page, "Loggers")
+    assert f"longer than {reporter.HANGS_AFTER_SECONDS:g} seconds" in section(page, "Loggers")
+    assert f"{blackbox.MAX_BYTES // 1024} KiB" in section(page, "The file of the last reports")
+    assert f"`{requests.HANDLE_KEY}`" in page.replace('environ["', "").replace('"]', "")
+
+
+def test_the_file_of_the_last_reports_has_the_documented_name(tmp_path: Path) -> None:
+    """The name in the page, with its placeholders filled in, is the name that a worker takes."""
+    text = section(reference("harakiri"), "The file of the last reports")
+    [pattern] = re.findall(r"^/dev/shm/.*$", text, re.MULTILINE)
+    name = re.escape(pattern).replace("<uid>", str(os.geteuid())).replace("<name>", "[0-9a-f]{16}").replace("<N>", "3")
+    assert re.fullmatch(name, blackbox.stacks_path(str(tmp_path / "tb"), 3))
+
+
+def test_every_error_and_every_logger_is_in_the_reference() -> None:
+    """Each public error and each logger has a row, an error with what it is besides."""
+    page = reference("harakiri")
+    documented = rows(section(page, "Errors"))
+    for name in wsgi_tracebacker.__all__:
+        value = getattr(wsgi_tracebacker, name)
+        if isinstance(value, type) and issubclass(value, BaseException) and name != "TracebackerError":
+            base = documented[f"wsgi_tracebacker.{name}"][0].split(" | ")[0].strip("`")
+            assert issubclass(value, getattr(builtins, base))
+    assert {logs.PACKAGE, logs.HARAKIRI, logs.SLOW} == set(rows(section(page, "Loggers"))) - {"logger", "---"}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """What the package exports is named on the pages of the options or of harakiri."""
+    text = reference("options") + reference("harakiri")
+    for name in wsgi_tracebacker.__all__:
+        assert re.search(rf"\b{name}\b", text), name
+    handle = {name for name in vars(requests.RequestHandle) if not name.startswith("_")}
+    assert {f"handle.{name}" for name in handle} == {
+        row.partition("(")[0] for row in rows(text) if row.startswith("handle.")
+    }
+
+
+def test_every_key_of_the_record_is_in_the_reference() -> None:
+    """A report as it is logged has a row for each key, and no other."""
+    page = reference("report")
+    document = report_format.document(REPORT)
+    for heading, part in (
+        ("The record", document),
+        ("request", document["request"]),
+        ("deadline", document["deadline"]),
+        ("worker", document["worker"]),
+        ("verdict", document["verdict"]),
+        ("timeline", document["timeline"][0]),
+        ("thread", document["thread"]),
+        ("frame", document["thread"]["frames"][0]),
+        ("others", document["others"][0]),
+    ):
+        assert set(rows(section(page, heading))) - {"key", "---"} == set(part), heading
+    written = re.findall(r'"(\w+)": ', inspect.getsource(watchdog.Watchdog._summaries))
+    assert set(rows(section(page, "a summary"))) - {"key", "---"} == set(written)
+    fields = {field.name for field in dataclasses.fields(HarakiriReport)}
+    assert set(rows(section(page, "The value"))) - {"attribute", "---"} == fields
+
+
+def test_every_verdict_is_in_the_reference() -> None:
+    """Each verdict that the recorder can give has a row, in the order in which it looks, with its thresholds."""
+    page = reference("report")
+    verdicts = re.findall(r'Verdict\(\s*"(\w+)"', inspect.getsource(recorder._verdict))
+    in_page = re.findall(r"^\| `(\w+)` \|", section(page, "Verdicts"), re.MULTILINE)
+    assert in_page == verdicts[: len(in_page) - 1] + verdicts[-1:]
+    kinds = rows(section(page, "verdict"))["kind"][0]
+    assert set(re.findall(r"`(\w+)`", kinds)) == set(verdicts)
+    documented = rows(section(page, "Verdicts"))
+    assert f"fewer than {recorder._MIN_SAMPLES} samples" in documented["unknown"][0]
+    assert f"{recorder._STARVED_SHARE * 100:g} %" in documented["starved"][0]
+    assert f"{recorder._BUSY_SHARE * 100:g} %" in documented["busy"][0]
+    assert f"{recorder._IDLE_SHARE * 100:g} %" in documented["frozen"][0]
+    assert f"{recorder._LATE_SHARE * 100:g} %" in documented["starved"][1]
+    assert f"at most {recorder.MAX_SPANS} lines" in page
+
+
+def test_everything_that_can_be_done_is_in_the_reference() -> None:
+    """Each outcome of a report has a row."""
+    documented = section(reference("report"), "What was done")
+    source = inspect.getsource(watchdog.Watchdog)
+    tree = ast.parse(textwrap.dedent(source))
+    outcomes = [
+        node.value
+        for method in ast.walk(tree)
+        if isinstance(method, ast.FunctionDef) and method.name in ("_raise", "_overdue", "_ended_request")
+        for node in ast.walk(method)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+    ]
+    assert len(outcomes) >= 6
+    for outcome in outcomes:
+        assert outcome.strip("; ") in documented, outcome
+
+
+def test_every_server_that_does_not_respawn_is_in_the_how_to() -> None:
+    """The table of servers names each one that the code warns of."""
+    page = (DOCS / "howto/why-a-request-hangs.md").read_text()
+    table = section(page, "End the worker").lower()
+    for name in respawn._NOTHING_RESPAWNS:
+        assert {"wsgiserver": "wsgiref", "twistedweb": "twisted"}.get(name.lower(), name.lower()) in table
+
+
+# --------------------------------------------------------------------------------------------------------- all pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link between pages names a file that is there, and a heading in it."""
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_python_blocks_compile(page: Path) -> None:
+    """What is shown as Python is Python."""
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
+        ast.parse(textwrap.dedent(block), str(page))
+
+
+def test_every_page_is_in_the_index() -> None:
+    """No page is without a link from the index."""
+    linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#]+)", (DOCS / "index.md").read_text())}
+    assert {page for page in DOCS.rglob("*.md") if page.name != "index.md"} <= linked
+
+
+# ------------------------------------------------------------------------------------------------------ real outputs
+
+_REPORT = (
+    r"ERROR wsgi_tracebacker\.harakiri: harakiri: GET /\S* 2\.\d s \(limit 2 s\), worker 1 core \d, pid \d+"
+    r"(, request id \w+)?, from 127\.0\.0\.1, phase app; "
+)
+
+_SLOW = (
+    r"WARNING wsgi_tracebacker\.slow: slow: GET /\S* 1\.\d s \(limit 2 s\), worker 1 core \d, pid \d+"
+    r", from 127\.0\.0\.1, phase app; "
+)
+
+#: What a line of output is, by the first expression that it matches. Numbers, names and the calls of the server and
+#: the interpreter may differ from machine to machine, the kinds and their order may not.
+KINDS = (
+    ("worker", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight$"),
+    (
+        "request",
+        r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s  in (app|body|close)(, .*)?  from 127\.0\.0\.1(  id \w+)?$",
+    ),
+    ("idle", r"  WSGIWorker\d+Core\d+  idle, last request [A-Z]+ /\S* ended \d.* s ago(, .*)?$"),
+    ("report, logged", _REPORT + r"logged, still running$"),
+    ("report, raised", _REPORT + r"HarakiriTimeout raised in its thread, .*$"),
+    ("report, killing", _REPORT + r"killing this worker$"),
+    ("slow", _SLOW + r"ended: 1\.0\u2013"),
+    ("timeline", r"  \d+\.\d\u2013\d+\.\d s  \S+:\d+ .*  \(.*\)$"),
+    ("verdict", r"  verdict: (frozen|busy|progressing|starved|unknown): "),
+    ("thread", r"  thread: WSGIWorker1Core\d, native id \d+, state \w, "),
+    ("stack", r"  (File |\(\d+ calls of Python)"),
+    ("others", r"\d+ other requests? in flight in this worker: GET /"),
+    ("gunicorn", r"\[.*\] \[ERROR\] Worker \(pid:\d+\) was sent SIGKILL"),
+    ("counts", r"  \d+ \w+ .*; --all shows them$"),
+    ("stack", r"    "),
+    ("columns", r"WORKER +PID +STATE +IN FLIGHT +OLDEST +APPLICATION +SOCKET$"),
+    ("alive", r" +\d+ +\d+  alive +\d+ +(-|\d.* s)  \S+ +/tmp/tbsocket\d+$"),
+    ("dead", r" +\d+ +\d+  dead +- +-  \S+ +/tmp/tbsocket\d+$"),
+    ("dead, said", r"wsgi-tb: worker \d+ \(pid \d+, /tmp/tbsocket\d+\): dead: "),
+    ("none", r"wsgi-tb: no workers behind '/tmp/tbsocket'"),
+    ("document", r"\{.*\}$"),
+    ("blank", r"$"),
+)
+
+
+def shape(output: str) -> list[str]:
+    """The kinds of the lines, a stack or timeline as one; what is of no kind stands for itself.
+
+    Idle threads are left out: whether a thread pool takes the same thread again is a matter of luck.
+    """
+    kinds: list[str] = []
+    for line in output.splitlines():
+        kind = next((kind for kind, pattern in KINDS if re.match(pattern, line)), line)
+        if kind == "document":
+            kind = re.sub(r"\d+(\.\d+)?|/srv/\S*?(?=\")", "0", re.sub(r'"(version|python|server)":"[^"]*"', "", line))
+        if kind != "idle" and (kind not in ("stack", "timeline") or kinds[-1:] != [kind]):
+            kinds.append(kind)
+    return kinds
+
+
+def own_calls(output: str) -> list[str]:
+    """The calls of the application in all stacks, by file and function."""
+    return re.findall(r'File "/srv/shop/((?!\.venv)\S+)", line \d+, in (\S+)', output)
+
+
+@pytest.mark.parametrize("name", record.PAGES)
+def test_recorded_output_is_what_is_printed_today(name: str) -> None:
+    """The commands of the page, run on real gunicorn, print lines of the kinds that stand in the page."""
+    require_program("curl")
+    page = (PROJECT / name).read_text()
+    commands = 0
+    with record.session() as running:
+        for _, block in record.play(page, running):
+            for recorded in block:
+                commands += 1
+                assert shape(recorded.printed) == shape(recorded.written), recorded.command
+                assert own_calls(recorded.printed) == own_calls(recorded.written), recorded.command
+    assert commands >= 3
+
+
+def test_pages_name_no_folder_of_the_machine_that_recorded_them() -> None:
+    """What the recorder replaces has been replaced everywhere."""
+    for page in PAGES:
+        assert not re.search(r"/root/|/home/|/work/|/tmp/tb-|\.pyenv", page.read_text()), page

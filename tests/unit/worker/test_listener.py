@@ -1,0 +1,353 @@
+"""The listener: every route, every kind of client, and what goes wrong around it."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import os
+import resource
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import clients
+from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import http
+from wsgi_tracebacker.worker import faults, listener, primitives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BODY = b"*** the text ***\n"
+GET = b"GET / HTTP/1.0\r\n\r\n"
+
+
+class Answers:
+    """What a worker would say, and what the test can change about it."""
+
+    def __init__(self) -> None:
+        self.body = BODY
+        self.permitted = True
+        self.ticks = 0
+        self.intervals: list[float] = []
+        self.fault: Exception | None = None
+        self.on_tick: Callable[[], _socket.socket | None] | None = None
+        self.listening: _socket.socket | None = None
+
+    def answer(self, path: str) -> bytes | None:
+        self.intervals.append(sys.getswitchinterval())
+        if self.fault is not None:
+            raise self.fault
+        return http.response(200, http.TEXT, self.body) if path in ("/", "/snapshot") else None
+
+    def tick(self) -> _socket.socket | None:
+        self.ticks += 1
+        return self.on_tick() if self.on_tick is not None else self.listening
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def path(short_path: Path) -> str:
+    return str(short_path / "s")
+
+
+@pytest.fixture
+def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
+    """A listener at ``path``, ended after the test."""
+    listening = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    listening.bind(path)
+    listening.listen(128)
+    answers.listening = listening
+    made = listener.Listener(
+        primitives=primitives.bind(),
+        listening=listening,
+        answer=answers.answer,
+        silent_path="/",
+        is_permitted=lambda _: answers.permitted,
+        on_tick=answers.tick,
+        tick_seconds=0.05,
+    )
+    made.start()
+    yield made
+    assert made.stop(10)
+    with contextlib.suppress(OSError):
+        listening.close()
+
+
+def test_a_question_is_answered(running: listener.Listener, path: str) -> None:
+    """GET of a path there is gives 200 and the body."""
+    response = clients.request(path, "/snapshot")
+    assert (response.status, response.body, response.headers["connection"]) == (200, BODY, "close")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /nothing HTTP/1.0\r\n\r\n", 404),
+        (b"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\n123456789", 405),
+        (b"GET / HTTP/1.0\r\nbad\r\n\r\n", 400),
+        (b"HELLO\r\n", 400),
+        (b"GET /" + b"x" * 3000, 414),
+        (b"GET / HTTP/1.0\r\n" + b"A: b\r\n" * 5000, 431),
+        (b"x" * 500_000, 414),
+        (GET, 200),
+        (GET + b"more", 200),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+    ],
+    ids=lambda value: str(value)[:32] if isinstance(value, bytes) else None,
+)
+def test_a_client_reads_its_status_and_then_the_end(
+    running: listener.Listener, path: str, sent: bytes, status: int
+) -> None:
+    """Whatever a client sends, also half a megabyte, the answer is short, reaches it, and ends by EOF."""
+    with clients.connect(path) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            client.sendall(sent)
+        received = read(client)
+    assert received.startswith(b"HTTP/1.0 %d " % status)
+    assert len(received) < 400
+    assert clients.request(path, "/").status == 200
+
+
+def read(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            received += part
+    return received
+
+
+def test_a_silent_client_gets_the_text(running: listener.Listener, path: str) -> None:
+    """A client that says nothing, as ``uwsgi --connect-and-read``, gets the text without a head, and EOF."""
+    assert clients.read_to_end(path) == BODY
+
+
+def test_a_client_that_shuts_its_side_gets_the_text(
+    running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``socat`` and ``nc`` with nothing to send: the end of their side is answered at once, before silence is over."""
+    monkeypatch.setattr(listener, "SILENCE_SECONDS", 60.0)
+    with clients.connect(path) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert read(client) == BODY
+
+
+def test_a_request_that_ends_half_way_is_refused(running: listener.Listener, path: str) -> None:
+    """A client that shuts its side within its request is told so."""
+    with clients.connect(path) as client:
+        client.sendall(b"GET / HT")
+        client.shutdown(socket.SHUT_WR)
+        assert read(client).startswith(b"HTTP/1.0 400 ")
+
+
+def test_bytes_that_come_one_by_one_are_put_together(running: listener.Listener, path: str) -> None:
+    """A request in single bytes is answered like any other."""
+    with clients.connect(path) as client:
+        for at in range(len(GET)):
+            client.sendall(GET[at : at + 1])
+        assert read(client).endswith(BODY)
+
+
+def test_a_trickler_is_dropped_after_its_time_in_all(
+    running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then buys no more time; others are answered meanwhile."""
+    monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.3)
+    began = time.monotonic()
+
+    def trickle() -> bool:
+        try:
+            client.send(b"x")
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        assert clients.request(path, "/").status == 200
+        return False
+
+    with clients.connect(path) as client:
+        wait_until(trickle, "the trickler is cut off")
+    assert time.monotonic() - began >= 0.3
+    assert running.dropped == 1
+
+
+def test_failure_2_a_client_that_never_reads_disturbs_nobody(
+    running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uWSGI freezes in write(): here a reader that leaves a megabyte lying loses its connection, that is all."""
+    monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.5)
+    answers.body = b"x" * 1_000_000
+    with clients.connect(path) as client:
+        client.sendall(GET)
+        for _ in range(10):
+            assert len(clients.request(path, "/").body) == 1_000_000
+        assert len(clients.read_to_end(path)) == 1_000_000
+        wait_until(lambda: running.dropped == 1, "it lost its connection")
+        assert 0 < len(read(client)) < 1_000_000
+
+
+def test_a_slow_reader_gets_all_of_it(running: listener.Listener, answers: Answers, path: str) -> None:
+    """A reply far beyond the socket's buffer arrives whole."""
+    answers.body = os.urandom(3_000_000)
+    assert clients.request(path, "/").body == answers.body
+    assert clients.read_to_end(path) == answers.body
+
+
+def test_seventy_clients_at_once_are_all_answered(running: listener.Listener, path: str) -> None:
+    """More clients than are held at once, who all ask: each one is answered."""
+    with contextlib.ExitStack() as stack:
+        many = []
+        for _ in range(70):
+            many.append(stack.enter_context(clients.connect(path)))
+            many[-1].sendall(GET)
+        assert all(read(client).endswith(BODY) for client in many)
+
+
+def test_past_the_bound_the_longest_connected_goes(
+    running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients who stall are bounded in number: one more, and the first one loses its connection."""
+    monkeypatch.setattr(listener, "MAX_CLIENTS", 4)
+    with contextlib.ExitStack() as stack:
+        many = []
+        for number in range(6):
+            client = stack.enter_context(clients.connect(path))
+            client.sendall(b"G")
+            many.append(client)
+            wait_until(lambda number=number: running.accepted > number, "it was accepted")  # type: ignore[misc]
+        wait_until(lambda: running.dropped == 2, "two had to go")
+        assert [read(client) for client in many[:2]] == [b"", b""]
+        for client in many[2:]:
+            client.sendall(GET[1:])
+            assert read(client).endswith(BODY)
+
+
+def test_whoever_may_not_read_gets_no_byte(running: listener.Listener, answers: Answers, path: str) -> None:
+    """A peer that is not permitted is closed on at once, and counted."""
+    answers.permitted = False
+    for sent in (b"", GET):
+        with clients.connect(path) as client:
+            with contextlib.suppress(BrokenPipeError):
+                client.sendall(sent)
+            assert read(client) == b""
+    assert (running.refused, running.accepted, answers.intervals) == (2, 0, [])
+
+
+def test_the_switch_interval_is_lowered_for_the_answer_and_put_back(
+    running: listener.Listener, answers: Answers, path: str
+) -> None:
+    """While a client is served other threads give up the GIL soon; afterwards the interval is what it was."""
+    before = sys.getswitchinterval()
+    for _ in range(3):
+        clients.request(path, "/")
+    wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
+    assert max(answers.intervals) < 0.001 < before
+
+
+def test_an_interval_that_the_application_sets_is_kept() -> None:
+    """A value that somebody set while ours was in force is not overwritten."""
+    before = sys.getswitchinterval()
+    interval = listener.SwitchInterval()
+    try:
+        interval.lower()
+        interval.lower()
+        sys.setswitchinterval(0.02)
+        interval.restore()
+        assert sys.getswitchinterval() == pytest.approx(0.02)
+        sys.setswitchinterval(before)
+        interval.lower()
+        interval.restore()
+        interval.restore()
+        assert sys.getswitchinterval() == before
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_fault_of_an_answer_is_logged_once_and_the_listener_lives(
+    running: listener.Listener,
+    answers: Answers,
+    path: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two clients meet a fault of ours and lose their connections; it is logged once; the next one is answered."""
+    monkeypatch.setattr(listener, "_FAULT_PAUSE_SECONDS", 0.01)
+    faults.forget()
+    answers.fault = ValueError("ours")
+    for _ in range(2):
+        assert clients.read_to_end(path, GET) == b""
+    answers.fault = None
+    assert clients.request(path, "/").status == 200
+    assert (len(caplog.records), faults.count()) == (1, 2)
+    faults.forget()
+
+
+def test_no_descriptors_for_accept_pass(running: listener.Listener, path: str) -> None:
+    """While no descriptor is to be had a client waits; it is answered when there is one again."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        client.connect(path)
+        client.sendall(GET)
+        wait_until(lambda: running._accepts_from > 0, "accept() was refused")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with client:
+        assert read(client).endswith(BODY)
+
+
+def cpu_seconds(native_id: int) -> float:
+    with open(f"/proc/self/task/{native_id}/schedstat", "rb") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+def test_closed_descriptors_do_not_spin(running: listener.Listener, answers: Answers, path: str) -> None:
+    """An application that closes all descriptors: the listener opens what it needs again and does not burn CPU."""
+    assert answers.listening is not None
+    clients.request(path, "/")
+    native_id = next(int(name) for name in os.listdir("/proc/self/task") if int(name) != os.getpid())
+    assert len(os.listdir("/proc/self/task")) == 2
+    os.close(running._wake)
+    os.close(answers.listening.fileno())
+    answers.listening.detach()
+    os.unlink(path)
+
+    def again() -> _socket.socket:
+        fresh = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+        fresh.bind(path)
+        fresh.listen(8)
+        answers.listening, answers.on_tick = fresh, None
+        return fresh
+
+    answers.on_tick = again
+    wait_until(lambda: os.path.exists(path), "a tick has bound the path again")
+    assert clients.request(path, "/").status == 200
+    spent, ticks = cpu_seconds(native_id), answers.ticks
+    wait_until(lambda: answers.ticks >= ticks + 4, "four ticks, a fifth of a second, have passed")
+    assert cpu_seconds(native_id) - spent < 0.1
+    answers.listening.close()  # the fixture's own is gone
+
+
+def test_a_tick_that_fails_is_tried_again(
+    running: listener.Listener, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault while the paths are looked after, which left a closed socket, does not end the ticks."""
+    monkeypatch.setattr(listener, "_FAULT_PAUSE_SECONDS", 0.01)
+
+    def fail() -> Any:
+        assert answers.listening is not None
+        answers.listening.close()
+        raise ValueError("ours")
+
+    answers.on_tick = fail
+    wait_until(lambda: answers.ticks >= 4, "ticks go on")
+    answers.on_tick = lambda: None
+    faults.forget()

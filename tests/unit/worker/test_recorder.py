@@ -1,0 +1,226 @@
+"""The flight recorder: bounded, gapless, and a verdict for each way to lose time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from types import CodeType
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wsgi_tracebacker
+from wsgi_tracebacker.formats.report import span_line
+from wsgi_tracebacker.worker import stacks
+from wsgi_tracebacker.worker.recorder import MAX_RUNS, MAX_SPANS, Application, Recorder
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.worker.stacks import RawStack
+
+#: Code of an application and of a library, each with some lines.
+SOURCE = "def {name}():\n" + "    pass\n" * 30
+
+
+def code(name: str, filename: str) -> CodeType:
+    namespace: dict[str, object] = {}
+    exec(compile(SOURCE.format(name=name), filename, "exec"), namespace)
+    found = namespace[name].__code__  # type: ignore[attr-defined]
+    assert isinstance(found, CodeType)
+    return found
+
+
+OWN = [code(name, f"/srv/shop/{name}.py") for name in ("load_rows", "render", "answer")]
+LIBRARY = [code(name, f"/usr/lib/python3/dist-packages/{name}.py") for name in ("execute", "iterencode")]
+APPLICATION = Application(os.path.dirname(wsgi_tracebacker.__file__))
+
+
+class Where(NamedTuple):
+    """Where a thread is, without instructions and source files."""
+
+    own: int
+    library: int | None
+
+    @property
+    def stack(self) -> RawStack:
+        own = (OWN[self.own], 0)
+        return [own] if self.library is None else [(LIBRARY[self.library], 0), own]
+
+
+def recorder() -> Recorder:
+    return Recorder(APPLICATION, stacks.Places(None))
+
+
+def record(
+    samples: int,
+    *,
+    where: list[Where] | None = None,
+    cpu: float | None = 0.0,
+    delay: float | None = 0.0,
+    late: float = 0.0,
+    interval: float = 0.1,
+) -> Recorder:
+    """Samples at regular times; CPU, run delay and lateness as shares of the time."""
+    made = recorder()
+    places = where or [Where(0, 0)]
+    for number in range(samples):
+        made.sample(
+            number * interval,
+            places[number % len(places)].stack,
+            None if cpu is None else number * interval * cpu,
+            None if delay is None else number * interval * delay,
+            late * interval if number else 0.0,
+        )
+    return made
+
+
+MOVING = [Where(0, 0), Where(1, 1), Where(2, None)]
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (record(20), "frozen"),
+        (record(20, late=0.9), "frozen"),
+        (record(20, cpu=0.98), "busy"),
+        (record(20, cpu=0.98, where=MOVING), "busy"),
+        (record(20, cpu=0.05, where=MOVING), "progressing"),
+        (record(20, cpu=0.0, where=MOVING), "progressing"),
+        (record(20, cpu=0.2, delay=0.7), "starved"),
+        (record(20, cpu=0.0, delay=0.9, where=MOVING), "starved"),
+        (record(20, cpu=0.1, late=0.5), "starved"),
+        (record(20, cpu=0.1, late=0.5, where=MOVING), "starved"),
+        (record(20, cpu=0.1), "unknown"),
+        (record(20, cpu=None, delay=None), "unknown"),
+        (record(20, cpu=None, delay=None, where=MOVING), "progressing"),
+        (record(2), "unknown"),
+        (record(1), "unknown"),
+        (record(0), "unknown"),
+        (record(20, interval=0.0), "unknown"),
+    ],
+)
+def test_verdict(made: Recorder, kind: str) -> None:
+    """What the samples prove, and unknown where they prove nothing."""
+    verdict = made.verdict()
+    assert verdict.kind == kind, verdict
+    assert verdict.explanation
+
+
+def test_the_verdict_is_on_the_last_stretch() -> None:
+    """A request that computed for two seconds and has waited since then is frozen, not busy."""
+    made = recorder()
+    for number in range(40):
+        busy = min(number, 20) * 0.1
+        made.sample(number * 0.1, Where(0 if number < 20 else 1, 0).stack, busy, 0.0)
+    assert made.verdict().kind == "frozen"
+    assert "since 2.0 s" in made.verdict().explanation
+    first, last = made.timeline()
+    assert (first.from_seconds, first.to_seconds, last.from_seconds) == (0.0, 2.0, 2.0)
+    assert (first.cpu_share, last.cpu_share) == (1.0, 0.0)
+    assert first.application is not None
+    assert first.innermost is not None
+    assert (first.application.function, first.innermost.function) == ("load_rows", "execute")
+
+
+def test_a_timeline_names_the_line_that_took_the_time() -> None:
+    """A single last stack would blame answer(); nearly all of the time went into load_rows()."""
+    made = recorder()
+    for number in range(100):
+        made.sample(number * 0.1, Where(0 if number < 98 else 2, 0).stack, 0.0, 0.0)
+    longest = max(made.timeline(), key=lambda span: span.to_seconds - span.from_seconds)
+    assert span_line(longest).startswith("0.0–9.8 s  shop/load_rows.py:1 load_rows › ")  # noqa: RUF001
+    assert "(waiting)" in span_line(longest)
+
+
+def test_a_request_that_ended_reaches_to_its_end() -> None:
+    """The time after the last sample belongs to where it was then."""
+    made = record(3)
+    made.end(5.0)
+    assert made.timeline()[-1].to_seconds == 5.0
+    made.end(1.0)
+    assert made.timeline()[-1].to_seconds == 5.0
+
+
+def test_no_python_code_is_a_place_too() -> None:
+    """A thread without a frame is said to have none."""
+    made = recorder()
+    for number in range(5):
+        made.sample(number * 0.1, [], 0.0, 0.0)
+    [span] = made.timeline()
+    assert (span.application, span.innermost) == (None, None)
+    assert "(no Python code)" in span_line(span)
+
+
+WHERE = st.builds(Where, st.integers(0, 2), st.one_of(st.none(), st.integers(0, 1)))
+SAMPLES = st.lists(
+    st.tuples(
+        st.floats(0.0, 3.0),
+        st.one_of(WHERE.map(lambda where: where.stack), st.just([])),
+        st.one_of(st.none(), st.floats(0, 1e6)),
+        st.one_of(st.none(), st.floats(0, 1e6)),
+        st.floats(0.0, 5.0),
+    ),
+    max_size=200,
+)
+
+
+@settings(max_examples=60)
+@given(SAMPLES)
+def test_the_laws(
+    samples: list[tuple[float, RawStack, float | None, float | None, float]],
+) -> None:
+    """Whatever is fed in: memory is bounded, stretches touch and cover all, shares are shares, nothing is lost."""
+    made = recorder()
+    age = 0.0
+    ages = []
+    for pause, stack, cpu, delay, late in samples:
+        age += pause
+        ages.append(age)
+        made.sample(age, stack, cpu, delay, late)
+        assert made.runs <= MAX_RUNS
+    spans = made.timeline()
+    assert len(spans) <= MAX_SPANS
+    assert made.verdict().kind in ("frozen", "busy", "progressing", "starved", "unknown")
+    if not samples:
+        assert spans == ()
+        return
+    assert spans[0].from_seconds == ages[0]
+    assert spans[-1].to_seconds == ages[-1]
+    for one, other in itertools.pairwise(spans):
+        assert one.to_seconds == other.from_seconds
+    assert sum(span.samples for span in spans) == len(samples)
+    for span in spans:
+        assert span.from_seconds <= span.to_seconds
+        assert span.places >= 1
+        for share in (span.cpu_share, span.run_delay_share):
+            assert share is None or 0.0 <= share <= 1.0
+    # Asked twice, it says the same: a report takes nothing away.
+    assert made.timeline() == spans
+
+
+def test_memory_is_bounded_however_long_it_runs() -> None:
+    """A day at ten samples a second, never twice in the same place."""
+    made = recorder()
+    for number in range(20_000):
+        made.sample(number * 0.1, MOVING[number % 3].stack, number * 0.01, 0.0)
+    assert made.runs <= MAX_RUNS
+    assert all(len(run.places) <= 8 for run in made._runs)
+    assert len(made.timeline()) <= MAX_SPANS
+
+
+@pytest.mark.parametrize(
+    ("filename", "is_own"),
+    [
+        ("/srv/shop/views.py", True),
+        ("relative.py", True),
+        (os.__file__, False),
+        ("<frozen importlib>", False),
+        ("/home/u/.venv/lib/python3.12/site-packages/django/db.py", False),
+        (wsgi_tracebacker.__file__, False),
+    ],
+)
+def test_what_is_the_applications_own(filename: str, is_own: bool) -> None:
+    """Not the standard library, not what pip installed, not this package."""
+    assert APPLICATION.owns(filename) is is_own
+    assert APPLICATION.owns(filename) is is_own

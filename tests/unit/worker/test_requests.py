@@ -1,0 +1,78 @@
+"""A core and what is said of its request: one request, never two halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wsgi_tracebacker.worker.requests import APP, BODY, Core, Lease, describe, describe_last
+from wsgi_tracebacker.worker.settings import from_options
+
+
+def core(**stores: Any) -> Core:
+    made = Core(0, 1, 2, None)
+    made.settings = from_options(socket="/x", environment={})
+    made.environ, made.method, made.path, made.started = {}, "GET", "/path", 100.0
+    for name, value in stores.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_a_request_is_described_with_its_age() -> None:
+    """Start and age come from the monotonic clock, whatever the wall clock does."""
+    found = describe(core(), 100.0, 103.5, 1_000_000.0)
+    assert found is not None
+    assert (found.method, found.path, found.age_seconds, found.started_at) == ("GET", "/path", 3.5, 999_996.5)
+
+
+def test_a_request_that_began_after_the_look_has_no_age_below_zero() -> None:
+    """The clock was read before the request began: the age is 0."""
+    found = describe(core(), 100.0, 99.0, 50.0)
+    assert found is not None
+    assert (found.age_seconds, found.started_at) == (0.0, 50.0)
+
+
+@pytest.mark.parametrize("stores", [{"started": 101.0}, {"started": 0.0}, {"environ": None}, {"settings": None}])
+def test_another_request_is_not_described(stores: dict[str, Any]) -> None:
+    """A token that is no longer the core's, or a request that is ending, is nobody's."""
+    assert describe(core(**stores), 100.0, 103.0, 0.0) is None
+
+
+def test_nested_requests_of_an_earlier_one_are_left_out() -> None:
+    """What was called within a former request of this core is no part of this one; what has ended neither."""
+    outer = core(nested=[core(path="/former", started=99.0), core(path="/now", started=100.5), core(started=0.0)])
+    found = describe(outer, 100.0, 103.0, 0.0)
+    assert found is not None
+    assert [inner.path for inner in found.nested] == ["/now"]
+
+
+def test_the_last_request_is_told_only_while_idle() -> None:
+    """In flight, or before the first request, there is no last one."""
+    assert describe_last(core(), 5.0) is None
+    assert describe_last(core(started=0.0), 5.0) is None
+    ended = describe_last(core(started=0.0, ended=3.0), 5.0)
+    assert ended is not None
+    assert (ended.path, ended.ended_seconds_ago) == ("/path", 2.0)
+
+
+def test_a_dropped_body_is_told_by_its_lease() -> None:
+    """While somebody holds the lease the body exists; while the callable runs there is none to drop."""
+    made = core(phase=BODY)
+    held: Lease | None = made.lease
+    assert not made.body_was_dropped()
+    assert held is not None
+    held = None
+    assert made.body_was_dropped()
+    made.phase = APP
+    assert not made.body_was_dropped()
+
+
+def test_who_serves() -> None:
+    """The thread that called, then the one that reads the body; the next request starts anew."""
+    made = core(phase=APP, reader_ident=9)
+    assert made.serving_ident() == 1
+    made.phase = BODY
+    assert made.serving_ident() == 9
+    made.end(5.0)
+    assert made.reader_ident == 1
