@@ -84,7 +84,7 @@ def test_an_environ_of_wrong_types_does_no_harm(base: str, value: Any) -> None:
     for key in ("PATH_INFO", "REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "QUERY_STRING", "SCRIPT_NAME"):
         request[key] = value
     found = seen(base, request, show_query=True)
-    assert found["path"] == ("/\ud800" * 2 if value == "/\ud800" else "")
+    assert found["path"] == ("/?/?" if value == "/\ud800" else "")
 
 
 def test_a_subclass_of_str_is_not_run(base: str) -> None:

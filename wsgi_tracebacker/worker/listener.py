@@ -109,13 +109,14 @@ class Listener:
         silent_path: str,
         is_permitted: Callable[[_socket.socket], bool],
         on_tick: Callable[[], _socket.socket | None],
-        on_start: Callable[[int], None],
+        on_start: Callable[[int], None] | None = None,
         tick_seconds: float = TICK_SECONDS,
     ) -> None:
         """Prepare; nothing runs before start().
 
         :param answer: gives the whole response to ``GET path``, None for a path there is not.
         :param silent_path: what a client that says nothing is given; the response's head is cut off for it.
+        :param on_start: called with the native id of the thread, on it, when it runs.
         :param on_tick: called every ``tick_seconds``, gives the socket to listen on from then on, if there is one.
         """
         self.ident: int | None = None
@@ -181,7 +182,8 @@ class Listener:
     def _run(self) -> None:
         self.ident = self._primitives.get_ident()
         self.native_id = _thread.get_native_id()
-        self._on_start(self.native_id)
+        if self._on_start is not None:
+            self._on_start(self.native_id)
         try:
             next_tick = monotonic() + self._tick_seconds
             while not self._stopping:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker import blackbox
-from wsgi_tracebacker.worker.blackbox import MAX_BYTES, StacksFile
+from wsgi_tracebacker.worker.blackbox import MAX_STACKS_BYTES, StacksFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,10 +37,10 @@ def test_it_does_not_grow_beyond_its_bound(tmp_path: Path) -> None:
     file = StacksFile(str(tmp_path / "stacks"))
     for number in range(100):
         assert file.write(f"{number} " + "x" * 20_000)
-        assert (tmp_path / "stacks").stat().st_size <= MAX_BYTES
+        assert (tmp_path / "stacks").stat().st_size <= MAX_STACKS_BYTES
     assert f"99 {'x' * 20_000}" in (tmp_path / "stacks").read_text()
-    assert file.write("é" * MAX_BYTES)
-    assert (tmp_path / "stacks").stat().st_size <= MAX_BYTES
+    assert file.write("é" * MAX_STACKS_BYTES)
+    assert (tmp_path / "stacks").stat().st_size <= MAX_STACKS_BYTES
     file.close(remove=True)
 
 
@@ -90,12 +91,16 @@ def test_only_our_own_file_is_removed(tmp_path: Path) -> None:
 
 def test_each_slot_has_a_path_of_its_own() -> None:
     """By base, number and user, also for bases that no file name could hold."""
-    paths = {blackbox.stacks_path(base, number) for base in ("/a/tb", "/b/tb", "/" + "x" * 90) for number in (1, 2)}
+    paths = {
+        blackbox.path_of(base, number, layout.STACKS)
+        for base in ("/a/tb", "/b/tb", "/" + "x" * 90)
+        for number in (1, 2)
+    }
     assert len(paths) == 6
     assert all(os.path.dirname(path) == "/dev/shm" and len(os.path.basename(path)) < 100 for path in paths)
 
 
 def test_without_shared_memory_it_is_beside_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers may have no /dev/shm."""
-    monkeypatch.setattr(blackbox, "_SHARED_MEMORY", "/no/such/folder")
-    assert blackbox.stacks_path("/run/x/tb", 3) == "/run/x/tb3.stacks"
+    monkeypatch.setattr(blackbox, "SHARED_MEMORY", "/no/such/folder")
+    assert blackbox.path_of("/run/x/tb", 3, layout.STACKS) == "/run/x/tb3.stacks"

@@ -13,7 +13,8 @@ from wsgi_tracebacker.worker.settings import from_options
 def core(**stores: Any) -> Core:
     made = Core(0, 1, 2, None)
     made.settings = from_options(socket="/x", environment={})
-    made.environ, made.method, made.path, made.started = {}, "GET", "/path", 100.0
+    made.environ, made.started = {}, 100.0
+    made.note({"REQUEST_METHOD": "GET", "PATH_INFO": stores.pop("path", "/path")}, 100.0)
     for name, value in stores.items():
         setattr(made, name, value)
     return made
