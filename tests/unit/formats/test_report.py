@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.strategies import frames, requests, stacks
+from tests.unit.formats.strategies import any_texts, frames, requests, stacks
 from wsgi_tracebacker.formats.report import document, lines, one_line
 from wsgi_tracebacker.model import Frame, Request, Stack
 from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
@@ -146,6 +146,7 @@ REPORTS = st.builds(
     kind=st.sampled_from(["harakiri", "slow"]),
     action=st.sampled_from(["log", "raise", "kill"]),
     outcome=st.just("logged, still running"),
+    verdict=st.builds(Verdict, st.sampled_from(["frozen", "busy"]), any_texts),
     request=requests,
     timeline=st.lists(SPANS, max_size=3).map(tuple),
     stack=st.one_of(st.none(), stacks),

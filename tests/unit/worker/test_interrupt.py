@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
 from wsgi_tracebacker.worker import agent, interrupt
@@ -23,6 +24,9 @@ OK: Any = ("200 OK", [("Content-Type", "text/plain")])
 
 def strike() -> None:
     """Raise into the request that the calling thread serves, as the watchdog does, from another thread."""
+    [own] = agent._agents.values()
+    # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
+    wait_until(lambda: all(part and part.ident for part in (own.listener, own._watchdog)), "our threads run")
     core = agent.serving_core()
     assert core is not None
     outcomes: list[bool] = []
