@@ -167,7 +167,7 @@ class Reporter:
     def stop(self, timeout_seconds: float) -> None:
         """Log what waits, then end the thread; at most ``timeout_seconds`` if it hangs."""
         self._stopping = True
-        if self._ended is None:
+        if self._ended is None or self._wake < 0:
             return
         os.eventfd_write(self._wake, 1)
         if self._ended.acquire(timeout=timeout_seconds):

@@ -1,0 +1,168 @@
+"""A report's text and document: the same said twice, and nothing that could break a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.formats.strategies import any_texts, frames, requests, stacks
+from wsgi_tracebacker.formats.report import document, lines, one_line
+from wsgi_tracebacker.model import Frame, Request, Stack
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
+
+LOAD_ROWS = Frame("/srv/shop/app.py", 44, "load_rows", "    cursor.execute(QUERY)")
+EXECUTE = Frame("/venv/site-packages/psycopg/cursor.py", 732, "execute", "    raise ex")
+RENDER = Frame("/srv/shop/app.py", 51, "render", "    return json.dumps(rows)")
+
+REPORT = HarakiriReport(
+    kind="harakiri",
+    request=Request("GET", "/report/annual", None, "192.0.2.7", "7f3a", 1.7e9, 30.02, "app"),
+    worker=1,
+    core=2,
+    pid=5903,
+    limit_seconds=30.0,
+    late_seconds=0.02,
+    action="log",
+    outcome="logged, still running",
+    timeline=(
+        Span(15.0, 17.2, LOAD_ROWS, EXECUTE, 22, 0, 1, 0.0, 0.0),
+        Span(17.2, 30.0, RENDER, None, 128, 100, 3, 0.98, 0.25),
+    ),
+    verdict=Verdict("busy", "98% CPU since 17.2 s, moving within render"),
+    stack=Stack(
+        name="WSGIWorker1Core2",
+        ident=1,
+        native_id=5905,
+        core=2,
+        daemon=True,
+        state="S",
+        wait_channel="futex_wait_queue",
+        cpu_seconds=12.5,
+        frames=(RENDER,),
+        frames_omitted=7,
+    ),
+    system_call="futex",
+    others=(OtherRequest(0, Request("POST", "/cart", None, None, None, 1.7e9, 0.5, "app")),),
+)
+
+
+def test_the_text() -> None:
+    """What it is, where, its age and limit, what was done, where the time went, why, and who else is there."""
+    assert list(lines(REPORT)) == [
+        (
+            "GET /report/annual 30.0 s (limit 30 s), worker 1 core 2, pid 5903, request id 7f3a, from 192.0.2.7,"
+            " phase app; logged, still running"
+        ),
+        "  15.0–17.2 s  shop/app.py:44 load_rows › psycopg/cursor.py:732 execute  (waiting)",  # noqa: RUF001
+        "  17.2–30.0 s  shop/app.py:51 render and 2 other places  (CPU 98%, 25% runnable without a CPU)",  # noqa: RUF001
+        "  verdict: busy: 98% CPU since 17.2 s, moving within render",
+        (
+            "  thread: WSGIWorker1Core2, native id 5905, state S, waits in futex_wait_queue, system call futex,"
+            " 12.50 s of CPU in all"
+        ),
+        "Traceback (most recent call last):",
+        "  [7 frames left out]",
+        '  File "/srv/shop/app.py", line 51, in render',
+        "    return json.dumps(rows)",
+        "1 other request in flight in this worker: POST /cart 0.500 s (core 0)",
+    ]
+
+
+def test_one_line_for_one_that_ended() -> None:
+    """Its total time and its timeline."""
+    ended = dataclasses.replace(REPORT, kind="slow", outcome="ended", stack=None)
+    line = one_line(ended)
+    assert "\n" not in line
+    assert line.startswith("GET /report/annual 30.0 s (limit 30 s), ")
+    assert "phase app; ended: 15.0–17.2 s  shop/app.py:44 load_rows" in line  # noqa: RUF001
+
+
+def test_many_others_are_counted() -> None:
+    """Ten by name; the document has all."""
+    crowd = dataclasses.replace(REPORT, others=REPORT.others * 25)
+    *_, last = lines(crowd)
+    assert last.startswith("25 other requests in flight in this worker: POST /cart")
+    assert last.count("POST /cart") == 10
+    assert last.endswith(" and 15 more")
+    assert len(document(crowd)["others"]) == 25
+    *_, last = lines(dataclasses.replace(REPORT, others=()))
+    assert last == "no other request in flight in this worker"
+
+
+def test_the_document_says_all_that_the_text_says() -> None:
+    """Every value of the report is in it."""
+    found = document(REPORT)
+    assert found["request"]["path"] == "/report/annual"
+    assert found["worker"] == {"number": 1, "core": 2, "pid": 5903}
+    assert found["deadline"] == {"limit_seconds": 30.0, "late_seconds": 0.02}
+    assert (found["kind"], found["action"], found["outcome"]) == ("harakiri", "log", "logged, still running")
+    assert [span["to_seconds"] for span in found["timeline"]] == [17.2, 30.0]
+    assert found["timeline"][0]["innermost"]["function"] == "execute"
+    assert found["verdict"] == {"kind": "busy", "explanation": "98% CPU since 17.2 s, moving within render"}
+    thread = found["thread"]
+    assert (thread["wait_channel"], thread["system_call"], thread["frames_omitted"]) == ("futex_wait_queue", "futex", 7)
+    assert thread["frames"][0]["source"] == "    return json.dumps(rows)"
+    assert found["others"][0]["request"]["path"] == "/cart"
+    words = json.dumps(found)
+    for field in dataclasses.fields(REPORT):
+        value = getattr(REPORT, field.name)
+        if isinstance(value, (str, int, float)):
+            assert json.dumps(value) in words, field.name
+    assert document(dataclasses.replace(REPORT, stack=None))["thread"] is None
+
+
+def widths(value: Any) -> list[int]:
+    """The number of keys of each dict, however deep."""
+    if isinstance(value, dict):
+        return [len(value), *(width for member in value.values() for width in widths(member))]
+    if isinstance(value, list):
+        return [width for member in value for width in widths(member)]
+    return []
+
+
+def test_sentry_keeps_all_of_it() -> None:
+    """Of a dict it keeps ten keys."""
+    assert max(widths(document(REPORT))) <= 10
+
+
+SPANS = st.builds(
+    Span,
+    from_seconds=st.floats(0, 1e6),
+    to_seconds=st.floats(0, 1e6),
+    application=st.one_of(st.none(), frames),
+    innermost=st.one_of(st.none(), frames),
+    samples=st.integers(1, 100),
+    changes=st.integers(0, 100),
+    places=st.integers(1, 8),
+    cpu_share=st.one_of(st.none(), st.floats(0, 1)),
+    run_delay_share=st.one_of(st.none(), st.floats(0, 1)),
+)
+REPORTS = st.builds(
+    HarakiriReport,
+    kind=st.sampled_from(["harakiri", "slow"]),
+    action=st.sampled_from(["log", "raise", "kill"]),
+    outcome=st.just("logged, still running"),
+    verdict=st.builds(Verdict, st.sampled_from(["frozen", "busy"]), any_texts),
+    request=requests,
+    timeline=st.lists(SPANS, max_size=3).map(tuple),
+    stack=st.one_of(st.none(), stacks),
+    others=st.lists(st.builds(OtherRequest, st.integers(0, 9), requests), max_size=3).map(tuple),
+    limit_seconds=st.one_of(st.none(), st.floats(0.001, 1e6)),
+    late_seconds=st.floats(0, 1e6),
+)
+
+
+@given(REPORTS)
+def test_any_report(report: HarakiriReport) -> None:
+    """Whatever names and paths hold: one line is one line, all of it can be encoded, and the document is JSON."""
+    for line in [*lines(report), one_line(report)]:
+        line.encode("utf-8")
+        assert line.isprintable() or not [
+            character for character in line if ord(character) < 32 or ord(character) == 127
+        ]
+    assert json.loads(json.dumps(document(report), allow_nan=False)) == document(report)
+    json.dumps(document(report), ensure_ascii=False).encode("utf-8")
