@@ -6,8 +6,8 @@ Knows how a postmortem is made of a table's bytes and how it reads. Refuses to k
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import FormatError
@@ -87,9 +87,9 @@ def lines(postmortem: Postmortem) -> Iterator[str]:
 
 def _time(unix: float) -> str:
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(unix))
+        return datetime.fromtimestamp(unix).astimezone().isoformat(" ", "seconds")
     except (OverflowError, ValueError, OSError):
-        return "at an unknown time"
+        return "an unknown time"
 
 
 def document(postmortem: Postmortem) -> dict[str, Any]:
