@@ -41,6 +41,11 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     return [b"done"]
 
 
+def say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     base, limit, story = sys.argv[1:]
     wrapped = TracebackerMiddleware(application, socket=base, harakiri=float(limit), harakiri_action="kill")
@@ -49,30 +54,30 @@ def main() -> None:
         list(wrapped({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}, lambda *_: lambda _: None))
 
     if story == "stall":
-        print("ready", flush=True)
+        say("ready")
         request("/stall")
     elif story == "young":
         # An old request ends just in time, and the next one holds the GIL at once.
         request(f"/sleep/{float(limit) * 0.9}")
-        print("ready", flush=True)
+        say("ready")
         request("/stall")
     elif story == "stopped":
         thread = threading.Thread(target=request, args=(f"/sleep/{float(limit) / 2}",))
         thread.start()
-        print("ready", flush=True)
+        say("ready")
         thread.join()
         request("/quick")
-        print("served on", flush=True)
+        say("served on")
     elif story == "busy":
-        print("ready", flush=True)
+        say("ready")
         ends = time.monotonic() + 3 * float(limit)
         while time.monotonic() < ends:
             request("/quick")
-        print("served on", flush=True)
+        say("served on")
     elif story == "fork":
-        print("ready", flush=True)
+        say("ready")
         request("/fork")
-        print("served on", flush=True)
+        say("served on")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tests.servers import asking
 from tests.support import clients
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker import blackbox
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def what_the_killed_left(base: str) -> Iterator[None]:
     """A worker that was killed leaves its last reports in shared memory, on purpose."""
     yield
     for number in range(1, 9):
-        Path(blackbox.stacks_path(base, number)).unlink(missing_ok=True)
+        Path(blackbox.path_of(base, number, layout.STACKS)).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ def test_kill_waits_for_nobody(hang: Callable[..., Gunicorn], log: Path, gunicor
         ):
             hung.getresponse()
         assert time.monotonic() - began < 10
-        left = Path(blackbox.stacks_path(base, 1)).read_text(encoding="utf-8")
+        left = Path(blackbox.path_of(base, 1, layout.STACKS)).read_text(encoding="utf-8")
         assert "harakiri: GET /sleep" in left
         assert f"pid {pid}," in left
         assert "(logging hangs): harakiri: GET /sleep" in server.log_text()
@@ -351,7 +352,7 @@ def test_a_new_process_is_watched_again(
     server.end_signal = signal.SIGTERM
     server.stop()
     assert asking.files(base) == []
-    assert not os.path.exists(blackbox.stacks_path(base, 1))
+    assert not os.path.exists(blackbox.path_of(base, 1, layout.STACKS))
 
 
 class Waitress(Server):

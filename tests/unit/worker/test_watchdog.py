@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
+from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker import agent, blackbox, faults, interrupt, logs, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import HANDLE_KEY, Core
@@ -474,7 +475,7 @@ def test_a_shorter_limit_wakes_the_watchdog(base: str, logged: Logged) -> None:
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
     """Written before it is logged, gone after an end in order."""
-    path = blackbox.stacks_path(base, 1)
+    path = blackbox.path_of(base, 1, layout.STACKS)
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
     with open(path, encoding="utf-8") as file:
         assert "harakiri: GET / 0.1" in file.read()
