@@ -11,10 +11,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import dump_latency, reader_process, request_cost, samples, targets
+from bench import dump_latency, reader_process, recorder_load, request_cost, samples, targets
 from wsgi_tracebacker._version import __version__
 
-TOPICS = {"request": request_cost, "dump": dump_latency, "read": reader_process}
+TOPICS = {"request": request_cost, "dump": dump_latency, "read": reader_process, "recorder": recorder_load}
 
 
 def main() -> None:

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 TOPIC = "A request"
 LIST, GENERATOR, FIRST = "list body", "generator body", "first request of a process"
 PASS_THROUGH, OURS = "pass-through, itself", "wsgi_tracebacker adds"
+ARMED = "the same with harakiri=30 adds"
 TIMER, LATER = "threading.Timer adds", "dump_traceback_later adds"
 
 #: Long enough that none ever fires.
 TIMER_SECONDS = 60.0
 
 #: Calls in one sample: about 20 ms each. The two that start a thread for each request take a hundred times as long.
-CALLS = {OURS: 20_000, TIMER: 200, LATER: 400}
+CALLS = {OURS: 20_000, ARMED: 20_000, TIMER: 200, LATER: 400}
 
 ROUNDS = 6
 PROCESSES = 12
@@ -121,6 +122,7 @@ def added_microseconds(
         "bare": app,
         "pass": PassThrough(app),
         OURS: TracebackerMiddleware(app),
+        ARMED: TracebackerMiddleware(app, harakiri=30),
         TIMER: WithTimer(app),
         LATER: WithLater(app),
     }
@@ -136,7 +138,7 @@ def added_microseconds(
 
     return {
         PASS_THROUGH: over(passed, values["bare"]),
-        **{name: over(values[name], passed) for name in (OURS, TIMER, LATER)},
+        **{name: over(values[name], passed) for name in (OURS, ARMED, TIMER, LATER)},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import dump_latency, reader_process, request_cost
+from bench import dump_latency, reader_process, recorder_load, request_cost
 from bench.samples import number
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
     if request_cost.TOPIC in topics:
         yield _added(medians, request_cost.LIST, 0.6)
         yield _added(medians, request_cost.GENERATOR, 1.0)
+        for case in (request_cost.LIST, request_cost.GENERATOR):
+            plain, armed = (medians.of(request_cost.TOPIC, case, s) for s in (request_cost.OURS, request_cost.ARMED))
+            ratio = None if not plain or armed is None else armed / plain
+            yield _at_most(f"with harakiri armed beside without, {case}", ratio, 1.1, "times")
         yield _at_most("the first request of a process", medians.of(*_FIRST), 5.0, "ms")
     if dump_latency.TOPIC in topics:
         yield _times_faster(medians, dump_latency.MANY, 20)
@@ -56,6 +60,9 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         for count, limit in ((1, 100.0), (32, 250.0)):
             found = medians.of(reader_process.TOPIC, reader_process.CASE, reader_process.subject(count))
             yield _at_most(f"wsgi-tb read, {reader_process.subject(count)}", found, limit, "ms")
+    if recorder_load.TOPIC in topics:
+        recording = medians.of(recorder_load.TOPIC, recorder_load.CASE, recorder_load.RECORDING)
+        yield _at_most("the flight recorder of 8 slow requests", recording, 1.0, "% of a CPU")
 
 
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)

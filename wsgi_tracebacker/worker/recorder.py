@@ -142,6 +142,7 @@ class Recorder:
         self._places = places
         self._runs: list[_Run] = []
         self._previous: RawStack = []
+        self._here: tuple[object, _Place] = (None, _Place(None, None))
         self._cpu: float | None = None
         self._delay: float | None = None
 
@@ -166,10 +167,12 @@ class Recorder:
         :param run_delay_seconds: runnable without one since the thread began.
         :param late_seconds: how much later than planned this sample is.
         """
-        files: dict[str, SourceFile | None] = {}
-        key, place = self._where(stack, files)
         changed = stack != self._previous
-        self._previous = stack
+        if changed or not self._runs:
+            # Most slow requests wait: where they stand is looked up once.
+            self._here = self._where(stack, {})
+            self._previous = stack
+        key, place = self._here
         if self._runs:
             # The time since the last sample belongs to where the thread was then.
             run = self._runs[-1]

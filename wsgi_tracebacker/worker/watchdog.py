@@ -24,7 +24,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import report as report_format
-from wsgi_tracebacker.model import Request, Stack
+from wsgi_tracebacker.model import PHASES, Request, Stack
 from wsgi_tracebacker.reports import HarakiriReport, OtherRequest
 from wsgi_tracebacker.worker import faults, kernel, logs, requests, stacks
 from wsgi_tracebacker.worker.recorder import Application, Recorder
@@ -49,6 +49,8 @@ _KILL_LOOKS_SECONDS = 0.01
 _FAULT_PAUSE_SECONDS = 1.0
 #: At least so long between two looks: a limit of a microsecond must not make a loop.
 _MIN_SLEEP_SECONDS = 0.002
+#: So much of the time between two samples one may come early.
+_SAMPLE_EARLY_SHARE = 0.3
 #: Nothing to wait for: as good as for ever, and short enough for poll().
 _IDLE_SECONDS = 3600.0
 
@@ -70,6 +72,7 @@ class _Watch:
         "kill_entry",
         "last_sample",
         "next_sample",
+        "phase",
         "raised",
         "recorder",
         "reported",
@@ -84,7 +87,9 @@ class _Watch:
         self.core = core
         self.token = token
         self.settings = settings
+        #: As it was when it became slow; and the phase that it was seen in last.
         self.request = request
+        self.phase = requests.APP
         self.recorder = recorder
         self.finished_before = core.finished
         self.next_sample = now
@@ -312,15 +317,15 @@ class Watchdog:
         now = monotonic()
         core, token, settings = watch.core, watch.token, watch.settings
         stack = walked.get(core.serving_ident(), [])
-        request = requests.describe(core, token, now, time.time())
-        if request is None:
+        watch.phase = core.phase
+        if core.started != token:
             # It ended after the look at its stack, which then may be another's.
             return now
-        watch.request = request
         interval = 1.0 / settings.samples_per_second
-        if now >= watch.next_sample - _MIN_SLEEP_SECONDS:
+        # A little early, if we are awake for another one: soon all are sampled in one look, and not each in its own.
+        if now >= watch.next_sample - interval * _SAMPLE_EARLY_SHARE:
             self._sample(watch, stack, now, late_seconds)
-            watch.next_sample = max(watch.next_sample + interval, now + interval / 2)
+            watch.next_sample = now + interval
         if watch.kill_at != _NEVER:
             return self._kill_if_said(watch, now)
         _, overdue_at = thresholds(core, token)
@@ -401,7 +406,7 @@ class Watchdog:
         watch.recorder.end(age)
         if watch.last_sample is None:
             return
-        request = _aged(watch.request, age)
+        request = _aged(watch, age)
         outcome = "ended" if watch.reported is None else "overdue and reported, ended at last"
         if watch.raised:
             outcome = "ended after HarakiriTimeout was raised"
@@ -444,13 +449,14 @@ class Watchdog:
         others: tuple[OtherRequest, ...] | None = None,
     ) -> HarakiriReport:
         core = watch.core
+        request = requests.describe(core, watch.token, now, time.time()) or _aged(watch, now - watch.token)
         native_id = core.native_id
         status = kernel.thread_status(native_id) if native_id is not None else kernel.ThreadStatus()
         places, omitted = self._places.resolve(stack, {})
         thread = core.thread
         return HarakiriReport(
             kind="harakiri",
-            request=watch.request,
+            request=request,
             worker=self._worker_number(),
             core=core.number,
             pid=os.getpid(),
@@ -558,7 +564,9 @@ def _first_event(settings: Settings) -> float | None:
     return min(times) if times else None
 
 
-def _aged(request: Request, age: float) -> Request:
+def _aged(watch: _Watch, age: float) -> Request:
+    """The request as it was when it became slow, with its age and phase of now."""
+    request = watch.request
     return Request(
         method=request.method,
         path=request.path,
@@ -567,7 +575,7 @@ def _aged(request: Request, age: float) -> Request:
         request_id=request.request_id,
         started_at=request.started_at,
         age_seconds=age,
-        phase=request.phase,
+        phase=PHASES[watch.phase],
     )
 
 
