@@ -149,8 +149,8 @@ class Session:
         if self._server is not None:
             self._server.stop()
             self._server = None
-        # What a worker that was killed leaves of its last reports.
-        left = Path(blackbox.stacks_path(self._base, 1))
+        # What a worker that was killed leaves, and its successor's postmortem of it.
+        left = Path(blackbox.path_of(self._base, 1, "*"))
         for path in left.parent.glob(left.name.replace(".1.", ".*.")):
             path.unlink()
 

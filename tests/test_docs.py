@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import struct
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,11 @@ from docs import record
 from tests.support.programs import PROJECT, require_program
 from wsgi_tracebacker import TracebackerMiddleware, errors
 from wsgi_tracebacker.cli import main, output
+from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import (
     SCHEMA,
@@ -36,8 +39,20 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
-from wsgi_tracebacker.worker import blackbox, logs, recorder, reporter, requests, respawn, settings, watchdog
+from wsgi_tracebacker.reader import examine, process, stall
+from wsgi_tracebacker.reports import HarakiriReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
+from wsgi_tracebacker.worker import (
+    blackbox,
+    dump_signal,
+    fuse,
+    logs,
+    recorder,
+    reporter,
+    requests,
+    respawn,
+    settings,
+    watchdog,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,6 +213,127 @@ def test_every_endpoint_and_status_is_in_the_reference() -> None:
     assert set(map(str, http._REASONS)) == {row for row in documented if row.isdigit()}
 
 
+# --------------------------------------------------------------------------------------------------------- black box
+
+POSTMORTEM = Postmortem(
+    1, "/b", 1, None, None, 0.0, 0.0, 0.0, (LostRequest(0, 1, "GET", "/", 0.0, None, None),), 0, None
+)
+
+
+def layout_in(page: str, heading: str) -> list[tuple[int, int, str, str]]:
+    """The table of a layout: offset, bytes, type and name of each field."""
+    line = re.compile(r"^\| (\d+) \| (\d+) \| (\w+) \| `(\w+)`", re.MULTILINE)
+    found = line.findall(section(page, heading))
+    return [(int(offset), int(length), kind, name) for offset, length, kind, name in found]
+
+
+def test_every_field_of_the_header_is_in_the_reference() -> None:
+    """Each field stands where the page says: what is written there is what is read back by that name."""
+    fields = layout_in(reference("black-box"), "Header")
+    content = bytearray(layout.FILE_BYTES)
+    expected: dict[str, object] = {}
+    fixed = {"magic", "version", "rows", "header_bytes", "row_bytes"}
+    header = {field.name: field.default for field in dataclasses.fields(layout.Header)}
+    assert {name for *_, name in fields} == fixed | set(header)
+    for number, (offset, length, kind, name) in enumerate(fields):
+        if name in fixed:
+            continue
+        value: object = 1 if name == "is_closed" else number
+        if kind == "text":
+            value = f"{number} is {name}"
+            content[offset : offset + length] = str(value).encode().ljust(length, b"\0")
+        else:
+            form = {("unsigned", 4): "<I", ("unsigned", 8): "<Q", ("double", 8): "<d"}[kind, length]
+            struct.pack_into(form, content, offset, value)
+        expected[name] = value
+    for offset, length, _, name in fields:
+        if name in fixed:
+            constant = {"version": layout.VERSION, "rows": layout.ROWS, "header_bytes": layout.HEADER_BYTES}
+            number = constant.get(name, layout.ROW_BYTES)
+            content[offset : offset + length] = layout.MAGIC if name == "magic" else struct.pack("<I", number)
+    read = layout.decode_header(bytes(content))
+    assert {name: getattr(read, name) for name in header} == expected
+    assert f"{layout.FILE_BYTES:,} bytes" in reference("black-box")
+
+
+def test_every_field_of_a_row_is_in_the_reference() -> None:
+    """A row that is written by the page is read back with the same values."""
+    fields = {name: (offset, length, kind) for offset, length, kind, name in layout_in(reference("black-box"), "Row")}
+    assert sum(length for _, length, _ in fields.values()) == layout.DETAIL_OFFSET + layout.DETAIL.size
+    values: dict[str, Any] = {
+        "head": 2.5, "method": "GET", "path": "/a", "tail": 2.5, "ident": 3, "native_id": 4, "core": 5,
+        "detail_of": 2.5, "remote_address": "::1", "request_id": "7f3a",
+    }  # fmt: skip
+    assert set(fields) == set(values)
+    content = bytearray(layout.FILE_BYTES)
+    for name, (offset, length, kind) in fields.items():
+        form = {("unsigned", 4): "<I", ("unsigned", 8): "<Q", ("signed", 4): "<i", ("double", 8): "<d"}
+        value = values[name]
+        if kind == "text":
+            struct.pack_into(f"{length}s", content, layout.HEADER_BYTES + offset, value.encode())
+        else:
+            struct.pack_into(form[kind, length], content, layout.HEADER_BYTES + offset, value)
+    [row], torn = layout.decode_rows(bytes(content), bytes(content))
+    assert torn == 0
+    assert row == layout.Row(5, 3, 4, 2.5, "GET", "/a", "::1", "7f3a")
+    assert f"the first {layout.FLIGHT.size} bytes" in reference("black-box")
+
+
+def test_the_files_of_the_black_box_have_the_documented_names() -> None:
+    """Each of its files has a row, under the name that a worker takes, in shared memory and beside the socket."""
+    page = reference("black-box")
+    for kind in (layout.TABLE, layout.STACKS, layout.POSTMORTEM):
+        name = layout.file_name("/b", 3, 1000, kind)
+        pattern = re.escape(f"/dev/shm/wsgi_tracebacker.<uid>.<name>.<N>.{kind}")
+        assert re.search(rf"^\| `{pattern}` \|", page, re.MULTILINE)
+        assert re.fullmatch(rf"wsgi_tracebacker\.1000\.[0-9a-f]{{16}}\.3\.{kind}", name)
+        assert f"`<base><N>.{kind}`" in page
+    assert f"at most {blackbox.MAX_STACKS_BYTES // 1024} KiB" in page
+    assert f"the last {postmortem_format.MAX_STACKS_CHARACTERS // 1024} Ki characters" in page
+
+
+def test_every_key_of_a_postmortem_is_in_the_reference() -> None:
+    """A postmortem as it is kept, logged and printed has a row for each key, and no other."""
+    document = postmortem_format.document(POSTMORTEM)
+    documented = rows(section(reference("black-box"), "The postmortem"))
+    assert set(documented) - {"key", "---"} == set(document) | set(document["requests"][0])
+
+
+def test_the_document_of_postmortems_is_in_the_reference(base: str) -> None:
+    """``wsgi-tb postmortem --format json`` prints the keys that are written down, and no other."""
+    printed = json.loads(_run("postmortem", "--format", "json", base))
+    documented = rows(section(reference("json"), "wsgi-tb postmortem --format json"))
+    assert set(documented) - {"key", "---"} == set(printed)
+
+
+def test_every_state_and_source_is_in_the_reference() -> None:
+    """Each word for a worker that does not answer, and for where a snapshot is from, is explained."""
+    states = rows(section(reference("command"), "wsgi-tb list"))
+    keys = rows(section(reference("json"), "The snapshot"))
+    for state in (process.ALIVE, process.STOPPED, process.DISK_WAIT, process.DEAD, examine.BUSY, examine.STALLED):
+        assert state in states
+    for state in (process.ALIVE, process.STOPPED, process.DISK_WAIT, examine.BUSY, examine.STALLED):
+        assert f"`{state}`" in keys["state"][0]
+    for source in ("worker", "uwsgi", "table", "faulthandler"):
+        assert f"`{source}`" in keys["source"][0]
+
+
+def test_numbers_of_the_signal_and_the_fuse_are_those_of_the_code() -> None:
+    """The rule for a stall, and the times of the timers, are in the pages as they are in the code."""
+    rule = section((DOCS / "how-it-works.md").read_text(), "When it is sent")
+    assert f"{stall._WAITING_SWITCHES_PER_SECOND:g} times a second" in rule
+    assert f"{stall._ALWAYS_SHARE * 100:g} % of the time" in rule
+    assert f"{stall._NOBODY_SHARE * 100:g} % of the time" in rule
+    assert (stall.HALF_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE, examine._HOLDER_LOOKS) == (0.5, 3, 0.25, 5)
+    text = section(reference("harakiri"), "A stalled worker")
+    assert f"{fuse._DUMP_SECONDS:g} seconds later SIGKILL" in text
+    assert f"{fuse.WITHOUT_CPU_SECONDS:g} seconds later" in text
+    margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]
+    assert margin.split(" | ")[1] == f"{settings.DEFAULT_MARGIN_SECONDS:g}"
+    signal_row = rows(section(reference("options"), "Options of the middleware"))["dump_signal"][0]
+    assert signal_row.split(" | ")[1] == f"`{dump_signal.DEFAULT}`"
+
+
 # ---------------------------------------------------------------------------------------------------------- harakiri
 
 FRAME = Frame("a.py", 1, "f")
@@ -245,7 +381,7 @@ def test_numbers_of_harakiri_are_those_of_the_code() -> None:
     assert f"at most {reporter.MAX_FULL_REPORTS} different ones" in section(page, "Repeats")
     assert f"At most {reporter._MAX_WAITING:,} reports wait" in section(page, "Loggers")
     assert f"longer than {reporter.HANGS_AFTER_SECONDS:g} seconds" in section(page, "Loggers")
-    assert f"{blackbox.MAX_BYTES // 1024} KiB" in section(page, "The file of the last reports")
+    assert f"{blackbox.MAX_STACKS_BYTES // 1024} KiB" in section(page, "The file of the last reports")
     assert f"`{requests.HANDLE_KEY}`" in page.replace('environ["', "").replace('"]', "")
 
 
@@ -254,7 +390,7 @@ def test_the_file_of_the_last_reports_has_the_documented_name(tmp_path: Path) ->
     text = section(reference("harakiri"), "The file of the last reports")
     [pattern] = re.findall(r"^/dev/shm/.*$", text, re.MULTILINE)
     name = re.escape(pattern).replace("<uid>", str(os.geteuid())).replace("<name>", "[0-9a-f]{16}").replace("<N>", "3")
-    assert re.fullmatch(name, blackbox.stacks_path(str(tmp_path / "tb"), 3))
+    assert re.fullmatch(name, blackbox.path_of(str(tmp_path / "tb"), 3, layout.STACKS))
 
 
 def test_every_error_and_every_logger_is_in_the_reference() -> None:
@@ -266,7 +402,10 @@ def test_every_error_and_every_logger_is_in_the_reference() -> None:
         if isinstance(value, type) and issubclass(value, BaseException) and name != "TracebackerError":
             base = documented[f"wsgi_tracebacker.{name}"][0].split(" | ")[0].strip("`")
             assert issubclass(value, getattr(builtins, base))
-    assert {logs.PACKAGE, logs.HARAKIRI, logs.SLOW} == set(rows(section(page, "Loggers"))) - {"logger", "---"}
+    assert {logs.PACKAGE, logs.HARAKIRI, logs.SLOW, logs.POSTMORTEM} == set(rows(section(page, "Loggers"))) - {
+        "logger",
+        "---",
+    }
 
 
 def test_every_public_name_is_in_the_reference() -> None:
