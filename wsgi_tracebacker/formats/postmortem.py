@@ -6,6 +6,7 @@ Knows how a postmortem is made of a table's bytes and how it reads. Refuses to k
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Rises when a key changes its meaning.
 VERSION = 1
+
+#: How faulthandler begins a thread; each thread is once in a dump.
+_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})\b", re.MULTILINE)
 
 #: Of the stacks file, its end: the last reports.
 MAX_STACKS_CHARACTERS = 64 * 1024
@@ -58,8 +62,22 @@ def of_table(content: bytes, base: str, found_at: float, stacks: bytes | None) -
             for row in sorted(rows, key=lambda row: row.started)
         ),
         unrecorded_cores=unrecorded,
-        stacks=stacks.decode("utf-8", "backslashreplace")[-MAX_STACKS_CHARACTERS:] if stacks else None,
+        stacks=_last(stacks.decode("utf-8", "backslashreplace")) if stacks else None,
     )
+
+
+def _last(stacks: str) -> str:
+    """Of several dumps in a row, which a stalled worker makes for each reader, the last one."""
+    seen: set[str] = set()
+    begin = 0
+    for header in reversed(list(_THREAD.finditer(stacks))):
+        if header[1] in seen:
+            break
+        seen.add(header[1])
+        begin = header.start()
+    else:
+        begin = 0
+    return stacks[begin:][-MAX_STACKS_CHARACTERS:]
 
 
 def lines(postmortem: Postmortem) -> Iterator[str]:

@@ -185,8 +185,9 @@ class Core:
         self.finished += 1
         self.marks[0] = 0.0
         self.started = 0.0
-        if self.fuse is not None:
-            self.fuse.request_ended(self)
+        fuse = self.fuse
+        if fuse is not None:
+            fuse.request_ended(self)
 
     def note(self, environ: Any, started: float) -> None:
         """Write method and path to the row, whatever a server put into its environ instead of what it should."""
@@ -201,6 +202,11 @@ class Core:
         """Method and path of the request in flight, or of the last one."""
         _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
         return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+
+    def noted_start(self) -> float:
+        """Monotonic time of the start of the request in flight, or of the last one; 0.0 if there was none."""
+        start: float = FLIGHT.unpack_from(self.buffer, self.offset)[3]
+        return start
 
     def noted_request(self) -> str:
         """The same for people: ``GET /path``."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import PHASES, Request, Stack
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Verdict
 from wsgi_tracebacker.worker import faults, kernel, logs, requests, stacks
 from wsgi_tracebacker.worker.recorder import Application, Recorder
 from wsgi_tracebacker.worker.reporter import Repeats, full_text
@@ -51,6 +51,8 @@ _FAULT_PAUSE_SECONDS = 1.0
 _MIN_SLEEP_SECONDS = 0.002
 #: So much of the time between two samples one may come early.
 _SAMPLE_EARLY_SHARE = 0.3
+#: This thread that much late: requests may have come and gone unseen.
+_MISSED_SECONDS = 0.2
 #: Nothing to wait for: as good as for ever, and short enough for poll().
 _IDLE_SECONDS = 3600.0
 
@@ -233,6 +235,8 @@ class Watchdog:
         for core in self._cores.all():
             token = core.started
             if token <= 0.0:
+                if late_seconds >= _MISSED_SECONDS:
+                    self._look_back(core, now, late_seconds)
                 continue
             slow_at, overdue_at = thresholds(core, token)
             settings = core.settings
@@ -267,6 +271,44 @@ class Watchdog:
             wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
         return max(0.0, wake_at - monotonic())
+
+    def _look_back(self, core: Core, now: float, late_seconds: float) -> None:
+        """Report an overdue request that began and ended while this thread could not run.
+
+        A C call that holds the GIL keeps the watchdog from running, and when it ends, the request may end first. The
+        core still has its start, its end and what it was.
+        """
+        token, ended, settings = core.noted_start(), core.ended, core.settings
+        watch = self._watches.get(id(core))
+        if settings is None or not 0.0 < token < ended or (watch is not None and watch.token == token):
+            return
+        _, overdue_at = thresholds(core, token)
+        if ended < overdue_at or now - ended > late_seconds:
+            return
+        method, path = core.noted()
+        request = Request(
+            method, path, None, None, None, time.time() - (now - token), ended - token, PHASES[core.phase]
+        )
+        if core.started or core.ended != ended:
+            # The row is another request's by now.
+            return
+        report = HarakiriReport(
+            kind="harakiri",
+            request=request,
+            worker=self._worker_number(),
+            core=core.number,
+            pid=os.getpid(),
+            limit_seconds=round(overdue_at - token, 6),
+            late_seconds=now - overdue_at,
+            action="log",
+            outcome=f"reported {now - overdue_at:.1f} s late, when it had ended: Python could not run",
+            timeline=(),
+            verdict=Verdict("unknown", f"no sample: the watchdog could not run for {late_seconds:.1f} s"),
+            stack=None,
+            system_call=None,
+            others=(),
+        )
+        self._say(report, settings)
 
     def _forgive_a_stop(self, late_seconds: float) -> None:
         """Nobody is killed for time in which the process was stopped, by a debugger or an operator.
@@ -357,7 +399,7 @@ class Watchdog:
         if action == "raise":
             outcome = self._raise(watch, settings, now)
         report = self._report(watch, stack, now, limit, action, outcome)
-        self._say(report, settings, watch)
+        self._say(report, settings)
 
     def _raise(self, watch: _Watch, settings: Settings, now: float) -> str:
         grace = settings.harakiri_grace
@@ -385,7 +427,7 @@ class Watchdog:
         if others:
             outcome += f", and with it the {len(others)} other request{'s' if len(others) > 1 else ''} named below"
         report = self._report(watch, stack, now, watch.reported or 0.0, "kill", outcome, others)
-        watch.kill_entry = self._say(report, settings, watch, always=True)
+        watch.kill_entry = self._say(report, settings, always=True)
 
     def _kill_if_said(self, watch: _Watch, now: float) -> float:
         """Kill this process, or say when to look again. If the request ends meanwhile, nobody dies for it."""
@@ -494,9 +536,9 @@ class Watchdog:
         others.sort(key=lambda other: -other.request.age_seconds)
         return tuple(others)
 
-    def _say(self, report: HarakiriReport, settings: Settings, watch: _Watch, *, always: bool = False) -> Entry | None:
+    def _say(self, report: HarakiriReport, settings: Settings, *, always: bool = False) -> Entry | None:
         """Write the report to the stacks file, and hand it over to be logged, or counted if it repeats another."""
-        subject = report_format.target(watch.request)
+        subject = report_format.target(report.request)
         logged = self._reports.admit(_place_key(report), subject, monotonic()) or always
         if not logged and settings.on_harakiri is None:
             return None
