@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Other requests that are named; the document holds all of them.
 _MAX_OTHERS_NAMED = 10
+#: A report that is so much later than the deadline says so.
+_LATE_SECONDS = 0.5
 #: A thread with so little CPU waits.
 _WAITING_SHARE = 0.05
 #: A thread that is runnable without a CPU for that long is worth a word.
@@ -27,7 +29,10 @@ _DELAY_SHARE = 0.1
 
 def lines(report: HarakiriReport) -> Iterator[str]:
     """The whole report."""
-    yield f"{subject(report)}; {report.outcome}"
+    late = ""
+    if report.stack is not None and report.late_seconds >= _LATE_SECONDS:
+        late = f"; this report is {report.late_seconds:.1f} s late, Python could not run before"
+    yield f"{subject(report)}; {report.outcome}{late}"
     for span in report.timeline:
         yield f"  {span_line(span)}"
     yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"

@@ -255,10 +255,7 @@ class Watchdog:
                     wake_at = now
                     continue
             due.append(watch)
-        if self.fuse is not None:
-            self.fuse.push(min(deadlines, key=lambda entry: entry[0], default=None), bool(deadlines))
-            if deadlines:
-                wake_at = min(wake_at, now + self.fuse.look_seconds)
+        wake_at = min(wake_at, self._push_fuse(deadlines, now))
         for key, watch in list(self._watches.items()):
             if watch.core.started != watch.token:
                 del self._watches[key]
@@ -271,6 +268,13 @@ class Watchdog:
             wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
         return max(0.0, wake_at - monotonic())
+
+    def _push_fuse(self, deadlines: list[tuple[float, Core, float]], now: float) -> float:
+        """Python runs: nobody is to be killed yet. When that has to be said again."""
+        if self.fuse is None:
+            return _NEVER
+        self.fuse.push(min(deadlines, key=lambda entry: entry[0], default=None), bool(deadlines))
+        return now + self.fuse.look_seconds if deadlines else _NEVER
 
     def _look_back(self, core: Core, now: float, late_seconds: float) -> None:
         """Report an overdue request that began and ended while this thread could not run.
