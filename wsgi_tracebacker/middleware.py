@@ -114,8 +114,9 @@ class Body:
                 core.finished += 1
                 core.marks[0] = 0.0
                 core.started = 0.0
-                if core.fuse is not None:
-                    core.fuse.request_ended(core)
+                fuse = core.fuse
+                if fuse is not None:
+                    fuse.request_ended(core)
 
 
 class GeneratorBody(Body):
@@ -148,8 +149,9 @@ class GeneratorBody(Body):
                 core.finished += 1
                 core.marks[0] = 0.0
                 core.started = 0.0
-                if core.fuse is not None:
-                    core.fuse.request_ended(core)
+                fuse = core.fuse
+                if fuse is not None:
+                    fuse.request_ended(core)
 
 
 class SizedBody(Body):
@@ -303,8 +305,9 @@ class TracebackerMiddleware:
             core.finished += 1
             core.marks[0] = 0.0
             core.started = 0.0
-            if core.fuse is not None:
-                core.fuse.request_ended(core)
+            fuse = core.fuse
+            if fuse is not None:
+                fuse.request_ended(core)
             return result
         else:
             body = SizedBody() if hasattr(kind, "__len__") else Body()

@@ -265,6 +265,9 @@ class Agent:
 
     def forget(self) -> None:
         """In a forked child: let go of what is the parent's, without a trace in its files."""
+        if self.fuse is not None:
+            self.fuse.close()
+            self.fuse = None
         if self.listener is not None:
             self.listener.forget()
         if self._watchdog is not None:

@@ -109,6 +109,8 @@ class Cores:
         """
         for core in list(self._taken.values()):
             core.__class__ = AbandonedCore
+            # The timers are the parent's, or deleted; its lock may be held for ever too.
+            core.fuse = None
             # Its row is the parent's, or another core's by now.
             core.move_row(None)
 
