@@ -1,7 +1,7 @@
 """A wrapped WSGI callable that can do to its worker what applications do: hold the GIL for ever, burn CPU, die.
 
-``/stall…`` backtracks for ever, ``/spin`` starts 64 threads that burn CPU and answers, ``/die/exit`` and
-``/die/fault`` end the process on the spot; anything else answers at once.
+``/stall…`` backtracks for ever, ``/wait`` waits for ever, ``/spin`` starts 64 threads that burn CPU and answers,
+``/die/exit`` and ``/die/fault`` end the process on the spot; anything else answers at once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     path = environ["PATH_INFO"]
     if path.startswith("/stall"):
         backtrack_for_ever()
+    elif path == "/wait":
+        threading.Event().wait()
     elif path == "/spin":
         for _ in range(SPINNING_THREADS):
             threading.Thread(target=spin, daemon=True).start()

@@ -27,6 +27,8 @@ Exit codes:
 class Seconds(click.FloatRange):
     """A number of seconds; not ``nan``, which is on no side of any limit."""
 
+    name = "number of seconds"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
         if seconds != seconds:  # noqa: PLR0124 - only nan is not equal to itself

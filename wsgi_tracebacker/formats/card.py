@@ -21,6 +21,9 @@ MAX_CARD_BYTES = 16 * 1024
 
 CARD_SUFFIX = ".worker"
 
+#: How every card begins, of whatever version.
+START = b'{"card":'
+
 #: ``sun_path`` holds 108 bytes with its closing NUL on Linux, see unix(7).
 MAX_SOCKET_PATH_BYTES = 107
 

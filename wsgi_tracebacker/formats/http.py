@@ -73,7 +73,12 @@ def parse(received: bytes, *, ended: bool = False) -> Question | Refusal | None:
 
 def _refuse_line(line: bytes) -> Refusal | None:
     words = line.rstrip(b"\r").split(b" ")
-    if len(words) != 3 or not words[0].isalpha() or not words[2].startswith(b"HTTP/1.") or not words[1].isascii():
+    if (
+        len(words) != 3
+        or not words[0].replace(b"-", b"").isalpha()
+        or not words[2].startswith(b"HTTP/1.")
+        or not words[1].isascii()
+    ):
         return Refusal(400, "not an HTTP/1 request line; try: GET /snapshot HTTP/1.0")
     if words[0] != b"GET":
         return Refusal(405, "only GET is answered")

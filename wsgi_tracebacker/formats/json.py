@@ -110,7 +110,14 @@ def snapshot_bytes(
 ) -> bytes:
     """The whole document, one line with its line end, with these threads in it."""
     head = _dumps({"schema": SCHEMA, "source": source, "state": state, "worker": _worker(worker), "taken_at": taken_at})
-    return f'{head[:-1]},"threads":[{",".join(stack_jsons)}]}}\n'.encode("ascii")
+    # One join of all of it: each further copy of half a megabyte is 100 µs more.
+    begin, end = f'{head[:-1]},"threads":[', "]}\n"
+    if not stack_jsons:
+        return (begin + end).encode("ascii")
+    parts = list(stack_jsons)
+    parts[0] = begin + parts[0]
+    parts[-1] += end
+    return ",".join(parts).encode("ascii")
 
 
 def encode(snapshot: Snapshot) -> bytes:

@@ -132,10 +132,10 @@ def _others(report: HarakiriReport) -> str:
     others = report.others
     if not others:
         return "no other request in flight in this worker"
-    named = ", ".join(
-        f"{target(other.request)} {age(other.request)} (core {other.core})" for other in others[:_MAX_OTHERS_NAMED]
-    )
-    rest = f" and {len(others) - _MAX_OTHERS_NAMED} more" if len(others) > _MAX_OTHERS_NAMED else ""
+    # Those that die with it are all named.
+    shown = len(others) if report.action == "kill" else _MAX_OTHERS_NAMED
+    named = ", ".join(f"{target(other.request)} {age(other.request)} (core {other.core})" for other in others[:shown])
+    rest = f" and {len(others) - shown} more" if len(others) > shown else ""
     one = len(others) == 1
     return f"{len(others)} other request{'' if one else 's'} in flight in this worker: {named}{rest}"
 

@@ -67,9 +67,9 @@ _MADV_WIPEONFORK = 18
 _STOP_SECONDS = 2.0
 
 #: What one snapshot may spend on reading /proc, at 8 µs a thread and 6 more for what it waits in: enough for the
-#: 40 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
+#: 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
 #: requests come first.
-_KERNEL_BUDGET_SECONDS = 0.0005
+_KERNEL_BUDGET_SECONDS = 0.0003
 
 _UNKNOWN_STATUS: Final = kernel.ThreadStatus()
 

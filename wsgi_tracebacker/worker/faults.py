@@ -6,8 +6,13 @@ Knows what was logged already. Refuses to raise.
 from __future__ import annotations
 
 import logging
+import traceback
+from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.worker import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Different faults that are remembered; far more than there are places that catch one.
 _MAX_REMEMBERED = 256
@@ -16,13 +21,19 @@ _seen: set[str] = set()
 _count = 0
 
 
-def caught(where: str) -> None:
-    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it."""
+def caught(where: str, say: Callable[[str], object] | None = None) -> None:
+    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it.
+
+    :param say: what is given the text instead of the log, by who must not wait for a handler that hangs.
+    """
     global _count
     _count += 1
     if where in _seen or len(_seen) >= _MAX_REMEMBERED:
         return
     _seen.add(where)
+    if say is not None:
+        say(f"a fault of wsgi_tracebacker, {where}; requests are served on\n{traceback.format_exc()}")
+        return
     logs.emit(
         logs.PACKAGE,
         logging.ERROR,

@@ -55,7 +55,7 @@ def emit(
     """
     try:
         logger = logging.getLogger(name)
-        if logger.disabled or not logger.hasHandlers():
+        if logger.disabled or not _is_heard(logger):
             # A logger of the same name that nobody else knows, so that those who listen to all loggers without being
             # a handler (Sentry patches Logger.callHandlers) hear it too.
             logger = logging.Logger(name)  # noqa: LOG001
@@ -78,6 +78,16 @@ def emit(
     if with_exception and sys.exc_info()[0] is not None:
         text += "\n" + traceback.format_exc()
     write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}\n{failure}".rstrip("\n"))
+
+
+def _is_heard(logger: logging.Logger) -> bool:
+    """Whether any handler gets the logger's records: one that does nothing is none."""
+    here: logging.Logger | None = logger
+    while here is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in here.handlers):
+            return True
+        here = here.parent if here.propagate else None
+    return False
 
 
 def write_to_stderr(text: str) -> None:

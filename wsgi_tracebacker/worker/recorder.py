@@ -11,6 +11,7 @@ the same function, then the shortest: what is lost is detail within short stretc
 
 from __future__ import annotations
 
+import itertools
 import os
 import sysconfig
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,7 +51,22 @@ class Application:
         paths = sysconfig.get_paths()
         folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
         self._library_folders = tuple(os.path.join(folder, "") for folder in (*folders, own_folder))
+        self._standard_folders = tuple(
+            os.path.join(paths[name], "") for name in ("stdlib", "platstdlib") if paths.get(name)
+        )
+        self._own_folder = os.path.join(own_folder, "")
         self._known: dict[str, bool] = {}
+
+    def is_this_package(self, filename: str) -> bool:
+        """Whether a source file is one of ours."""
+        return filename.startswith(self._own_folder)
+
+    def may_own(self, filename: str) -> bool:
+        """Whether a source file may be that of an application which is installed like a library."""
+        if filename.startswith("<") or self.is_this_package(filename):
+            return False
+        is_installed = "/site-packages/" in filename or "/dist-packages/" in filename
+        return is_installed or not filename.startswith(self._standard_folders)
 
     def owns(self, filename: str) -> bool:
         """Whether a source file is the application's."""
@@ -204,6 +220,10 @@ class Recorder:
             return None, _Place(None, None)
         innermost = stack[0]
         application = next((raw for raw in stack if self._application.owns(raw[0].co_filename)), None)
+        if application is None:
+            # An application that is installed is among the libraries: then what is ours is what it is not.
+            within = itertools.takewhile(lambda raw: not self._application.is_this_package(raw[0].co_filename), stack)
+            application = next((raw for raw in within if self._application.may_own(raw[0].co_filename)), None)
         innermost_frame = self._places.place(*innermost, files).frame
         if application is None:
             return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)
@@ -211,6 +231,14 @@ class Recorder:
         if application is innermost:
             return (id(application[0]), frame.lineno), _Place(frame, None)
         return (id(application[0]), frame.lineno, id(innermost[0])), _Place(frame, innermost_frame)
+
+    def standing(self) -> object:
+        """Where the thread stood at the last sample: the application's calls, and the line of the innermost."""
+        calls = [code for code, _ in self._previous if self._application.owns(code.co_filename)]
+        _, place = self._here
+        frame = place.application or place.innermost
+        # Only its own calls: how deep a library is in something is another every time.
+        return tuple((code.co_filename, code.co_name) for code in calls), frame and (frame.filename, frame.lineno)
 
     def timeline(self) -> tuple[Span, ...]:
         """The stretches so far, in a number that people can read."""

@@ -239,12 +239,13 @@ class Reporter:
                 except BaseException:
                     _write(entry, "logging failed")
             entry.said = True
-            _set_done(entry)
             if entry.callback is not None and entry.report is not None:
                 try:
                     entry.callback(entry.report)
                 except BaseException:
                     logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", with_exception=True)
+            # Now: who kills waits for the callable too.
+            _set_done(entry)
             self._current = None
             self._busy_since = None
 

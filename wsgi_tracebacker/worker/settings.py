@@ -125,6 +125,9 @@ def from_options(
     variables = os.environ if environment is None else environment
 
     base = _text("socket", os.fspath(socket) if isinstance(socket, os.PathLike) else socket, variables)
+    if socket is None and not base:
+        # An empty variable is as good as none: that is how scripts unset one.
+        base = None
     remote_address_header = _text("remote_address_header", remote_address_header, variables)
     request_id_header = _text("request_id_header", request_id_header, variables)
     decide: Decide | None = None

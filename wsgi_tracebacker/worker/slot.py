@@ -23,6 +23,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.worker import faults
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model import Card
@@ -80,7 +81,7 @@ class Slot:
             listening.bind(self.socket_path)
             # Noted at once, so that release() takes it away again if anything below fails.
             self._socket_inode = _inode(self.socket_path)
-            _set_mode(self.socket_path, _OWNER_ONLY if group_id is None else _OWNER_AND_GROUP, group_id)
+            self._set_mode(group_id)
             # Before listen() every connect is refused, so nobody gets in before the mode is right.
             listening.listen(_BACKLOG)
             self._listening_inode = _descriptor_inode(listening.fileno())
@@ -88,6 +89,19 @@ class Slot:
             listening.close()
             raise
         self.listening = listening
+
+    def _set_mode(self, group_id: int | None) -> None:
+        if group_id is not None:
+            try:
+                _set_mode(self.socket_path, _OWNER_AND_GROUP, group_id)
+                return
+            except PermissionError:
+                faults.warn_once(
+                    "group",
+                    "cannot give the socket to group %s, this process is not in it; only the owner can read",
+                    group_id,
+                )
+        _set_mode(self.socket_path, _OWNER_ONLY, None)
 
     def is_intact(self) -> bool:
         """Whether both paths are still ours: ``/tmp`` cleaners and restarted runtime folders remove them."""
@@ -172,6 +186,8 @@ def _claim_number(base: str, number: int) -> Slot | None:
                 replaced = True
             if replaced:
                 continue
+            if not _is_card(descriptor):
+                return None
             try:
                 # A umask can take the owner's own rights too: our successor could not open it.
                 os.fchmod(descriptor, _OWNER_ONLY)
@@ -209,6 +225,15 @@ def _open_card(path: str) -> int | None:
         if error.errno in _STRANGERS and os.path.lexists(path):
             return None
         raise
+
+
+def _is_card(descriptor: int) -> bool:
+    """Whether a file that is not empty is a card at all: a file of the user's own may have such a name.
+
+    Cards are written from their start, so one that broke off half-way begins like one too.
+    """
+    start = os.pread(descriptor, len(card_format.START), 0)
+    return not start or start == card_format.START
 
 
 def _may_be_bound(path: str) -> bool:

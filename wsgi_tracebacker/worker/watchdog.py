@@ -135,6 +135,8 @@ class Watchdog:
         self._interrupt = interrupt
         self._application = Application(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         self._watches: dict[int, _Watch] = {}
+        #: The requests in flight with their cores, of the present look; None: nobody has asked yet.
+        self._in_flight: list[tuple[Core, OtherRequest]] | None = None
         self._reports = Repeats()
         self._slow_lines = Repeats()
         #: The shortest time after which a request under any of the settings could need us.
@@ -207,7 +209,7 @@ class Watchdog:
                 try:
                     sleep_seconds = self._look_around(max(0.0, monotonic() - planned))
                 except Exception:
-                    faults.caught("in the watchdog")
+                    faults.caught("in the watchdog", self._say_fault)
                     sleep_seconds = _FAULT_PAUSE_SECONDS
                 planned = monotonic() + sleep_seconds
                 if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
@@ -219,7 +221,7 @@ class Watchdog:
             # What was counted is said while there is somebody to say it.
             self._summaries(_NEVER)
         except Exception:
-            faults.caught("when the watchdog ended")
+            faults.caught("when the watchdog ended", self._say_fault)
         finally:
             self._ended.release()
 
@@ -243,6 +245,10 @@ class Watchdog:
             if overdue_at != _NEVER and settings is not None and settings.harakiri_action == "kill":
                 deadlines.append((overdue_at, core, token))
             watch = self._watches.get(id(core))
+            if watch is not None and watch.token == token and watch.reported is None and now < min(slow_at, overdue_at):
+                # Its limit was moved or taken away: it is not slow any more.
+                del self._watches[id(core)]
+                watch = None
             if watch is None or watch.token != token:
                 event_at = min(slow_at, overdue_at)
                 if now < event_at:
@@ -347,6 +353,7 @@ class Watchdog:
     def _attend_slow(self, due: list[_Watch], late_seconds: float) -> float:
         """Sample and judge; when the next of it is due."""
         # One look at the threads for all of them; only theirs are walked.
+        self._in_flight = None
         wanted = {watch.core.serving_ident() for watch in due}
         walked = stacks.walk((), wanted)
         wake_at = _NEVER
@@ -355,7 +362,7 @@ class Watchdog:
                 wake_at = min(wake_at, self._attend_one(watch, walked, late_seconds))
             except Exception:
                 # The others are not to pay for it.
-                faults.caught("in the watchdog, on one request")
+                faults.caught("in the watchdog, on one request", self._say_fault)
                 wake_at = min(wake_at, monotonic() + _FAULT_PAUSE_SECONDS)
         return wake_at
 
@@ -401,9 +408,16 @@ class Watchdog:
             return
         outcome = "logged, still running"
         if action == "raise":
+            # Before the report is made: others may be overdue too, and want to be raised into.
             outcome = self._raise(watch, settings, now)
-        report = self._report(watch, stack, now, limit, action, outcome)
-        self._say(report, settings)
+        # A repeat is only counted: in a storm, making a thousand reports would be what is late.
+        logged = self._reports.admit(self._key(watch, action), report_format.target(watch.request), now)
+        if logged or settings.on_harakiri is not None:
+            self._say(self._report(watch, stack, now, limit, action, outcome), settings, logged=logged)
+
+    def _key(self, watch: _Watch, action: str) -> object:
+        """What makes two reports the same: the same request, standing in the same place of the application."""
+        return (action, watch.request.method, watch.request.path, watch.recorder.standing())
 
     def _raise(self, watch: _Watch, settings: Settings, now: float) -> str:
         grace = settings.harakiri_grace
@@ -418,6 +432,8 @@ class Watchdog:
                 "HarakiriTimeout raised in its thread, which takes effect when Python code runs there again (a C call"
                 f" is not interrupted){killed}"
             )
+        if watch.core.phase == requests.APP:
+            return f"not raised into: it was not inside the application at that moment{killed}"
         return (
             "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
             f"{killed}"
@@ -431,7 +447,7 @@ class Watchdog:
         if others:
             outcome += f", and with it the {len(others)} other request{'s' if len(others) > 1 else ''} named below"
         report = self._report(watch, stack, now, watch.reported or 0.0, "kill", outcome, others)
-        watch.kill_entry = self._say(report, settings, always=True)
+        watch.kill_entry = self._say(report, settings)
 
     def _kill_if_said(self, watch: _Watch, now: float) -> float:
         """Kill this process, or say when to look again. If the request ends meanwhile, nobody dies for it."""
@@ -479,10 +495,14 @@ class Watchdog:
             others=(),
         )
         line = report_format.one_line(report)
-        if self._slow_lines.admit(_place_key(report), report_format.target(request), now):
+        if self._slow_lines.admit(_slow_key(report), report_format.target(request), now):
             self._reporter.post(logs.SLOW, logging.WARNING, "slow", line, report_format.document(report))
 
     # --- reports
+
+    def _say_fault(self, text: str) -> None:
+        """Through the reporter: the log may hang, and this thread must not."""
+        self._reporter.post(logs.PACKAGE, logging.ERROR, "fault", text, {"kind": "fault", "text": text})
 
     def _report(
         self,
@@ -529,24 +549,20 @@ class Watchdog:
         )
 
     def _others(self, watch: _Watch, now: float) -> tuple[OtherRequest, ...]:
-        others = []
-        for core in self._cores.all():
-            token = core.started
-            if core is watch.core or token <= 0.0:
-                continue
-            request = requests.describe(core, token, now, time.time())
-            if request is not None:
-                others.append(OtherRequest(core.number, request))
-        others.sort(key=lambda other: -other.request.age_seconds)
-        return tuple(others)
+        if self._in_flight is None:
+            # Once a look: many may be overdue at once.
+            self._in_flight = []
+            for core in self._cores.all():
+                token = core.started
+                request = requests.describe(core, token, now, time.time()) if token > 0.0 else None
+                if request is not None:
+                    self._in_flight.append((core, OtherRequest(core.number, request)))
+            self._in_flight.sort(key=lambda entry: -entry[1].request.age_seconds)
+        return tuple(other for core, other in self._in_flight if core is not watch.core)
 
-    def _say(self, report: HarakiriReport, settings: Settings, *, always: bool = False) -> Entry | None:
-        """Write the report to the stacks file, and hand it over to be logged, or counted if it repeats another."""
-        subject = report_format.target(report.request)
-        logged = self._reports.admit(_place_key(report), subject, monotonic()) or always
-        if not logged and settings.on_harakiri is None:
-            return None
-        text = full_text(report)
+    def _say(self, report: HarakiriReport, settings: Settings, *, logged: bool = True) -> Entry | None:
+        """Write the report to the stacks file, and hand it over to be logged, or only to the callable."""
+        text = full_text(report) if logged else ""
         stacks_file = self._stacks_file()
         if logged and stacks_file is not None:
             stacks_file.write(f"{_timestamp()} harakiri: {text}\n\n")
@@ -555,7 +571,7 @@ class Watchdog:
             logging.ERROR,
             "harakiri",
             text,
-            report_format.document(report),
+            report_format.document(report) if logged else {},
             report=report,
             callback=settings.on_harakiri,
             logged=logged,
@@ -625,18 +641,12 @@ def _aged(watch: _Watch, age: float) -> Request:
     )
 
 
-def _place_key(report: HarakiriReport) -> object:
-    """What makes two reports the same: they stand in the same place of the application's code."""
-    if report.stack is not None and not report.timeline:
-        frame = report.stack.frames[-1] if report.stack.frames else None
-        return (report.kind, report.outcome, frame)
+def _slow_key(report: HarakiriReport) -> object:
+    """What makes two slow lines the same: the same request, most of the time in the same place."""
     longest = max(report.timeline, key=lambda span: span.to_seconds - span.from_seconds, default=None)
-    last = report.timeline[-1] if report.timeline else None
-    place = last if report.stack is not None else longest
-    if place is None:
-        return (report.kind, report.outcome)
-    frames = (place.application, place.innermost)
-    return (report.kind, report.action, tuple((f.filename, f.lineno, f.function) for f in frames if f is not None))
+    frames = (longest.application, longest.innermost) if longest is not None else ()
+    places = tuple((frame.filename, frame.lineno, frame.function) for frame in frames if frame is not None)
+    return (report.request.method, report.request.path, places)
 
 
 def _timestamp() -> str:

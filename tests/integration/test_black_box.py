@@ -1,0 +1,272 @@
+"""The black box of one worker: more requests than rows, no memory for it, strange files in its place, a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.test_worker_environment import application, messages, served
+from tests.programs.black_box_stories import CROWD
+from tests.support import black_boxes, clients
+from tests.support.programs import PROJECT
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.worker import agent, faults, kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PATIENCE_SECONDS = 60.0
+BEYOND = CROWD - layout.ROWS
+
+
+@contextlib.contextmanager
+def worker(base: str, story: str, *before: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker at its ``ready``; ``before`` is a command that runs it."""
+    process = subprocess.Popen(
+        [*before, sys.executable, "-m", "tests.programs.black_box_stories", base, story],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first == "ready\n", process.communicate()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def command(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "wsgi_tracebacker", verb, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=PROJECT, check=False, timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_before() -> Iterator[None]:
+    """What was said once in this process may be said again in each test."""
+    faults.forget()
+    yield
+    stop()
+    faults.forget()
+
+
+def test_what_was_served_out_of_memory_is_told(base: str) -> None:
+    """A limit of the address space, an allocation that fails, an abort below Python: both requests are named."""
+    with worker(base, "out-of-memory") as process:
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == -signal.SIGABRT, errors
+    untaken = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
+    assert [(each["pid"], sorted(request["path"] for request in each["requests"])) for each in untaken] == [
+        (process.pid, ["/crowd/0", "/hungry"])
+    ]
+    with worker(base, "succeed") as successor:
+        _, errors = successor.communicate("go on\n", timeout=PATIENCE_SECONDS)
+    assert f"worker 1, pid {process.pid}, died with 2 requests in flight" in errors
+    assert "\n  GET /hungry  (core 1, " in errors
+    assert "\n  GET /crowd/0  (core 0, " in errors
+
+
+def test_requests_beyond_the_table_are_counted(base: str) -> None:
+    """600 in flight: the worker shows all of them; without its answer, and after its death, 512 and the number of the
+    rest.
+    """
+    with worker(base, "crowded") as process:
+        document = json.loads(clients.request(f"{base}1", "/worker").body)
+        assert document["worker"]["requests_in_flight"] == CROWD
+        content = black_boxes.path_of(base, 1, layout.TABLE).read_bytes()
+        rows, torn = layout.decode_rows(content, content)
+        assert (len(rows), torn, layout.decode_header(content).cores) == (layout.ROWS, 0, CROWD)
+        assert {row.path for row in rows} <= {f"/crowd/{number}" for number in range(CROWD)}
+        assert sorted(row.core for row in rows) == list(range(layout.ROWS))
+
+        process.send_signal(signal.SIGSTOP)
+        result = command("read", base, "--format", "json", "--timeout", "5")
+        document = json.loads(result.stdout)
+        [stopped] = document["workers"]
+        assert (stopped["state"], stopped["source"]) == ("stopped", "table")
+        assert sum(thread["request"] is not None for thread in stopped["threads"]) == layout.ROWS
+        assert f"{BEYOND} of its cores are not in its table" in result.stderr
+    told = command("postmortem", base)
+    assert f"pid {process.pid}, died with {layout.ROWS} requests in flight" in told.stdout
+    assert f"\n  {BEYOND} more threads had no row in its table" in told.stdout
+
+
+@pytest.mark.parametrize("size", ["64k", "300k"], ids=["from the beginning", "later"])
+def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
+    """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root can give a process shared memory of its own")
+    script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    with worker(base, "full-memory", "unshare", "-m", "sh", "-c", script, "sh") as process:
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, output) == (0, "served on\n"), errors
+    warnings = errors.splitlines()
+    if size == "64k":
+        [warning] = warnings
+        assert warning.startswith("WARNING wsgi_tracebacker: no black box ([Errno 28] No space left on device)")
+    else:
+        assert warnings == []
+
+
+def test_no_room_for_the_table_is_one_warning(
+    base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application is served, the socket answers, its card names no table, and no half of one is left."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert served(TracebackerMiddleware(application, base))
+    [message] = messages(caplog)
+    assert message.startswith("no black box ([Errno 28] No space left on device)")
+    assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["requests_finished"] == 3
+    assert json.loads(Path(f"{base}1.worker").read_bytes())["black_box"] is None
+    assert not black_boxes.path_of(base, 1, layout.TABLE).exists()
+
+
+def header(base: str, **changes: object) -> bytes:
+    """A predecessor's table, whole, with one request in flight; fields changed as said."""
+    fields = {
+        "pid": 4_000_000,
+        "number": 1,
+        "uid": os.geteuid(),
+        "listener": 0,
+        "start_ticks": 12,
+        "pid_namespace": kernel.pid_namespace(),
+        "started_at": 1_000.0,
+        "monotonic": 10.0,
+        "unix": 1_010.0,
+        "cores": 1,
+        "is_closed": False,
+        "boot_id": kernel.boot_id(),
+        "server": None,
+        "application": base,
+        "python": None,
+        **changes,
+    }
+    content = layout.encode_header(layout.Header(**fields)).ljust(layout.HEADER_BYTES, b"\0")  # type: ignore[arg-type]
+    row = layout.FLIGHT.pack(11.0, b"GET", b"/before", 11.0) + layout.OWNER.pack(1, 1, 0)
+    return (content + row).ljust(layout.FILE_BYTES, b"\0")
+
+
+def predecessors(base: str) -> dict[str, bytes]:
+    whole = header(base)
+    infinite = layout.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"))
+    return {
+        "empty": b"",
+        "cut short": whole[:-1],
+        "only a head": whole[:100],
+        "too long": whole + b"\0",
+        "of another version": whole[:16] + b"\x09" + whole[17:],
+        "garbage": b"\xff" * layout.FILE_BYTES,
+        "garbage after its name": layout.MAGIC + b"\xff" * (layout.FILE_BYTES - len(layout.MAGIC)),
+        "rows of garbage": whole[: layout.HEADER_BYTES] + b"\x7f" * (layout.FILE_BYTES - layout.HEADER_BYTES),
+        "times without end": header(base, unix=float("inf"), started_at=float("nan")),
+        "a request without beginning": whole[: layout.HEADER_BYTES]
+        + infinite
+        + whole[layout.HEADER_BYTES + len(infinite) :],
+    }
+
+
+@pytest.mark.parametrize("kind", predecessors(""))
+def test_no_table_of_a_predecessor_harms_its_successor(kind: str, base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is served, has a table of its own, and nothing but a postmortem is logged: no fault of ours."""
+    path = black_boxes.path_of(base, 1, layout.TABLE)
+    path.write_bytes(predecessors(base)[kind])
+    path.chmod(0o600)
+    assert served(TracebackerMiddleware(application, base))
+    content = path.read_bytes()
+    assert layout.decode_header(content).pid == os.getpid()
+    assert layout.decode_rows(content, content) == ([], 0)
+    stop()
+    assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {
+        "wsgi_tracebacker.postmortem"
+    }
+
+
+KINDS = [layout.TABLE, layout.STACKS, layout.POSTMORTEM]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["a link", "a second name", "a pipe", "a folder", "another user's"])
+def test_what_is_not_ours_is_left_as_it_is(
+    what: str, kind: str, base: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Where a file of ours should be stands something else: it stays, untouched, and the application is served."""
+    if what == "another user's" and os.geteuid() != 0:
+        pytest.skip("only root can make files of others")
+    path = black_boxes.path_of(base, 1, kind)
+    # Somebody has died here, so that there is a postmortem to be kept.
+    black_boxes.path_of(base, 1, layout.TABLE).write_bytes(header(base))
+    precious = header(base) if kind == layout.TABLE else b"precious"
+    victim = black_boxes.path_of(base, 1, "victim")
+    victim.write_bytes(precious)
+    path.unlink(missing_ok=True)
+    try:
+        if what == "a link":
+            path.symlink_to(victim)
+        elif what == "a second name":
+            path.hardlink_to(victim)
+        elif what == "a pipe":
+            os.mkfifo(path)
+        elif what == "a folder":
+            path.mkdir()
+        else:
+            path.write_bytes(precious)
+            os.chown(path, 12345, 12345)
+        before = path.lstat()
+        assert served(TracebackerMiddleware(application, base))
+        stop()
+        after = path.lstat()
+        assert (before.st_ino, before.st_mode, before.st_uid, before.st_size, before.st_mtime_ns) == (
+            after.st_ino,
+            after.st_mode,
+            after.st_uid,
+            after.st_size,
+            after.st_mtime_ns,
+        )
+        assert victim.read_bytes() == precious
+        said = messages(caplog)
+        if kind == layout.TABLE:
+            [warning] = said
+            assert "is not a file of ours" in warning
+        else:
+            # That of the predecessor, and where the stacks cannot be kept, that.
+            told = [message for message in said if "worker 1, pid 4000000, died with 1 request in flight" in message]
+            assert len(told) == 1
+            assert len(said) == (2 if kind == layout.STACKS else 1)
+    finally:
+        if what == "a folder":
+            path.rmdir()
+        path.unlink(missing_ok=True)
+
+
+def test_a_fork_within_a_request_is_nobodys_business(base: str) -> None:
+    """A child that exits there does; one that goes on ends its request, serves as a worker of its own, and leaves its
+    parent's table as it was.
+    """
+    with worker(base, "fork") as process:
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, output) == (0, "served on\n"), errors
+        assert "fault" not in errors
+    assert not agent._agents
+    assert black_boxes.files_of(base) == []

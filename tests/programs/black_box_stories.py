@@ -1,0 +1,183 @@
+"""One worker without a server, and what may become of it and of its black box: ``black_box_stories.py BASE STORY``.
+
+Says ``ready`` on stdout when its story can be looked at, and ``served on`` when it came through it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.worker import agent, blackbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+#: More than there are rows in the table.
+CROWD = 600
+#: Threads that write into their rows while there is no shared memory left.
+CORES_WHEN_FULL = 64
+#: More address space than the process has when it begins to be hungry.
+SPARE_BYTES = 64 * 1024 * 1024
+
+
+class Worker:
+    """The wrapped application: what a path does is given by the story."""
+
+    def __init__(self, base: str, **options: object) -> None:
+        self.base = base
+        self.acts: dict[str, Callable[[], object]] = {}
+        self._wrapped = TracebackerMiddleware(self._application, socket=base, **options)  # type: ignore[arg-type]
+
+    def _application(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        act = self.acts.get(environ["PATH_INFO"])
+        if act is not None:
+            act()
+        start_response("200 OK", [])
+        return [b"done"]
+
+    def request(self, path: str) -> None:
+        environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}
+        assert list(self._wrapped(environ, lambda *_: lambda _: None)) == [b"done"]
+
+    def crowd(self, count: int, act: Callable[[], object]) -> list[threading.Thread]:
+        """So many requests in flight, each on a thread of its own; all of them are when this returns."""
+        there = threading.Barrier(count + 1)
+
+        def stay() -> None:
+            there.wait()
+            act()
+
+        for number in range(count):
+            self.acts[f"/crowd/{number}"] = stay
+        threads = [
+            threading.Thread(target=self.request, args=(f"/crowd/{number}",), daemon=True) for number in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        there.wait()
+        return threads
+
+
+def say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def out_of_memory(base: str) -> None:
+    """A request that takes all memory the process may have, until something below Python aborts; one waits beside."""
+    worker = Worker(base)
+
+    def swallow_all() -> None:
+        say("ready")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0])  # noqa: PTH123, SIM115
+        limit = pages * resource.getpagesize() + SPARE_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        swallowed = []
+        try:
+            while True:
+                swallowed.append(bytearray(1024 * 1024))
+        except MemoryError:
+            # What a C library does whose malloc() failed.
+            os.abort()
+
+    worker.crowd(1, threading.Event().wait)
+    worker.acts["/hungry"] = swallow_all
+    worker.request("/hungry")
+
+
+def crowded(base: str) -> None:
+    """More requests in flight than the table has rows."""
+    worker = Worker(base)
+    worker.crowd(CROWD, threading.Event().wait)
+    say("ready")
+    time.sleep(3600)
+
+
+def full_memory(base: str) -> None:
+    """Shared memory is full from the beginning, or becomes so: the rows are written to all the same."""
+    worker = Worker(base)
+    worker.request("/first")
+    with open(os.path.join(blackbox.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:  # noqa: PTH118, PTH123
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    say("ready")
+    for thread in worker.crowd(CORES_WHEN_FULL, lambda: None):
+        thread.join()
+    say("served on")
+
+
+def succeed(base: str) -> None:
+    """Serve, in the place of whatever was there before."""
+    worker = Worker(base)
+    worker.request("/first")
+    say("ready")
+    sys.stdin.readline()
+    worker.request("/second")
+    say("served on")
+
+
+def fork(base: str) -> None:
+    """Fork within requests: a child that exits there, and one that goes on and serves as a worker of its own."""
+    worker = Worker(base, harakiri=30.0, harakiri_action="kill")
+    own = os.getpid()
+    told: list[bytes] = []
+
+    def table() -> bytes:
+        with open(blackbox.path_of(base, 1, layout.TABLE), "rb") as file:  # noqa: PTH123
+            return file.read()
+
+    def end_in_child() -> None:
+        if not os.fork():
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+
+    def split() -> None:
+        core = agent.serving_core()
+        # The fuse is this request's by now: its end looks after it, in the child too.
+        while core is not None and core.fuse is None:
+            time.sleep(0.001)
+        told.append(table())
+        if os.fork():
+            code = os.waitstatus_to_exitcode(os.wait()[1])
+            assert code == 0, code
+            assert table() == told[0]
+
+    worker.acts = {"/exit": end_in_child, "/split": split}
+    say("ready")
+    worker.request("/exit")
+    worker.request("/split")
+    if os.getpid() != own:
+        assert table() == told[0]
+        worker.request("/child")
+        assert table() == told[0]
+        assert os.path.exists(blackbox.path_of(base, 2, layout.TABLE))  # noqa: PTH110
+        sys.exit(0)
+    rows, torn = layout.decode_rows(table(), table())
+    assert (rows, torn) == ([], 0)
+    say("served on")
+
+
+STORIES = {
+    "out-of-memory": out_of_memory,
+    "crowded": crowded,
+    "full-memory": full_memory,
+    "succeed": succeed,
+    "fork": fork,
+}
+
+
+if __name__ == "__main__":
+    STORIES[sys.argv[2]](sys.argv[1])

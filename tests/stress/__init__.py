@@ -1,0 +1,1 @@
+"""Programs that try for minutes what tests try once. Run by hand."""
