@@ -168,7 +168,9 @@ def test_on_harakiri_hangs(reporter: Reporter, capfd: pytest.CaptureFixture[str]
     use(handler)
     let_go = threading.Event()
     first = post(reporter, "one", report=REPORT, callback=lambda report: let_go.wait())
-    assert first.done.acquire(timeout=10)
+    wait_until(lambda: handler.messages, "the first is logged")
+    # Who kills waits for the callable too, as long as it may.
+    assert not first.done.acquire(blocking=False)
     second = post(reporter, "two")
     wait_until(lambda: reporter.hangs(time.monotonic()), "it hangs")
     reporter.rescue(time.monotonic())

@@ -84,10 +84,20 @@ def test_what_a_dead_worker_left_is_taken_over(base: str, claimed: list[slot.Slo
         assert card_format.decode(file.read()).number == 1
 
 
+def test_a_file_of_the_users_own_is_no_card(base: str, claimed: list[slot.Slot]) -> None:
+    """It has the name of a card, and somebody needs it: the number is taken."""
+    precious = f"{base}1.worker"
+    with open(precious, "wb") as file:
+        file.write(b"precious = 1")
+    claim(base, claimed).release()
+    with open(precious, "rb") as file:
+        assert file.read() == b"precious = 1"
+
+
 def test_a_shorter_card_leaves_nothing_of_the_longer_one(base: str, claimed: list[slot.Slot]) -> None:
     """A card that is written over a longer one is whole."""
     with open(f"{base}1.worker", "wb") as file:
-        file.write(b"x" * 9000)
+        file.write(b'{"card": 9, ' + b"x" * 9000)
     one = claim(base, claimed)
     with open(one.card_path, "rb") as file:
         assert card_format.decode(file.read()) == card(1, base)

@@ -25,7 +25,7 @@ from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.watchdog import thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -243,7 +243,6 @@ def test_one_overdue_request_does_not_delay_another(base: str, logged: Logged, m
         threading.Thread(target=lambda: serve(application, environ("/1"))),
         threading.Thread(target=lambda: (serve(application, environ("/2")), None)),
     ]
-    monkeypatch.setattr(watchdog, "_place_key", lambda report: report.request.path)
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -481,3 +480,77 @@ def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Lo
         assert "harakiri: GET / 0.1" in file.read()
     agent.stop()
     assert not os.path.exists(path)
+
+
+def test_requests_that_differ_in_path_or_calls_are_no_repeats(base: str, logged: Logged) -> None:
+    """Two views hang in the same line of what both call: each has its report."""
+    ends = threading.Event()
+
+    def query() -> None:
+        ends.wait(30)
+
+    def one() -> None:
+        query()
+
+    def other() -> None:
+        query()
+
+    def view(request: WSGIEnvironment, _: StartResponse) -> Iterable[bytes]:
+        (one if request["PATH_INFO"] == "/one" else other)()
+        return []
+
+    application = TracebackerMiddleware(view, base, harakiri=0.2)
+    threads = [threading.Thread(target=serve, args=(application, environ(path))) for path in ("/one", "/other")]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(logged.of("harakiri")) == 2, "both are reported")
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_two_hundred_overdue_at_once_are_soon_done(base: str, logged: Logged) -> None:
+    """One is reported, the others counted, and the callable gets all of them in the time of a few."""
+    seen: list[float] = []
+    ends = threading.Event()
+
+    def view(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
+        ends.wait(30)
+        return []
+
+    application = TracebackerMiddleware(
+        view, base, harakiri=0.5, on_harakiri=lambda report: seen.append(report.late_seconds)
+    )
+    threads = [threading.Thread(target=serve, args=(application, environ("/x"))) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(seen) == len(threads), "all of them were handed over")
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+    assert len(logged.of("harakiri")) == 1
+    assert max(seen) < 5.0
+
+
+def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged) -> None:
+    """It was slow, and then exempted: no report, no slow line."""
+    from wsgi_tracebacker import set_harakiri
+
+    def view(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
+        (agent_found,) = agent._agents.values()
+        dog = agent_found._watchdog
+        assert dog is not None
+        wait_until(lambda: dog._watches, "it is recorded")
+        set_harakiri(0)
+        dog.wake()
+        wait_until(lambda: not dog._watches, "it is recorded no more")
+        return []
+
+    serve(TracebackerMiddleware(view, base, harakiri=1.0), environ("/exempt"))
+    agent.stop()
+    assert logged.of("harakiri") == []
+    assert logged.of("slow") == []
