@@ -22,10 +22,10 @@ from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, faults, kernel
+from wsgi_tracebacker.worker import agent, blackbox, faults, kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 PATIENCE_SECONDS = 60.0
 BEYOND = CROWD - layout.ROWS
@@ -141,6 +141,18 @@ def test_no_room_for_the_table_is_one_warning(
     assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["requests_finished"] == 3
     assert json.loads(Path(f"{base}1.worker").read_bytes())["black_box"] is None
     assert not black_boxes.path_of(base, 1, layout.TABLE).exists()
+
+
+def test_half_a_postmortem_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that ends half-way through leaves nothing, instead of what no reader can read."""
+    path = tmp_path / "postmortem"
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:3]))
+    assert not blackbox.write_whole(str(path), b"whole")
+    assert not path.exists()
+    monkeypatch.undo()
+    assert blackbox.write_whole(str(path), b"whole")
+    assert path.read_bytes() == b"whole"
 
 
 def header(base: str, **changes: object) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox
+from wsgi_tracebacker.worker import agent, blackbox, dump_signal, kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,6 +27,7 @@ CROWD = 600
 CORES_WHEN_FULL = 64
 #: More address space than the process has when it begins to be hungry.
 SPARE_BYTES = 64 * 1024 * 1024
+DUMP_SIGNAL = dump_signal.number_of(dump_signal.DEFAULT) or 0
 
 
 class Worker:
@@ -79,7 +80,7 @@ def out_of_memory(base: str) -> None:
     def swallow_all() -> None:
         say("ready")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0])  # noqa: PTH123, SIM115
+        pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0])  # noqa: SIM115
         limit = pages * resource.getpagesize() + SPARE_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         swallowed = []
@@ -107,7 +108,7 @@ def full_memory(base: str) -> None:
     """Shared memory is full from the beginning, or becomes so: the rows are written to all the same."""
     worker = Worker(base)
     worker.request("/first")
-    with open(os.path.join(blackbox.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:  # noqa: PTH118, PTH123
+    with open(os.path.join(blackbox.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(4096))
@@ -136,7 +137,7 @@ def fork(base: str) -> None:
     told: list[bytes] = []
 
     def table() -> bytes:
-        with open(blackbox.path_of(base, 1, layout.TABLE), "rb") as file:  # noqa: PTH123
+        with open(blackbox.path_of(base, 1, layout.TABLE), "rb") as file:
             return file.read()
 
     def end_in_child() -> None:
@@ -150,10 +151,14 @@ def fork(base: str) -> None:
         while core is not None and core.fuse is None:
             time.sleep(0.001)
         told.append(table())
+        assert kernel.is_caught(DUMP_SIGNAL)
         if os.fork():
             code = os.waitstatus_to_exitcode(os.wait()[1])
             assert code == 0, code
             assert table() == told[0]
+        else:
+            # Its handler would write into the parent's file.
+            assert not kernel.is_caught(DUMP_SIGNAL)
 
     worker.acts = {"/exit": end_in_child, "/split": split}
     say("ready")
@@ -163,7 +168,7 @@ def fork(base: str) -> None:
         assert table() == told[0]
         worker.request("/child")
         assert table() == told[0]
-        assert os.path.exists(blackbox.path_of(base, 2, layout.TABLE))  # noqa: PTH110
+        assert os.path.exists(blackbox.path_of(base, 2, layout.TABLE))
         sys.exit(0)
     rows, torn = layout.decode_rows(table(), table())
     assert (rows, torn) == ([], 0)

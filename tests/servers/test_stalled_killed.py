@@ -76,7 +76,7 @@ def test_kill_ends_a_stall_and_the_successor_tells(gunicorn: StartGunicorn, uwsg
     assert asking.numbers(base) == [1]
     told = ours.wait_for_log(
         rf"postmortem: worker 1, pid {pid}, died with 1 request in flight(?s:.*?)\n  GET /stall/ours  \((?s:.*)"
-        rf', line \d+ in {FUNCTION}\n'
+        rf", line \d+ in {FUNCTION}\n"
     )[0]
     assert re.search(rf'File "{re.escape(stalling.__file__)}", line \d+ in {FUNCTION}$', told, re.MULTILINE)
     line = [sys.executable, "-m", "wsgi_tracebacker", "postmortem", base, "--format", "json"]

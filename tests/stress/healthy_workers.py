@@ -95,7 +95,9 @@ class Readers:
 
     def end(self) -> list[str]:
         """What is wrong with them."""
-        wrong = [f"a reader ended with {process.returncode}" for process in self._processes if process.poll() is not None]
+        wrong = [
+            f"a reader ended with {process.returncode}" for process in self._processes if process.poll() is not None
+        ]
         for process in self._processes:
             process.kill()
             process.wait()
@@ -150,12 +152,12 @@ def work(base: str, dice: random.Random, forked: int) -> None:
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         what = dice.random()
-        if what < 0.02:  # noqa: PLR2004
+        if what < 0.02:
             fork_within_a_request()
-        elif what < 0.1:  # noqa: PLR2004
+        elif what < 0.1:
             time.sleep(0.002)
         start_response("200 OK", [])
-        return [b"x"] if what < 0.5 else chunks()  # noqa: PLR2004
+        return [b"x"] if what < 0.5 else chunks()
 
     def chunks() -> Iterator[bytes]:
         yield b"x"
@@ -167,9 +169,9 @@ def work(base: str, dice: random.Random, forked: int) -> None:
             os.waitpid(child, 0)
             return
         kind = dice.random()
-        if kind < 0.3:  # noqa: PLR2004
+        if kind < 0.3:
             os._exit(0)
-        if kind < 0.6:  # noqa: PLR2004
+        if kind < 0.6:
             sys.exit(0)
         # Back through the middleware and on for a few requests, as a worker of its own.
         here.ends_at = time.monotonic() + 0.02
@@ -185,7 +187,7 @@ def work(base: str, dice: random.Random, forked: int) -> None:
     def serve() -> None:
         while time.monotonic() < here.ends_at:
             environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": "/any/path", "REMOTE_ADDR": "192.0.2.1"}
-            for _ in wrapped(environ, lambda *_: lambda _: None):  # type: ignore[arg-type]
+            for _ in wrapped(environ, lambda *_: lambda _: None):
                 pass
         if here.was_forked:
             os._exit(0)
@@ -204,12 +206,12 @@ def begin_worker(base: str, seed: int, forked: int) -> int:
     code = 99
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        dice = random.Random(seed)  # noqa: S311
+        dice = random.Random(seed)
         work(base, dice, forked)
         code = 0
-        if dice.random() < 0.5:  # noqa: PLR2004
-            # In order: its files go with it. (Not through our own caller: that is the driver's.)
-            from wsgi_tracebacker import stop  # noqa: PLC0415
+        if dice.random() < 0.5:
+            # In order: its files go with it.
+            from wsgi_tracebacker import stop
 
             stop()
     finally:
@@ -218,7 +220,7 @@ def begin_worker(base: str, seed: int, forked: int) -> int:
 
 def come_and_go(base: str, count: int, ends_at: float, seed: int) -> None:
     """The driver, a process of its own without threads. Says a line of JSON at its end."""
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     living: dict[int, str] = {}
@@ -234,10 +236,10 @@ def come_and_go(base: str, count: int, ends_at: float, seed: int) -> None:
         what = dice.random()
         if not victim:
             pass
-        elif what < 0.1:  # noqa: PLR2004
+        elif what < 0.1:
             living[victim] = "killed"
             os.kill(victim, signal.SIGKILL)
-        elif what < 0.15:  # noqa: PLR2004
+        elif what < 0.15:
             os.kill(victim, signal.SIGSTOP)
             time.sleep(0.005)
             os.kill(victim, signal.SIGCONT)
@@ -297,8 +299,7 @@ def many_forks(base: str, count: int, ends_at: float, seed: int) -> list[str]:
     lines = collections.Counter(
         line.split("(", maxsplit=1)[0].rstrip("0123456789 ")
         for line in errors.decode(errors="replace").splitlines()
-        if line.startswith(("WARNING", "ERROR"))
-        and "postmortem" not in line
+        if line.startswith(("WARNING", "ERROR")) and "postmortem" not in line
     )
     if "Traceback" in errors.decode(errors="replace"):
         wrong.append("a traceback was logged")

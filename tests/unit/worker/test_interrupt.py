@@ -354,3 +354,32 @@ def test_undisturbed_it_changes_nothing(body: list[bytes], base: str) -> None:
         lambda _, start_response: (start_response(*OK), dict.fromkeys(body))[1],
     ):
         assert serve(wrapped(application, base)).outcome() == serve(application).outcome()
+
+
+def test_what_is_pending_is_cleared_when_the_request_leaves(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the lock, for the thread that was inside, and only for a request that was marked."""
+    calls: list[tuple[int, Any, bool]] = []
+
+    def view(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        core = agent.serving_core()
+        assert core is not None
+
+        def note(ident: int, exception: Any) -> int:
+            calls.append((ident, exception, core.lock.locked()))
+            return 1
+
+        monkeypatch.setattr(interrupt, "_set_async_exception", note)
+        assert interrupt.raise_into(core, core.started)
+        start_response(*OK)
+        return [b"whole"]
+
+    ident = threading.get_ident()
+    application = wrapped(view, base)
+    assert b"".join(serve(application, environ()).chunks) == b"whole"
+    assert calls[0] == (ident, HarakiriTimeout, True)
+    assert calls[1:]
+    assert set(calls[1:]) == {(ident, None, True)}
+    calls.clear()
+    monkeypatch.setattr(interrupt, "_set_async_exception", lambda *call: calls.append((*call, True)))
+    serve(wrapped(lambda _, start_response: [] if start_response(*OK) is None else [b"unmarked"], base), environ())
+    assert calls == []
