@@ -536,7 +536,7 @@ KINDS = (
     ("report, logged", _REPORT + r"logged, still running$"),
     ("report, raised", _REPORT + r"HarakiriTimeout raised in its thread, .*$"),
     ("report, killing", _REPORT + r"killing this worker$"),
-    ("slow", _SLOW + r"ended: 1\.0\u2013"),
+    ("slow", _SLOW + r"ended: 1\.\d\u2013"),
     ("timeline", r"  \d+\.\d\u2013\d+\.\d s  \S+:\d+ .*  \(.*\)$"),
     ("verdict", r"  verdict: (frozen|busy|progressing|starved|unknown): "),
     ("thread", r"  thread: WSGIWorker1Core\d, native id \d+, state \w, "),
