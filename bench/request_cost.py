@@ -3,6 +3,9 @@
 Every contestant serves the same requests, each with an environ of its own, in a process of its own (run as a program,
 this module is that process and prints samples as JSON). A sample is the mean of one round; what a contestant adds is
 its sample less the pass-through's of the same round.
+
+Whether requests are noted in the black box holds for a whole process: what is noted in private memory instead is
+measured in processes of its own, beside a pass-through of theirs.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bench import environ
 from bench.samples import Row, in_turns, row
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.worker import blackbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,13 +35,14 @@ TOPIC = "A request"
 LIST, GENERATOR, FIRST = "list body", "generator body", "first request of a process"
 PASS_THROUGH, OURS = "pass-through, itself", "wsgi_tracebacker adds"
 ARMED = "the same with harakiri=30 adds"
+UNBOXED = "without its black box adds"
 TIMER, LATER = "threading.Timer adds", "dump_traceback_later adds"
 
 #: Long enough that none ever fires.
 TIMER_SECONDS = 60.0
 
 #: Calls in one sample: about 20 ms each. The two that start a thread for each request take a hundred times as long.
-CALLS = {OURS: 20_000, ARMED: 20_000, TIMER: 200, LATER: 400}
+CALLS = {OURS: 20_000, ARMED: 20_000, UNBOXED: 20_000, TIMER: 200, LATER: 400}
 
 ROUNDS = 6
 PROCESSES = 12
@@ -132,14 +137,31 @@ def added_microseconds(
 
     values = in_turns({name: sample(name) for name in wrapped}, rounds)
     passed = values["pass"]
-
-    def over(samples: list[float], others: list[float]) -> list[float]:
-        return [one - other for one, other in zip(samples, others, strict=True)]
-
     return {
-        PASS_THROUGH: over(passed, values["bare"]),
-        **{name: over(values[name], passed) for name in (OURS, ARMED, TIMER, LATER)},
+        PASS_THROUGH: _over(passed, values["bare"]),
+        **{name: _over(values[name], passed) for name in (OURS, ARMED, TIMER, LATER)},
     }
+
+
+def added_without_black_box(
+    serve: Callable[[WSGIApplication, int], float], app: WSGIApplication, rounds: int
+) -> dict[str, list[float]]:
+    """What we add where no core has a row in shared memory, in a process of which that is true from now on."""
+    blackbox.Table.row = lambda *_: None  # type: ignore[method-assign]
+    wrapped: dict[str, WSGIApplication] = {"pass": PassThrough(app), UNBOXED: TracebackerMiddleware(app)}
+
+    def sample(name: str) -> Callable[[], float]:
+        return lambda: serve(wrapped[name], CALLS[UNBOXED])
+
+    values = in_turns({name: sample(name) for name in wrapped}, rounds)
+    return {UNBOXED: _over(values[UNBOXED], values["pass"])}
+
+
+def _over(samples: list[float], others: list[float]) -> list[float]:
+    return [one - other for one, other in zip(samples, others, strict=True)]
+
+
+CASES = {LIST: (serve_lists, list_body), GENERATOR: (serve_generators, generator_body)}
 
 
 def first_request_milliseconds() -> float:
@@ -154,7 +176,10 @@ def measure(quick: bool) -> list[Row]:
     rows: list[Row] = []
     for case in (LIST, GENERATOR):
         # Several processes: where the memory of one happens to lie makes a third of the whole.
-        runs = [_in_a_process(case, ROUNDS) for _ in range(2 if quick else PROCESSES)]
+        runs = [
+            _in_a_process(case, ROUNDS) | _in_a_process(case, ROUNDS, "without black box")
+            for _ in range(2 if quick else PROCESSES)
+        ]
         samples = {name: [value for run in runs for value in run[name]] for name in runs[0]}
         reference = statistics.median(samples[PASS_THROUGH])
         rows += [row(TOPIC, case, subject, "µs", values, reference) for subject, values in samples.items()]
@@ -163,10 +188,10 @@ def measure(quick: bool) -> list[Row]:
     return rows
 
 
-def _in_a_process(case: str, rounds: int) -> dict[str, list[float]]:
+def _in_a_process(case: str, rounds: int, *how: str) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="tb-bench-") as folder:
         output = subprocess.run(
-            [sys.executable, "-m", "bench.request_cost", case, str(rounds)],
+            [sys.executable, "-m", "bench.request_cost", case, str(rounds), *how],
             env={**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"},
             stdout=subprocess.PIPE,
             check=True,
@@ -179,10 +204,9 @@ def main() -> None:
     case, rounds = sys.argv[1], int(sys.argv[2])
     if case == FIRST:
         samples = {FIRST: [first_request_milliseconds()]}
-    elif case == LIST:
-        samples = added_microseconds(serve_lists, list_body, rounds)
     else:
-        samples = added_microseconds(serve_generators, generator_body, rounds)
+        added = added_without_black_box if sys.argv[3:] else added_microseconds
+        samples = added(*CASES[case], rounds)
     sys.stdout.write(json.dumps(samples))
 
 

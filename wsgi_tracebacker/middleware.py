@@ -19,6 +19,7 @@ seldom (a first request, a nested one, a forked process, a fault of ours) goes t
 
 from __future__ import annotations
 
+import importlib
 import sys
 from time import monotonic
 from types import GeneratorType
@@ -373,6 +374,13 @@ class _Fused:
     """Has a request that may be killed arm the fuse."""
 
     def __init__(self, app: WSGIApplication, settings: Settings) -> None:
+        try:
+            # Loaded now: a child that is forked while another thread loads it would wait for ever for the lock of
+            # that import. Not above: ctypes is 10 ms, and only with this action.
+            importlib.import_module("wsgi_tracebacker.worker.fuse")
+        except ImportError:
+            # Without ctypes there are no timers, as the first request says.
+            pass
         self._app = app
         self._settings = settings
 

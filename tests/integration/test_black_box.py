@@ -116,7 +116,7 @@ def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
     if subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", "true"], check=False, capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
     with worker(base, "full-memory", "unshare", "-m", "sh", "-c", script, "sh") as process:
-        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        output, errors = process.communicate("go on\n", timeout=PATIENCE_SECONDS)
         assert (process.returncode, output) == (0, "served on\n"), errors
     warnings = errors.splitlines()
     if size == "64k":
@@ -277,7 +277,7 @@ def test_a_fork_within_a_request_is_nobodys_business(base: str) -> None:
     parent's table as it was.
     """
     with worker(base, "fork") as process:
-        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        output, errors = process.communicate("go on\n", timeout=PATIENCE_SECONDS)
         assert (process.returncode, output) == (0, "served on\n"), errors
         assert "fault" not in errors
     assert not agent._agents

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.worker import blackbox
+from wsgi_tracebacker.worker.fuse import Fuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,3 +94,32 @@ def test_who_is_not_stalled_lives(base: str, story: str) -> None:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert output == "served on\n"
         assert process.returncode == 0
+
+
+def test_it_may_be_closed_while_it_is_pushed() -> None:
+    """The end of a worker beside its watchdog: no timer is set that was deleted."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    refused: list[OSError] = []
+
+    def push(fuse: Fuse, begun: threading.Event) -> None:
+        try:
+            for number in range(100):
+                fuse.push(None, True)
+                if number == 1:
+                    begun.set()
+        except OSError as error:
+            refused.append(error)
+
+    try:
+        for _ in range(100):
+            fuse = Fuse(allocate_lock=_thread.allocate_lock, dump_signal=None, margin_seconds=60.0, wake=lambda: None)
+            begun = threading.Event()
+            pushing = threading.Thread(target=push, args=(fuse, begun))
+            pushing.start()
+            begun.wait()
+            fuse.close()
+            pushing.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert refused == []

@@ -1,6 +1,7 @@
 """One worker without a server, and what may become of it and of its black box: ``black_box_stories.py BASE STORY``.
 
-Says ``ready`` on stdout when its story can be looked at, and ``served on`` when it came through it.
+Says ``ready`` on stdout when its story can be looked at, and ``served on`` when it came through it, which it goes on
+to do when it is sent a line.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
+def say_ready() -> None:
+    """And wait until somebody has looked: whoever reads a line may swallow the next one with it."""
+    say("ready")
+    sys.stdin.readline()
+
+
 def out_of_memory(base: str) -> None:
     """A request that takes all memory the process may have, until something below Python aborts; one waits beside."""
     worker = Worker(base)
@@ -114,7 +121,7 @@ def full_memory(base: str) -> None:
                 file.write(bytes(4096))
         except OSError:
             pass
-    say("ready")
+    say_ready()
     for thread in worker.crowd(CORES_WHEN_FULL, lambda: None):
         thread.join()
     say("served on")
@@ -124,8 +131,7 @@ def succeed(base: str) -> None:
     """Serve, in the place of whatever was there before."""
     worker = Worker(base)
     worker.request("/first")
-    say("ready")
-    sys.stdin.readline()
+    say_ready()
     worker.request("/second")
     say("served on")
 
@@ -161,7 +167,7 @@ def fork(base: str) -> None:
             assert not kernel.is_caught(DUMP_SIGNAL)
 
     worker.acts = {"/exit": end_in_child, "/split": split}
-    say("ready")
+    say_ready()
     worker.request("/exit")
     worker.request("/split")
     if os.getpid() != own:

@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -303,7 +304,8 @@ def many_forks(base: str, count: int, ends_at: float, seed: int) -> list[str]:
     )
     if "Traceback" in errors.decode(errors="replace"):
         wrong.append("a traceback was logged")
-        say(errors.decode(errors="replace")[:4000])
+        for fault in re.findall(r"(?m)^\w+ wsgi_tracebacker: fault(?s:.{0,2000})", errors.decode(errors="replace"))[:3]:
+            say(fault)
     say(
         f"{result['forks']} forks in {time.monotonic() - began:.0f} s, {readers.reads} reads beside them"
         f" {dict(readers.states)}; {result['codes']}; {len(left)} files left of {len(numbers)} numbers, the highest"

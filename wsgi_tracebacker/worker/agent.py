@@ -192,17 +192,17 @@ class Agent:
     def _ensure_fuse(self, settings: Settings, watchdog: Watchdog) -> None:
         if self.fuse is not None:
             return
-        # Here and not above: ctypes is 10 ms, and only with this action.
-        from wsgi_tracebacker.worker.fuse import Fuse  # noqa: PLC0415
-
         try:
+            # Here and not above: ctypes is 10 ms, and only with this action. The middleware has loaded it already.
+            from wsgi_tracebacker.worker.fuse import Fuse  # noqa: PLC0415
+
             self.fuse = Fuse(
                 allocate_lock=self.primitives.allocate_lock,
                 dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
                 margin_seconds=settings.harakiri_margin,
                 wake=watchdog.wake,
             )
-        except (OSError, AttributeError) as error:
+        except (ImportError, OSError, AttributeError) as error:
             faults.warn_once("fuse", "no timers (%s); a worker in which Python cannot run will not be killed", error)
         else:
             watchdog.fuse = self.fuse

@@ -151,13 +151,18 @@ def write_whole(path: str, content: bytes) -> bool:
         descriptor = os.open(path, flags, _OWNER_ONLY)
     except OSError:
         return False
+    is_whole = False
     try:
         os.fchmod(descriptor, _OWNER_ONLY)
-        return os.write(descriptor, content) == len(content)
+        is_whole = os.write(descriptor, content) == len(content)
+        if not is_whole:
+            # Memory ran out half-way: whoever reads half of it would call it damaged.
+            os.unlink(path)
     except OSError:
-        return False
+        pass
     finally:
         os.close(descriptor)
+    return is_whole
 
 
 def _is_ours(status: os.stat_result) -> bool:

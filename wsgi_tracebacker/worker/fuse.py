@@ -41,6 +41,10 @@ _DUMP_SECONDS = 0.3
 WITHOUT_CPU_SECONDS = 120.0
 
 
+#: Setting the timers takes some microseconds.
+_CLOSE_SECONDS = 1.0
+
+
 class _SigEvent(ctypes.Structure):
     # <bits/types/sigevent_t.h>: 64 bytes in all.
     _fields_ = (
@@ -201,12 +205,20 @@ class Fuse:
 
     def close(self) -> None:
         """Delete the timers. In a forked child there are none, and their numbers may be somebody else's."""
-        timers = [*self._cpu_timers, *self._clock_timers]
-        self._cpu_timers.clear()
-        self._clock_timers.clear()
-        if os.getpid() == self._pid:
-            for timer in timers:
-                try:
-                    timer.delete()
-                except OSError:
-                    pass
+        is_ours = os.getpid() == self._pid
+        # Whoever sets them just now would set what is deleted. With a limit: a signal handler that stops everything
+        # may have interrupted the very thread that holds it; and in a child it may be held for ever.
+        has_lock = is_ours and self._lock.acquire(timeout=_CLOSE_SECONDS)
+        try:
+            timers = [*self._cpu_timers, *self._clock_timers]
+            self._cpu_timers.clear()
+            self._clock_timers.clear()
+            if is_ours:
+                for timer in timers:
+                    try:
+                        timer.delete()
+                    except OSError:
+                        pass
+        finally:
+            if has_lock:
+                self._lock.release()
