@@ -94,6 +94,8 @@ def test_kill_ends_a_stall_and_the_successor_tells(gunicorn: StartGunicorn, uwsg
     with ended_at_last({stalled}):
         theirs_took = seconds_until_dropped(theirs.address, "/stall/theirs")
     theirs.wait_for_log("Respawned uWSGI worker 1")
+    # Its new worker serves, so that it hears the end of the test: one that has just begun does not.
+    assert clients.request(theirs.address, "/quick").status == 200
     log = theirs.log_text()
     assert "HARAKIRI" in log
     assert "/stall/theirs" in log
