@@ -168,6 +168,7 @@ class Agent:
             # Without a slot, what refused that was said already.
             if self.slot is not None:
                 faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
+                self._close_black_box(remove=True)
                 self.slot.release()
                 self.slot = None
         else:
@@ -292,7 +293,7 @@ class Agent:
                 return
             # The predecessor's files are looked at before they make room for ours.
             died = postmortem.take(base, taken.number, os.getpid(), kernel.start_ticks() or 0)
-            self._open_black_box(taken.number)
+            refused = self._open_black_box(taken.number)
             try:
                 taken.write_card(self._card(taken.number))
                 taken.bind(self._group_id)
@@ -300,6 +301,9 @@ class Agent:
                 self._close_black_box(remove=True)
                 taken.release()
                 raise
+            # Not before: where there is no socket either, one warning is enough.
+            for key, message, reason in refused:
+                faults.warn_once(key, message, reason)
             if died is not None:
                 self._say_died(died)
         except OSError as error:
@@ -311,13 +315,15 @@ class Agent:
         if self.settings.name_threads:
             self.cores.name_threads(taken.number)
 
-    def _open_black_box(self, number: int) -> None:
+    def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
+        """Make the table and take the signal; what was refused, as warn_once() takes it."""
+        refused: list[tuple[str, str, object]] = []
         base = self.settings.base
         self._close_black_box(remove=True)
         try:
             self._table = blackbox.create(blackbox.path_of(base, number, layout.TABLE), self._header(number))
         except (OSError, ValueError) as error:
-            faults.warn_once("black box", "no black box (%s); after a crash nobody will know what was served", error)
+            refused.append(("black box", "no black box (%s); after a crash nobody will know what was served", error))
         else:
             self.cores.record_in(self._table)
             if self.listener is not None and self.listener.native_id is not None:
@@ -328,11 +334,9 @@ class Agent:
             if dump_signal.register(self._stacks_file):
                 self._dump_signal = dump_signal
             else:
-                faults.warn_once(
-                    "signal",
-                    "signal %d is in use, or its file cannot be had; a stalled worker will show no stacks",
-                    self.settings.dump_signal,
-                )
+                refusal = "signal %d is in use, or its file cannot be had; a stalled worker will show no stacks"
+                refused.append(("signal", refusal, self.settings.dump_signal))
+        return refused
 
     def _close_black_box(self, *, remove: bool) -> None:
         if self._dump_signal is not None:
