@@ -104,15 +104,11 @@ def test_one_worker(server: Gunicorn, base: str) -> None:
     """--worker asks the one that is named; one that is not there is exit code 1, and said so."""
     shown = wsgi_tb("read", "--worker", "2", base)
     assert (shown.returncode, shown.stderr) == (0, b"")
-    # From its black box, which needs nobody to run.
-    assert re.search(rb"^worker 1  pid .*  stopped, no answer$", shown.stdout, re.MULTILINE)
-    assert re.search(rb"^worker 2  pid ", shown.stdout, re.MULTILINE)
+    assert shown.stdout.startswith(b"worker 2  pid ")
     assert b"worker 1" not in shown.stdout
     shown = wsgi_tb("read", "--worker", "2", "--worker", "7", base)
     assert shown.returncode == 1
-    # From its black box, which needs nobody to run.
-    assert re.search(rb"^worker 1  pid .*  stopped, no answer$", shown.stdout, re.MULTILINE)
-    assert re.search(rb"^worker 2  pid ", shown.stdout, re.MULTILINE)
+    assert shown.stdout.startswith(b"worker 2  pid ")
     assert b"no worker 7" in shown.stderr
 
 

@@ -77,7 +77,7 @@ def reports(log: Path) -> list[str]:
     return [
         record
         for record in re.split(r"^(?=[A-Z]+ wsgi_tracebacker)", text, flags=re.MULTILINE)
-        if " harakiri: " in record.splitlines()[0]
+        if " harakiri: " in record.partition("\n")[0]
     ]
 
 
@@ -94,7 +94,7 @@ def wait_for_reports(log: Path, count: int) -> list[str]:
 
 def about(path: str, log: Path) -> list[str]:
     """The reports on one path."""
-    return [report for report in reports(log) if f"harakiri: GET {path} " in report.splitlines()[0]]
+    return [report for report in reports(log) if f"harakiri: GET {path} " in report.partition("\n")[0]]
 
 
 def check_report(report: str, path: str) -> None:
