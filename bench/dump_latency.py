@@ -11,12 +11,12 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import processes, stacks
+from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, missing, row
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def dump_milliseconds(path: str, question: bytes) -> Callable[[], float]:
 def worker(case: Case) -> Iterator[Worker]:
     """A process with so many threads in requests, and the proof that they are what they should be."""
     uwsgi = processes.find("uwsgi")
-    with tempfile.TemporaryDirectory(prefix="tb-bench-") as folder:
+    with scratch_folder() as folder:
         env = {
             "BENCH_THREADS": str(case.threads),
             "BENCH_BUSY": str(case.busy),

@@ -10,12 +10,12 @@ import contextlib
 import os
 import statistics
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import environ, processes, stacks
+from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, row
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command() -> list[str]:
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[str]:
     """So many processes that can be asked; their base path."""
-    with tempfile.TemporaryDirectory(prefix="tb-bench-") as folder:
+    with scratch_folder() as folder:
         base = f"{folder}/tb"
         command = [sys.executable, "-m", "bench.reader_process", str(count)]
         with processes.running(command, {"WSGI_TB_SOCKET": base}) as process:

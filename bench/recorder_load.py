@@ -10,12 +10,12 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import environ
+from bench.folders import scratch_folder
 from bench.samples import Row, row
 from wsgi_tracebacker import TracebackerMiddleware
 
@@ -78,7 +78,7 @@ def measure(quick: bool) -> list[Row]:
 
 
 def _in_a_process(slow: str, seconds: float) -> float:
-    with tempfile.TemporaryDirectory(prefix="tb-bench-") as folder:
+    with scratch_folder() as folder:
         output = subprocess.run(
             [sys.executable, "-m", "bench.recorder_load", slow, str(seconds)],
             env={**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"},

@@ -16,12 +16,12 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import environ
+from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, row
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import blackbox
@@ -189,7 +189,7 @@ def measure(quick: bool) -> list[Row]:
 
 
 def _in_a_process(case: str, rounds: int, *how: str) -> dict[str, list[float]]:
-    with tempfile.TemporaryDirectory(prefix="tb-bench-") as folder:
+    with scratch_folder() as folder:
         output = subprocess.run(
             [sys.executable, "-m", "bench.request_cost", case, str(rounds), *how],
             env={**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"},

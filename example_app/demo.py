@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.reader import graveyard
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -153,6 +155,15 @@ def gunicorn(folder: Path, base: Path, log: Path) -> Iterator[subprocess.Popen[b
             server.wait()
 
 
+@contextlib.contextmanager
+def no_black_boxes(base: Path) -> Iterator[None]:
+    """gunicorn kills workers that are still in a request, and these leave their black boxes for a successor."""
+    try:
+        yield
+    finally:
+        graveyard.clear(str(base))
+
+
 def run(*arguments: str) -> str:
     """Run ``wsgi-tb`` and print what it prints; its output."""
     command = [installed("wsgi-tb"), *arguments]
@@ -197,7 +208,7 @@ def main() -> int:
     signal.signal(signal.SIGHUP, end)
     try:
         # Not where TMPDIR says: the path of a UNIX socket has at most 107 bytes.
-        with tempfile.TemporaryDirectory(prefix="wsgi-tb-", dir="/tmp") as folder:
+        with tempfile.TemporaryDirectory(prefix="wsgi-tb-", dir="/tmp") as folder, no_black_boxes(Path(folder) / "tb"):
             demonstrate(Path(folder))
     except (DemoError, OSError, http.client.HTTPException) as error:
         print(f"The demonstration failed: {error}", file=sys.stderr)

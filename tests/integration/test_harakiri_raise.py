@@ -20,6 +20,7 @@ from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
+from wsgi_tracebacker.reader import graveyard
 from wsgi_tracebacker.worker import agent, interrupt
 from wsgi_tracebacker.worker.requests import BODY
 
@@ -186,6 +187,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     for number in range(3):
         command = [sys.executable, "-c", control, f"{base}-{number}"]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=30, check=False)
+        graveyard.clear(f"{base}-{number}")
         outputs.append(done.stdout.strip())
     assert b"1" in outputs, outputs
 

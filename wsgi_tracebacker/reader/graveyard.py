@@ -118,6 +118,17 @@ def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File
                 yield _File(path, base, int(match[1]), owner, match[2])
 
 
+def clear(base: str) -> None:
+    """Remove what our workers of a base left in shared memory, when no successor will come for it."""
+    start = blackbox.file_name(base, 1, os.geteuid(), "").removesuffix("1.")
+    for name in _names(SHARED_MEMORY):
+        if name.startswith(start):
+            try:
+                os.unlink(os.path.join(SHARED_MEMORY, name))
+            except OSError:
+                continue
+
+
 def _names(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
