@@ -89,6 +89,8 @@ def test_many_others_are_counted() -> None:
     assert last.count("POST /cart") == 10
     assert last.endswith(" and 15 more")
     assert len(document(crowd)["others"]) == 25
+    *_, last = lines(dataclasses.replace(crowd, action="kill"))
+    assert last.count("POST /cart") == 25, "those that die with it are all named"
     *_, last = lines(dataclasses.replace(REPORT, others=()))
     assert last == "no other request in flight in this worker"
 

@@ -69,6 +69,12 @@ def test_without_a_handler_it_is_on_stderr(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == LINE
 
 
+def test_a_handler_that_does_nothing_is_none(capfd: pytest.CaptureFixture[str]) -> None:
+    """Libraries are given a NullHandler; a report is not to end there."""
+    say(logging.NullHandler())
+    assert capfd.readouterr().err == LINE
+
+
 def test_disabled_by_dictconfig(capfd: pytest.CaptureFixture[str]) -> None:
     """Its default is to disable what exists; a report is said all the same."""
     logging.getLogger(NAME)

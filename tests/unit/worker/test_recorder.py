@@ -135,6 +135,23 @@ def test_a_timeline_names_the_line_that_took_the_time() -> None:
     assert "(waiting)" in span_line(longest)
 
 
+def test_an_installed_application_has_its_lines_too() -> None:
+    """It is among the libraries: then it is the innermost call within the middleware that is not the interpreter's."""
+    view = code("view", "/usr/lib/python3/site-packages/shop/views.py")
+    wait = code("wait", os.path.join(os.path.dirname(os.__file__), "threading.py"))
+    middleware = code("call", os.path.join(os.path.dirname(wsgi_tracebacker.__file__), "middleware.py"))
+    server = code("handle", "/usr/lib/python3/site-packages/gunicorn/gthread.py")
+    made = recorder()
+    stack = [(wait, 0), (view, 0), (middleware, 0), (server, 0)]
+    for age in (1.0, 1.1, 1.2):
+        made.sample(age, list(stack), 0.0, 0.0)
+    [span] = made.timeline()
+    assert span.application is not None
+    assert span.application.function == "view"
+    assert span.innermost is not None
+    assert span.innermost.function == "wait"
+
+
 def test_a_request_that_ended_reaches_to_its_end() -> None:
     """The time after the last sample belongs to where it was then."""
     made = record(3)
