@@ -59,6 +59,7 @@ def share_of_a_cpu(slow_seconds: float | None, seconds: float) -> float:
     # Until they are slow, and what each place in the code looks like was made once.
     time.sleep((slow_seconds or 0.0) + 0.5)
     began, cpu = time.monotonic(), time.process_time()
+    # The measurement itself: CPU over a stretch of time.
     time.sleep(seconds)
     share = (time.process_time() - cpu) / (time.monotonic() - began) * 100
     logging.disable()

@@ -274,6 +274,7 @@ class TracebackerMiddleware:
             return self.__serve_unusual(environ, start_response)
         started = monotonic()
         try:
+            environ[HANDLE_KEY] = core.handle
             script, path = environ["SCRIPT_NAME"], environ["PATH_INFO"]
             _write_row(
                 core.buffer,
@@ -284,12 +285,11 @@ class TracebackerMiddleware:
                 started,
             )
         except Exception:
-            # An unusual method, or a server that leaves out what PEP 3333 allows to be empty.
+            # An unusual method, a server that leaves out what may be empty by PEP 3333, or an environ that is no dict.
             core.note(environ, started)
         core.environ = environ
         core.settings = self.__settings
         core.phase = APP
-        environ[HANDLE_KEY] = core.handle
         core.started = started
         try:
             result = self.__app(environ, start_response)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
@@ -413,3 +414,10 @@ def test_any_application_comes_out_as_without_us(base: str, plans: list[dict[str
         assert [getattr(body, "closed", 0) for body in tracked] == [getattr(body, "closed", 0) for body in plain]
     (found,) = agent._agents.values()
     assert [core.started for core in found.cores.all()] == [0.0]
+
+
+def test_an_environ_that_cannot_be_written_to_is_served(base: str) -> None:
+    """PEP 3333 wants a dict; a server that gives something else is no reason for a request to fail."""
+    request = MappingProxyType(environ("/x"))
+    application = TracebackerMiddleware(lambda _, __: [b"served"], base)
+    assert list(application(cast("Any", request), cast("Any", None))) == [b"served"]

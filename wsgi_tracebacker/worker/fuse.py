@@ -113,9 +113,8 @@ class Fuse:
         self._clock_timers: list[_Timer] = []
         #: Monotonic time that it is armed for, margin included; 0.0 while it is not.
         self._armed_for = 0.0
-        #: The request whose deadline that is, and its token; None: that of any request that began since it was armed.
+        #: The core whose request's deadline that is; None: that of any request that began since it was armed.
         self._owner: Core | None = None
-        self._owner_token = 0.0
         #: The longest limit of a request so far.
         self._longest_limit = 0.0
         #: Between two looks of the watchdog while it is armed.
@@ -135,10 +134,6 @@ class Fuse:
             self.close()
             raise
 
-    @property
-    def is_armed(self) -> bool:
-        return self._armed_for > 0.0
-
     def request_begins(self, limit_seconds: float) -> None:
         """A request with a limit begins. Costs a comparison, but for the first one since the fuse was disarmed."""
         if limit_seconds > self._longest_limit:
@@ -150,7 +145,7 @@ class Fuse:
 
     def _arm_for_any(self) -> None:
         with self._lock:
-            self._set(self._for_any(monotonic()), None, 0.0)
+            self._set(self._for_any(monotonic()), None)
         self._wake()
 
     def _for_any(self, now: float) -> float:
@@ -162,7 +157,7 @@ class Fuse:
         with self._lock:
             core.fuse = None
             if self._owner is core:
-                self._set(self._for_any(monotonic()), None, 0.0)
+                self._set(self._for_any(monotonic()), None)
 
     def push(self, earliest: tuple[float, Core, float] | None, any_in_flight: bool) -> None:
         """The watchdog looks around: arm for the earliest deadline in flight, or disarm if nothing is.
@@ -181,7 +176,7 @@ class Fuse:
             if previous is not None:
                 previous.fuse = None
             if not any_in_flight:
-                self._set(0.0, None, 0.0)
+                self._set(0.0, None)
                 return
             moment = self._for_any(now)
             if earliest is not None and earliest[0] + self.margin_seconds < moment:
@@ -189,14 +184,14 @@ class Fuse:
                 # First the request is told, then looked at: it clears its token first, then looks whether it was told.
                 core.fuse = self
                 if core.started == token:
-                    self._set(max(deadline + self.margin_seconds, now + self.margin_seconds), core, token)
+                    self._set(max(deadline + self.margin_seconds, now + self.margin_seconds), core)
                     return
                 core.fuse = None
-            self._set(moment, None, 0.0)
+            self._set(moment, None)
 
-    def _set(self, moment: float, owner: Core | None, token: float) -> None:
+    def _set(self, moment: float, owner: Core | None) -> None:
         self._armed_for = moment
-        self._owner, self._owner_token = owner, token
+        self._owner = owner
         seconds = max(0.001, moment - monotonic()) if moment else 0.0
         for timer in self._cpu_timers:
             timer.set((seconds + timer.delay_seconds) * self._cpu_rate if moment else 0.0)

@@ -80,7 +80,6 @@ class _Call:
     __slots__ = (
         "core",
         "has_started",
-        "has_written",
         "held",
         "is_held",
         "results",
@@ -98,7 +97,6 @@ class _Call:
         self.is_held = True
         self.held: tuple[Any, ...] | None = None
         self.has_started = False
-        self.has_written = False
         self.server_write: Any = None
         #: What the application returned, if it did.
         self.results: list[Any] = []
@@ -115,7 +113,6 @@ class _Call:
         return self._write
 
     def _write(self, chunk: bytes) -> object:
-        self.has_written = True
         write = self.release()
         return write(chunk) if write is not None else None
 
