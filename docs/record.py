@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tutorial.md", "docs/howto/why-a-request-hangs.md", "docs/reference/report.md")
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/howto/why-a-request-hangs.md",
+    "docs/howto/blocked-hub.md",
+    "docs/reference/report.md",
+)
 
 #: How old the slow requests of a page are when they are looked at: as old as one that somebody complains about.
 AGE_SECONDS = 12.0

@@ -33,6 +33,7 @@ from wsgi_tracebacker.model import (
     Card,
     Counters,
     Frame,
+    HubState,
     LastRequest,
     Request,
     Snapshot,
@@ -40,7 +41,7 @@ from wsgi_tracebacker.model import (
     Worker,
 )
 from wsgi_tracebacker.reader import examine, process, stall
-from wsgi_tracebacker.reports import HarakiriReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
+from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
 from wsgi_tracebacker.worker import (
     blackbox,
     dump_signal,
@@ -353,6 +354,17 @@ REPORT = HarakiriReport(
     stack=Stack("a", frames=(FRAME,)),
     system_call=None,
     others=(OtherRequest(1, REQUEST),),
+    hub=HubState("gevent", "blocked", 1.0),
+    hub_blocked_by=OtherRequest(1, REQUEST),
+)
+HUB_REPORT = HubReport(
+    hub=HubState("gevent", "blocked", 1.0),
+    worker=1,
+    pid=1,
+    by=OtherRequest(1, REQUEST),
+    stack=Stack("a", frames=(FRAME,), greenlet="running"),
+    others=(OtherRequest(2, REQUEST),),
+    late_seconds=0.0,
 )
 
 
@@ -402,7 +414,9 @@ def test_every_error_and_every_logger_is_in_the_reference() -> None:
         if isinstance(value, type) and issubclass(value, BaseException) and name != "TracebackerError":
             base = documented[f"wsgi_tracebacker.{name}"][0].split(" | ")[0].strip("`")
             assert issubclass(value, getattr(builtins, base))
-    assert {logs.PACKAGE, logs.HARAKIRI, logs.SLOW, logs.POSTMORTEM} == set(rows(section(page, "Loggers"))) - {
+    assert {logs.PACKAGE, logs.HARAKIRI, logs.SLOW, logs.HUB, logs.POSTMORTEM} == set(
+        rows(section(page, "Loggers"))
+    ) - {
         "logger",
         "---",
     }
@@ -428,13 +442,16 @@ def test_every_key_of_the_record_is_in_the_reference() -> None:
         ("request", document["request"]),
         ("deadline", document["deadline"]),
         ("worker", document["worker"]),
+        ("its hub", document["worker"]["hub"]),
         ("verdict", document["verdict"]),
         ("timeline", document["timeline"][0]),
-        ("thread", document["thread"]),
+        ("thread", {**document["thread"], **report_format.hub_document(HUB_REPORT)["thread"]}),
         ("frame", document["thread"]["frames"][0]),
         ("others", document["others"][0]),
     ):
         assert set(rows(section(page, heading))) - {"key", "---"} == set(part), heading
+    keys = section(page, "A blocked hub").partition("Its record has these keys:")[2]
+    assert set(rows(keys)) - {"key", "---"} == set(report_format.hub_document(HUB_REPORT))
     written = re.findall(r'"(\w+)": ', inspect.getsource(watchdog.Watchdog._summaries))
     assert set(rows(section(page, "a summary"))) - {"key", "---"} == set(written)
     fields = {field.name for field in dataclasses.fields(HarakiriReport)}
@@ -537,6 +554,14 @@ KINDS = (
     ("report, raised", _REPORT + r"HarakiriTimeout raised in its thread, .*$"),
     ("report, killing", _REPORT + r"killing this worker$"),
     ("slow", _SLOW + r"ended: 1\.\d\u2013"),
+    (
+        "hub, blocked",
+        r"WARNING wsgi_tracebacker.hub: hub: gevent's hub is blocked for 1\.\d s at least by GET /\w+ \d.* s, ",
+    ),
+    (
+        "hub, again",
+        r"WARNING wsgi_tracebacker.hub: hub: gevent's hub runs again, after it was blocked for \d.* s by GET ",
+    ),
     ("timeline", r"  \d+\.\d\u2013\d+\.\d s  \S+:\d+ .*  \(.*\)$"),
     ("verdict", r"  verdict: (frozen|busy|progressing|starved|unknown): "),
     ("thread", r"  thread: WSGIWorker1Core\d, native id \d+, state \w, "),

@@ -189,6 +189,7 @@ class TracebackerMiddleware:
         on_harakiri: Callable[[HarakiriReport], object] | None = None,
         harakiri_margin: float | None = None,
         dump_signal: int | str | None = DEFAULT_DUMP_SIGNAL,
+        hub_blocked: float | None = None,
     ) -> None:
         """Wrap ``app``. Nothing is opened or started before a request comes.
 
@@ -218,6 +219,8 @@ class TracebackerMiddleware:
             Python cannot run in it. ``WSGI_TB_HARAKIRI_MARGIN``, 1.
         :param dump_signal: the signal that faulthandler answers when this worker is proven stalled, a number or a
             name; None: none. ``WSGI_TB_DUMP_SIGNAL``, ``SIGRTMIN+5``.
+        :param hub_blocked: under gevent and eventlet, seconds after which a greenlet that does not give way is
+            reported: it holds up all others of its worker. 0: never. ``WSGI_TB_HUB_BLOCKED``, 1.
         :raises ConfigurationError: for an option of the wrong type, or a value that can never work.
         """
         if not callable(app):
@@ -239,6 +242,7 @@ class TracebackerMiddleware:
             on_harakiri=on_harakiri,
             harakiri_margin=harakiri_margin,
             dump_signal=dump_signal,
+            hub_blocked=hub_blocked,
         )
         #: Where each thread finds its core; the agent's, from the first request on.
         self.__local: Any = None

@@ -70,6 +70,19 @@ class LastRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class HubState:
+    """What the hub of gevent or eventlet is doing: the loop that all greenlets of a thread wait in."""
+
+    #: ``gevent`` or ``eventlet``.
+    library: str
+    #: ``idle`` (it waits for something to happen), ``running`` (a greenlet runs and will give way, as far as is
+    #: known) or ``blocked`` (what runs has not given way, and all other greenlets of the thread wait).
+    state: str
+    #: For how long it has been blocked, at least; None if it is not.
+    blocked_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """One thread (or greenlet) of a worker at one instant."""
 
@@ -78,7 +91,8 @@ class Stack:
     native_id: int | None = None
     #: The request slot, from 0; None for a thread that serves no requests.
     core: int | None = None
-    #: ``main``, ``thread``, ``foreign`` (not started by Python), ``greenlet``, or ``unknown`` (uWSGI does not say).
+    #: ``main``, ``thread``, ``foreign`` (not started by Python), ``greenlet``, ``hub`` (the loop of gevent or eventlet
+    #: and the thread it runs in), or ``unknown`` (uWSGI does not say).
     kind: str = "thread"
     daemon: bool | None = None
     #: The kernel's letter: R runs, S sleeps, D waits for a disk, T is stopped. See proc_pid_stat(5).
@@ -95,6 +109,10 @@ class Stack:
     frames_omitted: int = 0
     #: Whether this thread holds the GIL; None where that is not proven.
     holds_gil: bool | None = None
+    #: Of a greenlet: ``running`` or ``suspended``.
+    greenlet: str | None = None
+    #: Of kind ``hub``: what it is doing.
+    hub: HubState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsgi_tracebacker.model import Frame, Request, Stack  # noqa: TC001  (a value is made of them)
+from wsgi_tracebacker.model import Frame, HubState, Request, Stack  # noqa: TC001  (a value is made of them)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,27 @@ class HarakiriReport:
     stack: Stack | None
     system_call: str | None
     others: tuple[OtherRequest, ...]
+    #: Where greenlets serve: what their hub was doing, and if it was blocked, the request that did it (None: one that
+    #: serves nothing).
+    hub: HubState | None = None
+    hub_blocked_by: OtherRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HubReport:
+    """A hub of gevent or eventlet that is blocked: one of its greenlets does not give way, and all others wait."""
+
+    hub: HubState
+    worker: int | None
+    pid: int
+    #: The request whose greenlet it is; None if that serves none.
+    by: OtherRequest | None
+    #: Where that greenlet is.
+    stack: Stack
+    #: The requests in flight that wait for it.
+    others: tuple[OtherRequest, ...]
+    #: How much later than it should this was seen: Python could not run before.
+    late_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from wsgi_tracebacker.model import (
     SCHEMA,
     Counters,
     Frame,
+    HubState,
     LastRequest,
     Request,
     Snapshot,
@@ -79,7 +80,15 @@ def stack_json(stack: Stack, frame_jsons: Sequence[str]) -> str:
         f'"cpu_seconds":{_number(stack.cpu_seconds)},'
         f'"request":{"null" if request is None else _request_json(request)},"last_request":{last_json},'
         f'"frames_omitted":{stack.frames_omitted},"holds_gil":{_WORDS[stack.holds_gil]},'
+        f'"greenlet":{_text(stack.greenlet)},"hub":{"null" if stack.hub is None else _hub_json(stack.hub)},'
         f'"frames":[{",".join(frame_jsons)}]}}'
+    )
+
+
+def _hub_json(hub: HubState) -> str:
+    return (
+        f'{{"library":{_quoted(hub.library)},"state":{_quoted(hub.state)},'
+        f'"blocked_seconds":{_number(hub.blocked_seconds)}}}'
     )
 
 
@@ -297,6 +306,7 @@ def _counters(document: _Object) -> Counters:
 def _stack(thread: _Object) -> Stack:
     request = thread.optional_child("request")
     last = thread.optional_child("last_request")
+    hub = thread.optional_child("hub")
     return Stack(
         name=thread.text("name"),
         ident=thread.optional_integer("ident"),
@@ -318,6 +328,14 @@ def _stack(thread: _Object) -> Stack:
         frames=tuple(_frame(frame) for frame in thread.children("frames")),
         frames_omitted=thread.integer("frames_omitted", 0),
         holds_gil=thread.optional_flag("holds_gil"),
+        greenlet=thread.optional_text("greenlet"),
+        hub=None
+        if hub is None
+        else HubState(
+            library=hub.text("library"),
+            state=hub.text("state"),
+            blocked_seconds=hub.optional_number("blocked_seconds"),
+        ),
     )
 
 

@@ -14,8 +14,8 @@ from wsgi_tracebacker.formats.traceback import traceback
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.model import Frame, Request
-    from wsgi_tracebacker.reports import HarakiriReport, Span
+    from wsgi_tracebacker.model import Frame, Request, Stack
+    from wsgi_tracebacker.reports import HarakiriReport, HubReport, OtherRequest, Span
 
 #: Other requests that are named; the document holds all of them.
 _MAX_OTHERS_NAMED = 10
@@ -36,6 +36,8 @@ def lines(report: HarakiriReport) -> Iterator[str]:
     for span in report.timeline:
         yield f"  {span_line(span)}"
     yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"
+    if report.hub is not None:
+        yield f"  hub: {_hub(report)}"
     kernel = _kernel(report)
     if kernel:
         yield f"  thread: {kernel}"
@@ -45,7 +47,73 @@ def lines(report: HarakiriReport) -> Iterator[str]:
             yield f"  [{report.stack.frames_omitted} frames left out]"
         for line in traceback(report.stack.frames):
             yield f"  {line}"
-    yield _others(report)
+    yield _others(report.others, everyone=report.action == "kill")
+
+
+def _hub(report: HarakiriReport) -> str:
+    hub, by = report.hub, report.hub_blocked_by
+    if hub is None:
+        return ""
+    if hub.state != "blocked":
+        return f"{hub.library}'s, {hub.state}"
+    if by is None:
+        whose = "a greenlet that serves no request"
+    else:
+        whose = "this request" if by.core == report.core else f"{target(by.request)} (core {by.core})"
+    return f"{hub.library}'s, blocked for {hub.blocked_seconds or 0.0:.1f} s at least by {whose}"
+
+
+def hub_lines(report: HubReport) -> Iterator[str]:
+    """The whole report on a blocked hub."""
+    by = report.by
+    if by is None:
+        whose = "a greenlet that serves no request"
+        core = ""
+    else:
+        request_id = f", request id {printable(by.request.request_id)}" if by.request.request_id else ""
+        whose = f"{target(by.request)} {age(by.request)}"
+        core = f" core {by.core}{request_id}"
+    late = f"; Python could not run for {report.late_seconds:.1f} s" if report.late_seconds >= _LATE_SECONDS else ""
+    worker = "?" if report.worker is None else report.worker
+    yield (
+        f"{report.hub.library}'s hub is blocked for {report.hub.blocked_seconds or 0.0:.1f} s at least by {whose},"
+        f" worker {worker}{core}, pid {report.pid}: it does not give way, and all other greenlets wait{late}"
+    )
+    yield "Traceback (most recent call last):"
+    if report.stack.frames_omitted:
+        yield f"  [{report.stack.frames_omitted} frames left out]"
+    for line in traceback(report.stack.frames):
+        yield f"  {line}"
+    yield _others(report.others, everyone=False)
+
+
+def hub_runs_again(report: HubReport, seconds: float) -> str:
+    """The line for the end of a block that was reported."""
+    by = "a greenlet that serves no request" if report.by is None else target(report.by.request)
+    return (
+        f"{report.hub.library}'s hub runs again, after it was blocked for {seconds:.1f} s by {by},"
+        f" worker {'?' if report.worker is None else report.worker}, pid {report.pid}"
+    )
+
+
+def hub_document(report: HubReport) -> dict[str, Any]:
+    """Everything that the text says, as plain dicts, lists, strings and numbers."""
+    plain: dict[str, Any] = _plain(
+        {
+            "kind": "hub",
+            "hub": asdict(report.hub),
+            "request": asdict(report.by.request) if report.by is not None else None,
+            "worker": {
+                "number": report.worker,
+                "core": report.by.core if report.by is not None else None,
+                "pid": report.pid,
+            },
+            "late_seconds": report.late_seconds,
+            "thread": _thread(report.stack, None),
+            "others": [asdict(other) for other in report.others],
+        }
+    )
+    return plain
 
 
 def one_line(report: HarakiriReport) -> str:
@@ -115,6 +183,8 @@ def _kernel(report: HarakiriReport) -> str:
     if stack is None:
         return ""
     facts = [printable(stack.name)]
+    if stack.greenlet is not None:
+        facts.append(f"a greenlet, {printable(stack.greenlet)}")
     if stack.native_id is not None:
         facts.append(f"native id {stack.native_id}")
     if stack.state is not None:
@@ -128,12 +198,11 @@ def _kernel(report: HarakiriReport) -> str:
     return ", ".join(facts)
 
 
-def _others(report: HarakiriReport) -> str:
-    others = report.others
+def _others(others: tuple[OtherRequest, ...], *, everyone: bool) -> str:
     if not others:
         return "no other request in flight in this worker"
     # Those that die with it are all named.
-    shown = len(others) if report.action == "kill" else _MAX_OTHERS_NAMED
+    shown = len(others) if everyone else _MAX_OTHERS_NAMED
     named = ", ".join(f"{target(other.request)} {age(other.request)} (core {other.core})" for other in others[:shown])
     rest = f" and {len(others) - shown} more" if len(others) > shown else ""
     one = len(others) == 1
@@ -155,24 +224,35 @@ def document(report: HarakiriReport) -> dict[str, Any]:
         "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
         "verdict": asdict(report.verdict),
         "timeline": [asdict(span) for span in report.timeline],
-        "thread": None,
+        "thread": _thread(stack, report.system_call) if stack is not None else None,
         "others": [asdict(other) for other in report.others],
     }
-    if stack is not None:
-        content["thread"] = {
-            "name": stack.name,
-            "ident": stack.ident,
-            "native_id": stack.native_id,
-            "daemon": stack.daemon,
-            "state": stack.state,
-            "wait_channel": stack.wait_channel,
-            "system_call": report.system_call,
-            "cpu_seconds": stack.cpu_seconds,
-            "frames_omitted": stack.frames_omitted,
-            "frames": [asdict(frame) for frame in stack.frames],
-        }
+    if report.hub is not None:
+        # Within another dict: ten keys are there already.
+        by = report.hub_blocked_by
+        content["worker"]["hub"] = {**asdict(report.hub), "blocked_by": asdict(by) if by is not None else None}
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+def _thread(stack: Stack, system_call: str | None) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": stack.name,
+        "ident": stack.ident,
+        "native_id": stack.native_id,
+        "daemon": stack.daemon,
+        "state": stack.state,
+        "wait_channel": stack.wait_channel,
+        "system_call": system_call,
+        "cpu_seconds": stack.cpu_seconds,
+        "frames_omitted": stack.frames_omitted,
+        "frames": [asdict(frame) for frame in stack.frames],
+    }
+    if stack.greenlet is not None:
+        # In the place of what is known of threads only: ten keys.
+        del content["daemon"]
+        content["greenlet"] = stack.greenlet
+    return content
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from wsgi_tracebacker.model import UNKNOWN_PHASE
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from wsgi_tracebacker.model import Frame, Request, Snapshot, Stack
+    from wsgi_tracebacker.model import Frame, HubState, Request, Snapshot, Stack
 
 #: As many equal calls of a recursion are shown as Python shows of them.
 _SHOWN_REPEATS = 3
@@ -86,6 +86,9 @@ def lines(
     """
     sorted_out = _sort_out(snapshot, older_seconds)
     yield heading(snapshot, palette)
+    for stack in snapshot.stacks:
+        if stack.hub is not None:
+            yield f"  {_hub(stack.hub, snapshot, palette)}"
     for stack in sorted_out.serving:
         yield ""
         yield from _serving_lines(stack, palette, snapshot.source)
@@ -111,6 +114,21 @@ def heading(snapshot: Snapshot, palette: Palette = PLAIN) -> str:
     if snapshot.state == "alive":
         return line
     return f"{line}  {palette.paint(palette.stuck, f'{printable(snapshot.state)}, no answer')}"
+
+
+def _hub(hub: HubState, snapshot: Snapshot, palette: Palette) -> str:
+    whose = f"{printable(hub.library)}'s hub"
+    if hub.state != "blocked":
+        return palette.paint(palette.quiet, f"{whose} {'is ' if hub.state == 'idle' else ''}{printable(hub.state)}")
+    since = "" if hub.blocked_seconds is None else f" for {duration(hub.blocked_seconds)} at least"
+    running = next((stack for stack in snapshot.stacks if stack.greenlet == "running"), None)
+    if running is None:
+        by = ""
+    elif running.request is None:
+        by = " by a greenlet that serves no request; --all shows it"
+    else:
+        by = f" by {printable(running.name)}, {printable(f'{running.request.method} {running.request.path}')}"
+    return f"{palette.paint(palette.stuck, f'{whose} is blocked{since}')}{by}"
 
 
 def in_flight(snapshot: Snapshot) -> int:
@@ -198,6 +216,8 @@ def _resting_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]
         what = f"{'daemon ' if stack.daemon else ''}{printable(stack.kind)}, serves no requests"
         if stack.kind == "unknown":
             what = "serves no requests"
+        if stack.hub is not None:
+            what = f"{printable(stack.hub.library)}'s hub, which all its greenlets wait in"
     last = stack.last_request
     if last is not None:
         request = printable(f"{last.method} {last.path}")
@@ -220,6 +240,8 @@ def _request(request: Request, palette: Palette) -> str:
 
 
 def _state(stack: Stack) -> str:
+    if stack.greenlet is not None:
+        return f", {printable(stack.greenlet)}"
     if stack.state is None:
         return ""
     words = _STATES.get(stack.state) or f"in state {printable(stack.state)}"

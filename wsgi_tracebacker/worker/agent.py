@@ -16,7 +16,6 @@ import logging
 import mmap
 import os
 import sys
-import threading
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -27,11 +26,11 @@ from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
-from wsgi_tracebacker.model import Card, Counters, LastRequest, Request, Stack, Worker
+from wsgi_tracebacker.model import Card, Counters, Worker
 from wsgi_tracebacker.worker import (
     blackbox,
     faults,
+    greenlets,
     interrupt,
     kernel,
     logs,
@@ -41,6 +40,7 @@ from wsgi_tracebacker.worker import (
     requests,
     respawn,
     slot,
+    snapshots,
     stacks,
     standing_aside,
 )
@@ -55,7 +55,6 @@ from wsgi_tracebacker.worker.watchdog import Watchdog
 if TYPE_CHECKING:
     import _socket
 
-    from wsgi_tracebacker.formats.source import SourceFile
     from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
@@ -65,13 +64,6 @@ _MADV_WIPEONFORK = 18
 
 #: How long stop() waits for the listener to end.
 _STOP_SECONDS = 2.0
-
-#: What one snapshot may spend on reading /proc, at 8 µs a thread and 6 more for what it waits in: enough for the
-#: 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
-#: requests come first.
-_KERNEL_BUDGET_SECONDS = 0.0003
-
-_UNKNOWN_STATUS: Final = kernel.ThreadStatus()
 
 _PYTHON = f"{ {'cpython': 'CPython', 'pypy': 'PyPy'}.get(sys.implementation.name, sys.implementation.name) }"
 _PYTHON_VERSION = f"{_PYTHON} {'.'.join(map(str, sys.version_info[:3]))}"
@@ -119,18 +111,20 @@ class Agent:
     def __init__(self, settings: Settings, environ: dict[str, Any], application: str) -> None:
         """Cheap, without side effects: of two that are made at the same time, one is thrown away."""
         self.settings = settings
-        #: Holds ``core`` and ``marker`` for each thread (each greenlet, where gevent or eventlet patched it).
-        self.local = _thread._local()  # noqa: SLF001  (threading.local, without what gevent does to that)
+        #: Holds ``core`` and ``marker`` for each thread (each greenlet, where those serve).
+        self.local = greenlets.local_storage()
+        #: Whether greenlets serve here.
+        self.serves_greenlets = False
+        self.hubs = greenlets.Hubs()
         self.primitives = primitives.bind()
         self.cores = Cores(self.primitives.allocate_lock)
         self.slot: slot.Slot | None = None
         self.listener: Listener | None = None
-        self.snapshots = 0
         self._application = settings.application or application
         software = environ.get("SERVER_SOFTWARE")
         self._server = software if type(software) is str else None
         self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
-        self._places = stacks.Places(self._started_at)
+        self._snapshots = snapshots.Snapshots(self.cores, self.hubs, stacks.Places(self._started_at), self._own_idents)
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
         self._stacks_file: StacksFile | None = None
@@ -174,8 +168,20 @@ class Agent:
         else:
             self.listener = listener
 
+    def adapt(self) -> None:
+        """Notice that greenlets serve here: a server may patch threads after this was started."""
+        if not self.serves_greenlets and greenlets.current() is not None:
+            self.serves_greenlets = True
+            # One local storage for the whole thread would give all its greenlets one core.
+            self.local = greenlets.local_storage()
+
     def attend(self, settings: Settings) -> None:
         """From now on there are requests under these settings: have them watched if they may need it."""
+        if self.serves_greenlets and settings.hub_blocked is not None:
+            with self._attending:
+                watchdog = self._ensure_watchdog()
+            if watchdog is not None:
+                watchdog.attend_hubs(settings.hub_blocked)
         # By identity: comparing settings would compare whatever callables the application put into them.
         if not settings.needs_watchdog or any(known is settings for known in self._attended):
             return
@@ -229,8 +235,8 @@ class Agent:
                 table=lambda: self._table,
                 places=stacks.Places(self._started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
-                # A thread of many greenlets is in many requests: whichever runs just then would be struck.
-                interrupt=None if self.primitives.threads_are_patched else interrupt.raise_into,
+                interrupt=interrupt.raise_into,
+                hubs=self.hubs,
             )
             watchdog.start()
         except (OSError, RuntimeError) as error:
@@ -258,6 +264,7 @@ class Agent:
         if self.listener is not None:
             self.listener.stop(_STOP_SECONDS)
             self.listener = None
+        self.hubs.close()
         self._close_black_box(remove=True)
         if self.slot is not None:
             self.slot.release()
@@ -274,6 +281,7 @@ class Agent:
         if self._watchdog is not None:
             self._watchdog.forget()
         self._reporter.forget()
+        self.hubs.close()
         self._close_black_box(remove=False)
         if self.slot is not None:
             self.slot.forget()
@@ -447,7 +455,7 @@ class Agent:
     def _counters(self) -> Counters:
         listener = self.listener
         return Counters(
-            snapshots=self.snapshots,
+            snapshots=self._snapshots.taken,
             clients_accepted=listener.accepted if listener is not None else 0,
             clients_refused=listener.refused if listener is not None else 0,
             clients_dropped=listener.dropped if listener is not None else 0,
@@ -460,9 +468,9 @@ class Agent:
         """The response to ``GET path``; None for a path there is not. Runs on the listener's thread."""
         try:
             if path in ("/", "/snapshot.txt"):
-                return http.response(200, http.TEXT, self.snapshot_text())
+                return http.response(200, http.TEXT, self._snapshots.text())
             if path == "/snapshot":
-                return http.response(200, http.JSON, self.snapshot_json())
+                return http.response(200, http.JSON, self._snapshots.json(self._worker))
             if path == "/worker":
                 in_flight = sum(1 for core in self.cores.all() if core.started)
                 document = json_format.worker_bytes(self._worker(in_flight), self._counters())
@@ -471,89 +479,6 @@ class Agent:
             faults.caught("while a snapshot was taken")
             return http.response(500, http.TEXT, b"a fault of wsgi_tracebacker: see the worker's log\n")
         return None
-
-    def snapshot_text(self) -> bytes:
-        """All stacks, as uWSGI writes them."""
-        self.snapshots += 1
-        names = {core.ident: self._core_name(core) for core in self.cores.all()}
-        raw = stacks.walk(self._own_idents())
-        files: dict[str, SourceFile | None] = {}
-        blocks = [uwsgi_format.HEADER]
-        serving_first = [ident for ident in names if ident in raw] + [ident for ident in raw if ident not in names]
-        for ident in serving_first:
-            places, _ = self._places.resolve(raw[ident], files)
-            name = names.get(ident) or _thread_name(ident)
-            blocks.append(uwsgi_format.block(name, [place.text for place in places]))
-        return b"".join(blocks)
-
-    def snapshot_json(self) -> bytes:
-        """All stacks with their requests, as JSON."""
-        self.snapshots += 1
-        cores = self.cores.all()
-        tokens = [core.started for core in cores]
-        now_monotonic, now_unix = monotonic(), time.time()
-        raw = stacks.walk(self._own_idents())
-        # A request belongs to the stack only if it was in flight before the walk and still is after it.
-        flights = [
-            requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
-            for core, token in zip(cores, tokens, strict=True)
-        ]
-        files: dict[str, SourceFile | None] = {}
-        order = sorted(zip(tokens, cores, flights, strict=True), key=lambda entry: (entry[2] is None, entry[0]))
-        native_ids = [core.native_id for _, core, _ in order if core.native_id is not None]
-        native_ids += [native_id for ident in raw if (native_id := _native_id(known_thread(ident))) is not None]
-        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), _KERNEL_BUDGET_SECONDS)
-        documents: list[tuple[int, str]] = []
-        shown: set[int] = set()
-        for _, core, request in order:
-            ident = core.serving_ident() if request is not None else core.ident
-            # Overlapping bodies on one thread share its stack: the first one shows it.
-            stack = raw.get(ident, []) if ident not in shown else []
-            shown.add(ident)
-            last_request = requests.describe_last(core, now_monotonic)
-            document = self._document(core, ident, stack, files, statuses, request, last_request)
-            documents.append((core.number or 0, document))
-        documents.sort()
-        for ident, stack in raw.items():
-            if ident not in shown:
-                documents.append((0, self._document(None, ident, stack, files, statuses)))
-        in_flight = sum(1 for request in flights if request is not None)
-        return json_format.snapshot_bytes(self._worker(in_flight), now_unix, [document for _, document in documents])
-
-    def _document(
-        self,
-        core: Core | None,
-        ident: int,
-        stack: stacks.RawStack,
-        files: dict[str, SourceFile | None],
-        statuses: dict[int, kernel.ThreadStatus],
-        request: Request | None = None,
-        last_request: LastRequest | None = None,
-    ) -> str:
-        thread = core.thread if core is not None and core.ident == ident else known_thread(ident)
-        native_id = core.native_id if core is not None and core.ident == ident else _native_id(thread)
-        status = statuses.get(native_id or 0, _UNKNOWN_STATUS)
-        places, omitted = self._places.resolve(stack, files)
-        head = Stack(
-            name=self._core_name(core) if core is not None else _thread_name(ident),
-            ident=ident,
-            native_id=native_id,
-            core=core.number if core is not None else None,
-            kind=_kind(thread),
-            daemon=thread.daemon if thread is not None else None,
-            state=status.state,
-            wait_channel=status.wait_channel,
-            cpu_seconds=status.cpu_seconds,
-            request=request,
-            last_request=last_request,
-            frames_omitted=omitted,
-        )
-        return json_format.stack_json(head, [place.json for place in places])
-
-    def _core_name(self, core: Core) -> str:
-        if core.thread is not None:
-            return core.thread.name
-        return self.cores.thread_name(core) or f"Core{core.number}"
 
     def _own_idents(self) -> set[int]:
         own = set(self._reporter.idents)
@@ -569,6 +494,7 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     found = _agents.get(identity)
     if found is not None:
         MARK[0] = 1
+        found.adapt()
         if found.settings.base != settings.base:
             faults.warn_once(
                 f"base {settings.base}",
@@ -587,6 +513,7 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
                 faults.forget()
         MARK[0] = 1
         _register_hooks()
+        agent.adapt()
         agent.start()
     return agent
 
@@ -645,7 +572,13 @@ def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
 
 
 def _new_core(agent: Agent) -> Core:
-    core, marker = agent.cores.take(get_ident(), _thread.get_native_id(), known_thread(_thread.get_ident()))
+    greenlet = greenlets.current()
+    if greenlet is not None:
+        agent.hubs.note()
+    # A thread that has many greenlets cannot be named after one of them.
+    thread = known_thread(_thread.get_ident()) if greenlet is None or greenlet.parent is None else None
+    reference = greenlets.reference_to(greenlet)
+    core, marker = agent.cores.take(get_ident(), _thread.get_native_id(), thread, reference)
     agent.local.core = core
     # The former marker goes here, and with it the claim of this thread to the former core.
     agent.local.marker = marker
@@ -665,6 +598,7 @@ def _is_tracked(core: Core, environ: dict[str, Any]) -> bool:
 def _nested_core(agent: Agent, outer: Core) -> Core:
     """A core for a WSGI call that the application makes while it serves ``outer``."""
     core = Core(None, outer.ident, outer.native_id, outer.thread)
+    core.greenlet = outer.greenlet
     core.outer = outer
     # What has ended goes, and of what was left unclosed by the application too.
     agent.cores.settle(outer)
@@ -737,23 +671,3 @@ def _cwd() -> str:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _thread_name(ident: int) -> str:
-    thread = known_thread(ident)
-    return thread.name if thread is not None else f"Thread-{ident}"
-
-
-def _native_id(thread: threading.Thread | None) -> int | None:
-    if thread is None:
-        return None
-    if thread is threading.main_thread():
-        # After a fork in C, the Thread object still has the master's.
-        return os.getpid()
-    return getattr(thread, "native_id", None)
-
-
-def _kind(thread: threading.Thread | None) -> str:
-    if thread is None or type(thread).__name__ == "_DummyThread":
-        return "foreign"
-    return "main" if thread is threading.main_thread() else "thread"

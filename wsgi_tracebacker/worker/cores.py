@@ -12,12 +12,13 @@ import heapq
 import threading
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.worker.requests import AbandonedCore, Core
 
 if TYPE_CHECKING:
     import _thread
+    import weakref
     from collections.abc import Callable
 
     from wsgi_tracebacker.worker.blackbox import Table
@@ -57,8 +58,14 @@ class Cores:
         self._table: Table | None = None
         self._worker_number: int | None = None
 
-    def take(self, ident: int, native_id: int | None, thread: threading.Thread | None) -> tuple[Core, Marker]:
-        """Give a thread the smallest free core."""
+    def take(
+        self,
+        ident: int,
+        native_id: int | None,
+        thread: threading.Thread | None,
+        greenlet: weakref.ref[Any] | None = None,
+    ) -> tuple[Core, Marker]:
+        """Give a thread, or one of its greenlets, the smallest free core."""
         dropped: list[object] = []
         with self._lock:
             self._reclaim(dropped)
@@ -68,6 +75,7 @@ class Cores:
                 number = self._next
                 self._next += 1
             core = Core(number, ident, native_id, thread, self._allocate_lock)
+            core.greenlet = greenlet
             core.on_limit = self.on_limit
             self._give_row(core)
             self._taken[number] = core
@@ -130,6 +138,12 @@ class Cores:
         if self._worker_number is None:
             return None
         return f"WSGIWorker{self._worker_number}Core{core.number}"
+
+    def name_of(self, core: Core) -> str:
+        """What a core is shown as: its thread's name, or where it has none, what it would be."""
+        if core.thread is not None:
+            return core.thread.name
+        return self.thread_name(core) or f"Core{core.number}"
 
     def _name(self, core: Core) -> None:
         name = self.thread_name(core)

@@ -21,7 +21,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
-from wsgi_tracebacker.worker import primitives
+from wsgi_tracebacker.worker import greenlets, primitives
 from wsgi_tracebacker.worker.responses import is_whole
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from wsgi_tracebacker.worker.greenlets import Hub
     from wsgi_tracebacker.worker.requests import Core
 
 _close = operator.methodcaller("close")
@@ -72,6 +73,58 @@ def raise_into(core: Core, token: float) -> bool:
         if core.inside != token:
             return False
         return _set_async_exception(core.inside_ident, HarakiriTimeout) == 1
+
+
+class Throw:
+    """HarakiriTimeout on its way into a greenlet.
+
+    A greenlet that waits is thrown into by its hub, as soon as that runs: nothing else may switch to it. One that
+    does not give way keeps its hub from running; it has the thread, so it is raised into like a thread.
+    """
+
+    def __init__(self, core: Core, token: float) -> None:
+        self._core = core
+        self._token = token
+        #: It was thrown or raised, or there is nothing left to do it to.
+        self.is_over = False
+
+    def begin(self, hub: Hub) -> bool:
+        """Mark the request and ask its hub; whether it is inside the application now."""
+        core = self._core
+        with core.lock:
+            core.marked = self._token
+            is_inside = core.inside == self._token
+        if is_inside:
+            hub.call_soon(self._throw)
+        else:
+            self.is_over = True
+        return is_inside
+
+    def _throw(self) -> None:
+        """Run by the hub, on the greenlet of its own."""
+        greenlet = self._take(should_run=False)
+        if greenlet is not None:
+            # Comes back here when that greenlet waits again, or has ended.
+            greenlet.throw(HarakiriTimeout)
+
+    def raise_into_running(self) -> bool:
+        """If its greenlet runs, and has not given way to the hub since begin(), raise into its thread."""
+        core = self._core
+        if _set_async_exception is None or self._take(should_run=True) is None:
+            return False
+        return _set_async_exception(core.inside_ident, HarakiriTimeout) == 1
+
+    def _take(self, *, should_run: bool) -> Any:
+        """Its greenlet, if the request is still inside and the greenlet runs or waits, as asked; only once."""
+        core, token = self._core, self._token
+        with core.lock:
+            if self.is_over or core.started != token or core.marked != token or core.inside != token:
+                return None
+            greenlet = core.greenlet() if core.greenlet is not None else None
+            if greenlet is None or not greenlet or greenlets.is_running(greenlet) != should_run:
+                return None
+            self.is_over = True
+            return greenlet
 
 
 class _Call:

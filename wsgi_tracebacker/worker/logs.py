@@ -16,6 +16,7 @@ PACKAGE = "wsgi_tracebacker"
 HARAKIRI = "wsgi_tracebacker.harakiri"
 SLOW = "wsgi_tracebacker.slow"
 POSTMORTEM = "wsgi_tracebacker.postmortem"
+HUB = "wsgi_tracebacker.hub"
 
 #: The one key under which a record carries its structured content.
 EXTRA_KEY = "wsgi_tracebacker"

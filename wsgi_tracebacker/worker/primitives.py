@@ -29,29 +29,30 @@ class Primitives:
     allocate_lock: Callable[[], _thread.LockType]
     get_ident: Callable[[], int]
     poll: Callable[[], Any]
-    #: Whether gevent or eventlet patched threads in this process.
-    threads_are_patched: bool
 
 
 def original(module: str, name: str) -> Any:
     """Return ``module.name`` as it was before any monkey patching."""
     gevent_monkey = sys.modules.get("gevent.monkey")
-    if gevent_monkey is not None:
-        # Answers with the current attribute where nothing was patched.
+    if gevent_monkey is not None and gevent_monkey.is_object_patched(module, name):
         return gevent_monkey.get_original(module, name)
+    # Some libraries import both; only one of them patches.
     eventlet_patcher = sys.modules.get("eventlet.patcher")
     if eventlet_patcher is not None:
         return getattr(eventlet_patcher.original(module), name)
     return getattr(importlib.import_module(module), name)
 
 
+def threads_are_patched() -> bool:
+    """Whether gevent or eventlet patched threads in this process, by now."""
+    return _thread.start_new_thread is not original("_thread", "start_new_thread")
+
+
 def bind() -> Primitives:
     """Look everything up, now."""
-    start_new_thread = original("_thread", "start_new_thread")
     return Primitives(
-        start_new_thread=start_new_thread,
+        start_new_thread=original("_thread", "start_new_thread"),
         allocate_lock=original("_thread", "allocate_lock"),
         get_ident=original("_thread", "get_ident"),
         poll=original("select", "poll"),
-        threads_are_patched=_thread.start_new_thread is not start_new_thread,
     )

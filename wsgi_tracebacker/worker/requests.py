@@ -25,6 +25,7 @@ from wsgi_tracebacker.worker import blackbox, limits
 if TYPE_CHECKING:
     import mmap
     import threading
+    import weakref
     from collections.abc import Callable
 
     from wsgi_tracebacker.worker.fuse import Fuse
@@ -104,6 +105,7 @@ class Core:
         "environ",
         "finished",
         "fuse",
+        "greenlet",
         "handle",
         "ident",
         "inside",
@@ -158,6 +160,8 @@ class Core:
         #: The thread that reads the body; on every server known it is the same one.
         self.reader_ident = ident
         self.thread = thread
+        #: The greenlet that serves here; None on an ordinary thread.
+        self.greenlet: weakref.ref[Any] | None = None
         #: The record of the request that this one was called within, and those called within this one.
         self.outer: Core | None = None
         self.nested: list[Core] = []

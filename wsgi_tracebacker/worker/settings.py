@@ -41,6 +41,7 @@ ENVIRONMENT_VARIABLES = {
     "samples_per_second": "WSGI_TB_SAMPLES_PER_SECOND",
     "harakiri_margin": "WSGI_TB_HARAKIRI_MARGIN",
     "dump_signal": "WSGI_TB_DUMP_SIGNAL",
+    "hub_blocked": "WSGI_TB_HUB_BLOCKED",
 }
 
 ACTIONS = ("log", "raise", "kill")
@@ -54,6 +55,11 @@ MAX_SAMPLES_PER_SECOND = 100.0
 #: What a kill without Python waits beyond the deadline: the watchdog, which can name the request and say what dies
 #: with it, is to be first wherever it can run at all.
 DEFAULT_MARGIN_SECONDS = 1.0
+
+#: A greenlet that does not give way for a second holds up all others of its worker: nobody means that to happen.
+DEFAULT_HUB_BLOCKED_SECONDS = 1.0
+#: Shorter than the time that CPython leaves one thread the GIL, nothing can be seen.
+MIN_HUB_BLOCKED_SECONDS = 0.05
 
 #: Set to 1: every application is served unwrapped.
 DISABLE_VARIABLE = "WSGI_TB_DISABLE"
@@ -94,6 +100,8 @@ class Settings:
     harakiri_margin: float = DEFAULT_MARGIN_SECONDS
     #: The signal that faulthandler answers; None: none.
     dump_signal: int | None = None
+    #: Seconds after which the hub of gevent or eventlet is reported as blocked; None: never.
+    hub_blocked: float | None = DEFAULT_HUB_BLOCKED_SECONDS
 
     @property
     def needs_watchdog(self) -> bool:
@@ -118,6 +126,7 @@ def from_options(
     on_harakiri: Callable[[HarakiriReport], object] | None = None,
     harakiri_margin: float | None = None,
     dump_signal: int | str | None = dump_signal_module.DEFAULT,
+    hub_blocked: float | None = None,
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> Settings:
@@ -160,7 +169,17 @@ def from_options(
         on_harakiri=on_harakiri,
         harakiri_margin=_seconds("harakiri_margin", harakiri_margin, variables) or DEFAULT_MARGIN_SECONDS,
         dump_signal=_checked_signal(dump_signal, variables),
+        hub_blocked=_checked_hub_blocked(hub_blocked, variables),
     )
+
+
+def _checked_hub_blocked(value: object, variables: Mapping[str, str]) -> float | None:
+    if value is None and not variables.get(ENVIRONMENT_VARIABLES["hub_blocked"], "").strip():
+        return DEFAULT_HUB_BLOCKED_SECONDS
+    seconds = _seconds("hub_blocked", value, variables)
+    if seconds is not None and seconds < MIN_HUB_BLOCKED_SECONDS:
+        raise ConfigurationError(f"hub_blocked must be 0 or at least {MIN_HUB_BLOCKED_SECONDS:g}, not {seconds:g}")
+    return seconds
 
 
 def _checked_signal(value: object, variables: Mapping[str, str]) -> int | None:

@@ -58,21 +58,23 @@ class Place:
 
 def walk(skipped_idents: Collection[int], only: Collection[int] | None = None) -> dict[int, RawStack]:
     """The stacks of all threads at one instant, or only of some, by thread ident, innermost frame first."""
-    stacks: dict[int, RawStack] = {}
-    innermost: FrameType | None
-    frame: FrameType | None
-    for ident, innermost in _current_frames().items():
-        if ident in skipped_idents or (only is not None and ident not in only):
-            continue
-        stack: RawStack = []
-        frame = innermost
-        while frame is not None:
-            stack.append((frame.f_code, frame.f_lasti))
-            frame = frame.f_back
-            if len(stack) >= _MAX_WALKED:
-                break
-        stacks[ident] = stack
-    return stacks
+    return {
+        ident: walk_from(innermost)
+        for ident, innermost in _current_frames().items()
+        if ident not in skipped_idents and (only is None or ident in only)
+    }
+
+
+def walk_from(innermost: FrameType) -> RawStack:
+    """The stack that ends in this frame, innermost frame first."""
+    stack: RawStack = []
+    frame: FrameType | None = innermost
+    while frame is not None:
+        stack.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+        if len(stack) >= _MAX_WALKED:
+            break
+    return stack
 
 
 def _current_frames() -> dict[int, FrameType]:

@@ -26,13 +26,16 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import PHASES, Request, Stack
 from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Verdict
-from wsgi_tracebacker.worker import faults, kernel, logs, requests, stacks
+from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests
+from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
+from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.recorder import Application, Recorder
 from wsgi_tracebacker.worker.reporter import Repeats, full_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_tracebacker.worker import stacks
     from wsgi_tracebacker.worker.blackbox import StacksFile, Table
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.fuse import Fuse
@@ -60,6 +63,9 @@ _IDLE_SECONDS = 3600.0
 _STOPPED_SECONDS = 1.0
 _STOPPED_CPU_SHARE = 0.02
 
+#: A greenlet that is to be raised into has so long to give way to its hub, which throws into it.
+_GIVES_WAY_SECONDS = 0.3
+
 _NEVER = float("inf")
 
 
@@ -68,18 +74,24 @@ class _Watch:
 
     __slots__ = (
         "core",
+        "cpu_seconds",
+        "delay_seconds",
         "finished_before",
         "grace_ends",
+        "greenlet",
         "kill_at",
         "kill_entry",
         "last_sample",
         "next_sample",
         "phase",
+        "raise_at",
         "raised",
         "recorder",
         "reported",
         "request",
         "settings",
+        "thread_before",
+        "throw",
         "token",
     )
 
@@ -103,6 +115,26 @@ class _Watch:
         #: Once its report said so: when this process is killed for it, at the latest, and what is waited for.
         self.kill_at = _NEVER
         self.kill_entry: Entry | None = None
+        #: Of a greenlet: whether it runs now; what throws into it, and when that is to be done without its hub.
+        self.greenlet: str | None = None
+        self.throw: Throw | None = None
+        self.raise_at = _NEVER
+        #: The share of its thread's CPU and run delay that is its own, and what the thread's were when it last ran.
+        self.cpu_seconds = self.delay_seconds = 0.0
+        self.thread_before: tuple[float, float] | None = None
+
+    def own_share(self, cpu: float | None, delay: float | None) -> tuple[float | None, float | None]:
+        """What a greenlet has used, as far as samples tell: what passed while it ran at both ends of the time."""
+        if cpu is None or delay is None:
+            return None, None
+        if self.greenlet != greenlets.RUNNING:
+            self.thread_before = None
+        else:
+            before_cpu, before_delay = self.thread_before or (cpu, delay)
+            self.cpu_seconds += cpu - before_cpu
+            self.delay_seconds += delay - before_delay
+            self.thread_before = (cpu, delay)
+        return self.cpu_seconds, self.delay_seconds
 
 
 class Watchdog:
@@ -118,11 +150,12 @@ class Watchdog:
         table: Callable[[], Table | None],
         places: stacks.Places,
         worker_number: Callable[[], int | None],
-        interrupt: Callable[[Core, float], bool] | None,
+        interrupt: Callable[[Core, float], bool],
+        hubs: greenlets.Hubs,
     ) -> None:
         """Nothing runs before start().
 
-        :param interrupt: raises into the request ``token`` of a core; whether it could. None: nothing can.
+        :param interrupt: raises into the request ``token`` of a core; whether it could.
         """
         self.ident: int | None = None
         self._primitives = primitives
@@ -133,6 +166,10 @@ class Watchdog:
         self._places = places
         self._worker_number = worker_number
         self._interrupt = interrupt
+        self._hubs = hubs
+        self._hub_watch = HubWatch(
+            hubs, cores, reporter, stacks_file, places, worker_number, lambda: in_flight(cores, monotonic())
+        )
         self._application = Application(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         self._watches: dict[int, _Watch] = {}
         #: The requests in flight with their cores, of the present look; None: nobody has asked yet.
@@ -188,6 +225,11 @@ class Watchdog:
             self._horizon_seconds = first
             self.wake()
 
+    def attend_hubs(self, blocked_seconds: float) -> None:
+        """From now on greenlets serve: report a hub that is blocked for so long."""
+        if self._hub_watch.attend(blocked_seconds):
+            self.wake()
+
     def limit_changed(self, core: Core) -> None:
         """A request got a limit of its own: wake up if that comes before the next look."""
         fuse = core.fuse
@@ -237,8 +279,7 @@ class Watchdog:
         for core in self._cores.all():
             token = core.started
             if token <= 0.0:
-                if late_seconds >= _MISSED_SECONDS:
-                    self._look_back(core, now, late_seconds)
+                self._look_back(core, now, late_seconds)
                 continue
             slow_at, overdue_at = thresholds(core, token)
             settings = core.settings
@@ -268,6 +309,7 @@ class Watchdog:
                 self._ended_request(watch, now)
         if due:
             wake_at = min(wake_at, self._attend_slow(due, late_seconds))
+        wake_at = min(wake_at, self._hub_watch.look(now, late_seconds))
         wake_at = min(wake_at, self._summaries(now))
         self._reporter.rescue(now)
         if self._reporter.is_busy:
@@ -288,6 +330,8 @@ class Watchdog:
         A C call that holds the GIL keeps the watchdog from running, and when it ends, the request may end first. The
         core still has its start, its end and what it was.
         """
+        if late_seconds < _MISSED_SECONDS:
+            return
         token, ended, settings = core.noted_start(), core.ended, core.settings
         watch = self._watches.get(id(core))
         if settings is None or not 0.0 < token < ended or (watch is not None and watch.token == token):
@@ -355,21 +399,22 @@ class Watchdog:
         # One look at the threads for all of them; only theirs are walked.
         self._in_flight = None
         wanted = {watch.core.serving_ident() for watch in due}
-        walked = stacks.walk((), wanted)
+        looked = greenlets.look((watch.core for watch in due), (), wanted)
         wake_at = _NEVER
         for watch in due:
             try:
-                wake_at = min(wake_at, self._attend_one(watch, walked, late_seconds))
+                wake_at = min(wake_at, self._attend_one(watch, looked, late_seconds))
             except Exception:
                 # The others are not to pay for it.
                 faults.caught("in the watchdog, on one request", self._say_fault)
                 wake_at = min(wake_at, monotonic() + _FAULT_PAUSE_SECONDS)
         return wake_at
 
-    def _attend_one(self, watch: _Watch, walked: dict[int, stacks.RawStack], late_seconds: float) -> float:
+    def _attend_one(self, watch: _Watch, looked: greenlets.Looked, late_seconds: float) -> float:
         now = monotonic()
         core, token, settings = watch.core, watch.token, watch.settings
-        stack = walked.get(core.serving_ident(), [])
+        stack = looked.stack_of(core)
+        watch.greenlet = looked.state_of(core)
         watch.phase = core.phase
         if core.started != token:
             # It ended after the look at its stack, which then may be another's.
@@ -390,11 +435,19 @@ class Watchdog:
             self._kill(watch, settings, stack, now, "still there after it was raised into, killing this worker")
         if watch.kill_at != _NEVER:
             return now
-        return min(watch.next_sample, watch.grace_ends, overdue_at if watch.reported is None else _NEVER)
+        if now >= watch.raise_at:
+            watch.raise_at = _NEVER
+            if watch.throw is not None:
+                watch.throw.raise_into_running()
+        return min(
+            watch.next_sample, watch.grace_ends, watch.raise_at, overdue_at if watch.reported is None else _NEVER
+        )
 
     def _sample(self, watch: _Watch, stack: stacks.RawStack, now: float, late_seconds: float) -> None:
         native_id = watch.core.native_id
         cpu, delay = kernel.cpu_and_run_delay(native_id) if native_id is not None else (None, None)
+        if watch.greenlet is not None:
+            cpu, delay = watch.own_share(cpu, delay)
         watch.recorder.sample(now - watch.token, stack, cpu, delay, late_seconds if watch.last_sample else 0.0)
         watch.last_sample = now
 
@@ -424,8 +477,9 @@ class Watchdog:
         if grace is not None:
             watch.grace_ends = now + grace
         killed = f"; killed in {grace:g} s if it is still there" if grace is not None else ""
-        if self._interrupt is None:
-            return f"not raised into, because its thread serves other requests too, as greenlets{killed}"
+        hub = self._hubs.of(watch.core)
+        if hub is not None:
+            return f"{self._throw(watch, hub, now)}{killed}"
         watch.raised = True
         if self._interrupt(watch.core, watch.token):
             return (
@@ -437,6 +491,18 @@ class Watchdog:
         return (
             "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
             f"{killed}"
+        )
+
+    def _throw(self, watch: _Watch, hub: greenlets.Hub, now: float) -> str:
+        watch.raised = True
+        watch.throw = Throw(watch.core, watch.token)
+        if not watch.throw.begin(hub):
+            return "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
+        # One that has not given way by then is raised into without the hub.
+        watch.raise_at = now + _GIVES_WAY_SECONDS
+        return (
+            "HarakiriTimeout is thrown into its greenlet as soon as the hub runs, or raised in the thread if it is this"
+            " greenlet that blocks the hub"
         )
 
     def _kill(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, now: float, outcome: str) -> None:
@@ -517,7 +583,12 @@ class Watchdog:
         core = watch.core
         request = requests.describe(core, watch.token, now, time.time()) or _aged(watch, now - watch.token)
         native_id = core.native_id
-        status = kernel.thread_status(native_id) if native_id is not None else kernel.ThreadStatus()
+        # A suspended greenlet does not have the thread: what the kernel says of that is not said of it.
+        has_the_thread = watch.greenlet != greenlets.SUSPENDED
+        status = kernel.ThreadStatus()
+        if has_the_thread and native_id is not None:
+            status = kernel.thread_status(native_id)
+        hub = self._hubs.of(core)
         places, omitted = self._places.resolve(stack, {})
         thread = core.thread
         return HarakiriReport(
@@ -533,7 +604,7 @@ class Watchdog:
             timeline=watch.recorder.timeline(),
             verdict=watch.recorder.verdict(),
             stack=Stack(
-                name=thread.name if thread is not None else self._cores.thread_name(core) or f"Core{core.number}",
+                name=self._cores.name_of(core),
                 ident=core.serving_ident(),
                 native_id=native_id,
                 core=core.number,
@@ -543,22 +614,22 @@ class Watchdog:
                 cpu_seconds=status.cpu_seconds,
                 frames=tuple(place.frame for place in places),
                 frames_omitted=omitted,
+                greenlet=watch.greenlet,
             ),
-            system_call=kernel.system_call(native_id) if native_id is not None else None,
+            system_call=kernel.system_call(native_id) if has_the_thread and native_id is not None else None,
             others=self._others(watch, now) if others is None else others,
+            hub=hub.state(now) if hub is not None else None,
+            hub_blocked_by=running_in(hub, self._all_in_flight(now))[1] if hub is not None else None,
         )
 
     def _others(self, watch: _Watch, now: float) -> tuple[OtherRequest, ...]:
+        return tuple(other for core, other in self._all_in_flight(now) if core is not watch.core)
+
+    def _all_in_flight(self, now: float) -> list[tuple[Core, OtherRequest]]:
         if self._in_flight is None:
             # Once a look: many may be overdue at once.
-            self._in_flight = []
-            for core in self._cores.all():
-                token = core.started
-                request = requests.describe(core, token, now, time.time()) if token > 0.0 else None
-                if request is not None:
-                    self._in_flight.append((core, OtherRequest(core.number, request)))
-            self._in_flight.sort(key=lambda entry: -entry[1].request.age_seconds)
-        return tuple(other for core, other in self._in_flight if core is not watch.core)
+            self._in_flight = in_flight(self._cores, now)
+        return self._in_flight
 
     def _say(self, report: HarakiriReport, settings: Settings, *, logged: bool = True) -> Entry | None:
         """Write the report to the stacks file, and hand it over to be logged, or only to the callable."""
@@ -582,9 +653,11 @@ class Watchdog:
         for repeats, logger, level, kind in (
             (self._reports, logs.HARAKIRI, logging.ERROR, "harakiri"),
             (self._slow_lines, logs.SLOW, logging.WARNING, "slow"),
+            (self._hub_watch.reports, logs.HUB, logging.WARNING, "hub"),
         ):
             for subject, count in repeats.summary(now):
-                more = f"{count} more request{'s' if count > 1 else ''}"
+                what = "block" if kind == "hub" else "request"
+                more = f"{count} more {what}{'s' if count > 1 else ''}"
                 message = f"{more} in the last minute at the same place as {subject}"
                 if not subject:
                     message = f"{more} in the last minute at other places"
@@ -594,6 +667,17 @@ class Watchdog:
             if ends_at is not None:
                 wake_at = min(wake_at, ends_at)
         return wake_at
+
+
+def in_flight(cores: Cores, now: float) -> list[tuple[Core, OtherRequest]]:
+    """The requests in flight with their cores, the oldest first."""
+    found = []
+    for core in cores.all():
+        token = core.started
+        request = requests.describe(core, token, now, time.time()) if token > 0.0 else None
+        if request is not None:
+            found.append((core, OtherRequest(core.number, request)))
+    return sorted(found, key=lambda entry: -entry[1].request.age_seconds)
 
 
 def thresholds(core: Core, token: float) -> tuple[float, float]:

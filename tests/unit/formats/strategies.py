@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.model import Counters, Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
 
 #: Everything but surrogates, and those by which PEP 383 stands for bytes that are not UTF-8. (A high and a low
 #: surrogate side by side are one character in JSON; no file name brings them.)
@@ -83,7 +83,7 @@ stacks = st.builds(
     ident=optional_integers,
     native_id=optional_integers,
     core=st.none() | st.integers(0, 100),
-    kind=st.sampled_from(("main", "thread", "foreign", "greenlet", "unknown")),
+    kind=st.sampled_from(("main", "thread", "foreign", "greenlet", "hub", "unknown")),
     daemon=st.none() | st.booleans(),
     state=st.none() | st.sampled_from("RSDTtI?"),
     wait_channel=optional_texts,
@@ -93,6 +93,8 @@ stacks = st.builds(
     frames=st.lists(frames, max_size=5).map(tuple),
     frames_omitted=st.integers(0, 1000),
     holds_gil=st.none() | st.booleans(),
+    greenlet=st.none() | texts,
+    hub=st.none() | st.builds(HubState, library=texts, state=texts, blocked_seconds=st.none() | numbers),
 )
 
 workers = st.builds(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.formats.strategies import counters, snapshots, workers
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import json
-from wsgi_tracebacker.model import Counters, Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
 
 SNAPSHOT = Snapshot(
     worker=Worker(number=1, pid=42, server="gunicorn", application="app:application", requests_in_flight=1),
@@ -22,6 +22,7 @@ SNAPSHOT = Snapshot(
             core=0,
             request=Request("GET", "/x", None, "127.0.0.1", "id", 999.0, 1.5, "app"),
             last_request=LastRequest("GET", "/y", 3.0),
+            hub=HubState("gevent", "blocked", 1.5),
             frames=(Frame("caf\udce9.py", 3, "f", "    g()\n", 3, 4, 7),),
         ),
     ),
@@ -60,11 +61,14 @@ def test_the_keys_are_those_of_the_schema() -> None:
         "last_request",
         "frames_omitted",
         "holds_gil",
+        "greenlet",
+        "hub",
         "frames",
     }
     assert " ".join(thread["request"]) == (
         "method path query remote_address request_id started_at age_seconds phase nested"
     )
+    assert list(thread["hub"]) == ["library", "state", "blocked_seconds"]
     assert list(thread["last_request"]) == ["method", "path", "ended_seconds_ago"]
     assert " ".join(thread["frames"][0]) == (
         "filename lineno end_lineno column end_column function source source_changed"

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, interrupt, logs, watchdog
+from wsgi_tracebacker.worker import agent, blackbox, faults, logs, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
@@ -315,16 +315,6 @@ def test_a_fault_in_the_report_does_not_keep_the_process_alive(
     serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.1, harakiri_action="kill"))
     assert kills
     faults.forget()
-
-
-def test_greenlets_are_not_raised_into(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a thread serves many requests at once, whichever runs would be struck; the report says why not."""
-    monkeypatch.setattr(interrupt, "raise_into", None)
-    application = TracebackerMiddleware(
-        hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1, harakiri_action="raise"
-    )
-    assert serve(application).status == "200 OK"
-    assert "not raised into, because its thread serves other requests too" in logged.of("harakiri")[0]
 
 
 def test_the_thread_is_started_by_the_first_limit(base: str) -> None:

@@ -1,0 +1,155 @@
+"""Blocked hubs: found, reported as what they are, and reported again when they run.
+
+Knows when a hub has been silent for too long, and who makes it so. Refuses to know how a hub is asked, and has no
+thread: the watchdog calls it.
+
+A greenlet that computes, or waits in a call that the library did not patch, does not give way, and every other request
+of its worker waits: the failure that people hunt for under gevent and eventlet. A hub that owes a sign of life for
+longer than the limit is blocked, and the greenlet that its thread runs then is what blocks it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.formats import report as report_format
+from wsgi_tracebacker.model import Stack
+from wsgi_tracebacker.reports import HubReport, OtherRequest
+from wsgi_tracebacker.worker import greenlets, kernel, logs
+from wsgi_tracebacker.worker.reporter import Repeats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from wsgi_tracebacker.worker import stacks
+    from wsgi_tracebacker.worker.blackbox import StacksFile
+    from wsgi_tracebacker.worker.cores import Cores
+    from wsgi_tracebacker.worker.reporter import Reporter
+    from wsgi_tracebacker.worker.requests import Core
+
+    #: The requests in flight, each with the core that serves it.
+    InFlight = Collection[tuple[Core, OtherRequest]]
+
+#: A hub is asked for a sign of life so many times within the time after which it counts as blocked.
+_ASKED_IN_A_LIMIT = 2
+
+_NEVER = float("inf")
+
+
+class _Block(NamedTuple):
+    """A hub that is blocked, and what was said of it."""
+
+    #: When it was asked for the sign of life that it owes.
+    asked_at: float
+    report: HubReport
+    was_logged: bool
+
+
+class HubWatch:
+    """Watches the hubs of one process. Used by one thread, the watchdog's."""
+
+    def __init__(
+        self,
+        hubs: greenlets.Hubs,
+        cores: Cores,
+        reporter: Reporter,
+        stacks_file: Callable[[], StacksFile | None],
+        places: stacks.Places,
+        worker_number: Callable[[], int | None],
+        in_flight: Callable[[], InFlight],
+    ) -> None:
+        """Nothing is watched before attend()."""
+        self._hubs = hubs
+        self._cores = cores
+        self._reporter = reporter
+        self._stacks_file = stacks_file
+        self._places = places
+        self._worker_number = worker_number
+        self._in_flight = in_flight
+        #: Seconds after which a hub is blocked; None: nobody wants to know.
+        self._limit_seconds: float | None = None
+        self._blocks: dict[int, _Block] = {}
+        #: What was reported in the present minute.
+        self.reports = Repeats()
+
+    def attend(self, limit_seconds: float) -> bool:
+        """From now on, report a hub that is blocked for so long; whether that is news."""
+        known = self._limit_seconds
+        if known is not None and known <= limit_seconds:
+            return False
+        self._limit_seconds = limit_seconds
+        return True
+
+    def look(self, now: float, late_seconds: float) -> float:
+        """Ask each hub for a sign of life, and report those that owe one for too long; when to do it again."""
+        limit = self._limit_seconds
+        if limit is None:
+            return _NEVER
+        for hub in self._hubs.all():
+            block = self._blocks.get(hub.ident)
+            if block is not None and block.asked_at != hub.asked_at:
+                block = None
+                self._say_runs_again(self._blocks.pop(hub.ident), now)
+            asked_at = hub.asked_at
+            if block is None and asked_at is not None and now - asked_at >= limit:
+                self._blocks[hub.ident] = self._say_blocked(hub, asked_at, now, late_seconds)
+            hub.ask(now)
+        return now + limit / _ASKED_IN_A_LIMIT
+
+    def _say_blocked(self, hub: greenlets.Hub, asked_at: float, now: float, late_seconds: float) -> _Block:
+        in_flight = self._in_flight()
+        stack, by = running_in(hub, in_flight)
+        core = next((core for core, other in in_flight if other is by), None)
+        places, omitted = self._places.resolve(stack, {})
+        status = kernel.thread_status(hub.native_id)
+        report = HubReport(
+            hub=hub.state(now),
+            worker=self._worker_number(),
+            pid=os.getpid(),
+            by=by,
+            stack=Stack(
+                name=self._cores.name_of(core) if core is not None else "a greenlet",
+                ident=hub.ident,
+                native_id=hub.native_id,
+                core=core.number if core is not None else None,
+                kind="greenlet",
+                state=status.state,
+                wait_channel=status.wait_channel,
+                cpu_seconds=status.cpu_seconds,
+                frames=tuple(place.frame for place in places),
+                frames_omitted=omitted,
+                greenlet=greenlets.RUNNING,
+            ),
+            others=tuple(other for _, other in in_flight if other is not by),
+            late_seconds=late_seconds,
+        )
+        # Where it is, without the line: a loop is at another one each time.
+        place = tuple((frame.filename, frame.function) for frame in report.stack.frames)
+        subject = report_format.target(by.request) if by is not None else "a greenlet that serves no request"
+        logged = self.reports.admit((subject, place), subject, now)
+        if logged:
+            text = "\n".join(report_format.hub_lines(report))
+            stacks_file = self._stacks_file()
+            if stacks_file is not None:
+                stacks_file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} hub: {text}\n\n")
+            self._reporter.post(logs.HUB, logging.WARNING, "hub", text, report_format.hub_document(report))
+        return _Block(asked_at, report, logged)
+
+    def _say_runs_again(self, block: _Block, now: float) -> None:
+        if block.was_logged:
+            line = report_format.hub_runs_again(block.report, now - block.asked_at)
+            content = {**report_format.hub_document(block.report), "kind": "hub-runs-again"}
+            self._reporter.post(logs.HUB, logging.WARNING, "hub", line, content)
+
+
+def running_in(hub: greenlets.Hub, in_flight: InFlight) -> tuple[stacks.RawStack, OtherRequest | None]:
+    """What runs in a hub's thread, and the request that it serves, if it serves one."""
+    here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
+    looked = greenlets.look([core for core, _ in here], (), (hub.ident,))
+    for core, other in here:
+        if looked.state_of(core) == greenlets.RUNNING:
+            return looked.stack_of(core), other
+    return looked.threads.get(hub.ident, []), None

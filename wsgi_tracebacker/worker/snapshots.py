@@ -1,0 +1,193 @@
+"""A snapshot is taken: all stacks of this process at one instant, each with the request that it serves.
+
+Knows how cores, threads, greenlets and hubs become the entries of a snapshot, and in which order. Refuses to know who
+asked, and where the answer goes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.model import HubState, LastRequest, Request, Stack, Worker
+from wsgi_tracebacker.worker import greenlets, kernel, requests, stacks
+from wsgi_tracebacker.worker.cores import known_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from wsgi_tracebacker.formats.source import SourceFile
+    from wsgi_tracebacker.worker.cores import Cores
+    from wsgi_tracebacker.worker.requests import Core
+
+#: What one snapshot may spend on reading /proc, at 8 µs a thread and 6 more for what it waits in: enough for the
+#: 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
+#: requests come first.
+_KERNEL_BUDGET_SECONDS = 0.0003
+
+_UNKNOWN_STATUS: Final = kernel.ThreadStatus()
+
+
+class _Entry(NamedTuple):
+    """One thread or greenlet, as it is shown."""
+
+    core: Core | None
+    ident: int
+    native_id: int | None
+    stack: stacks.RawStack
+    #: Of a greenlet: running or suspended.
+    greenlet: str | None = None
+    request: Request | None = None
+    last_request: LastRequest | None = None
+    hub: HubState | None = None
+
+    @property
+    def has_the_thread(self) -> bool:
+        """Whether what the kernel says of the thread is said of this."""
+        return self.greenlet != greenlets.SUSPENDED
+
+
+class Snapshots:
+    """Takes the snapshots of one process. Used by one thread at a time, the listener's."""
+
+    def __init__(
+        self, cores: Cores, hubs: greenlets.Hubs, places: stacks.Places, own_idents: Callable[[], Collection[int]]
+    ) -> None:
+        """``own_idents``: the threads of ours, which are not shown."""
+        self._cores = cores
+        self._hubs = hubs
+        self._places = places
+        self._own_idents = own_idents
+        #: How many were taken.
+        self.taken = 0
+
+    def text(self) -> bytes:
+        """All stacks, as uWSGI writes them."""
+        self.taken += 1
+        cores = self._cores.all()
+        looked = greenlets.look(cores, self._own_idents())
+        files: dict[str, SourceFile | None] = {}
+        blocks = [uwsgi_format.HEADER]
+        for entry in self._entries(looked, [(core, None) for core in cores], monotonic()):
+            # uWSGI says nothing of a thread without Python frames; of a core whose thread is shown once, neither.
+            if entry.stack:
+                places, _ = self._places.resolve(entry.stack, files)
+                blocks.append(uwsgi_format.block(self._name(entry), [place.text for place in places]))
+        return b"".join(blocks)
+
+    def json(self, worker: Callable[[int], Worker]) -> bytes:
+        """All stacks with their requests, as JSON.
+
+        :param worker: what this process says of itself, given the number of requests in flight.
+        """
+        self.taken += 1
+        cores = self._cores.all()
+        tokens = [core.started for core in cores]
+        now_monotonic, now_unix = monotonic(), time.time()
+        looked = greenlets.look(cores, self._own_idents())
+        # A request belongs to the stack only if it was in flight before the walk and still is after it.
+        flights = [
+            requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+            for core, token in zip(cores, tokens, strict=True)
+        ]
+        oldest_first = sorted(zip(tokens, cores, flights, strict=True), key=lambda seen: (seen[2] is None, seen[0]))
+        entries = list(self._entries(looked, [(core, request) for _, core, request in oldest_first], now_monotonic))
+        native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
+        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), _KERNEL_BUDGET_SECONDS)
+        files: dict[str, SourceFile | None] = {}
+        # By core, then what serves nothing, in the order in which the interpreter has it.
+        entries.sort(key=lambda entry: (entry.core is None, entry.core.number or 0 if entry.core is not None else 0))
+        documents = [self._document(entry, statuses, files) for entry in entries]
+        in_flight = sum(1 for request in flights if request is not None)
+        return json_format.snapshot_bytes(worker(in_flight), now_unix, documents)
+
+    def _entries(
+        self, looked: greenlets.Looked, cores: list[tuple[Core, Request | None]], now: float
+    ) -> Iterator[_Entry]:
+        shown: set[int] = set()
+        for core, request in cores:
+            ident = core.serving_ident() if request is not None else core.ident
+            native_id = core.native_id if ident == core.ident else _native_id(known_thread(ident))
+            state = looked.state_of(core)
+            last = requests.describe_last(core, now)
+            if state is not None:
+                stack = looked.stack_of(core)
+                if state == greenlets.RUNNING:
+                    shown.add(ident)
+            else:
+                # Overlapping bodies on one thread share its stack: the first one shows it.
+                stack = looked.threads.get(ident, []) if ident not in shown else []
+                shown.add(ident)
+            yield _Entry(core, ident, native_id, stack, state, request, last)
+        hubs = {hub.ident: hub for hub in self._hubs.all()}
+        for ident, stack in looked.threads.items():
+            hub = hubs.pop(ident, None)
+            if hub is None:
+                if ident not in shown:
+                    yield _Entry(None, ident, _native_id(known_thread(ident)), stack)
+                continue
+            of_hub = greenlets.stack_of(hub.greenlet)
+            if ident not in shown and of_hub:
+                # A greenlet that serves no request runs.
+                yield _Entry(None, ident, hub.native_id, stack, greenlets.RUNNING)
+            yield _Entry(None, ident, hub.native_id, of_hub or stack, hub=hub.state(now))
+
+    def _document(
+        self, entry: _Entry, statuses: dict[int, kernel.ThreadStatus], files: dict[str, SourceFile | None]
+    ) -> str:
+        core = entry.core
+        thread = core.thread if core is not None and core.ident == entry.ident else known_thread(entry.ident)
+        status = statuses.get(entry.native_id or 0, _UNKNOWN_STATUS) if entry.has_the_thread else _UNKNOWN_STATUS
+        places, omitted = self._places.resolve(entry.stack, files)
+        head = Stack(
+            name=self._name(entry),
+            ident=entry.ident,
+            native_id=entry.native_id,
+            core=core.number if core is not None else None,
+            kind=_kind(entry, thread),
+            daemon=thread.daemon if thread is not None else None,
+            state=status.state,
+            wait_channel=status.wait_channel,
+            cpu_seconds=status.cpu_seconds,
+            request=entry.request,
+            last_request=entry.last_request,
+            frames_omitted=omitted,
+            greenlet=entry.greenlet,
+            hub=entry.hub,
+        )
+        return json_format.stack_json(head, [place.json for place in places])
+
+    def _name(self, entry: _Entry) -> str:
+        return self._cores.name_of(entry.core) if entry.core is not None else _thread_name(entry.ident, entry.native_id)
+
+
+def _thread_name(ident: int, native_id: int | None) -> str:
+    thread = known_thread(ident)
+    if thread is None and native_id == os.getpid():
+        # gevent files it under its own ident.
+        thread = threading.main_thread()
+    return thread.name if thread is not None else f"Thread-{ident}"
+
+
+def _native_id(thread: threading.Thread | None) -> int | None:
+    if thread is None:
+        return None
+    if thread is threading.main_thread():
+        # After a fork in C, the Thread object still has the master's.
+        return os.getpid()
+    return getattr(thread, "native_id", None)
+
+
+def _kind(entry: _Entry, thread: threading.Thread | None) -> str:
+    if entry.hub is not None:
+        return "hub"
+    if entry.greenlet is not None:
+        return "greenlet"
+    if thread is None or type(thread).__name__ == "_DummyThread":
+        return "foreign"
+    return "main" if thread is threading.main_thread() else "thread"
