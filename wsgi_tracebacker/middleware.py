@@ -14,16 +14,17 @@ In production put the socket into a folder that only the service's user can writ
 
 This module knows PEP 3333: a request begins, runs, streams, closes. It refuses to know what is done with what it
 notes. On the path of every request it stores and allocates nothing that it can do without; everything that happens
-seldom (a first request, a nested one, a forked process, a fault of ours) goes through ``__admit``.
+seldom (a first request, a nested one, a forked process, a fault of ours) goes through ``_admit``.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from time import monotonic
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats.blackbox import FLIGHT
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from typing_extensions import Self
 
     from wsgi_tracebacker.reports import HarakiriReport
     from wsgi_tracebacker.worker.settings import Settings
@@ -193,6 +195,10 @@ class TracebackerMiddleware:
     Attributes that it does not know are those of the application it wraps.
     """
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """A class that is derived from this one may have its own ``__call__``; this one's objects have their own."""
+        return object.__new__(cast("type[Self]", _Direct) if cls is TracebackerMiddleware else cls)
+
     def __init__(
         self,
         app: WSGIApplication,
@@ -263,10 +269,10 @@ class TracebackerMiddleware:
             harakiri_margin=harakiri_margin,
             dump_signal=dump_signal,
         )
-        self.__stands_aside = standing_aside.reason() is not None
+        stands_aside = standing_aside.reason() is not None
         # What is called: the application itself, unless an option needs to stand in between.
         called = app
-        if self.__stands_aside:
+        if stands_aside:
             standing_aside.say_so()
         else:
             if self.__settings.harakiri_action == "raise":
@@ -275,9 +281,9 @@ class TracebackerMiddleware:
                 called = _Fused(called, self.__settings)
             if self.__settings.decide is not None:
                 called = _Deciding(called, self.__settings)
-        #: Where each thread finds its core (the agent's, from the first request on), the settings, and what is called.
-        #: One attribute: with a __getattr__ in the class, each costs 21 ns up to CPython 3.11.
-        self.__needed: tuple[Any, Settings, WSGIApplication] = (None, self.__settings, called)
+        self.__serve = _serving(app, called, self.__settings, stands_aside)
+        if type(self) is _Direct:
+            self.__call__ = self.__serve  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_TracebackerMiddleware__"):
@@ -289,19 +295,58 @@ class TracebackerMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        local, settings, app = self.__needed
+        return self.__serve(environ, start_response)
+
+
+class _Direct(TracebackerMiddleware):
+    """What ``TracebackerMiddleware(…)`` makes: each object has its own ``__call__``, which is found without asking it.
+
+    A ``__call__`` that is a slot is bound by the interpreter's C code, and what it holds needs no attribute of ours:
+    with a ``__getattr__`` in the class each costs 21 ns up to CPython 3.11. A class that is derived from
+    TracebackerMiddleware has the method, as its super() expects.
+    """
+
+    __slots__ = ("__call__",)
+
+    # inspect.signature() cannot read a slot.
+    __signature__ = inspect.signature(TracebackerMiddleware.__call__).replace(
+        parameters=list(inspect.signature(TracebackerMiddleware.__call__).parameters.values())[1:]
+    )
+
+
+# For whoever prints it.
+_Direct.__name__, _Direct.__qualname__ = TracebackerMiddleware.__name__, TracebackerMiddleware.__qualname__
+
+
+def _serving(
+    wrapped: WSGIApplication, app: WSGIApplication, settings: Settings, stands_aside: bool
+) -> WSGIApplication:
+    """The ``__call__`` of one middleware, which calls ``app``.
+
+    It knows nothing of the middleware's object: that and all it wraps goes when nobody has it any more.
+    """
+    #: Where each thread finds its core; the agent's, from the first request on.
+    local: Any = None
+
+    def __call__(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: N807
+        nonlocal local
         core: Core | None
         try:
             core = local.core
         except AttributeError:
             core = None
+        call = app
         if core is None or core.started or not MARK[0]:
             # Not the ordinary next request of its thread.
-            core = self.__admit(environ)
+            if stands_aside:
+                return app(environ, start_response)
+            core, found = _admit(wrapped, settings, environ)
             if core is None:
                 return app(environ, start_response)
+            local = found
+            # An idle core stands ready now.
             if core.outer is not None:
-                return self.__serve_nested(core, environ, start_response)
+                call = _Within(app, local, core.outer)
         started = monotonic()
         try:
             environ[HANDLE_KEY] = core.handle
@@ -322,7 +367,7 @@ class TracebackerMiddleware:
         core.phase = APP
         core.started = started
         try:
-            result = app(environ, start_response)
+            result = call(environ, start_response)
         except BaseException:
             core.end(monotonic())
             raise
@@ -349,28 +394,33 @@ class TracebackerMiddleware:
         core.phase = BODY
         return body
 
-    def __serve_nested(self, core: Core, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve a WSGI call within a request: its thread goes on with that one's core after it."""
-        local = self.__needed[0]
-        try:
-            # An idle core stands ready, so this takes the ordinary way.
-            # Not self(…): a subclass that overrides __call__ would be run twice.
-            return TracebackerMiddleware.__call__(self, environ, start_response)
-        finally:
-            local.core = core.outer
+    return __call__
 
-    def __admit(self, environ: WSGIEnvironment) -> Core | None:
-        """Make an idle core ready for the request; None: serve it untracked."""
-        if self.__stands_aside:
-            return None
+
+def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core | None, Any]:
+    """Make an idle core ready for the request, and say where its thread finds it; None: serve it untracked."""
+    try:
+        found = agent.agent_for(settings, environ, _application_name(wrapped))
+        found.attend(settings)
+        return agent.idle_core(found, environ), found.local
+    except Exception:
+        faults.caught("when a request began")
+        return None, None
+
+
+class _Within:
+    """The application of a request within a request: when it is left, its thread has the outer one's core again."""
+
+    def __init__(self, app: WSGIApplication, local: Any, outer: Core) -> None:
+        self._app = app
+        self._local = local
+        self._outer = outer
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            found = agent.agent_for(self.__settings, environ, _application_name(self.__wrapped))
-            self.__needed = (found.local, *self.__needed[1:])
-            found.attend(self.__settings)
-            return agent.idle_core(found, environ)
-        except Exception:
-            faults.caught("when a request began")
-            return None
+            return self._app(environ, start_response)
+        finally:
+            self._local.core = self._outer
 
 
 class _Deciding:
