@@ -24,7 +24,7 @@ import inspect
 import sys
 from time import monotonic
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats.blackbox import FLIGHT
@@ -33,7 +33,7 @@ from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import MARK
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
 from wsgi_tracebacker.worker.interrupt import Interruptible
-from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
+from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, AbandonedCore, Core
 from wsgi_tracebacker.worker.responses import is_whole
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ _METHODS = {
 
 #: In place of a body's token once it was closed: no core ever has it, not even an idle one.
 _CLOSED = -2.0
+
+#: In place of the core of a thread that has none yet: it looks as busy as one that was abandoned.
+_NOBODYS: Final = AbandonedCore(None, 0, None, None)
 
 
 class _Following:
@@ -104,12 +107,11 @@ class _Following:
                 core.reader_ident = core.ident
                 core.environ = None
                 core.ended = monotonic()
-                core.finished += 1
+                core.finished += 1.0
                 core.marks[0] = 0.0
                 core.started = 0.0
-                fuse = core.fuse
-                if fuse is not None:
-                    fuse.request_ended(core)
+                if core.fuse is not None:
+                    core.disarm()
 
 
 class Body(_Following):
@@ -136,7 +138,8 @@ class GeneratorBody(_Following):
     """The same for a generator, which most bodies are: it is its own iterator, and always has a ``close()``.
 
     What else a generator can be asked is known, so that it needs no ``__getattr__``: up to CPython 3.11 that makes
-    every attribute of an object slow, the slots too (21 ns instead of 4, and 48 instead of 18 on 3.10). ``__qualname__`` is left out, which a class cannot give its objects.
+    every attribute of an object slow, the slots too (21 ns instead of 4, and 48 instead of 18 on 3.10).
+    ``__qualname__`` is left out, which a class cannot give its objects.
     """
 
     __slots__ = ()
@@ -172,12 +175,11 @@ class GeneratorBody(_Following):
                 core.reader_ident = core.ident
                 core.environ = None
                 core.ended = monotonic()
-                core.finished += 1
+                core.finished += 1.0
                 core.marks[0] = 0.0
                 core.started = 0.0
-                fuse = core.fuse
-                if fuse is not None:
-                    fuse.request_ended(core)
+                if core.fuse is not None:
+                    core.disarm()
 
 
 class SizedBody(Body):
@@ -283,7 +285,7 @@ class TracebackerMiddleware:
                 called = _Deciding(called, self.__settings)
         self.__serve = _serving(app, called, self.__settings, stands_aside)
         if type(self) is _Direct:
-            self.__call__ = self.__serve  # type: ignore[method-assign]
+            self.__call__ = self.__serve  # type: ignore[method-assign,assignment]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_TracebackerMiddleware__"):
@@ -318,7 +320,7 @@ class _Direct(TracebackerMiddleware):
 _Direct.__name__, _Direct.__qualname__ = TracebackerMiddleware.__name__, TracebackerMiddleware.__qualname__
 
 
-def _serving(
+def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do itself)
     wrapped: WSGIApplication, app: WSGIApplication, settings: Settings, stands_aside: bool
 ) -> WSGIApplication:
     """The ``__call__`` of one middleware, which calls ``app``.
@@ -330,20 +332,19 @@ def _serving(
 
     def __call__(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: N807
         nonlocal local
-        core: Core | None
         try:
             core = local.core
         except AttributeError:
-            core = None
+            core = _NOBODYS
         call = app
-        if core is None or core.started or not MARK[0]:
+        if core.started or not MARK[0]:
             # Not the ordinary next request of its thread.
             if stands_aside:
                 return app(environ, start_response)
-            core, found = _admit(wrapped, settings, environ)
-            if core is None:
+            admitted = _admit(wrapped, settings, environ)
+            if admitted is None:
                 return app(environ, start_response)
-            local = found
+            core, local = admitted
             # An idle core stands ready now.
             if core.outer is not None:
                 call = _Within(app, local, core.outer)
@@ -372,18 +373,17 @@ def _serving(
             core.end(monotonic())
             raise
         kind = type(result)
-        body: Body
+        body: _Following
         if kind is GeneratorType:
             body = GeneratorBody()
         elif kind is list or kind is tuple or is_whole(result, environ):
             core.environ = None
             core.ended = monotonic()
-            core.finished += 1
+            core.finished += 1.0
             core.marks[0] = 0.0
             core.started = 0.0
-            fuse = core.fuse
-            if fuse is not None:
-                fuse.request_ended(core)
+            if core.fuse is not None:
+                core.disarm()
             return result
         else:
             body = SizedBody() if hasattr(kind, "__len__") else Body()
@@ -397,15 +397,16 @@ def _serving(
     return __call__
 
 
-def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core | None, Any]:
+def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any] | None:
     """Make an idle core ready for the request, and say where its thread finds it; None: serve it untracked."""
     try:
         found = agent.agent_for(settings, environ, _application_name(wrapped))
         found.attend(settings)
-        return agent.idle_core(found, environ), found.local
+        core = agent.idle_core(found, environ)
     except Exception:
         faults.caught("when a request began")
-        return None, None
+        return None
+    return None if core is None else (core, found.local)
 
 
 class _Within:
