@@ -24,7 +24,7 @@ import inspect
 import sys
 from time import monotonic
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats.blackbox import FLIGHT
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-    from typing_extensions import Self
 
     from wsgi_tracebacker.reports import HarakiriReport
     from wsgi_tracebacker.worker.settings import Settings
@@ -197,9 +196,10 @@ class TracebackerMiddleware:
     Attributes that it does not know are those of the application it wraps.
     """
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        """A class that is derived from this one may have its own ``__call__``; this one's objects have their own."""
-        return object.__new__(cast("type[Self]", _Direct) if cls is TracebackerMiddleware else cls)
+    #: ``__serve`` is what is called: see _Direct.
+    __slots__ = ("__dict__", "__serve", "__weakref__")
+
+    __serve: WSGIApplication
 
     def __init__(
         self,
@@ -284,8 +284,8 @@ class TracebackerMiddleware:
             if self.__settings.decide is not None:
                 called = _Deciding(called, self.__settings)
         self.__serve = _serving(app, called, self.__settings, stands_aside)
-        if type(self) is _Direct:
-            self.__call__ = self.__serve  # type: ignore[method-assign,assignment]
+        if type(self) is TracebackerMiddleware:
+            self.__class__ = _Direct
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_TracebackerMiddleware__"):
@@ -301,14 +301,17 @@ class TracebackerMiddleware:
 
 
 class _Direct(TracebackerMiddleware):
-    """What ``TracebackerMiddleware(…)`` makes: each object has its own ``__call__``, which is found without asking it.
+    """What ``TracebackerMiddleware(…)`` makes: an object whose ``__call__`` is found without asking it.
 
     A ``__call__`` that is a slot is bound by the interpreter's C code, and what it holds needs no attribute of ours:
     with a ``__getattr__`` in the class each costs 21 ns up to CPython 3.11. A class that is derived from
     TracebackerMiddleware has the method, as its super() expects.
     """
 
-    __slots__ = ("__call__",)
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+        __call__ = TracebackerMiddleware._TracebackerMiddleware__serve
 
     # inspect.signature() cannot read a slot.
     __signature__ = inspect.signature(TracebackerMiddleware.__call__).replace(
@@ -442,6 +445,7 @@ class _Deciding:
                 if seconds is not None and core.on_limit is not None:
                     core.on_limit(core)
         except Exception:
+            # SystemExit, KeyboardInterrupt, gevent's Timeout are not caught: servers raise them into whatever runs.
             faults.caught("when the harakiri callable was asked for a limit")
         return self._app(environ, start_response)
 
