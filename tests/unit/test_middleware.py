@@ -197,11 +197,11 @@ class Server:
         return Sending(file)
 
 
-def wrap(file: io.BytesIO, size: int = 0) -> Sent:
+def wrapping(file: io.BytesIO, size: int = 0) -> Sent:
     return Sending(file)
 
 
-@pytest.mark.parametrize("wrapper", [functools.partial(Sent), Server().wrap, wrap])
+@pytest.mark.parametrize("wrapper", [functools.partial(Sent), Server().wrap, wrapping])
 def test_what_a_factory_of_the_servers_made_is_returned_untouched(base: str, wrapper: Any) -> None:
     """Where ``wsgi.file_wrapper`` is no class, what it makes is known by the package that both come from."""
     made: list[Any] = []
@@ -222,7 +222,7 @@ def test_an_applications_own_iterable_is_followed_beside_a_factory(base: str) ->
     """An iterable from elsewhere than the server's package is the application's, and its request lasts until close."""
     own = type("Own", (Iterable,), {"__module__": "shop.views"})
     request = environ()
-    request["wsgi.file_wrapper"] = wrap
+    request["wsgi.file_wrapper"] = wrapping
     body: Any = TracebackerMiddleware(application_of(own([b"x"])), base)(request, lambda *_: print)
     assert len(requests_in(snapshot(base))) == 1
     body.close()

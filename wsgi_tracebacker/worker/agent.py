@@ -662,7 +662,7 @@ def _is_tracked(core: Core, environ: dict[str, Any]) -> bool:
     return False
 
 
-def _is_made_from(environ: dict[str, Any], core: Core) -> bool:
+def _is_made_from(environ: object, core: Core) -> bool:
     """A call that is made while a body is read has a copy of that request's environ, as a rule; a server's next not.
 
     Whether the body runs just now would tell it whatever the environ is, but nothing of ours may hold the body.
