@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import gc
+import inspect
 import io
 import sys
-from types import MappingProxyType
+import weakref
+from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
@@ -14,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
-from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker import TracebackerMiddleware, middleware
 from wsgi_tracebacker.worker import agent
 
 if TYPE_CHECKING:
@@ -171,6 +176,57 @@ def test_a_file_from_a_wrapper_that_is_a_function_is_returned_untouched(base: st
     assert type(body) is not type(generated([]))
     assert list(body) == [b"x"]
     body.close()  # type: ignore[attr-defined]
+
+
+class Sent:
+    """What a server sends in its own way."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self.file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.file)
+
+
+class Sending(Sent):
+    """As when a function makes one of several kinds."""
+
+
+class Server:
+    def wrap(self, file: io.BytesIO, size: int = 0) -> Sent:
+        return Sending(file)
+
+
+def wrapping(file: io.BytesIO, size: int = 0) -> Sent:
+    return Sending(file)
+
+
+@pytest.mark.parametrize("wrapper", [functools.partial(Sent), Server().wrap, wrapping])
+def test_what_a_factory_of_the_servers_made_is_returned_untouched(base: str, wrapper: Any) -> None:
+    """Where ``wsgi.file_wrapper`` is no class, what it makes is known by the package that both come from."""
+    made: list[Any] = []
+
+    def application(request: Any, start_response: Any) -> Any:
+        made.append(request["wsgi.file_wrapper"](io.BytesIO(b"content")))
+        return made[-1]
+
+    wrapped = TracebackerMiddleware(application, base)
+    for _ in range(2):
+        request = environ()
+        request["wsgi.file_wrapper"] = wrapper
+        assert wrapped(request, lambda *_: print) is made[-1]
+    assert requests_in(snapshot(base)) == []
+
+
+def test_an_applications_own_iterable_is_followed_beside_a_factory(base: str) -> None:
+    """An iterable from elsewhere than the server's package is the application's, and its request lasts until close."""
+    own = type("Own", (Iterable,), {"__module__": "shop.views"})
+    request = environ()
+    request["wsgi.file_wrapper"] = wrapping
+    body: Any = TracebackerMiddleware(application_of(own([b"x"])), base)(request, lambda *_: print)
+    assert len(requests_in(snapshot(base))) == 1
+    body.close()
+    assert requests_in(snapshot(base)) == []
 
 
 class FileWithDescriptor(io.BytesIO):
@@ -351,6 +407,74 @@ def test_a_subclass_is_called_once(base: str) -> None:
     for path in ("/1", "/2"):
         serve(wrapped, environ(path))
     assert calls == ["/1", "/2"]
+
+
+def test_it_can_be_called_by_its_class(base: str) -> None:
+    """``TracebackerMiddleware.__call__(wrapped, …)``, as a subclass without super() has it, serves the request."""
+    wrapped = TracebackerMiddleware(application_of([b"x"]), base)
+    for _ in range(2):
+        assert list(TracebackerMiddleware.__call__(wrapped, environ(), lambda *_: print)) == [b"x"]
+    assert snapshot(base)["worker"]["requests_finished"] == 2
+
+
+def test_it_looks_like_what_it_is(base: str) -> None:
+    """Class, signature and a copy are those of a callable that takes environ and start_response."""
+    wrapped = TracebackerMiddleware(application_of([b"x"]), base)
+    assert isinstance(wrapped, TracebackerMiddleware)
+    assert (type(wrapped).__name__, list(inspect.signature(wrapped).parameters)) == (
+        "TracebackerMiddleware",
+        ["environ", "start_response"],
+    )
+    assert "socket" in inspect.signature(TracebackerMiddleware).parameters
+    assert serve(copy.copy(wrapped)).chunks == [b"x"]
+
+
+def test_a_middleware_goes_when_nobody_has_it(base: str) -> None:
+    """Nothing of ours keeps a wrapped application alive, and no collection is needed to let it go."""
+
+    class Application:
+        def __call__(self, request: Any, start_response: Any) -> Any:
+            return []
+
+    application = Application()
+    pointer = weakref.ref(application)
+    wrapped = TracebackerMiddleware(application, base)
+    serve(wrapped)
+    gc.disable()
+    try:
+        del wrapped, application
+        assert pointer() is None
+    finally:
+        gc.enable()
+
+
+def test_a_generator_can_be_asked_what_it_is_asked_without_us(base: str) -> None:
+    """Whatever a generator knows or takes, its body does too; but for what a class has only for itself."""
+    plain = generated([b"1", b"2"])
+    body: Any = TracebackerMiddleware(application_of(generated([b"1", b"2"])), base)(environ(), lambda *_: print)
+    for name in sorted(set(dir(plain)) - set(dir(object())) - {"__del__", "__qualname__", "__class_getitem__"}):
+        assert type(getattr(body, name)) in (type(getattr(plain, name)), MethodType), name
+    assert (body.send(None), body.gi_running, body.__name__) == (b"1", False, "generated")
+    with pytest.raises(Oddity):
+        body.throw(Oddity("thrown"))
+    body.close()
+    assert requests_in(snapshot(base)) == []
+
+
+@pytest.mark.parametrize("kind", ["list", "generator"])
+def test_one_frame_of_ours_is_in_the_way(base: str, kind: str) -> None:
+    """The first request of a thread shows as many frames of ours around the application as the next: one."""
+    shown: list[int] = []
+
+    def application(request: Any, start_response: Any) -> Any:
+        (thread,) = [thread for thread in snapshot(base)["threads"] if thread["request"]]
+        shown.append(sum(frame["filename"] == middleware.__file__ for frame in thread["frames"]))
+        return BODIES[kind]([b"x"])
+
+    wrapped = TracebackerMiddleware(application, base)
+    for _ in range(2):
+        assert serve(wrapped).error is None
+    assert shown == [1, 1]
 
 
 def test_werkzeugs_client_sees_the_response(base: str) -> None:

@@ -192,6 +192,27 @@ def test_another_environ_nests(base: str) -> None:
     assert requests_in(snapshot(base)) == []
 
 
+def test_a_call_while_the_body_is_read_nests(base: str) -> None:
+    """A generator that calls an application with a copy of its environ keeps its core, and gets no second one."""
+    found: list[dict[str, Any]] = []
+    inner = TracebackerMiddleware(looking(base, found), base)
+
+    def stream(request: Any, start_response: Any) -> Iterator[bytes]:
+        yield from inner({**request, "PATH_INFO": "/inner"}, start_response)
+        found.append(request_in_flight(base))
+        yield b"x"
+
+    wrapped = TracebackerMiddleware(stream, base)
+    for _ in range(2):
+        assert serve(wrapped, environ("/outer")).chunks == [b"x"]
+    for within, after in zip(found[::2], found[1::2], strict=True):
+        assert (within["path"], [one["path"] for one in within["nested"]]) == ("/outer", ["/inner"])
+        assert (after["path"], after["nested"], after["phase"]) == ("/outer", [], "body")
+    document = snapshot(base)
+    assert [thread["core"] for thread in document["threads"] if thread["core"] is not None] == [0]
+    assert document["worker"]["requests_finished"] == 2
+
+
 @pytest.mark.parametrize("closes", [True, False])
 def test_nested_requests_do_not_gather(base: str, closes: bool) -> None:
     """A thousand nested calls, their bodies closed or simply dropped, leave nothing in the request around them."""

@@ -565,7 +565,7 @@ def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
         return _new_core(agent)
     if _is_tracked(core, environ):
         return None
-    if core.phase == requests.APP:
+    if core.phase == requests.APP or _is_made_from(environ, core):
         return _nested_core(agent, core)
     # Its body lives on while its thread begins another request: it keeps its core, the thread goes on with a new one.
     return _new_core(agent)
@@ -590,6 +590,20 @@ def _is_tracked(core: Core, environ: dict[str, Any]) -> bool:
     outer: Core | None = core
     while outer is not None:
         if outer.environ is environ:
+            return True
+        outer = outer.outer
+    return False
+
+
+def _is_made_from(environ: object, core: Core) -> bool:
+    """A call that is made while a body is read has a copy of that request's environ, as a rule; a server's next not.
+
+    Whether the body runs just now would tell it whatever the environ is, but nothing of ours may hold the body.
+    """
+    handle = environ.get(requests.HANDLE_KEY) if isinstance(environ, dict) else None
+    outer: Core | None = core
+    while outer is not None:
+        if outer.handle is handle:
             return True
         outer = outer.outer
     return False

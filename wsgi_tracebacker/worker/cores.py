@@ -54,7 +54,7 @@ class Cores:
         self._taken: dict[int, Core] = {}
         self._freed: deque[Core] = deque()
         #: Requests finished by cores that were freed.
-        self._finished_before = 0
+        self._finished_before = 0.0
         self._table: Table | None = None
         self._worker_number: int | None = None
 
@@ -125,7 +125,7 @@ class Cores:
     def finished(self) -> int:
         """Requests finished since the process started to serve."""
         with self._lock:
-            return self._finished_before + sum(core.finished for core in self._taken.values())
+            return int(self._finished_before + sum(core.finished for core in self._taken.values()))
 
     def name_threads(self, worker_number: int) -> None:
         """Name all threads that serve, now and from now on, after worker and core."""

@@ -5,6 +5,7 @@ Knows which results servers look at closely. Refuses to wrap anything itself.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,28 @@ def is_whole(result: object, environ: WSGIEnvironment) -> bool:
         wrapper = environ.get("wsgi.file_wrapper")
         if wrapper is None:
             return False
-        if inspect.isclass(wrapper):
-            return isinstance(result, wrapper)
-        # uWSGI's wrapper is a function that returns the file itself.
-        return hasattr(result, "read") and hasattr(result, "fileno")
+        return _is_made_by(wrapper, result)
     except Exception:
         faults.caught("when a response was looked at")
         return True
+
+
+def _is_made_by(wrapper: object, result: object) -> bool:
+    """Whether that is what the server's file wrapper made, as far as it can be told from outside."""
+    while isinstance(wrapper, functools.partial):
+        wrapper = wrapper.func
+    if inspect.isclass(wrapper):
+        return isinstance(result, wrapper)
+    if hasattr(result, "read") and hasattr(result, "fileno"):
+        # uWSGI's wrapper is a function that returns the file itself.
+        return True
+    # Another function: what it makes is of a class of the server's, and no application returns that otherwise.
+    package = _package(wrapper)
+    return package is not None and _package(type(result)) == package
+
+
+def _package(found: object) -> str | None:
+    module = getattr(found, "__module__", None)
+    package = module.partition(".")[0] if type(module) is str else None
+    # A program of one file is server and application, and what is built in is everybody's.
+    return None if package in ("__main__", "builtins") else package

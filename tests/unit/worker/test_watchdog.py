@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.waiting import wait_until
-from tests.unit.wsgi import environ, serve
+from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker import agent, blackbox, faults, logs, watchdog
@@ -379,6 +379,23 @@ def test_a_callable_that_fails_costs_nobody_a_response(wrong: object, base: str,
     [line] = [message for _, message, _ in logged.records]
     assert "when the harakiri callable was asked for a limit" in line
     faults.forget()
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_is_raised_into_a_callable_gets_through(error: BaseException, base: str, logged: Logged) -> None:
+    """A server ends a worker by SystemExit in whatever runs just then: it comes out, and the request is over."""
+
+    def decide(request: WSGIEnvironment) -> float:
+        if request["PATH_INFO"] == "/ends":
+            raise error
+        return 5
+
+    application = TracebackerMiddleware(quick, base, harakiri=decide)
+    for _ in range(2):
+        assert serve(application, environ("/ends")).error is error
+        assert requests_in(snapshot(base)) == []
+    assert serve(application).status == "200 OK"
+    assert logged.records == []
 
 
 def test_set_harakiri(base: str) -> None:
