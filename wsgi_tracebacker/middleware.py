@@ -339,13 +339,25 @@ class TracebackerMiddleware:
         if self.__stands_aside:
             return None
         try:
-            found = agent.agent_for(self.__settings, environ, _application_name(self.__wrapped))
+            found = agent.agent_for(self.__settings, environ, application_name(self.__wrapped))
             self.__local = found.local
             found.attend(self.__settings)
             return agent.idle_core(found, environ)
         except Exception:
             faults.caught("when a request began")
             return None
+
+
+def settings_of(app: object) -> Settings | None:
+    """The settings of an application that was wrapped by hand; None if it was not.
+
+    Flask's own way counts, ``app.wsgi_app = TracebackerMiddleware(app.wsgi_app)``. Middleware that stands deeper is
+    not seen, and need not be: what is nested shares one listener.
+    """
+    if not isinstance(app, TracebackerMiddleware):
+        # Not getattr(): an application may be a proxy that answers to every name, or looks for it somewhere.
+        app = getattr(app, "__dict__", {}).get("wsgi_app")
+    return app._TracebackerMiddleware__settings if isinstance(app, TracebackerMiddleware) else None
 
 
 class _Deciding:
@@ -398,7 +410,7 @@ class _Fused:
         return self._app(environ, start_response)
 
 
-def _application_name(app: object) -> str:
+def application_name(app: object) -> str:
     """``module:name`` of a callable, or of the class of an object that is called."""
     named = app if hasattr(app, "__qualname__") else type(app)
     module = getattr(named, "__module__", None) or sys.modules["__main__"].__name__

@@ -54,6 +54,7 @@ from wsgi_tracebacker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Callable
 
     from wsgi_tracebacker.formats.source import SourceFile
     from wsgi_tracebacker.reports import Postmortem
@@ -147,6 +148,12 @@ class Agent:
     def start(self) -> None:
         """Take a number, open the socket, start the listener. What the environment refuses is one warning."""
         self._group_id = _group_id(self.settings.group)
+        if _uwsgi_runs_no_threads():
+            faults.warn_once(
+                "uwsgi threads",
+                "uWSGI runs no thread but its own, so this worker answers only while it serves a request, and harakiri"
+                " may be late: start uWSGI with --enable-threads or --threads",
+            )
         self._take_slot(_uwsgi_worker_id())
         listener = None
         try:
@@ -388,6 +395,39 @@ class Agent:
                 if request is not None:
                     self._table.describe(core.number, token, request.remote_address, request.request_id)
 
+    # --- for those who see the process end
+
+    def run_apart(self, work: Callable[[], object], timeout_seconds: float) -> bool:
+        """Run ``work`` on a real thread that no snapshot shows, and wait for it; whether it ended in time.
+
+        For signal handlers: what they interrupt may hold any lock, also one of ours or of logging's.
+        """
+        ended = self.primitives.allocate_lock()
+        ended.acquire()
+
+        def run() -> None:
+            ident = self.primitives.get_ident()
+            self._reporter.idents.add(ident)
+            try:
+                work()
+            except Exception:
+                faults.caught("at the end of a worker")
+            finally:
+                self._reporter.idents.discard(ident)
+                ended.release()
+
+        try:
+            self.primitives.start_new_thread(run, ())
+        except RuntimeError:
+            return False
+        return ended.acquire(timeout=timeout_seconds)
+
+    def keep(self, text: str) -> None:
+        """Add a report to the file of the last ones, for whoever asks what this worker did when it is gone."""
+        stacks_file = self._stacks_file
+        if stacks_file is not None:
+            stacks_file.write(text)
+
     # --- who we are
 
     def _header(self, number: int) -> layout.Header:
@@ -591,6 +631,13 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     return agent
 
 
+def running() -> Agent | None:
+    """The agent of this process, if it was started."""
+    for identity, agent in _agents.items():
+        return agent if identity[0] == os.getpid() else None
+    return None
+
+
 def serving_core() -> Core | None:
     """The core of the request that the calling thread serves, idle perhaps; None if it never served one."""
     for agent in _agents.values():
@@ -628,24 +675,31 @@ def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
     """Make an idle core the calling thread's; None for a request that it is already seen to serve."""
     core: Core | None = getattr(agent.local, "core", None)
     if core is None:
-        return _new_core(agent)
+        return _new_core(agent, environ)
     if core.phase != requests.APP:
         # Perhaps its body was dropped without close().
         agent.cores.settle(core)
     if core.started == 0.0:
         return core
     if core.started < 0.0:
-        return _new_core(agent)
+        return _new_core(agent, environ)
     if _is_tracked(core, environ):
         return None
     if core.phase == requests.APP:
         return _nested_core(agent, core)
     # Its body lives on while its thread begins another request: it keeps its core, the thread goes on with a new one.
-    return _new_core(agent)
+    return _new_core(agent, environ)
 
 
-def _new_core(agent: Agent) -> Core:
-    core, marker = agent.cores.take(get_ident(), _thread.get_native_id(), known_thread(_thread.get_ident()))
+def _new_core(agent: Agent, environ: dict[str, Any]) -> Core:
+    # uWSGI says there which of its cores serves, if it has more than one.
+    of_server = environ.get("uwsgi.core")
+    core, marker = agent.cores.take(
+        get_ident(),
+        _thread.get_native_id(),
+        known_thread(_thread.get_ident()),
+        of_server if type(of_server) is int else None,
+    )
     agent.local.core = core
     # The former marker goes here, and with it the claim of this thread to the former core.
     agent.local.marker = marker
@@ -720,6 +774,11 @@ def _uwsgi_worker_id() -> int | None:
     except Exception:
         return None
     return number if type(number) is int and number > 0 else None
+
+
+def _uwsgi_runs_no_threads() -> bool:
+    # Without the option 2.0.21 has 0 here; 2.0.31 runs threads in any case, and has 1.
+    return getattr(sys.modules.get("uwsgi"), "has_threads", None) == 0
 
 
 def _group_id(group: str | int | None) -> int | None:
