@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
@@ -110,10 +109,9 @@ def _imported(module_name: str, name: str) -> ModuleType:
         missing = error.name
         if missing is None or not f"{module_name}.".startswith(f"{missing}."):
             raise
-        where = ", ".join(repr(folder) for folder in sys.path[:3])
         raise ConfigurationError(
-            f"{name} names the module {module_name!r}, and there is no {missing!r}; Python looked in {where}, …: start"
-            " the server in the folder of the project, or add that to PYTHONPATH"
+            f"{name} names the module {module_name!r}, and there is no {missing!r}; start the server in the folder of"
+            " the project, or add that to PYTHONPATH"
         ) from None
 
 

@@ -1,7 +1,8 @@
 """One per process: starts, owns and takes down the rest; survives fork.
 
-Knows the life of the parts: number, socket, listener, cores. Refuses to be started before the first request, because
-a pre-forking master imports the application and must own nothing that its workers would inherit.
+Knows the life of the parts: number, socket, listener, cores. Refuses to start by itself before the first request,
+because a pre-forking master imports the application and must own nothing that its workers would inherit; who knows
+that a process is a worker (gunicorn's hook) may start it sooner.
 
 What says that this is still the process that started everything is one byte in a page that the kernel wipes in a
 forked child (``MADV_WIPEONFORK``). ``os.register_at_fork`` is not enough: uWSGI and mod_wsgi fork in C.
