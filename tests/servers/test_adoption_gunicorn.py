@@ -135,7 +135,8 @@ def test_an_application_that_is_wrapped_by_hand_is_left_as_it_is(
 
 def configuration_of_the_how_to(index: int) -> str:
     page = (PROJECT / "docs/howto/gunicorn.md").read_text()
-    return re.findall(r"```python\n(# gunicorn\.conf\.py\n.*?)```", page, re.DOTALL)[index]
+    found: list[str] = re.findall(r"```python\n(# gunicorn\.conf\.py\n.*?)```", page, re.DOTALL)
+    return found[index]
 
 
 def test_a_projects_own_configuration_imports_the_hooks(gunicorn: StartGunicorn, short_path: Path, base: str) -> None:

@@ -73,14 +73,15 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001
     Not here: gunicorn has not yet set the worker's user, its ``raw_env`` and its signals, and gevent's worker has not
     yet patched. All of that comes right before ``load_wsgi()``.
     """
-    if standing_aside.reason() is not None:
-        standing_aside.say_so()
-        return
     worker.load_wsgi = functools.partial(_load, worker, worker.load_wsgi)
 
 
 def _load(worker: Worker, load_wsgi: Any) -> None:
     """Start listening, load the application, wrap it."""
+    if standing_aside.reason() is not None:
+        standing_aside.say_so()
+        load_wsgi()
+        return
     settings = settings_module.from_options()
     early: Agent | None = None
     try:
@@ -90,10 +91,13 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
         faults.caught("when a gunicorn worker started")
     load_wsgi()
     own = settings_of(worker.wsgi)
-    if own is not None and early is not None and not _same_place(own, early.settings):
-        # Now it is known which socket, name and group the application's own code wants.
-        agent.stop()
-        _start(own, worker)
+    try:
+        if own is not None and early is not None and not _same_place(own, early.settings):
+            # Now it is known which socket, name and group the application's own code wants.
+            agent.stop()
+            _start(own, worker)
+    except Exception:
+        faults.caught("when a gunicorn worker moved to its application's socket")
     if not _modules(worker).isdisjoint(_WSGI_WORKERS):
         worker.wsgi = wrapped(worker.wsgi, harakiri=_limit_before_timeout(worker, settings))
     else:
@@ -215,7 +219,11 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
         if died is not None:
             content = {"kind": "postmortem", **postmortem_format.document(died)}
             text = "\n".join(postmortem_format.lines(died))
-            server.log.error("postmortem: %s", text, extra={logs.EXTRA_KEY: content})
+            try:
+                server.log.error("postmortem: %s", text, extra={logs.EXTRA_KEY: content})
+            except TypeError:
+                # A logger class of the project's own need not take everything that logging takes.
+                server.log.error("postmortem: %s", text)  # noqa: TRY400  (what is said is not about that error)
     except ConfigurationError:
         # Its worker said so.
         pass

@@ -13,6 +13,7 @@ from gunicorn.workers.sync import SyncWorker
 
 from tests.programs import unwrapped
 from tests.servers import asking
+from tests.unit.worker.test_postmortem import DEAD, leave
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import gunicorn as hooks
@@ -158,11 +159,11 @@ def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyP
 
 
 def test_switched_off_there_is_nothing(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No hook does anything."""
-    monkeypatch.setenv("WSGI_TB_SOCKET", base)
-    monkeypatch.setenv("WSGI_TB_DISABLE", "1")
+    """No hook does anything; the switch may be in ``raw_env``, which gunicorn sets after post_fork."""
     worker = worker_of(SyncWorker)
     hooks.post_fork(None, worker)
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    monkeypatch.setenv("WSGI_TB_DISABLE", "1")
     worker.load_wsgi()
     hooks.worker_abort(worker)
     hooks.child_exit(SimpleNamespace(app=worker.app, cfg=SimpleNamespace(env={}), log=worker.log), worker)
@@ -189,6 +190,42 @@ def test_an_abort_that_cannot_be_logged_is_on_stderr(
     assert "ERROR gunicorn.error (logging hangs): Worker (pid:" in said
     assert "is aborted with no request in flight" in said
     assert sys._getframe().f_code.co_name in said
+
+
+def test_a_fault_of_ours_does_not_keep_a_worker_from_serving(
+    base: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the application is loaded and wrapped as ever."""
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(agent, "agent_for", fail)
+    worker = worker_of(SyncWorker)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    assert isinstance(worker.wsgi, TracebackerMiddleware)
+    assert "when a gunicorn worker started" in caplog.text
+
+
+def test_a_postmortem_reaches_a_logger_of_the_projects_own(base: str) -> None:
+    """Also one whose methods take a text and nothing else."""
+    leave(base, in_flight=True).forget()
+    worker = worker_of(SyncWorker)
+    worker.pid = DEAD
+
+    class Plain(_Log):
+        def error(self, message: str, *arguments: object) -> None:  # type: ignore[override]
+            super().error(message, *arguments)
+
+    log = Plain()
+    server = SimpleNamespace(app=worker.app, cfg=SimpleNamespace(env={"WSGI_TB_SOCKET": base}), log=log)
+    hooks.child_exit(server, worker)
+    [line] = log.lines
+    assert line.startswith(f"postmortem: worker 1, pid {DEAD}, died with 1 request in flight; ")
+    hooks.child_exit(server, worker)
+    assert len(log.lines) == 1
 
 
 def test_a_worker_without_an_agent_is_aborted_in_silence() -> None:
