@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -59,8 +60,11 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     if path == "/wait":
         wait_for_the_file(environ["QUERY_STRING"])
     PAGES.get(path, int)()
+    # What uWSGI says of itself.
     core = str(environ.get("uwsgi.core", "none"))
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5"), ("X-Core", core)])
+    threads = str(getattr(sys.modules.get("uwsgi"), "has_threads", "unknown"))
+    headers = [("X-Core", core), ("X-Threads", threads)]
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5"), *headers])
     return [b"done\n"]
 
 

@@ -118,8 +118,11 @@ def test_uwsgis_own_core_numbers(command: StartCommand, base: str, tmp_path: Pat
     assert {number: str(core) for number, core in ours.items()} == theirs
 
 
+WITHOUT_THREADS = r"wsgi_tracebacker: uWSGI runs no thread .*--enable-threads or --threads$"
+
+
 def test_uwsgi_without_threads_is_warned_of(command: StartCommand) -> None:
-    """What uWSGI says of itself decides: ``has_threads`` is 0 in 2.0.21 without the option, and 1 in 2.0.31."""
+    """Once a worker. PyPI's 2.0.31 runs threads in any case; here it is made to say what others say of themselves."""
     server, address = command(
         *COMMANDS["uwsgi"],
         *("--import", "tests.programs.uwsgi_without_threads"),
@@ -127,10 +130,23 @@ def test_uwsgi_without_threads_is_warned_of(command: StartCommand) -> None:
     )
     for _ in range(2):
         assert clients.request(address, "/quick").text == "done\n"
-    said = re.findall(
-        r"wsgi_tracebacker: uWSGI runs no thread .*--enable-threads or --threads$", server.log_text(), re.MULTILINE
+    assert len(re.findall(WITHOUT_THREADS, server.log_text(), re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("option", [(), ("--enable-threads",)], ids=["without threads", "with threads"])
+def test_debians_uwsgi(option: tuple[str, ...], command: StartCommand, base: str) -> None:
+    """The warning comes where it says that it has no threads (2.0.21 without the option), and only there; with threads
+    an idle worker answers.
+    """
+    server, address = command(
+        *("uwsgi_python3", "--http-socket", "127.0.0.1:{port}", "--die-on-term", "--module", AUTO, *option),
+        env={"WSGI_TB_APP": "tests.programs.unwrapped:application"},
     )
-    assert len(said) == 1
+    threads = [clients.request(address, "/quick").headers["x-threads"] for _ in range(2)]
+    assert len(re.findall(WITHOUT_THREADS, server.log_text(), re.MULTILINE)) == (1 if threads == ["0", "0"] else 0)
+    if option:
+        assert threads == ["1", "1"]
+        assert asking.ask(base, 1, "/worker")["worker"]["requests_finished"] == 2
 
 
 # ------------------------------------------------------------------------------------------------------ PasteDeploy
