@@ -328,18 +328,20 @@ def test_of_an_idle_worker_that_is_killed_nothing_is_said(gunicorn: StartGunicor
     assert asking.files(base) == asking.expected_files(1)
 
 
-def test_the_files_of_a_worker_that_nobody_succeeds_are_taken_away(gunicorn: StartGunicorn, base: str) -> None:
-    """With two workers and then one, the second one's files go when it is killed."""
-    server = gunicorn(UNWRAPPED, *OURS, "--workers", "2")
-    wait_until(lambda: asking.pids(base).keys() == {1, 2}, "both answer")
-    # SIGTTOU ends the oldest in order; the other is killed while the master wants one fewer.
-    os.kill(server.pid, signal.SIGTTOU)
-    wait_until(lambda: len(server.workers()) == 1, "one is left")
-    wait_until(lambda: asking.files(base) in (asking.expected_files(1), asking.expected_files(2)), "its files are")
-    before = asking.pids(base)
-    [(number, pid)] = before.items()
-    os.kill(server.pid, signal.SIGTTIN)
-    wait_until(lambda: len(asking.pids(base)) == 2, "there are two again")
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: asking.pids(base).get(number) not in (None, pid), "its successor has its number")
-    assert asking.files(base) == asking.expected_files(1, 2)
+@worker_classes
+def test_a_killed_worker_that_nobody_succeeds_leaves_nothing(
+    worker_class: tuple[str, ...], gunicorn: StartGunicorn, base: str, tmp_path: Path
+) -> None:
+    """One that a reload has replaced already: the master tells of it and takes its files away."""
+    server = gunicorn(UNWRAPPED, *OURS, *worker_class, "--graceful-timeout", "60")
+    [old] = server.workers()
+    with clients.in_flight(server.address, f"/wait?{tmp_path / 'never'}"):
+        wait_until(lambda: asking.serving(base, "/wait"), "the request is seen")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: asking.pids(base).keys() == {1, 2}, "the new one answers beside it")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_log(rf"^\[.*\] \[{server.pid}\] \[ERROR\] postmortem: worker 1, pid {old}, died with 1 ")
+    wait_until(lambda: server.workers() == [asking.pids(base).get(2)], "there is only the new one")
+    assert asking.files(base) == asking.expected_files(2)
+    left = [path.name.rpartition(".")[2] for path in black_boxes.files_of(base) if ".1." in path.name]
+    assert left == ["postmortem"]
