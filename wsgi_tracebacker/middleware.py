@@ -407,7 +407,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
 def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any] | None:
     """Make an idle core ready for the request, and say where its thread finds it; None: serve it untracked."""
     try:
-        found = agent.agent_for(settings, environ, _application_name(wrapped))
+        found = agent.agent_for(settings, environ, application_name(wrapped))
         found.attend(settings)
         core = agent.idle_core(found, environ)
     except Exception:
@@ -429,6 +429,18 @@ class _Within:
             return self._app(environ, start_response)
         finally:
             self._local.core = self._outer
+
+
+def settings_of(app: object) -> Settings | None:
+    """The settings of an application that was wrapped by hand; None if it was not.
+
+    Flask's own way counts, ``app.wsgi_app = TracebackerMiddleware(app.wsgi_app)``. Middleware that stands deeper is
+    not seen, and need not be: what is nested shares one listener.
+    """
+    if not isinstance(app, TracebackerMiddleware):
+        # Not getattr(): an application may be a proxy that answers to every name, or looks for it somewhere.
+        app = getattr(app, "__dict__", {}).get("wsgi_app")
+    return app._TracebackerMiddleware__settings if isinstance(app, TracebackerMiddleware) else None
 
 
 class _Deciding:
@@ -482,7 +494,7 @@ class _Fused:
         return self._app(environ, start_response)
 
 
-def _application_name(app: object) -> str:
+def application_name(app: object) -> str:
     """``module:name`` of a callable, or of the class of an object that is called."""
     named = app if hasattr(app, "__qualname__") else type(app)
     module = getattr(named, "__module__", None) or sys.modules["__main__"].__name__

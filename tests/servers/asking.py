@@ -9,6 +9,7 @@ from typing import Any
 
 from example_app import slow
 from tests.support import clients
+from tests.support.waiting import wait_until
 
 #: The functions of the slow page as they stand on its thread's stack, outermost first.
 CHAIN = ("application", "dormi5", "dormi4", "dormi3", "dormi2", "dormi")
@@ -63,6 +64,22 @@ def serving(base: str, path: str | None = None) -> list[dict[str, Any]]:
         for thread in document["threads"]
         if thread["request"] is not None and path in (None, thread["request"]["path"])
     ]
+
+
+def waits_in(base: str, function: str) -> dict[str, Any]:
+    """The one thread that serves a request, once it stands in ``function``."""
+
+    def there() -> dict[str, Any] | None:
+        found = serving(base)
+        return found[0] if len(found) == 1 and _stands_in(found[0], function) else None
+
+    thread = wait_until(there, lambda: f"one request stands in {function}: {serving(base)}")
+    assert thread is not None
+    return thread
+
+
+def _stands_in(thread: dict[str, Any], function: str) -> bool:
+    return any(frame["function"] == function for frame in thread["frames"])
 
 
 def sleeps_six_calls_deep(thread: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """One per process: starts, owns and takes down the rest; survives fork.
 
-Knows the life of the parts: number, socket, listener, cores. Refuses to be started before the first request, because
-a pre-forking master imports the application and must own nothing that its workers would inherit.
+Knows the life of the parts: number, socket, listener, cores. Refuses to start by itself before the first request,
+because a pre-forking master imports the application and must own nothing that its workers would inherit; who knows
+that a process is a worker (gunicorn's hook) may start it sooner.
 
 What says that this is still the process that started everything is one byte in a page that the kernel wipes in a
 forked child (``MADV_WIPEONFORK``). ``os.register_at_fork`` is not enough: uWSGI and mod_wsgi fork in C.
@@ -54,6 +55,7 @@ from wsgi_tracebacker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Callable
 
     from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
@@ -141,6 +143,12 @@ class Agent:
     def start(self) -> None:
         """Take a number, open the socket, start the listener. What the environment refuses is one warning."""
         self._group_id = _group_id(self.settings.group)
+        if _uwsgi_runs_no_threads():
+            faults.warn_once(
+                "uwsgi threads",
+                "uWSGI runs no thread but its own, so this worker answers only while it serves a request, and harakiri"
+                " may be late: start uWSGI with --enable-threads or --threads",
+            )
         self._take_slot(_uwsgi_worker_id())
         listener = None
         try:
@@ -396,6 +404,39 @@ class Agent:
                 if request is not None:
                     self._table.describe(core.number, token, request.remote_address, request.request_id)
 
+    # --- for those who see the process end
+
+    def run_apart(self, work: Callable[[], object], timeout_seconds: float) -> bool:
+        """Run ``work`` on a real thread that no snapshot shows, and wait for it; whether it ended in time.
+
+        For signal handlers: what they interrupt may hold any lock, also one of ours or of logging's.
+        """
+        ended = self.primitives.allocate_lock()
+        ended.acquire()
+
+        def run() -> None:
+            ident = self.primitives.get_ident()
+            self._reporter.idents.add(ident)
+            try:
+                work()
+            except Exception:
+                faults.caught("at the end of a worker")
+            finally:
+                self._reporter.idents.discard(ident)
+                ended.release()
+
+        try:
+            self.primitives.start_new_thread(run, ())
+        except RuntimeError:
+            return False
+        return ended.acquire(timeout=timeout_seconds)
+
+    def keep(self, text: str) -> None:
+        """Add a report to the file of the last ones, for whoever asks what this worker did when it is gone."""
+        stacks_file = self._stacks_file
+        if stacks_file is not None:
+            stacks_file.write(text)
+
     # --- who we are
 
     def _header(self, number: int) -> layout.Header:
@@ -470,7 +511,7 @@ class Agent:
             if path in ("/", "/snapshot.txt"):
                 return http.response(200, http.TEXT, self._snapshots.text())
             if path == "/snapshot":
-                return http.response(200, http.JSON, self._snapshots.json(self._worker))
+                return http.response(200, http.JSON, self.snapshot_json())
             if path == "/worker":
                 in_flight = sum(1 for core in self.cores.all() if core.started)
                 document = json_format.worker_bytes(self._worker(in_flight), self._counters())
@@ -479,6 +520,10 @@ class Agent:
             faults.caught("while a snapshot was taken")
             return http.response(500, http.TEXT, b"a fault of wsgi_tracebacker: see the worker's log\n")
         return None
+
+    def snapshot_json(self) -> bytes:
+        """All stacks with their requests, as JSON."""
+        return self._snapshots.json(self._worker)
 
     def _own_idents(self) -> set[int]:
         own = set(self._reporter.idents)
@@ -518,6 +563,13 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     return agent
 
 
+def running() -> Agent | None:
+    """The agent of this process, if it was started."""
+    for identity, agent in _agents.items():
+        return agent if identity[0] == os.getpid() else None
+    return None
+
+
 def serving_core() -> Core | None:
     """The core of the request that the calling thread serves, idle perhaps; None if it never served one."""
     for agent in _agents.values():
@@ -555,30 +607,36 @@ def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
     """Make an idle core the calling thread's; None for a request that it is already seen to serve."""
     core: Core | None = getattr(agent.local, "core", None)
     if core is None:
-        return _new_core(agent)
+        return _new_core(agent, environ)
     if core.phase != requests.APP:
         # Perhaps its body was dropped without close().
         agent.cores.settle(core)
     if core.started == 0.0:
         return core
     if core.started < 0.0:
-        return _new_core(agent)
+        return _new_core(agent, environ)
     if _is_tracked(core, environ):
         return None
     if core.phase == requests.APP or _is_made_from(environ, core):
         return _nested_core(agent, core)
     # Its body lives on while its thread begins another request: it keeps its core, the thread goes on with a new one.
-    return _new_core(agent)
+    return _new_core(agent, environ)
 
 
-def _new_core(agent: Agent) -> Core:
+def _new_core(agent: Agent, environ: dict[str, Any]) -> Core:
     greenlet = greenlets.current()
     if greenlet is not None:
         agent.hubs.note()
-    # A thread that has many greenlets cannot be named after one of them.
-    thread = known_thread(_thread.get_ident()) if greenlet is None or greenlet.parent is None else None
-    reference = greenlets.reference_to(greenlet)
-    core, marker = agent.cores.take(get_ident(), _thread.get_native_id(), thread, reference)
+    # uWSGI says there which of its cores serves, if it has more than one.
+    of_server = environ.get("uwsgi.core")
+    core, marker = agent.cores.take(
+        get_ident(),
+        _thread.get_native_id(),
+        # A thread that has many greenlets cannot be named after one of them.
+        known_thread(_thread.get_ident()) if greenlet is None or greenlet.parent is None else None,
+        greenlets.reference_to(greenlet),
+        of_server if type(of_server) is int else None,
+    )
     agent.local.core = core
     # The former marker goes here, and with it the claim of this thread to the former core.
     agent.local.marker = marker
@@ -668,6 +726,11 @@ def _uwsgi_worker_id() -> int | None:
     except Exception:
         return None
     return number if type(number) is int and number > 0 else None
+
+
+def _uwsgi_runs_no_threads() -> bool:
+    # Without the option 2.0.21 has 0 here; 2.0.31 runs threads in any case, and has 1.
+    return getattr(sys.modules.get("uwsgi"), "has_threads", None) == 0
 
 
 def _group_id(group: str | int | None) -> int | None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.worker.blackbox import Table
 
+#: A server's own number is taken up to here: far more threads than any process serves with.
+_MAX_PREFERRED = 4_096
+
 
 class Marker:
     """Lives in a thread's local storage; when it goes, the thread has ended, and its core is free.
@@ -64,16 +67,13 @@ class Cores:
         native_id: int | None,
         thread: threading.Thread | None,
         greenlet: weakref.ref[Any] | None = None,
+        preferred: int | None = None,
     ) -> tuple[Core, Marker]:
-        """Give a thread, or one of its greenlets, the smallest free core."""
+        """Give a thread, or one of its greenlets, the core that its server calls it, else the smallest free one."""
         dropped: list[object] = []
         with self._lock:
             self._reclaim(dropped)
-            if self._numbers:
-                number = heapq.heappop(self._numbers)
-            else:
-                number = self._next
-                self._next += 1
+            number = self._free_number(preferred)
             core = Core(number, ident, native_id, thread, self._allocate_lock)
             core.greenlet = greenlet
             core.on_limit = self.on_limit
@@ -81,6 +81,19 @@ class Cores:
             self._taken[number] = core
         self._name(core)
         return core, Marker(core, self._freed)
+
+    def _free_number(self, preferred: int | None) -> int:
+        if preferred is not None and self._next <= preferred < _MAX_PREFERRED:
+            self._numbers.extend(range(self._next, preferred + 1))
+            self._next = preferred + 1
+        if preferred is not None and preferred in self._numbers:
+            self._numbers.remove(preferred)
+            heapq.heapify(self._numbers)
+            return preferred
+        if self._numbers:
+            return heapq.heappop(self._numbers)
+        self._next += 1
+        return self._next - 1
 
     def all(self) -> list[Core]:
         """Every core that is taken, idle ones too, by number."""

@@ -38,9 +38,6 @@ class _Stderr(logging.Handler):
         return True
 
 
-_stderr_handler = _Stderr()
-
-
 def emit(
     name: str,
     level: int,
@@ -60,7 +57,9 @@ def emit(
             # A logger of the same name that nobody else knows, so that those who listen to all loggers without being
             # a handler (Sentry patches Logger.callHandlers) hear it too.
             logger = logging.Logger(name)  # noqa: LOG001
-            logger.addHandler(_stderr_handler)
+            # Made for this one line: one that lives as long as this module is taken down when the interpreter ends, and
+            # logging then asks gevent, which is gone by that time, for a lock.
+            logger.addHandler(_Stderr())
         extra = {EXTRA_KEY: content} if content is not None else None
         ident = threading.get_ident()
         was_known = ident in threading._active  # type: ignore[attr-defined]  # noqa: SLF001

@@ -239,11 +239,18 @@ def _flag(option: str, value: object, variables: Mapping[str, str], *, default: 
     word = variables.get(variable)
     if word is None:
         return default
-    if word.strip().lower() in _TRUE:
+    flag = flag_of(word)
+    if flag is None:
+        raise ConfigurationError(f"{variable} must be 1 or 0, not {word!r}")
+    return flag
+
+
+def flag_of(word: str) -> bool | None:
+    """What a word means as yes or no; None if it is neither."""
+    word = word.strip().lower()
+    if word in _TRUE:
         return True
-    if word.strip().lower() in _FALSE:
-        return False
-    raise ConfigurationError(f"{variable} must be 1 or 0, not {word!r}")
+    return False if word in _FALSE else None
 
 
 def _checked_base(base: str, folder: str | None) -> str:

@@ -22,6 +22,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.worker import faults
 
@@ -163,6 +164,57 @@ def claim(base: str, preferred: int | None = None, first: int = 1) -> Slot | Non
         if slot is not None:
             return slot
     return None
+
+
+def claim_of(base: str, number: int, pid: int) -> Slot | None:
+    """Take the number that a dead worker ``pid`` had, if its lock is free and nobody had the number since.
+
+    For whoever sees a worker end and wants to clear up after it. Raises OSError like claim().
+    """
+    path = card_format.card_path(base, number)
+    if _pid_on(path) != pid:
+        return None
+    slot = _claim_number(base, number)
+    if slot is not None and _pid_on(path) != pid:
+        # A successor came and went between the two looks. An empty card is the one that we made just now.
+        if os.fstat(slot._lock_descriptor).st_size:  # noqa: SLF001
+            slot.forget()
+        else:
+            slot.release()
+        return None
+    return slot
+
+
+def numbers_at(base: str) -> list[int]:
+    """The numbers of which there is a card."""
+    folder, prefix = os.path.split(base)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    found = [
+        name[len(prefix) : -len(card_format.CARD_SUFFIX)]
+        for name in names
+        if name.startswith(prefix) and name.endswith(card_format.CARD_SUFFIX)
+    ]
+    return sorted(int(number) for number in found if number.isdecimal() and number.isascii() and number[0] != "0")
+
+
+def _pid_on(path: str) -> int | None:
+    """The pid on a card of ours; None if there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            return None
+        return card_format.decode(os.pread(descriptor, card_format.MAX_CARD_BYTES + 1, 0)).pid
+    except (OSError, FormatError):
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _claim_number(base: str, number: int) -> Slot | None:

@@ -36,6 +36,18 @@ def test_the_smallest_free_number_is_taken() -> None:
     assert [core.number for core, _ in more] == [1, 3, 5]
 
 
+def test_a_servers_own_number_is_taken_if_it_is_free() -> None:
+    """The others keep to the smallest free one; a number that is taken, or that no server has, is not waited for."""
+    pool = cores()
+    wanted = [2, None, 2, 5, None, None, None, 1, -1, 10**9]
+    taken = [pool.take(ident, None, None, preferred=preferred) for ident, preferred in enumerate(wanted)]
+    assert [core.number for core, _ in taken] == [2, 0, 1, 5, 3, 4, 6, 7, 8, 9]
+    del taken[0], taken[3]  # 2 and 3
+    assert pool.all()
+    again = [pool.take(99, None, None, preferred=3), pool.take(99, None, None)]
+    assert [core.number for core, _ in again] == [3, 2]
+
+
 def test_a_core_in_flight_keeps_its_number() -> None:
     """A thread that ended while the body of its request lives: the number is free only when that has ended."""
     pool = cores()

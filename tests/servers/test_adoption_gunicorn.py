@@ -1,0 +1,347 @@
+"""gunicorn with our configuration and an application that knows nothing of us."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers import asking
+from tests.support import black_boxes, clients
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import blackbox, postmortem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import StartGunicorn
+
+UNWRAPPED = "tests.programs.unwrapped:application"
+OURS = ("-c", "python:wsgi_tracebacker.servers.gunicorn")
+
+CLASSES = {
+    "sync": ("--worker-class", "sync"),
+    "gthread": ("--worker-class", "gthread", "--threads", "2"),
+    "gevent": ("--worker-class", "gevent"),
+}
+worker_classes = pytest.mark.parametrize("worker_class", CLASSES.values(), ids=CLASSES.keys())
+preload = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+
+ABORTED = r"\[ERROR\] Worker \(pid:(\d+)\) is aborted with "
+
+
+@worker_classes
+@preload
+def test_the_application_is_wrapped_from_outside(
+    worker_class: tuple[str, ...], preload: tuple[str, ...], gunicorn: StartGunicorn, base: str, tmp_path: Path
+) -> None:
+    """Each worker listens before any request, each request is seen, and an end in order leaves nothing."""
+    server = gunicorn(UNWRAPPED, *OURS, "--workers", "2", *worker_class, *preload)
+    wait_until(lambda: set(asking.pids(base).values()) == set(server.workers()), lambda: str(asking.pids(base)))
+    worker = asking.ask(base, 1, "/worker")["worker"]
+    assert worker["application"] == UNWRAPPED
+    assert worker["server"].startswith("gunicorn/")
+    gate = tmp_path / "gate"
+    with clients.in_flight(server.address, f"/wait?{gate}") as connection:
+        [thread] = wait_until(lambda: asking.serving(base, "/wait"), "the request is seen")
+        assert thread["request"]["method"] == "GET"
+        gate.touch()
+        assert connection.getresponse().read() == b"done\n"
+    server.end_signal = signal.SIGTERM
+    server.stop()
+    assert asking.files(base) == []
+    assert "Traceback" not in server.log_text()
+    assert "Exception ignored" not in server.log_text()
+
+
+@pytest.mark.parametrize("worker_class", [CLASSES["sync"], CLASSES["gthread"]], ids=["sync", "gthread"])
+def test_a_worker_that_hangs_while_it_imports_can_be_read(
+    worker_class: tuple[str, ...], gunicorn: StartGunicorn, base: str, tmp_path: Path
+) -> None:
+    """The main thread stands in the import, with its line; afterwards the application is wrapped as ever."""
+    gate = tmp_path / "gate"
+    server = gunicorn(UNWRAPPED, *OURS, *worker_class, env={"IMPORT_WAITS_FOR": str(gate)})
+
+    def waits() -> bool:
+        return any(
+            frame["function"] == "wait_for_the_file"
+            for document in asking.snapshots(base)
+            for thread in document["threads"]
+            if thread["kind"] == "main"
+            for frame in thread["frames"]
+        )
+
+    wait_until(waits, lambda: f"it imports: {asking.snapshots(base)}")
+    shown = subprocess.run(
+        [sys.executable, "-m", "wsgi_tracebacker", "read", "--all", base],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        check=True,
+        timeout=30,
+    ).stdout
+    assert "in wait_for_the_file" in shown
+    assert "in <module>" in shown
+    gate.touch()
+    assert server.get("/quick").text == "done\n"
+    assert asking.ask(base, 1, "/worker")["worker"]["requests_finished"] == 1
+
+
+def test_a_gevent_worker_listens_while_it_imports(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
+    """It is patched by then, and its listener is a real thread."""
+    gate = tmp_path / "gate"
+    server = gunicorn(UNWRAPPED, *OURS, *CLASSES["gevent"], env={"IMPORT_WAITS_FOR": str(gate)})
+    wait_until(lambda: asking.pids(base) == {1: server.workers()[0]}, "it answers")
+    gate.touch()
+    assert server.get("/quick").text == "done\n"
+
+
+@pytest.mark.parametrize("program", ["hand.py", "flask_way.py"])
+@preload
+def test_an_application_that_is_wrapped_by_hand_is_left_as_it_is(
+    program: str, preload: tuple[str, ...], gunicorn: StartGunicorn, short_path: Path, base: str
+) -> None:
+    """Its own socket and name count from the end of its import on, and nobody warns of two bases."""
+    own = f"{short_path}/own"
+    wrap = f"TracebackerMiddleware(app, socket={own!r}, application='by hand', show_query=True)"
+    text = (
+        "from tests.programs.unwrapped import application as app\nfrom wsgi_tracebacker import TracebackerMiddleware\n"
+    )
+    if program == "hand.py":
+        text += f"application = {wrap}\n"
+    else:
+        text += "class Flask:\n    def __call__(self, *args): return self.wsgi_app(*args)\n"
+        text += f"application = Flask()\napplication.wsgi_app = {wrap}\n"
+    (short_path / program).write_text(text)
+    server = gunicorn(
+        program.removesuffix(".py"), *OURS, *preload, "--chdir", str(short_path), env={"PYTHONPATH": str(PROJECT)}
+    )
+    wait_until(lambda: asking.pids(own) == {1: server.workers()[0]}, "it answers at its own socket")
+    with clients.in_flight(server.address, f"/wait?{short_path}/gate"):
+        thread = asking.waits_in(own, "wait_for_the_file")
+        assert thread["request"]["query"] == f"{short_path}/gate"
+        assert [frame["function"].rpartition(".")[2] for frame in thread["frames"]].count("__serve_unusual") <= 1
+        (short_path / "gate").touch()
+    assert asking.ask(own, 1, "/worker")["worker"]["application"] == "by hand"
+    assert asking.files(base) == []
+    assert "listens at" not in server.log_text()
+
+
+def configuration_of_the_how_to(index: int) -> str:
+    page = (PROJECT / "docs/howto/gunicorn.md").read_text()
+    found: list[str] = re.findall(r"```python\n(# gunicorn\.conf\.py\n.*?)```", page, re.DOTALL)
+    return found[index]
+
+
+def test_a_projects_own_configuration_imports_the_hooks(gunicorn: StartGunicorn, short_path: Path, base: str) -> None:
+    """The first file of the how-to: one import brings them, and what raw_env sets is in time for them."""
+    own = f"{short_path}/raw"
+    text = configuration_of_the_how_to(0)
+    assert "/run/shop/tb" in text
+    (short_path / "conf.py").write_text(text.replace("/run/shop/tb", own))
+    server = gunicorn(UNWRAPPED, "-c", str(short_path / "conf.py"))
+    wait_until(lambda: asking.pids(own) == {1: server.workers()[0]}, lambda: f"it answers: {server.log_text()}")
+    assert asking.ask(own, 1, "/worker")["worker"]["application"] == "shop"
+    assert asking.files(base) == []
+    [killed] = server.workers()
+    with clients.in_flight(server.address, f"/wait?{short_path}/never"):
+        asking.waits_in(own, "wait_for_the_file")
+        os.kill(killed, signal.SIGKILL)
+        server.wait_for_log(rf"\[{server.pid}\] \[ERROR\] postmortem: worker 1, pid {killed}, died with 1 request")
+    black_boxes.remove(own)
+
+
+def test_a_projects_own_hooks_call_ours(gunicorn: StartGunicorn, short_path: Path, base: str) -> None:
+    """The second file of the how-to: both run, and a time-out is told."""
+    (short_path / "conf.py").write_text(configuration_of_the_how_to(1))
+    server = gunicorn(UNWRAPPED, "-c", str(short_path / "conf.py"), "--timeout", "2")
+    first = server.workers()[0]
+    wait_until(lambda: asking.pids(base) == {1: first}, lambda: f"it answers: {server.log_text()}")
+    assert f"worker {first} is ours" in server.log_text()
+    with clients.in_flight(server.address, "/lock"):
+        server.wait_for_log(ABORTED + "1 request in flight")
+
+
+def test_switched_off(gunicorn: StartGunicorn, base: str) -> None:
+    """WSGI_TB_DISABLE=1: the application is served as it is, and there is nothing to read."""
+    server = gunicorn(UNWRAPPED, *OURS, env={"WSGI_TB_DISABLE": "1"})
+    assert server.get("/quick").text == "done\n"
+    assert asking.files(base) == []
+    server.wait_for_log("WSGI_TB_DISABLE is set")
+
+
+def test_an_option_that_can_never_work_keeps_gunicorn_from_starting(base: str, tmp_path: Path) -> None:
+    """As where the middleware is in the code: one line says which variable it is."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket", *OURS, UNWRAPPED],
+        env={**os.environ, "WSGI_TB_SOCKET": base, "WSGI_TB_HARAKIRI": "soon"},
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 3
+    assert "\nWSGI_TB_HARAKIRI must be a number of seconds, not 'soon'\n" in ended.stderr
+    assert asking.files(base) == []
+
+
+# ------------------------------------------------------------------------------------------------------- time-outs
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "target", "function"),
+    [
+        (CLASSES["sync"], "/lock", "wait_for_a_lock"),
+        (CLASSES["sync"], "/spin", "spin"),
+        (CLASSES["sync"], "/gil", "hold_the_gil"),
+        (CLASSES["gevent"], "/spin", "spin"),
+        (CLASSES["gevent"], "/gil", "hold_the_gil"),
+    ],
+    ids=["sync lock", "sync spin", "sync C call with the GIL", "gevent spin", "gevent C call with the GIL"],
+)
+def test_what_a_time_out_aborts_is_in_gunicorns_error_log(
+    worker_class: tuple[str, ...], target: str, function: str, gunicorn: StartGunicorn, base: str
+) -> None:
+    """The request with its stack as it was, without gunicorn's signal handler and ours on top; then a new worker
+    serves.
+    """
+    server = gunicorn(UNWRAPPED, *OURS, *worker_class, "--timeout", "2")
+    first = server.workers()[0]
+    with clients.in_flight(server.address, target):
+        found = server.wait_for_log(ABORTED + r"1 request in flight \(gunicorn's timeout is 2 s\)")
+        wait_until(lambda: server.workers() not in ([], [first]), "there is a new worker")
+    assert int(found[1]) == first
+    report = server.log_text()[found.end() :]
+    # Up to the next record of anybody's.
+    report = report[: re.search(r"^(\[|ERROR )", report, re.MULTILINE).start()]  # type: ignore[union-attr]
+    assert f"worker 1  pid {first}  gunicorn/" in report
+    assert re.search(rf"WSGIWorker1Core0  GET {target}  \d\.\d+ s  in app", report)
+    assert re.search(rf"in {function}\b", report)
+    assert "handle_abort" not in report
+    assert len(re.findall(ABORTED, server.log_text())) == 1
+    assert server.get("/quick").text == "done\n"
+    assert asking.pids(base) == {1: server.workers()[0]}
+    assert "Exception ignored" not in server.log_text()
+    assert "postmortem" not in server.log_text()
+
+
+@pytest.mark.parametrize(("target", "has_stack"), [("/c", True), ("/c-gil", False)], ids=["without", "with the GIL"])
+def test_a_c_call_that_no_signal_ends(target: str, has_stack: bool, gunicorn: StartGunicorn, base: str) -> None:
+    """gunicorn's handler cannot run, so the worker is killed, and the master names the request; with its stack where
+    the watchdog could run before.
+    """
+    server = gunicorn(UNWRAPPED, *OURS, "--timeout", "2")
+    [killed] = server.workers()
+    with clients.in_flight(server.address, target):
+        server.wait_for_log(rf"postmortem: worker 1, pid {killed}, died with 1 request in flight")
+    text = server.log_text()
+    assert f"Worker (pid:{killed}) was sent SIGKILL!" in text
+    assert re.search(rf"^  GET {target}  \(core 0, since ", text, re.MULTILINE)
+    assert not re.search(ABORTED, text)
+    assert ("in wait_in_c" in text.partition("postmortem: ")[2]) is has_stack
+    assert ("harakiri: " in text.partition("WORKER TIMEOUT")[0]) is has_stack
+    wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
+
+
+def test_a_sync_worker_reports_before_its_time_out(gunicorn: StartGunicorn) -> None:
+    """At three quarters of two seconds, without a harakiri; the report comes before gunicorn's line."""
+    server = gunicorn(UNWRAPPED, *OURS, "--timeout", "2")
+    with clients.in_flight(server.address, "/lock"):
+        timed_out = server.wait_for_log(r"WORKER TIMEOUT")
+    text = server.log_text()[: timed_out.start()]
+    assert re.search(r"harakiri: GET /lock 1\.5 s \(limit 1\.5 s\), .*; logged, still running", text)
+    assert "wait_for_a_lock" in text
+
+
+def test_a_worker_of_threads_has_no_limit_of_gunicorns(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
+    """Its timeout does not look at requests, so neither do we: one that takes longer is not reported."""
+    gate = tmp_path / "gate"
+    server = gunicorn(UNWRAPPED, *OURS, *CLASSES["gthread"], "--timeout", "1")
+    with clients.in_flight(server.address, f"/wait?{gate}") as connection:
+
+        def older() -> bool:
+            return any(thread["request"]["age_seconds"] > 1.5 for thread in asking.serving(base))
+
+        wait_until(older, "it is older than the limit would be")
+        gate.touch()
+        assert connection.getresponse().status == 200
+    assert "harakiri" not in server.log_text()
+    assert "TIMEOUT" not in server.log_text()
+
+
+# ---------------------------------------------------------------------------------------------------------- deaths
+
+
+@worker_classes
+@preload
+def test_the_master_says_once_what_a_killed_worker_was_serving(
+    worker_class: tuple[str, ...], preload: tuple[str, ...], gunicorn: StartGunicorn, base: str, tmp_path: Path
+) -> None:
+    """In gunicorn's error log; the successor, which takes the same number at once, does not say it again; and it is
+    kept.
+    """
+    server = gunicorn(UNWRAPPED, *OURS, *worker_class, *preload)
+    [killed] = server.workers()
+    with clients.in_flight(server.address, f"/wait?{tmp_path / 'never'}"):
+        wait_until(lambda: asking.serving(base, "/wait"), "the request is seen")
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
+    assert server.get("/quick").text == "done\n"
+    said = re.findall(r"^(.*)postmortem: (.*)$", server.log_text(), re.MULTILINE)
+    assert len(said) == 1
+    assert re.fullmatch(rf"\[.*\] \[{server.pid}\] \[ERROR\] ", said[0][0])
+    assert said[0][1].startswith(f"worker 1, pid {killed}, died with 1 request in flight")
+    assert re.search(r"^  GET /wait  \(core 0, since ", server.log_text(), re.MULTILINE)
+    kept = postmortem.decode(black_boxes.path_of(base, 1, blackbox.POSTMORTEM).read_bytes())
+    assert (kept.pid, [request.path for request in kept.requests]) == (killed, ["/wait"])
+
+
+def test_without_the_masters_hook_the_successor_says_it(
+    gunicorn: StartGunicorn, base: str, short_path: Path, tmp_path: Path
+) -> None:
+    """Once as well, in the worker's log."""
+    (short_path / "conf.py").write_text("from wsgi_tracebacker.servers.gunicorn import post_fork\n")
+    server = gunicorn(UNWRAPPED, "-c", str(short_path / "conf.py"))
+    [killed] = server.workers()
+    with clients.in_flight(server.address, f"/wait?{tmp_path / 'never'}"):
+        wait_until(lambda: asking.serving(base, "/wait"), "the request is seen")
+        os.kill(killed, signal.SIGKILL)
+        server.wait_for_log(rf"wsgi_tracebacker\.postmortem: postmortem: worker 1, pid {killed}, died with 1 request")
+    assert server.log_text().count("postmortem: worker") == 1
+
+
+def test_of_an_idle_worker_that_is_killed_nothing_is_said(gunicorn: StartGunicorn, base: str) -> None:
+    """No request died with it. Its files are the next one's."""
+    server = gunicorn(UNWRAPPED, *OURS)
+    assert server.get("/quick").text == "done\n"
+    [killed] = server.workers()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
+    assert "postmortem" not in server.log_text()
+    assert asking.files(base) == asking.expected_files(1)
+
+
+@worker_classes
+def test_a_killed_worker_that_nobody_succeeds_leaves_nothing(
+    worker_class: tuple[str, ...], gunicorn: StartGunicorn, base: str, tmp_path: Path
+) -> None:
+    """One that a reload has replaced already: the master tells of it and takes its files away."""
+    server = gunicorn(UNWRAPPED, *OURS, *worker_class, "--graceful-timeout", "60")
+    [old] = server.workers()
+    with clients.in_flight(server.address, f"/wait?{tmp_path / 'never'}"):
+        wait_until(lambda: asking.serving(base, "/wait"), "the request is seen")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: asking.pids(base).keys() == {1, 2}, "the new one answers beside it")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_log(rf"^\[.*\] \[{server.pid}\] \[ERROR\] postmortem: worker 1, pid {old}, died with 1 ")
+    wait_until(lambda: server.workers() == [asking.pids(base).get(2)], "there is only the new one")
+    assert asking.files(base) == asking.expected_files(2)
+    left = [path.name.rpartition(".")[2] for path in black_boxes.files_of(base) if ".1." in path.name]
+    assert left == ["postmortem"]

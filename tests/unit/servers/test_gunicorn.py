@@ -1,0 +1,245 @@
+"""The hooks for gunicorn, called as gunicorn calls them, with stand-ins for its objects."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import gunicorn.config
+import pytest
+from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.sync import SyncWorker
+
+from tests.programs import unwrapped
+from tests.servers import asking
+from tests.unit.worker.test_postmortem import DEAD, leave
+from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
+from wsgi_tracebacker.middleware import settings_of
+from wsgi_tracebacker.servers import gunicorn as hooks
+from wsgi_tracebacker.worker import agent, primitives
+from wsgi_tracebacker.worker.settings import from_options
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.worker.settings import Settings
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def error(self, message: str, *arguments: object, **_: object) -> None:
+        self.lines.append(message % arguments)
+
+
+class _OwnSyncWorker(SyncWorker):  # type: ignore[misc]
+    """What a project derives."""
+
+
+class _Foreign:
+    def handle_abort(self) -> None: ...
+
+
+def worker_of(kind: Any, app: object = unwrapped.application, *, timeout: float = 30, preloaded: bool = False) -> Any:
+    """A worker of gunicorn as it is when it was just forked."""
+    worker = kind.__new__(kind)
+    worker.cfg = SimpleNamespace(timeout=timeout, proc_name="shop:app")
+    worker.app = SimpleNamespace(wsgi=lambda: app, app_uri="shop:app", callable=app if preloaded else None)
+    worker.log = _Log()
+    if kind is _Foreign:
+        worker.load_wsgi = lambda: setattr(worker, "wsgi", app)
+    return worker
+
+
+def test_gunicorn_takes_nothing_but_the_hooks() -> None:
+    """No other name of the module is one of gunicorn's settings, and none is anything else but a function of ours."""
+    settings = gunicorn.config.make_settings()
+    assert {name for name in vars(hooks) if name in settings} == set(hooks.__all__)
+    for name in hooks.__all__:
+        settings[name].set(getattr(hooks, name))
+
+
+def test_nothing_is_started_before_the_application_is_loaded(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn sets the worker's user and environment, and gevent's worker patches, after post_fork."""
+    worker = worker_of(SyncWorker)
+    hooks.post_fork(None, worker)
+    assert agent.running() is None
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    seen: list[list[str]] = []
+
+    def load() -> object:
+        seen.append(asking.files(base))
+        return unwrapped.application
+
+    worker.app.wsgi = load
+    worker.load_wsgi()
+    assert seen == [["1", "1.worker"]]
+    assert isinstance(worker.wsgi, TracebackerMiddleware)
+    assert asking.ask(base, 1, "/worker")["worker"]["application"] == "shop:app"
+
+
+def test_a_preloaded_application_that_is_wrapped_says_where_to_listen(base: str) -> None:
+    """From the start: there is no time at another place."""
+    worker = worker_of(SyncWorker, TracebackerMiddleware(unwrapped.application, socket=base), preloaded=True)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    assert asking.files(base) == ["1", "1.worker"]
+    assert isinstance(worker.wsgi, TracebackerMiddleware)
+
+
+def test_a_worker_that_calls_something_else_has_its_application_left_alone(
+    base: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ASGI application in a WSGI middleware would be broken; that its requests are not seen is said."""
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    worker = worker_of(_Foreign)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    assert worker.wsgi is unwrapped.application
+    assert asking.files(base) == ["1", "1.worker"]
+    assert "under gunicorn's _Foreign the application is not wrapped" in caplog.text
+
+
+def test_what_the_import_raises_comes_through(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn knows what to do with it."""
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    worker = worker_of(SyncWorker)
+    error = RuntimeError("of the application")
+
+    def fail() -> None:
+        raise error
+
+    worker.app.wsgi = fail
+    hooks.post_fork(None, worker)
+    with pytest.raises(RuntimeError) as raised:
+        worker.load_wsgi()
+    assert raised.value is error
+
+
+def test_an_option_that_can_never_work_is_the_workers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where the code has the middleware."""
+    monkeypatch.setenv("WSGI_TB_HARAKIRI", "soon")
+    worker = worker_of(SyncWorker)
+    hooks.post_fork(None, worker)
+    with pytest.raises(ConfigurationError):
+        worker.load_wsgi()
+
+
+@pytest.mark.parametrize(
+    ("kind", "timeout", "options", "limit"),
+    [
+        (SyncWorker, 30, {}, 29.0),
+        (SyncWorker, 2, {}, 1.5),
+        (SyncWorker, 0, {}, None),
+        (_OwnSyncWorker, 30, {}, 29.0),
+        (ThreadWorker, 30, {}, None),
+        (SyncWorker, 30, {"harakiri": 10.0}, None),
+        (SyncWorker, 30, {"harakiri": 60.0}, 29.0),
+        (SyncWorker, 30, {"harakiri_action": "raise"}, None),
+        (SyncWorker, 30, {"harakiri_action": "kill"}, None),
+    ],
+)
+def test_the_limit_before_the_time_out(
+    kind: type, timeout: float, options: dict[str, Any], limit: float | None
+) -> None:
+    """Only where the time-out looks at requests, and where nobody asked for something else that comes first."""
+    settings: Settings = from_options(**options)
+    assert hooks._limit_before_timeout(worker_of(kind, timeout=timeout), settings) == limit
+
+
+def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had been given to it."""
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    worker = worker_of(SyncWorker, timeout=8)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    settings = settings_of(worker.wsgi)
+    assert settings is not None
+    assert (settings.harakiri, settings.harakiri_action) == (7.0, "log")
+
+
+def test_switched_off_there_is_nothing(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hook does anything; the switch may be in ``raw_env``, which gunicorn sets after post_fork."""
+    worker = worker_of(SyncWorker)
+    hooks.post_fork(None, worker)
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    monkeypatch.setenv("WSGI_TB_DISABLE", "1")
+    worker.load_wsgi()
+    hooks.worker_abort(worker)
+    hooks.child_exit(SimpleNamespace(app=worker.app, cfg=SimpleNamespace(env={}), log=worker.log), worker)
+    assert worker.wsgi is unwrapped.application
+    assert asking.files(base) == []
+    assert worker.log.lines == []
+
+
+def test_an_abort_that_cannot_be_logged_is_on_stderr(
+    base: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The handler's lock may be held by what was interrupted: then it is written past the log, in time."""
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+    monkeypatch.setattr(hooks, "_ABORT_SECONDS", 0.2)
+    worker = worker_of(SyncWorker)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    held = primitives.bind().allocate_lock()
+    held.acquire()
+    worker.log.error = lambda *_: held.acquire()
+    hooks.worker_abort(worker)
+    held.release()
+    said = capfd.readouterr().err
+    assert "ERROR gunicorn.error (logging hangs): Worker (pid:" in said
+    assert "is aborted with no request in flight" in said
+    assert sys._getframe().f_code.co_name in said
+
+
+def test_a_fault_of_ours_does_not_keep_a_worker_from_serving(
+    base: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the application is loaded and wrapped as ever."""
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(agent, "agent_for", fail)
+    worker = worker_of(SyncWorker)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    assert isinstance(worker.wsgi, TracebackerMiddleware)
+    assert "when a gunicorn worker started" in caplog.text
+
+
+def test_a_postmortem_reaches_a_logger_of_the_projects_own(base: str) -> None:
+    """Also one whose methods take a text and nothing else."""
+    leave(base, in_flight=True).forget()
+    worker = worker_of(SyncWorker)
+    worker.pid = DEAD
+
+    class Plain(_Log):
+        def error(self, message: str, *arguments: object) -> None:  # type: ignore[override]
+            super().error(message, *arguments)
+
+    log = Plain()
+    server = SimpleNamespace(app=worker.app, cfg=SimpleNamespace(env={"WSGI_TB_SOCKET": base}), log=log)
+    hooks.child_exit(server, worker)
+    [line] = log.lines
+    assert line.startswith(f"postmortem: worker 1, pid {DEAD}, died with 1 request in flight; ")
+    hooks.child_exit(server, worker)
+    assert len(log.lines) == 1
+
+
+def test_a_worker_without_an_agent_is_aborted_in_silence() -> None:
+    """It never got so far."""
+    worker = worker_of(SyncWorker)
+    hooks.worker_abort(worker)
+    assert worker.log.lines == []
+
+
+def test_the_masters_hook_survives_what_it_cannot_know() -> None:
+    """Options that can never work are for the worker to say; anything else is a fault of ours, and goes no further."""
+    worker = worker_of(SyncWorker)
+    worker.pid = 1
+    server = SimpleNamespace(app=worker.app, cfg=SimpleNamespace(env={"WSGI_TB_HARAKIRI": "soon"}), log=worker.log)
+    hooks.child_exit(server, worker)
+    hooks.child_exit(SimpleNamespace(), worker)
+    assert worker.log.lines == []

@@ -1,0 +1,145 @@
+"""What is said of a dead worker, by whoever is first, and what becomes of its files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from tests.servers import asking
+from tests.support import black_boxes
+from tests.unit.worker.test_slot import card
+from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.formats.blackbox import FLIGHT
+from wsgi_tracebacker.worker import blackbox, postmortem, slot
+
+if TYPE_CHECKING:
+    import pytest
+
+    from wsgi_tracebacker.worker.slot import Slot
+
+#: Of no process: above the kernel's own limit.
+DEAD = 2**22 + 7
+
+
+def leave(base: str, *, in_flight: bool, pid: int = DEAD) -> Slot:
+    """A worker with all its files; it is dead once its slot is forgotten."""
+    taken = slot.claim(base)
+    assert taken is not None
+    taken.write_card(replace(card(taken.number, base), pid=pid))
+    taken.bind(None)
+    header = layout.Header(
+        pid=pid,
+        number=taken.number,
+        uid=os.geteuid(),
+        listener=0,
+        start_ticks=1,
+        pid_namespace=1,
+        started_at=1.0,
+        monotonic=monotonic(),
+        unix=2.0,
+        cores=1,
+        is_closed=False,
+        boot_id="boot",
+        server="gunicorn",
+        application="shop",
+        python="CPython",
+    )
+    table = blackbox.create(blackbox.path_of(base, taken.number, layout.TABLE), header)
+    row = table.row(0)
+    assert row is not None
+    table.own(0, 1, 1)
+    if in_flight:
+        now = monotonic()
+        FLIGHT.pack_into(row[0], row[1], now, b"GET", b"/lost", now)
+    table.close(remove=False)
+    stacks = blackbox.StacksFile(blackbox.path_of(base, taken.number, layout.STACKS))
+    stacks.write("its last words\n")
+    stacks.close(remove=False)
+    return taken
+
+
+def left(base: str) -> list[str]:
+    return [path.name.rpartition(".")[2] for path in black_boxes.files_of(base)]
+
+
+def test_a_dead_worker_is_buried(base: str) -> None:
+    """Its requests are told, its files are gone, its postmortem is kept; and nobody can tell it again."""
+    leave(base, in_flight=True).forget()
+    assert asking.files(base) == ["1", "1.worker"]
+    found, died = postmortem.bury(base, DEAD)
+    assert found
+    assert died is not None
+    assert (died.pid, [request.path for request in died.requests]) == (DEAD, ["/lost"])
+    assert died.stacks == "its last words\n"
+    assert asking.files(base) == []
+    assert left(base) == ["postmortem"]
+    assert postmortem.bury(base, DEAD) == (False, None)
+    assert postmortem.take(base, 1, os.getpid(), 1) is None
+
+
+def test_one_that_served_nothing_is_buried_in_silence(base: str) -> None:
+    """There is nothing to tell."""
+    leave(base, in_flight=False).forget()
+    assert postmortem.bury(base, DEAD) == (True, None)
+    assert asking.files(base) == []
+    assert left(base) == []
+
+
+def test_what_is_locked_is_left_alone(base: str) -> None:
+    """A worker that lives, whatever its master believes; and a child of it that holds the lock still."""
+    living = leave(base, in_flight=True)
+    before = left(base)
+    try:
+        assert postmortem.bury(base, DEAD) == (False, None)
+        assert asking.files(base) == ["1", "1.worker"]
+        assert left(base) == before
+    finally:
+        living.release()
+
+
+def test_other_workers_files_are_left_alone(base: str) -> None:
+    """Dead ones of another master too: it is the pid that counts."""
+    leave(base, in_flight=True, pid=DEAD + 1).forget()
+    assert postmortem.bury(base, DEAD) == (False, None)
+    assert asking.files(base) == ["1", "1.worker"]
+
+
+def test_the_number_of_a_successor_that_was_quicker_is_given_back(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first look and the lock the number had another owner, which died too: it is that one's."""
+    leave(base, in_flight=True).forget()
+    pids = iter([DEAD, DEAD + 1])
+    monkeypatch.setattr(slot, "_pid_on", lambda _: next(pids))
+    assert slot.claim_of(base, 1, DEAD) is None
+    monkeypatch.undo()
+    assert asking.files(base) == ["1.worker"]
+    again = slot.claim_of(base, 1, DEAD)
+    assert again is not None
+    again.release()
+
+
+def test_a_card_that_went_meanwhile_is_not_made_anew(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A successor that ended in order took it away: what the lock made is taken away again."""
+    pids = iter([DEAD, None])
+    monkeypatch.setattr(slot, "_pid_on", lambda _: next(pids))
+    assert slot.claim_of(base, 1, DEAD) is None
+    assert asking.files(base) == []
+
+
+def test_numbers_are_those_of_cards(base: str) -> None:
+    """Not of files that look a little like one."""
+    for name in (
+        "1.worker",
+        "12.worker",
+        "x.worker",
+        "01.worker",
+        ".worker",
+        "3",
+        "4.workers",
+        "²\N{SUPERSCRIPT TWO}.worker",
+    ):
+        with open(base + name, "w"):
+            pass
+    assert slot.numbers_at(base) == [1, 12]
+    assert slot.numbers_at(f"{base}/no/such/folder") == []
