@@ -289,7 +289,7 @@ class Agent:
         if self._watchdog is not None:
             self._watchdog.forget()
         self._reporter.forget()
-        self.hubs.close()
+        self.hubs.forget()
         self._close_black_box(remove=False)
         if self.slot is not None:
             self.slot.forget()

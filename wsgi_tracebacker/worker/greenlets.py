@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 #: What a core's greenlet is doing.
 RUNNING, SUSPENDED = "running", "suspended"
 
-#: How often a look is repeated because greenlets switched meanwhile. A look takes less than the 5 ms that CPython
-#: leaves a thread the GIL, so one is nearly always enough.
-_TRIES = 3
-
 #: An answer from a hub that takes longer than this was not given at once: a hub that is merely busy answers sooner.
 #: gevent's own monitor calls a hub blocked after 0.1 s.
 _AT_ONCE_SECONDS = 0.1
@@ -51,15 +47,16 @@ def current() -> Any:
     """The greenlet that calls this, or None in an ordinary thread.
 
     A thread's own greenlet, which has no parent, counts where gevent or eventlet patched threads: what blocks in it
-    lets the others run.
+    lets the others run. Where the thread has no hub, nothing does: so it is in gevent's and eventlet's own pools of
+    real threads, also in the greenlets that these have for themselves.
     """
     library = sys.modules.get("greenlet")
     if library is None:
         return None
     found = library.getcurrent()
-    if found.parent is None and not primitives.threads_are_patched():
+    if _library() is None:
         return None
-    return found if _library() is not None else None
+    return found if found.parent is not None or primitives.threads_are_patched() else None
 
 
 def _library() -> str | None:
@@ -70,9 +67,6 @@ def _library() -> str | None:
     eventlet_hubs = sys.modules.get("eventlet.hubs")
     if eventlet_hubs is not None and getattr(eventlet_hubs._threadlocal, "hub", None) is not None:  # noqa: SLF001
         return "eventlet"
-    if primitives.threads_are_patched():
-        # Its hub comes with the first thing that waits.
-        return "gevent" if "gevent" in _thread.start_new_thread.__module__ else "eventlet"
     return None
 
 
@@ -111,7 +105,7 @@ class Hub:
         self._call_soon = call_soon
         #: When it was asked for a sign of life that has not come yet, on the monotonic clock.
         self.asked_at: float | None = None
-        #: The last thing that it could not do.
+        #: It was destroyed, or its thread has ended.
         self.is_gone = False
 
     def call_soon(self, function: Callable[[], object]) -> bool:
@@ -134,6 +128,12 @@ class Hub:
     def _answer(self) -> None:
         self.asked_at = None
 
+    def check_thread(self) -> bool:
+        """Whether its thread is still there. One that has ended may have left its hub as it was, and never answers."""
+        if not os.path.exists(f"/proc/self/task/{self.native_id}"):
+            self.is_gone = True
+        return not self.is_gone
+
     def silent_seconds(self, now: float) -> float:
         """For how long, at least, the hub has not run; 0.0 if it gave its last sign of life, or was not asked."""
         asked_at = self.asked_at
@@ -152,7 +152,7 @@ class Hubs:
 
     def __init__(self) -> None:
         self._hubs: dict[int, Hub] = {}
-        self._closers: list[Callable[[], None]] = []
+        self._bells: list[_Bell] = []
 
     def note(self) -> Hub | None:
         """The hub of the calling greenlet."""
@@ -179,7 +179,7 @@ class Hubs:
             return Hub("gevent", ident, native_id, found, call_soon)
         hub = importlib.import_module("eventlet.hubs").get_hub()
         bell = _Bell(hub)
-        self._closers.append(bell.close)
+        self._bells.append(bell)
         return Hub("eventlet", ident, native_id, hub.greenlet, bell.call_soon)
 
     def all(self) -> list[Hub]:
@@ -193,9 +193,16 @@ class Hubs:
     def close(self) -> None:
         """Let go of all of them."""
         self._hubs.clear()
-        for close in self._closers:
-            close()
-        self._closers.clear()
+        for bell in self._bells:
+            bell.close()
+        self._bells.clear()
+
+    def forget(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self._hubs.clear()
+        for bell in self._bells:
+            bell.forget()
+        self._bells.clear()
 
 
 class _Bell:
@@ -217,7 +224,11 @@ class _Bell:
         except BlockingIOError:
             pass
         while self._waiting:
-            self._waiting.popleft()()
+            try:
+                self._waiting.popleft()()
+            except Exception:
+                # eventlet would take this listener away for it.
+                faults.caught("when a hub called us")
 
     def _closed(self, *_: object) -> None:
         """What eventlet wants to tell a listener whose descriptor was closed."""
@@ -226,6 +237,10 @@ class _Bell:
         """Give the descriptor back. In the hub's own thread, or when its process has ended serving."""
         with contextlib.suppress(Exception):  # the hub is gone already
             self._hub.remove(self._listener)
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child. Not remove(): the child's epoll is its parent's, who would not hear the bell any more."""
         try:
             os.close(self._descriptor)
         except OSError:
@@ -242,6 +257,8 @@ class Looked(NamedTuple):
     threads: dict[int, RawStack]
     #: By id() of the core: where its greenlet stands, and whether it runs. Cores of ordinary threads are not here.
     greenlets: dict[int, tuple[RawStack, str]]
+    #: By thread ident: where the hub of it stands; nothing if it runs.
+    hubs: dict[int, RawStack]
 
     def stack_of(self, core: Core) -> RawStack:
         """The stack of the thread or greenlet that works on a core's request."""
@@ -254,34 +271,32 @@ class Looked(NamedTuple):
         return None if own is None else own[1]
 
 
-def look(cores: Iterable[Core], skipped_idents: Collection[int], only: Collection[int] | None = None) -> Looked:
-    """The stacks of all threads at one instant (or only of some), and of the greenlets of these cores."""
-    served = [(core, core.greenlet) for core in cores if core.greenlet is not None]
-    tries = 0
-    while True:
-        looked = Looked(stacks.walk(skipped_idents, only), {})
-        running = []
-        for core, reference in served:
-            greenlet = reference()
-            stack = [] if greenlet is None else stack_of(greenlet)
-            state = SUSPENDED
-            if not stack and greenlet:
-                running.append((core.ident, greenlet))
-                stack, state = looked.threads.get(core.ident, []), RUNNING
-            looked.greenlets[id(core)] = (stack, state)
-        # One greenlet runs in a thread: if two seem to, or one does not any more, they switched while we looked.
-        idents = [ident for ident, _ in running]
-        tries += 1
-        if tries == _TRIES or (
-            len(set(idents)) == len(idents) and all(greenlet.gr_frame is None for _, greenlet in running)
-        ):
-            return looked
+def look(
+    cores: Iterable[Core],
+    skipped_idents: Collection[int],
+    only: Collection[int] | None = None,
+    hubs: Iterable[Hub] = (),
+) -> Looked:
+    """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs.
 
-
-def stack_of(greenlet: Any) -> RawStack:
-    """Where a suspended greenlet stands; nothing of one that runs, or has ended."""
-    frame = greenlet.gr_frame
-    return [] if frame is None else stacks.walk_from(frame)
+    Those of a thread that has greenlets, and of all these, are of one instant.
+    """
+    hubs = list(hubs)
+    served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
+    there = [(core, greenlet) for core, greenlet in served if greenlet is not None]
+    switching = {core.ident for core, _ in there} | {hub.ident for hub in hubs}
+    idents = [ident for ident in switching if ident not in skipped_idents and (only is None or ident in only)]
+    of_threads, of_greenlets, live = stacks.walk_at_once(
+        idents, [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)]
+    )
+    threads = {ident: stack for ident, stack in zip(idents, of_threads, strict=True) if stack}
+    seen: dict[int, tuple[RawStack, str]] = {id(core): ([], SUSPENDED) for core, _ in served}
+    for (core, _), stack, lives in zip(there, of_greenlets, live, strict=False):
+        runs = lives and not stack
+        seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
+    threads.update(stacks.walk({*skipped_idents, *switching}, only))
+    of_hubs = of_greenlets[len(there) :]
+    return Looked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
 
 
 def reference_to(greenlet: Any) -> weakref.ref[Any] | None:

@@ -71,6 +71,8 @@ class HubWatch:
         self._in_flight = in_flight
         #: Seconds after which a hub is blocked; None: nobody wants to know.
         self._limit_seconds: float | None = None
+        #: This process was not stopped since then, on the monotonic clock.
+        self._runs_since = 0.0
         self._blocks: dict[int, _Block] = {}
         #: What was reported in the present minute.
         self.reports = Repeats()
@@ -94,10 +96,28 @@ class HubWatch:
                 block = None
                 self._say_runs_again(self._blocks.pop(hub.ident), now)
             asked_at = hub.asked_at
-            if block is None and asked_at is not None and now - asked_at >= limit:
+            if (
+                block is None
+                and asked_at is not None
+                and now - max(asked_at, self._runs_since) >= limit
+                and self._is_waited_in(hub)
+            ):
                 self._blocks[hub.ident] = self._say_blocked(hub, asked_at, now, late_seconds)
             hub.ask(now)
         return now + limit / _ASKED_IN_A_LIMIT
+
+    def process_was_stopped(self, now: float) -> None:
+        """By a debugger, say. What a hub did not do while nothing ran in this process is not held against it."""
+        self._runs_since = now
+
+    def _is_waited_in(self, hub: greenlets.Hub) -> bool:
+        """Whether that hub ought to run: of a thread that is no server's, nobody can say that it waits there.
+
+        A pool's real thread has a hub as soon as its job has slept once, and waits elsewhere for the next job.
+        """
+        if not hub.check_thread():
+            return False
+        return hub.native_id == os.getpid() or any(core.ident == hub.ident for core, _ in self._in_flight())
 
     def _say_blocked(self, hub: greenlets.Hub, asked_at: float, now: float, late_seconds: float) -> _Block:
         in_flight = self._in_flight()

@@ -17,6 +17,7 @@ The rules, each of which was paid for by somebody:
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,14 @@ _STATUS = "504 Gateway Timeout"
 _BODY = b"The request took too long.\n"
 
 _set_async_exception: Callable[[Any, Any], int] | None = None
+#: The same without a line of Python, and only to raise.
+_raise_async: Callable[[int, Any], int] | None = None
+_frame_of = operator.attrgetter("gr_frame")
 
 
 def prepare() -> None:
     """Load what raising needs, in the server's start and not in the first overdue request."""
-    global _set_async_exception
+    global _raise_async, _set_async_exception
     if _set_async_exception is not None:
         return
     import ctypes  # noqa: PLC0415  (10 ms, and only with this action)
@@ -58,6 +62,7 @@ def prepare() -> None:
     def set_async_exception(ident: int, exception: Any) -> int:
         return int(clear(ident, None) if exception is None else function(ident, exception))
 
+    _raise_async = function
     _set_async_exception = set_async_exception
 
 
@@ -102,29 +107,42 @@ class Throw:
 
     def _throw(self) -> None:
         """Run by the hub, on the greenlet of its own."""
-        greenlet = self._take(should_run=False)
+        core = self._core
+        with core.lock:
+            greenlet = self._find(should_run=False)
+            # If it is not inside now, it is not to be struck later: not in a close() that ends what was timed out.
+            self.is_over = True
         if greenlet is not None:
             # Comes back here when that greenlet waits again, or has ended.
             greenlet.throw(HarakiriTimeout)
 
     def raise_into_running(self) -> bool:
-        """If its greenlet runs, and has not given way to the hub since begin(), raise into its thread."""
-        core = self._core
-        if _set_async_exception is None or self._take(should_run=True) is None:
-            return False
-        return _set_async_exception(core.inside_ident, HarakiriTimeout) == 1
+        """If its greenlet runs, and has not given way to the hub since begin(), raise into its thread.
 
-    def _take(self, *, should_run: bool) -> Any:
-        """Its greenlet, if the request is still inside and the greenlet runs or waits, as asked; only once."""
-        core, token = self._core, self._token
+        Once more whether it runs, and the raising, in C code alone: in Python code the GIL can change hands between
+        them, and then the hub is struck, or whichever greenlet runs by then. Under the lock, so that a request which
+        is left meanwhile clears what is pending.
+        """
+        core = self._core
         with core.lock:
-            if self.is_over or core.started != token or core.marked != token or core.inside != token:
-                return None
-            greenlet = core.greenlet() if core.greenlet is not None else None
-            if greenlet is None or not greenlet or greenlets.is_running(greenlet) != should_run:
-                return None
-            self.is_over = True
-            return greenlet
+            greenlet = self._find(should_run=True)
+            if greenlet is None or _raise_async is None:
+                return False
+            runs = map(operator.not_, map(_frame_of, (greenlet,)))
+            lives = map(operator.truth, (greenlet,))
+            idents = itertools.compress(itertools.compress((core.inside_ident,), runs), lives)
+            self.is_over = list(map(_raise_async, idents, (HarakiriTimeout,))) == [1]
+            return self.is_over
+
+    def _find(self, *, should_run: bool) -> Any:
+        """Its greenlet, if the request is still inside and the greenlet runs or waits, as asked."""
+        core, token = self._core, self._token
+        if self.is_over or core.started != token or core.marked != token or core.inside != token:
+            return None
+        greenlet = core.greenlet() if core.greenlet is not None else None
+        if greenlet is None or not greenlet or greenlets.is_running(greenlet) != should_run:
+            return None
+        return greenlet
 
 
 class _Call:

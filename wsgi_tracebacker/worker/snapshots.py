@@ -70,10 +70,11 @@ class Snapshots:
         """All stacks, as uWSGI writes them."""
         self.taken += 1
         cores = self._cores.all()
-        looked = greenlets.look(cores, self._own_idents())
+        hubs = self._hubs.all()
+        looked = greenlets.look(cores, self._own_idents(), hubs=hubs)
         files: dict[str, SourceFile | None] = {}
         blocks = [uwsgi_format.HEADER]
-        for entry in self._entries(looked, [(core, None) for core in cores], monotonic()):
+        for entry in self._entries(looked, hubs, [(core, None) for core in cores], monotonic()):
             # uWSGI says nothing of a thread without Python frames; of a core whose thread is shown once, neither.
             if entry.stack:
                 places, _ = self._places.resolve(entry.stack, files)
@@ -89,14 +90,16 @@ class Snapshots:
         cores = self._cores.all()
         tokens = [core.started for core in cores]
         now_monotonic, now_unix = monotonic(), time.time()
-        looked = greenlets.look(cores, self._own_idents())
+        hubs = self._hubs.all()
+        looked = greenlets.look(cores, self._own_idents(), hubs=hubs)
         # A request belongs to the stack only if it was in flight before the walk and still is after it.
         flights = [
             requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
             for core, token in zip(cores, tokens, strict=True)
         ]
         oldest_first = sorted(zip(tokens, cores, flights, strict=True), key=lambda seen: (seen[2] is None, seen[0]))
-        entries = list(self._entries(looked, [(core, request) for _, core, request in oldest_first], now_monotonic))
+        by_age = [(core, request) for _, core, request in oldest_first]
+        entries = list(self._entries(looked, hubs, by_age, now_monotonic))
         native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
         statuses = kernel.thread_statuses(dict.fromkeys(native_ids), _KERNEL_BUDGET_SECONDS)
         files: dict[str, SourceFile | None] = {}
@@ -107,7 +110,11 @@ class Snapshots:
         return json_format.snapshot_bytes(worker(in_flight), now_unix, documents)
 
     def _entries(
-        self, looked: greenlets.Looked, cores: list[tuple[Core, Request | None]], now: float
+        self,
+        looked: greenlets.Looked,
+        hubs: list[greenlets.Hub],
+        cores: list[tuple[Core, Request | None]],
+        now: float,
     ) -> Iterator[_Entry]:
         shown: set[int] = set()
         for core, request in cores:
@@ -124,14 +131,14 @@ class Snapshots:
                 stack = looked.threads.get(ident, []) if ident not in shown else []
                 shown.add(ident)
             yield _Entry(core, ident, native_id, stack, state, request, last)
-        hubs = {hub.ident: hub for hub in self._hubs.all()}
+        by_ident = {hub.ident: hub for hub in hubs}
         for ident, stack in looked.threads.items():
-            hub = hubs.pop(ident, None)
+            hub = by_ident.get(ident)
             if hub is None:
                 if ident not in shown:
                     yield _Entry(None, ident, _native_id(known_thread(ident)), stack)
                 continue
-            of_hub = greenlets.stack_of(hub.greenlet)
+            of_hub = looked.hubs[ident]
             if ident not in shown and of_hub:
                 # A greenlet that serves no request runs.
                 yield _Entry(None, ident, hub.native_id, stack, greenlets.RUNNING)

@@ -10,13 +10,16 @@ columns and source looked up, and kept: a code object's line never changes, so w
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import itertools
+import operator
 import os
 import stat
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
@@ -24,7 +27,7 @@ from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode
 from wsgi_tracebacker.model import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from types import CodeType, FrameType
 
 #: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
@@ -77,14 +80,59 @@ def walk_from(innermost: FrameType) -> RawStack:
     return stack
 
 
+def walk_at_once(
+    idents: Iterable[int], greenlets: Iterable[object]
+) -> tuple[list[RawStack], list[RawStack], list[bool]]:
+    """The stacks of some threads, those of some greenlets, and which of these live, all of it at one instant.
+
+    What walk() does is not enough where greenlets switch: it is Python code, so the GIL can change hands in the middle,
+    and a stack may then be half of one greenlet and half of another. On CPython 3.12 and 3.13 it is worse: a part of
+    the chain of frames is in the C stack, which a greenlet that is suspended takes away. Here only C code runs from
+    the first stack to the last.
+    """
+    suspended = tuple(greenlets)
+    steps = [
+        *(map(operator.methodcaller("get", ident), itertools.islice(_frames_of_now(), 1)) for ident in idents),
+    ]
+    walks: list[Iterator[Any]] = [_walking(first) for first in steps]
+    # Its first step is the greenlet itself, which has no place in a stack.
+    walks += [_walking((greenlet, "gr_frame"), skipped=1) for greenlet in suspended]
+    walks.append(map(operator.truth, suspended))
+    with _collector_held():
+        *found, lives = list(map(list, walks))
+    return found[: len(steps)], found[len(steps) :], lives
+
+
+def _walking(first: Iterable[Any], *, skipped: int = 0) -> Iterator[tuple[CodeType, int]]:
+    """What walk_from() gives, one by one, from an iterator without a line of Python."""
+    frames = itertools.accumulate(itertools.chain(first, itertools.repeat("f_back", _MAX_WALKED - 1)), getattr)
+    return map(_place, itertools.takewhile(_is_there, itertools.islice(frames, skipped, None)))
+
+
+_place = operator.attrgetter("f_code", "f_lasti")
+_is_there = functools.partial(operator.is_not, None)
+
+
+def _frames_of_now() -> Iterator[dict[int, FrameType]]:
+    """sys._current_frames() each time it is asked, and not before."""
+    return iter(sys._current_frames, None)
+
+
 def _current_frames() -> dict[int, FrameType]:
-    if _HOLD_COLLECTOR and gc.isenabled():
-        gc.disable()
-        try:
-            return sys._current_frames()
-        finally:
-            gc.enable()
-    return sys._current_frames()
+    with _collector_held():
+        return sys._current_frames()
+
+
+@contextlib.contextmanager
+def _collector_held() -> Iterator[None]:
+    if not (_HOLD_COLLECTOR and gc.isenabled()):
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Places:

@@ -437,8 +437,9 @@ class Watchdog:
             return now
         if now >= watch.raise_at:
             watch.raise_at = _NEVER
-            if watch.throw is not None:
-                watch.throw.raise_into_running()
+            if watch.throw is not None and not watch.throw.is_over and not watch.throw.raise_into_running():
+                # Another one keeps the hub from running; when that is over, this one may.
+                watch.raise_at = now + _GIVES_WAY_SECONDS
         return min(
             watch.next_sample, watch.grace_ends, watch.raise_at, overdue_at if watch.reported is None else _NEVER
         )
