@@ -135,6 +135,7 @@ class Agent:
         self._watchdog: Watchdog | None = None
         self.fuse: Fuse | None = None
         self._attended: list[Settings] = []
+        self._hubs_watched: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
         self.cores.on_limit = self._limit_changed
 
@@ -185,11 +186,13 @@ class Agent:
 
     def attend(self, settings: Settings) -> None:
         """From now on there are requests under these settings: have them watched if they may need it."""
-        if self.serves_greenlets and settings.hub_blocked is not None:
+        blocked = settings.hub_blocked
+        if self.serves_greenlets and blocked is not None and not any(known is settings for known in self._hubs_watched):
             with self._attending:
+                self._hubs_watched.append(settings)
                 watchdog = self._ensure_watchdog()
             if watchdog is not None:
-                watchdog.attend_hubs(settings.hub_blocked)
+                watchdog.attend_hubs(blocked)
         # By identity: comparing settings would compare whatever callables the application put into them.
         if not settings.needs_watchdog or any(known is settings for known in self._attended):
             return
@@ -535,7 +538,11 @@ class Agent:
 
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent:
     """The agent of this process; the first call starts it."""
-    identity = (os.getpid(), kernel.start_ticks())
+    # Where the mark holds, the only one is this process's: greenlets come here with each connection, and what
+    # identifies a process is in a file.
+    identity = next(iter(list(_agents)), None) if MARK[0] else None
+    if identity is None:
+        identity = (os.getpid(), kernel.start_ticks())
     found = _agents.get(identity)
     if found is not None:
         MARK[0] = 1

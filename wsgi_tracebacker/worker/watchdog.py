@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import select
 import signal
+import sys
 import time
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -62,6 +64,9 @@ _IDLE_SECONDS = 3600.0
 #: This thread that much late, with less than this share of a CPU used by the whole process: it was stopped.
 _STOPPED_SECONDS = 1.0
 _STOPPED_CPU_SHARE = 0.02
+
+#: Of the switches of a thread that waits for the GIL all the time; a loaded machine lets it have fewer.
+_GIL_WAIT_SHARE = 0.1
 
 #: A greenlet that is to be raised into has so long to give way to its hub, which throws into it.
 _GIVES_WAY_SECONDS = 0.3
@@ -184,6 +189,8 @@ class Watchdog:
         self.fuse: Fuse | None = None
         #: CPU seconds of the process at the last look.
         self._cpu_seen = 0.0
+        #: How often this thread had given up its CPU by then.
+        self._switches_seen = 0
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ended = primitives.allocate_lock()
@@ -273,6 +280,8 @@ class Watchdog:
         now = monotonic()
         if self.fuse is not None:
             self._forgive_a_stop(late_seconds)
+        if self._was_stopped(late_seconds):
+            self._hub_watch.process_was_stopped(now)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
         deadlines: list[tuple[float, Core, float]] = []
@@ -363,6 +372,16 @@ class Watchdog:
             others=(),
         )
         self._say(report, settings)
+
+    def _was_stopped(self, late_seconds: float) -> bool:
+        """Whether this thread is late because it could not run at all, and not because it had to wait for the GIL.
+
+        Who waits for that wakes up once in each switch interval and asks for it.
+        """
+        switches, before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw, self._switches_seen
+        self._switches_seen = switches
+        waited = late_seconds / sys.getswitchinterval()
+        return late_seconds > _MISSED_SECONDS and switches - before < waited * _GIL_WAIT_SHARE
 
     def _forgive_a_stop(self, late_seconds: float) -> None:
         """Nobody is killed for time in which the process was stopped, by a debugger or an operator.

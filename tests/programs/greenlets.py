@@ -1,0 +1,142 @@
+"""A wrapped WSGI callable for servers with greenlets: it waits, computes, streams and blocks, each in its own function.
+
+The path says how. ``HARAKIRI_LOG`` is a file for the log. Run as a module it is gevent's own server, which patches
+nothing unless its argument is ``patched``; it prints ``listens on`` and its port.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and sys.argv[1:] == ["patched"]:
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import json
+import logging
+import os
+import resource
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker import TracebackerMiddleware, set_harakiri
+from wsgi_tracebacker.worker import agent, primitives
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+if "HARAKIRI_LOG" in os.environ:
+    logging.basicConfig(filename=os.environ["HARAKIRI_LOG"], format="%(levelname)s %(name)s %(process)d %(message)s")
+
+#: Longer than any test waits.
+FOR_EVER_SECONDS = 60.0
+
+
+def give_way(seconds: float) -> None:
+    """Wait as a greenlet does."""
+    if primitives.threads_are_patched():
+        time.sleep(seconds)
+    else:
+        import gevent  # noqa: PLC0415  (not there under eventlet)
+
+        gevent.sleep(seconds)
+
+
+def wait_for_ever() -> None:
+    give_way(FOR_EVER_SECONDS)
+
+
+def compute(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def sleep_unpatched(seconds: float) -> None:
+    primitives.original("time", "sleep")(seconds)
+
+
+def compute_in_the_background() -> None:
+    give_way(0.3)
+    compute(1.0)
+
+
+def spawn_background() -> None:
+    if "eventlet" in sys.modules:
+        import eventlet  # noqa: PLC0415
+
+        eventlet.spawn_n(compute_in_the_background)
+    else:
+        import gevent  # noqa: PLC0415
+
+        gevent.spawn(compute_in_the_background)
+
+
+def stream_slowly() -> Iterator[bytes]:
+    yield b"first\n"
+    wait_for_ever()
+    yield b"last\n"
+
+
+def fork() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def holdings() -> bytes:
+    own = agent.running()
+    return json.dumps({
+        "threads": len(threading._active),  # type: ignore[attr-defined]
+        "cores": len(own.cores.all()) if own is not None else 0,
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }).encode()
+
+
+def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+    body = b"done\n"
+    if path == "/wait":
+        wait_for_ever()
+    elif path == "/about":
+        give_way(float(query) / 1000)
+    elif path == "/own":
+        set_harakiri(0.2)
+        wait_for_ever()
+    elif path == "/handle":
+        environ["wsgi_tracebacker.request"].set_harakiri(0.2)
+        wait_for_ever()
+    elif path == "/compute":
+        compute(float(query))
+    elif path == "/unpatched":
+        sleep_unpatched(float(query))
+    elif path == "/background":
+        spawn_background()
+    elif path == "/fork":
+        fork()
+    elif path == "/holdings":
+        body = holdings()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return stream_slowly() if path == "/stream" else [body]
+
+
+application = TracebackerMiddleware(serve)
+
+
+def main() -> None:
+    from gevent.pywsgi import WSGIServer  # noqa: PLC0415
+
+    server = WSGIServer(("127.0.0.1", 0), application, log=None)
+    server.start()
+    print(f"listens on {server.server_port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
