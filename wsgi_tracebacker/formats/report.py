@@ -150,7 +150,7 @@ def document(report: HarakiriReport) -> dict[str, Any]:
         "kind": report.kind,
         "outcome": report.outcome,
         "action": report.action,
-        "request": asdict(report.request),
+        "request": report.request,
         "deadline": {"limit_seconds": report.limit_seconds, "late_seconds": report.late_seconds},
         "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
         "verdict": asdict(report.verdict),
@@ -169,7 +169,7 @@ def document(report: HarakiriReport) -> dict[str, Any]:
             "system_call": report.system_call,
             "cpu_seconds": stack.cpu_seconds,
             "frames_omitted": stack.frames_omitted,
-            "frames": [asdict(frame) for frame in stack.frames],
+            "frames": stack.frames,
         }
     plain: dict[str, Any] = _plain(content)
     return plain
@@ -177,6 +177,8 @@ def document(report: HarakiriReport) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     # JSON formatters and OpenTelemetry know lists, not tuples; and a lone surrogate of a file name ends an encoder.
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {key: _plain(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,7 +43,7 @@ class Folder:
 
     def card(self, base: str, number: int) -> str:
         path = self.path / f"{base}{number}.worker"
-        path.write_bytes(cards.encode(replace(CARD, number=number, base=str(self.path / base))))
+        path.write_bytes(cards.encode(CARD._replace(number=number, base=str(self.path / base))))
         return str(path)
 
 
@@ -91,7 +90,7 @@ def test_worker_12_of_one_base_is_not_worker_2_of_another(folder: Folder) -> Non
 def test_a_card_may_name_its_folder_by_another_path(folder: Folder) -> None:
     """One folder has many paths, through links and seen from outside a container."""
     folder.socket("tb1")
-    card = replace(CARD, base="/somewhere/else/tb")
+    card = CARD._replace(base="/somewhere/else/tb")
     (folder.path / "tb1.worker").write_bytes(cards.encode(card))
     assert [target.card for target in find(folder.base)] == [card]
 
@@ -156,7 +155,7 @@ def test_a_card_that_is_no_plain_file_is_not_opened(folder: Folder) -> None:
     link, pipe = str(folder.path / "link"), str(folder.path / "pipe")
     os.symlink(real, link)
     os.mkfifo(pipe)
-    assert read_card(real, None)[0] == replace(CARD, base=folder.base)
+    assert read_card(real, None)[0] == CARD._replace(base=folder.base)
     assert read_card(link, None) == (None, None)
     assert read_card(pipe, None) == (None, None)
     assert read_card(str(folder.path), None) == (None, None)
