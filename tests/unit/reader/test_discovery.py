@@ -107,6 +107,19 @@ def test_a_socket_or_its_card_is_that_worker(folder: Folder) -> None:
     assert target.number == 1
 
 
+def test_a_worker_whose_socket_is_another_base_hides_nobody(folder: Folder) -> None:
+    """/tmp/tb1 is worker 1 of /tmp/tb and the base of /tmp/tb12 as well: both are meant, as the cards say."""
+    for base, number in (("tb", 1), ("tb1", 2), ("tb", 13)):
+        folder.socket(f"{base}{number}")
+        folder.card(base, number)
+    folder.socket("tb14")
+    found = [(target.card.base[-3:].strip("/"), target.number) for target in find(folder.base + "1") if target.card]
+    assert found == [("tb", 1), ("tb1", 2)]
+    assert len(find(folder.base + "1")) == len(found)
+    assert [target.number for target in find(folder.base)] == [1, 13, 14]
+    assert [target.number for target in find(folder.base + "13")] == [13]
+
+
 def test_a_dead_workers_path_is_still_that_worker(folder: Folder) -> None:
     """A card without a socket is found by the socket's path."""
     folder.card("tb", 4)
