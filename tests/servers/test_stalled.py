@@ -108,6 +108,26 @@ def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base:
         assert [worker["requests_in_flight"] for worker in listed] == [1] * WORKERS
 
 
+def test_a_stalled_hub_is_shown(gunicorn: StartGunicorn, base: str) -> None:
+    """Under gevent all requests share one thread: the one that has stalled it is shown with the line."""
+    server = gunicorn(APPLICATION, "--worker-class", "gevent")
+    server.get("/")
+    [pid] = server.workers()
+    try:
+        with clients.in_flight(server.address, "/stall/hub"):
+            wait_until(lambda: _stalls(base), "it stalls")
+            result = command("read", base, "--format", "json", "--timeout", "10")
+            [document] = json.loads(result.stdout)["workers"]
+            assert check_stalled(document, 1) == "/stall/hub"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _stalls(base: str) -> bool:
+    listed = json.loads(command("list", base, "--format", "json", "--timeout", "5").stdout)["workers"]
+    return [worker["state"] for worker in listed] == ["stalled"]
+
+
 @pytest.mark.parametrize("path", ["/die/exit", "/die/fault", "/stall"])
 def test_a_death_is_told_by_the_successor(path: str, gunicorn: StartGunicorn, base: str) -> None:
     """However a worker dies, the log of the one that takes its number, and the command, name its request."""

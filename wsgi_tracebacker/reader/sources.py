@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
@@ -34,7 +33,7 @@ class Sources:
 
     def fill_in(self, stack: Stack) -> Stack:
         """The stack with the source of its frames."""
-        return replace(stack, frames=tuple(self._frame(frame) for frame in stack.frames))
+        return stack._replace(frames=tuple(self._frame(frame) for frame in stack.frames))
 
     def _frame(self, frame: Frame) -> Frame:
         if frame.filename not in self._files:
@@ -42,8 +41,8 @@ class Sources:
         file = self._files[frame.filename]
         if file is None or frame.lineno is None:
             return frame
-        return replace(
-            frame, source=file.line(frame.lineno), source_changed=file.is_newer_than(self._process_started_at)
+        return frame._replace(
+            source=file.line(frame.lineno), source_changed=file.is_newer_than(self._process_started_at)
         )
 
     def _read(self, filename: str) -> SourceFile | None:
