@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from typing_extensions import Self
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 #: What the package is said to run on, in pyproject.toml.
@@ -170,7 +172,7 @@ class Debian:
         self.root = Path()
         self._exit = contextlib.ExitStack()
 
-    def __enter__(self) -> Debian:
+    def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise CannotBeHadError("only root can unpack a Debian suite")
         for program in ("debootstrap", "unshare", "chroot"):
@@ -179,7 +181,7 @@ class Debian:
         mirror = debian_mirror()
         with contextlib.ExitStack() as stack:
             self.root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tb-matrix-")))
-            # _enter() looks up programs on its own PATH; others have to read what is below.
+            # Other users of it have to read what is below: tests change to them.
             self.root.chmod(0o755)
             log = self.root / "debootstrap.log"
             say(f"Unpacking Debian {self.suite}")
@@ -215,8 +217,10 @@ class Debian:
         """Run a command in it; who is started there ends with it."""
         proxies = {name: os.environ[name] for name in os.environ if name.lower().endswith("_proxy")}
         environ = {
-            **{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
-            **{"LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "DEBIAN_FRONTEND": "noninteractive",
             **pip_settings(),
             **proxies,
         }
