@@ -5,8 +5,10 @@
 #     make test       the tests                        make test ARGS="-k gunicorn -x"
 #     make check      lint, types, contracts
 #     make bench      the measurements
+#     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
+# One of the matrix: make test-matrix ARGS="--only 3.14"
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench uwsgi dist clean
+.PHONY: help demo test check lint format types contracts bench test-matrix uwsgi dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,10 +31,11 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@touch $@
 
+# A wheel before a newer release that has to be compiled: hypothesis has no wheel of its newest for PyPy.
 # One stamp for each extra of pyproject.toml; its file is newer than what it was made from.
 $(VENV)/.with-%: pyproject.toml setup.cfg $(VENV)/.made
 	@echo "Installing wsgi-tracebacker[$*] into $(VENV)"
-	@$(PIP) install --editable '.[$*]'
+	@$(PIP) install --prefer-binary --editable '.[$*]'
 	@touch $@
 
 # uWSGI has to be compiled. Without a compiler its tests are skipped, except under CI=true, where it has to be there.
@@ -76,6 +79,10 @@ contracts: $(VENV)/.with-lint
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench $(ARGS)
+
+# Makes an environment for each interpreter: .venv-3.10 and so on.
+test-matrix:
+	@$(PYTHON) -m tests.matrix $(ARGS)
 
 dist: $(VENV)/.with-dev
 	@$(RUN) build

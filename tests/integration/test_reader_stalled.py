@@ -90,7 +90,8 @@ def test_a_stalled_worker_shows_its_stacks(base: str) -> None:
         assert (thread["request"]["method"], thread["request"]["path"]) == ("GET", "/backtrack")
         assert (thread["name"], thread["native_id"], thread["core"]) == ("WSGIWorker1Core0", process.pid, 0)
         assert thread["holds_gil"] is True
-        assert [frame["function"] for frame in thread["frames"][-3:]] == ["tell", "backtrack_for_ever", "match"]
+        innermost = "match" if sys.version_info < (3, 15) else "prefixmatch"  # what re.match() calls itself
+        assert [frame["function"] for frame in thread["frames"][-3:]] == ["tell", "backtrack_for_ever", innermost]
         assert thread["frames"][-2]["source"] == '    re.match("(a+)+$", "a" * 40 + "b")'
         text = run("read", base, "--timeout", "10")[1]
         assert text.startswith(f"worker 1  pid {process.pid}  ")

@@ -284,9 +284,9 @@ def _connect(connection: socket.socket, path: str) -> None:
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         connection.connect(path)
         return
-    # The same file by a shorter name: folders of containers, seen from outside, are deep.
+    # The same file by a shorter name: folders of containers, seen from outside, are deep. PyPy has no O_PATH.
     folder, name = os.path.split(path)
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         connection.connect(f"/proc/self/fd/{descriptor}/{name}")
     finally:

@@ -25,7 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.model import HubState
-from wsgi_tracebacker.worker import faults, primitives, stacks
+from wsgi_tracebacker.worker import faults, primitives, stacks, wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -204,16 +204,16 @@ class _Bell:
     def __init__(self, hub: Any) -> None:
         self._hub = hub
         self._waiting: deque[Callable[[], object]] = deque()
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._descriptor = wakeup.create()
         self._listener: Any = hub.add(hub.READ, self._descriptor, self._rung, self._closed, self._closed)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         self._waiting.append(function)
-        os.eventfd_write(self._descriptor, 1)
+        wakeup.ring(self._descriptor)
 
     def _rung(self, _: object = None) -> None:
         try:
-            os.eventfd_read(self._descriptor)
+            wakeup.silence(self._descriptor)
         except BlockingIOError:
             pass
         while self._waiting:

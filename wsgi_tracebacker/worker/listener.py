@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import http
-from wsgi_tracebacker.worker import faults
+from wsgi_tracebacker.worker import faults, wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +138,7 @@ class Listener:
         self._accepts_from = 0.0
         self._stopping = False
         self._ended = primitives.allocate_lock()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = wakeup.create()
 
     def start(self) -> None:
         """Start the thread. Raises RuntimeError when the system gives none."""
@@ -153,7 +153,7 @@ class Listener:
         """End the thread and drop its clients; whether it ended in time."""
         self._stopping = True
         try:
-            os.eventfd_write(self._wake, 1)
+            wakeup.ring(self._wake)
         except OSError:
             # The application closed it: the thread notices that by itself.
             pass
@@ -232,7 +232,7 @@ class Listener:
             elif descriptor == self._wake:
                 if event & _CLOSED:
                     # Closed by somebody too; poll() would come back at once from now on.
-                    self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                    self._wake = wakeup.create()
                     # Its number may be that of another one that is ready: poll() tells anew what is.
                     break
             elif descriptor in self._clients:

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.formats import report as report_format
-from wsgi_tracebacker.worker import faults, logs
+from wsgi_tracebacker.worker import faults, logs, wakeup
 
 if TYPE_CHECKING:
     import _thread
@@ -142,7 +142,7 @@ class Reporter:
         self._waiting.append(entry)
         self._start()
         if self._wake >= 0:
-            os.eventfd_write(self._wake, 1)
+            wakeup.ring(self._wake)
         return entry
 
     @property
@@ -169,7 +169,7 @@ class Reporter:
         self._stopping = True
         if self._ended is None or self._wake < 0:
             return
-        os.eventfd_write(self._wake, 1)
+        wakeup.ring(self._wake)
         if self._ended.acquire(timeout=timeout_seconds):
             self._ended.release()
             self._close()
@@ -194,7 +194,7 @@ class Reporter:
     def _start(self) -> None:
         if self._ended is not None:
             return
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = wakeup.create()
         self._ended = self._primitives.allocate_lock()
         self._ended.acquire()
         try:
@@ -216,7 +216,7 @@ class Reporter:
                 if not self._waiting:
                     poll.poll()
                     try:
-                        os.eventfd_read(self._wake)
+                        wakeup.silence(self._wake)
                     except BlockingIOError:
                         pass
                 self._work_off()

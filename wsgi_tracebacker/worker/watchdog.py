@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import PHASES, Request, Stack
 from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Verdict
-from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests
+from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests, wakeup
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.recorder import Application, Recorder
@@ -185,7 +185,7 @@ class Watchdog:
         #: CPU seconds of the process at the last look.
         self._cpu_seen = 0.0
         self._stopping = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = wakeup.create()
         self._ended = primitives.allocate_lock()
 
     # --- the thread
@@ -216,7 +216,7 @@ class Watchdog:
     def wake(self) -> None:
         """Make it look around now."""
         if self._wake >= 0:
-            os.eventfd_write(self._wake, 1)
+            wakeup.ring(self._wake)
 
     def attend(self, settings: Settings) -> None:
         """From now on, requests under these settings come: look around at least as often as they may need it."""
@@ -257,7 +257,7 @@ class Watchdog:
                 if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
                     planned = monotonic()
                     try:
-                        os.eventfd_read(self._wake)
+                        wakeup.silence(self._wake)
                     except BlockingIOError:
                         pass
             # What was counted is said while there is somebody to say it.

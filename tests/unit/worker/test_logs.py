@@ -34,8 +34,13 @@ class Collecting(logging.Handler):
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
     logger = logging.getLogger(NAME)
+    # Every other logger too: dictConfig disables all that exist, and tests after this one listen to some of them.
+    enabled = [one for one in logging.Logger.manager.loggerDict.values() if not getattr(one, "disabled", True)]
     yield
     logger.propagate, logger.disabled, logger.handlers = True, False, []
+    for one in enabled:
+        assert isinstance(one, logging.Logger)
+        one.disabled = False
 
 
 def alone(*handlers: logging.Handler) -> None:
