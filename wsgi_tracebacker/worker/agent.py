@@ -129,6 +129,7 @@ class Agent:
         self._application = settings.application or application
         software = environ.get("SERVER_SOFTWARE")
         self._server = software if type(software) is str else None
+        self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
         self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
         self._places = stacks.Places(self._started_at)
         self._group_id: int | None = None
@@ -242,7 +243,7 @@ class Agent:
         return watchdog
 
     def _warn_if_nothing_respawns(self) -> None:
-        reason = respawn.why_nothing_respawns(self._server)
+        reason = respawn.why_nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
         if reason is not None:
             faults.warn_once("respawn", "harakiri will kill this process, and %s", reason)
 

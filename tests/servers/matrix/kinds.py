@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.servers.matrix import starting
-from tests.servers.matrix.starting import EMBEDDED, EVENT, PREFORK, apache, command, gunicorn, gunicorn_eventlet, simple, uwsgi
+from tests.servers.matrix.starting import (
+    DAEMON,
+    EMBEDDED,
+    EVENT,
+    GLOBAL,
+    PREFORK,
+    apache,
+    command,
+    gunicorn,
+    gunicorn_eventlet,
+    simple,
+    uwsgi,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,9 +56,10 @@ KINDS = {
         Kind("gunicorn 25 eventlet --preload", gunicorn_eventlet("--preload"), has_greenlets=True),
         Kind("uWSGI --threads", uwsgi("--threads", "3")),
         Kind("uWSGI without threads", uwsgi("--processes", "2", enable_threads=False), at_a_time=2, workers=2),
-        Kind("Apache mod_wsgi daemon", apache(EVENT, starting.DAEMON)),
-        Kind("Apache mod_wsgi embedded, event", apache(EVENT, EMBEDDED)),
-        Kind("Apache mod_wsgi embedded, prefork", apache(PREFORK, EMBEDDED), at_a_time=1),
+        Kind("Apache mod_wsgi daemon", apache(EVENT, DAEMON)),
+        Kind("Apache mod_wsgi daemon, %{GLOBAL}", apache(EVENT, DAEMON + GLOBAL)),
+        Kind("Apache mod_wsgi embedded, event, %{GLOBAL}", apache(EVENT, EMBEDDED + GLOBAL)),
+        Kind("Apache mod_wsgi embedded, prefork, %{GLOBAL}", apache(PREFORK, EMBEDDED + GLOBAL), at_a_time=1),
         Kind(
             "granian --respawn-failed-workers",
             command(
@@ -70,7 +83,13 @@ KINDS = {
                 *("--host", "127.0.0.1", "--port", "{port}", "--workers", "2"),
                 f"{starting.STORY}_asgi:application",
             ),
+            # It leaves to chance which of its workers serves.
+            at_a_time=1,
             workers=2,
+        ),
+        Kind(
+            "uvicorn, a2wsgi",
+            command("uvicorn", "--host", "127.0.0.1", "--port", "{port}", f"{starting.STORY}_asgi:application"),
         ),
         Kind(
             "waitress",

@@ -218,6 +218,8 @@ PREFORK = ("prefork", "MaxRequestWorkers 1")
 
 #: Debian's mod_wsgi runs Debian's interpreter: it needs no more than the path of what is standard library only.
 EMBEDDED = "WSGIPythonPath {folder}/site\nWSGIScriptAlias / {folder}/story.wsgi"
+#: Everything in the first interpreter of the process. Otherwise each application has an interpreter of its own.
+GLOBAL = "\nWSGIApplicationGroup %{{GLOBAL}}"
 DAEMON = (
     "WSGIDaemonProcess story processes=1 threads=3 shutdown-timeout=1 python-path={folder}/site\n"
     "WSGIProcessGroup story\nWSGIScriptAlias / {folder}/story.wsgi"

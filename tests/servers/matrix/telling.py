@@ -74,6 +74,7 @@ class _Story:
         try:
             for step in STEPS:
                 try:
+                    self._wait_until_alone()
                     told[step] = getattr(self, f"_{step.lower()}")()
                 except Exception as error:
                     if hasattr(error, "add_note"):
@@ -193,7 +194,9 @@ class _Story:
         file.write_bytes(os.urandom(FILE_BYTES))
         file.chmod(0o644)
         assert clients.request(self._server.address, f"/file?{file}").body == file.read_bytes()
+        self._wait_until_alone()
         bare = self._transfers(f"/bare/file?{file}")
+        self._wait_until_alone()
         ours = self._transfers(f"/file?{file}")
         # How many bytes go at a time is between the kernel and the client; but by which calls is the server's choice.
         assert ours.keys() == bare.keys(), (ours, bare)
@@ -249,6 +252,7 @@ class _Story:
         if self._kind.forks_for_each_request:
             pids = set()
             for _ in range(2):
+                self._wait_until_alone()
                 with self._gate() as gate, contextlib.suppress(ConnectionError), self._in_flight(f"/slow?{gate}"):
                     wait_until(lambda: asking.serving(self._base, "/slow"), "it is served")
                     [(number, pid)] = asking.pids(self._base).items()
@@ -339,6 +343,11 @@ class _Story:
             for _ in range(2)
         )
         return earlier == now and all(request is None for request, _ in now)
+
+    def _wait_until_alone(self) -> None:
+        """Where each request is a process, none of those that were has to be there: it would still have its number."""
+        if self._kind.forks_for_each_request and self._server.process.poll() is None:
+            wait_until(lambda: process_group(self._server.pid) == [self._server.pid], "the forks have ended")
 
     @contextlib.contextmanager
     def _gate(self) -> Iterator[str]:
