@@ -43,6 +43,7 @@ from wsgi_tracebacker.worker import (
     slot,
     stacks,
     standing_aside,
+    surroundings,
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
@@ -303,8 +304,7 @@ class Agent:
                 taken.release()
                 raise
             # Not before: where there is no socket either, one warning is enough.
-            for key, message, reason in refused:
-                faults.warn_once(key, message, reason)
+            self._warn_of_surroundings(taken.number, refused)
             if died is not None:
                 self._say_died(died)
         except OSError as error:
@@ -315,6 +315,26 @@ class Agent:
         self.slot = taken
         if self.settings.name_threads:
             self.cores.name_threads(taken.number)
+
+    def _warn_of_surroundings(self, number: int, refused: list[tuple[str, str, object]]) -> None:
+        copies = surroundings.other_copies(self.settings.base, number)
+        if copies:
+            faults.warn_once(
+                "copies",
+                "worker %d is in the same process as worker %s, in another interpreter: each shows the threads of"
+                " both, and only the first can be asked when Python is stalled. Under mod_wsgi,"
+                " WSGIApplicationGroup %s has all applications in one interpreter",
+                number,
+                ", ".join(map(str, copies)),
+                "%{GLOBAL}",
+            )
+        for key, message, reason in refused:
+            # The signal is the first copy's: that was said.
+            if key != "signal" or not copies:
+                faults.warn_once(key, message, reason)
+        hidden = surroundings.why_it_is_hidden(self.settings.base)
+        if hidden is not None:
+            faults.warn_once("hidden", "%s", hidden)
 
     def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
         """Make the table and take the signal; what was refused, as warn_once() takes it."""

@@ -118,24 +118,29 @@ class _Story:
                 for number in range(count)
             ]
 
-            def all_wait() -> bool:
+            def all_wait() -> list[dict[str, Any]] | None:
                 threads = asking.serving(self._base, "/slow")
-                return len(threads) == count and all(map(_waits, threads))
+                return threads if len(threads) == count and all(map(_waits, threads)) else None
 
-            wait_until(all_wait, lambda: f"{count} wait: {asking.serving(self._base)}")
-            threads = asking.serving(self._base)
-            texts = [clients.read_to_end(f"{self._base}{number}").decode() for number in self._answering()]
+            threads = wait_until(all_wait, lambda: f"{count} wait: {asking.serving(self._base)}")
+            assert threads is not None
+
+            def text() -> str:
+                return "".join(clients.read_to_end(f"{self._base}{number}").decode() for number in self._answering())
+
+            # Each looks at its gate now and then, and may be at that just when it is asked.
+            wait_until(lambda: all(_is_in(thread, text()) for thread in threads), lambda: f"the text has them: {text()}")
             Path(gate).touch()
             for connection in connections:
                 assert connection.getresponse().read() == b"quick\n"
         for thread in threads:
-            self._check(thread, "".join(texts))
+            self._check(thread)
         assert {thread["request"]["request_id"] for thread in threads} == {f"id-{number}" for number in range(count)}
         names = {thread["name"] for thread in threads}
         assert len(names) == count
         return compact(names)
 
-    def _check(self, thread: dict[str, Any], text: str) -> None:
+    def _check(self, thread: dict[str, Any]) -> None:
         request = thread["request"]
         assert (request["method"], request["path"], request["query"]) == ("GET", "/slow", None)
         assert (request["remote_address"], request["phase"]) == ("127.0.0.1", "app")
@@ -148,10 +153,6 @@ class _Story:
             # Apache's children may not be able to read their source, but it is copied for them.
             assert frame["source"].strip() == line
             assert not frame["source_changed"]
-        lines = [line for line in text.splitlines() if line.startswith(f"thread_id = {thread['name']} ")]
-        functions = [line.partition(" function = ")[2] for line in lines]
-        expected = [f"{function} line = {line}" for function, line in story.CHAIN.items()]
-        assert [function for function in functions if function in expected] == expected
         # The greenlets of one thread have its name for the kernel, and their own for us.
         assert (thread.get("kind") == "greenlet") is self._kind.has_greenlets
 
@@ -378,6 +379,14 @@ def _chain(thread: dict[str, Any]) -> list[dict[str, Any]]:
 def _waits(thread: dict[str, Any]) -> bool:
     chain = _chain(thread)
     return len(chain) == len(story.CHAIN) and (chain[-1]["source"] or "").strip() == story.CHAIN["wait_at_the_gate"]
+
+
+def _is_in(thread: dict[str, Any], text: str) -> bool:
+    """Whether every line of a waiting request stands in uWSGI's text, under the name of its thread."""
+    lines = [line for line in text.splitlines() if line.startswith(f"thread_id = {thread['name']} ")]
+    functions = [line.partition(" function = ")[2] for line in lines]
+    expected = [f"{function} line = {line}" for function, line in story.CHAIN.items()]
+    return [function for function in functions if function in expected] == expected
 
 
 def compact(names: set[str]) -> str:
