@@ -21,11 +21,11 @@ def main() -> int:
         began = time.monotonic()
         with starting.place() as where:
             told = tell(KINDS[name], where)
-        print(f"{name}: {time.monotonic() - began:.1f} s")  # noqa: T201
+        print(f"{name}: {time.monotonic() - began:.1f} s")
         for step, seen in told.items():
             if isinstance(seen, Exception) or not expected(name)[step].fits(seen):
                 wrong += 1
-                print(f"  {step}: expected {expected(name)[step]}, seen: {seen}")  # noqa: T201
+                print(f"  {step}: expected {expected(name)[step]}, seen: {seen}")
     if wrong:
         return 1
     page = PROJECT / table.PAGE
