@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from a2wsgi import WSGIMiddleware
 
-from tests.programs.story import application as story
+from tests.programs import story
 
-application = WSGIMiddleware(story, workers=3)
+#: a2wsgi has types of its own for what WSGI calls by other names.
+_story: Any = story.application
+
+application = WSGIMiddleware(_story, workers=3)

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import StartGunicorn
     from tests.servers.conftest import StartUwsgi
-    from tests.support.servers import Uwsgi
-    from tests.support.servers import Gunicorn
+    from tests.support.servers import Gunicorn, Uwsgi
 
 APPLICATION = "tests.programs.stalling:application"
 WORKERS = 3

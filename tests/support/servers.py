@@ -205,7 +205,7 @@ class Gunicorn(Server):
 
 
 class SimpleServer(Server):
-    """A server that our program starts: wsgiref's, werkzeug's, gevent's; with the wrapped example if nothing is said."""
+    """One of those that our program starts: wsgiref's, werkzeug's or gevent's, with the wrapped example if no other is named."""
 
     address: Address
 

@@ -103,7 +103,12 @@ KINDS = {
         Kind(
             "Twisted",
             command(
-                "twisted", "web", "--listen", "tcp:{port}:interface=127.0.0.1", "--wsgi", f"{starting.STORY}.application"
+                "twisted",
+                "web",
+                "--listen",
+                "tcp:{port}:interface=127.0.0.1",
+                "--wsgi",
+                f"{starting.STORY}.application",
             ),
         ),
         Kind("gevent.pywsgi", simple("gevent", "gevent"), has_greenlets=True),

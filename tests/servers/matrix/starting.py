@@ -103,9 +103,7 @@ def gunicorn(*arguments: str, module: str | None = None) -> Callable[[Place], St
     def start(where: Place) -> Started:
         if module is not None:
             require_module(module)
-        return _end_by_term(
-            Gunicorn(f"{STORY}:application", *arguments, log=where.new_log(), env=where.environment)
-        )
+        return _end_by_term(Gunicorn(f"{STORY}:application", *arguments, log=where.new_log(), env=where.environment))
 
     return start
 

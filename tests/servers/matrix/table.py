@@ -24,7 +24,7 @@ TABLES = {
     },
     "ending": {
         "killed": "a worker killed by SIGKILL is replaced, under its number",
-        "warned": "`harakiri_action=\"kill\"` warns",
+        "warned": '`harakiri_action="kill"` warns',
         "SIGTERM": "after SIGTERM",
         "SIGINT": "after SIGINT",
     },

@@ -7,6 +7,7 @@ who may read a socket, the system calls and headers without us) is asserted here
 from __future__ import annotations
 
 import contextlib
+import http.client
 import itertools
 import json
 import os
@@ -24,10 +25,10 @@ from tests.support.servers import process_group
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.servers.matrix.kinds import Kind
-    from tests.servers.matrix.starting import Place, Started
+    from tests.servers.matrix.starting import Place
 
 #: What happens, in this order. What was seen of each step is text, or the exception that came instead.
 STEPS = (
@@ -129,7 +130,9 @@ class _Story:
                 return "".join(clients.read_to_end(f"{self._base}{number}").decode() for number in self._answering())
 
             # Each looks at its gate now and then, and may be at that just when it is asked.
-            wait_until(lambda: all(_is_in(thread, text()) for thread in threads), lambda: f"the text has them: {text()}")
+            wait_until(
+                lambda: all(_is_in(thread, text()) for thread in threads), lambda: f"the text has them: {text()}"
+            )
             Path(gate).touch()
             for connection in connections:
                 assert connection.getresponse().read() == b"quick\n"
@@ -260,7 +263,7 @@ class _Story:
                     assert number == 1
                     pids.add(pid)
                     os.kill(pid, signal.SIGKILL)
-                    wait_until(lambda pid=pid: pid not in process_group(self._server.pid), "it is dead")
+                    self._wait_until_dead(pid)
             assert len(pids) == 2
             return "only the request ends"
         victim = self._wait_until_first_worker()
@@ -269,7 +272,7 @@ class _Story:
         def over() -> str | None:
             if self._server.process.poll() is not None:
                 return "the service ends"
-            with contextlib.suppress(OSError, clients.http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 clients.request(self._server.address, "/quick", timeout_seconds=5)
             return "the number is kept" if asking.pids(self._base).get(1, victim) != victim else None
 
@@ -277,6 +280,9 @@ class _Story:
         assert what is not None
         assert what == "the service ends" or set(asking.pids(self._base)) <= set(range(1, self._kind.workers + 1))
         return what
+
+    def _wait_until_dead(self, pid: int) -> None:
+        wait_until(lambda: pid not in process_group(self._server.pid), f"{pid} is dead")
 
     def _sigterm(self) -> str:
         return self._ended_by(signal.SIGTERM)
@@ -390,7 +396,7 @@ def _is_in(thread: dict[str, Any], text: str) -> bool:
 
 
 def compact(names: set[str]) -> str:
-    """Thread names in short: ``WSGIWorker1Core0–2`` for three cores of worker 1."""
+    """Thread names in short: one span of worker numbers, one of core numbers."""
     pairs = [re.fullmatch(r"WSGIWorker(\d+)Core(\d+)", name) for name in names]
     assert all(pairs), names
     workers = sorted({int(pair[1]) for pair in pairs if pair is not None})
