@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,6 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TWO_APPLICATIONS = "WSGIScriptAlias /second {folder}/story.wsgi\n"
 
@@ -70,6 +71,17 @@ def test_two_applications_in_one_process_are_two_workers(wsgi: str, where: start
                 ]
                 for document in asking.snapshots(where.base)
             }
+            # Threads are the process's: each sees the other's, without a request.
+            for document in asking.snapshots(where.base):
+                waiting = [
+                    thread["request"] is None
+                    for thread in document["threads"]
+                    if any(frame["function"] == "wait_at_the_gate" for frame in thread["frames"])
+                ]
+                assert sorted(waiting) == [False, True]
+        signals = [json.loads(Path(f"{where.base}{n}.worker").read_text())["dump_signal"] for n in (1, 2)]
+        assert signals[0] is not None
+        assert signals[1] is None
         assert {number: len(requests) for number, requests in served.items()} == {1: 1, 2: 1}
         for number, [(name, path)] in served.items():
             assert name.startswith(f"WSGIWorker{number}Core")

@@ -15,7 +15,7 @@ from tests.support.programs import PROJECT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Told = dict[str, "str | Exception"]
+Told = dict[str, "str | BaseException"]
 
 
 @pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
@@ -37,7 +37,7 @@ def told(kind: Kind) -> Iterator[Told]:
 def test_the_story(kind: Kind, told: Told, step: str) -> None:
     """What was seen at this step is what the cell says."""
     seen = told[step]
-    if isinstance(seen, Exception):
+    if isinstance(seen, BaseException):
         raise seen
     assert expected(kind.name)[step].fits(seen), f"expected {expected(kind.name)[step]}, seen: {seen}"
 

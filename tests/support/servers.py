@@ -205,7 +205,7 @@ class Gunicorn(Server):
 
 
 class SimpleServer(Server):
-    """One of those that our program starts: wsgiref's, werkzeug's or gevent's, with the wrapped example if no other is named."""
+    """wsgiref's, werkzeug's or gevent's, started by our program; with the wrapped example if no other is named."""
 
     address: Address
 

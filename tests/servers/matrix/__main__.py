@@ -23,7 +23,7 @@ def main() -> int:
             told = tell(KINDS[name], where)
         print(f"{name}: {time.monotonic() - began:.1f} s")
         for step, seen in told.items():
-            if isinstance(seen, Exception) or not expected(name)[step].fits(seen):
+            if isinstance(seen, BaseException) or not expected(name)[step].fits(seen):
                 wrong += 1
                 print(f"  {step}: expected {expected(name)[step]}, seen: {seen}")
     if wrong:

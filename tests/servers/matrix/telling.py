@@ -17,10 +17,12 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.programs import story
 from tests.servers import asking
 from tests.support import clients
-from tests.support.programs import require_program
+from tests.support.programs import missing, require_program
 from tests.support.servers import process_group
 from tests.support.waiting import wait_until
 
@@ -56,7 +58,7 @@ _CALL = re.compile(r"^\d+ +(?:<\.\.\. )?(\w+)(?: resumed>|\().* = (\d+)$", re.MU
 _LENGTH_HEADERS = ("content-length", "transfer-encoding", "connection")
 
 
-def tell(kind: Kind, where: Place) -> dict[str, str | Exception]:
+def tell(kind: Kind, where: Place) -> dict[str, str | BaseException]:
     """Let everything happen to one server."""
     return _Story(kind, where).tell()
 
@@ -70,13 +72,15 @@ class _Story:
         self._note = ""
         self._server = kind.start(where)
 
-    def tell(self) -> dict[str, str | Exception]:
-        told: dict[str, str | Exception] = {}
+    def tell(self) -> dict[str, str | BaseException]:
+        told: dict[str, str | BaseException] = {}
         try:
             for step in STEPS:
                 try:
                     self._wait_until_alone()
                     told[step] = getattr(self, f"_{step.lower()}")()
+                except pytest.skip.Exception as skipped:
+                    told[step] = skipped
                 except Exception as error:
                     if hasattr(error, "add_note"):
                         error.add_note(f"its log is:\n{self._server.log_text()}")
@@ -223,6 +227,8 @@ class _Story:
 
             def attached() -> bool:
                 text = messages.read_text()
+                if "Operation not permitted" in text:
+                    missing("the right to trace a process")
                 assert tracer.poll() is None, text
                 return all(re.search(rf"Process {pid} attached", text) for pid in pids)
 
@@ -230,7 +236,8 @@ class _Story:
             assert len(clients.request(self._server.address, target).body) == FILE_BYTES
         finally:
             # It detaches, and the server goes on.
-            tracer.send_signal(signal.SIGINT)
+            if tracer.poll() is None:
+                tracer.send_signal(signal.SIGINT)
             tracer.wait()
         moved: dict[str, int] = {}
         for name, count in _CALL.findall(output.read_text()):
