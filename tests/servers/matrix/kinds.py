@@ -37,6 +37,8 @@ class Kind:
     workers: int = 1
     forks_for_each_request: bool = False
     has_greenlets: bool = False
+    #: Ours are the server's own numbers: the first request may come to any of them.
+    numbers_its_workers: bool = False
 
 
 BIND = "127.0.0.1:{port}"
@@ -55,7 +57,13 @@ KINDS = {
         Kind("gunicorn 25 eventlet", gunicorn_eventlet(), has_greenlets=True),
         Kind("gunicorn 25 eventlet --preload", gunicorn_eventlet("--preload"), has_greenlets=True),
         Kind("uWSGI --threads", uwsgi("--threads", "3")),
-        Kind("uWSGI without threads", uwsgi("--processes", "2", enable_threads=False), at_a_time=2, workers=2),
+        Kind(
+            "uWSGI without threads",
+            uwsgi("--processes", "2", enable_threads=False),
+            at_a_time=2,
+            workers=2,
+            numbers_its_workers=True,
+        ),
         Kind("Apache mod_wsgi daemon", apache(EVENT, DAEMON)),
         Kind("Apache mod_wsgi daemon, %{GLOBAL}", apache(EVENT, DAEMON + GLOBAL)),
         Kind("Apache mod_wsgi embedded, event, %{GLOBAL}", apache(EVENT, EMBEDDED + GLOBAL)),
