@@ -29,6 +29,7 @@ def test_what_a_killed_server_left_behind_is_taken_over(
     second = simple_server(server_name)
     clients.request(second.address, "/quick")
     assert asking.pids(base) == {1: second.pid}
+    wait_until(lambda: asking.are_idle(base), "it is done with the request")
     second.end_signal = signal.SIGINT
     second.stop()
     assert asking.files(base) == []

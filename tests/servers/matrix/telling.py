@@ -305,7 +305,7 @@ class _Story:
             self._server.stop()
             self._server = self._kind.start(self._where)
         self._wait_until_first_worker()
-        wait_until(self._is_idle, "it is done with the request before")
+        wait_until(lambda: asking.are_idle(self._base), "it is done with the request before")
         before = set(process_group(self._server.pid))
         self._server.process.send_signal(number)
 
@@ -345,20 +345,6 @@ class _Story:
         pid = wait_until(there, lambda: f"there is a worker 1: {asking.pids(self._base)}")
         assert pid is not None
         return pid
-
-    def _is_idle(self) -> bool:
-        """Whether the main threads stand where they stood a moment ago: a signal is lost on a server whose handler
-        still does something after its response, and takes every exception for the application's.
-        """
-        earlier, now = (
-            [
-                (thread["request"], [(frame["function"], frame["lineno"]) for frame in thread["frames"]])
-                for document in asking.snapshots(self._base)
-                for thread in document["threads"]
-            ]
-            for _ in range(2)
-        )
-        return earlier == now and all(request is None for request, _ in now)
 
     def _wait_until_alone(self) -> None:
         """Where each request is a process, none of those that were has to be there: it would still have its number."""
