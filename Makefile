@@ -6,6 +6,7 @@
 #     make check      lint, types, contracts
 #     make bench      the measurements
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
+#     make server-table  every server's story told anew, and its tables in docs/servers.md
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 # One of the matrix: make test-matrix ARGS="--only 3.14"
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench test-matrix uwsgi dist clean
+.PHONY: help demo test check lint format types contracts bench test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +51,13 @@ $(VENV)/.with-uwsgi: $(VENV)/.made
 	    if [ "$(CI)" = true ]; then tail -n 20 $(VENV)/uwsgi.log; exit 1; fi; touch $@; \
 	fi
 
+# gunicorn 25 is the last one with an eventlet worker, and no environment holds two gunicorns: this one is beside ours.
+$(VENV)-eventlet/.made: $(VENV)/.made
+	@echo "Installing gunicorn 25 and eventlet into $(VENV)-eventlet"
+	@$(BIN)/python -m venv --clear $(VENV)-eventlet
+	@$(VENV)-eventlet/bin/python -m pip --disable-pip-version-check --quiet install 'gunicorn>=25.1,<26' 'eventlet>=0.41,<0.42'
+	@touch $@
+
 uwsgi:
 	@rm -f $(VENV)/.with-uwsgi
 	@$(MAKE) --no-print-directory $(VENV)/.with-uwsgi
@@ -57,7 +65,9 @@ uwsgi:
 demo: $(VENV)/.with-example
 	@$(RUN) example_app.demo
 
-test: $(VENV)/.with-test $(VENV)/.with-uwsgi
+SERVERS := $(VENV)/.with-servers $(VENV)/.with-uwsgi $(VENV)-eventlet/.made
+
+test: $(VENV)/.with-test $(SERVERS)
 	@$(RUN) pytest $(ARGS)
 
 check: lint types contracts
@@ -71,11 +81,15 @@ format: $(VENV)/.with-lint
 	@$(RUN) ruff format .
 
 # The tests' own libraries are needed to check the tests' types.
-types: $(VENV)/.with-lint $(VENV)/.with-test
+types: $(VENV)/.with-lint $(VENV)/.with-test $(VENV)/.with-servers
 	@$(RUN) mypy
 
 contracts: $(VENV)/.with-lint
 	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+# Nothing is written where a server does what its cell in tests/servers/matrix/cells.py does not say.
+server-table: $(VENV)/.with-test $(SERVERS)
+	@$(RUN) tests.servers.matrix $(ARGS)
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench $(ARGS)
@@ -88,5 +102,5 @@ dist: $(VENV)/.with-dev
 	@$(RUN) build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-eventlet build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

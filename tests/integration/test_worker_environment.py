@@ -7,12 +7,14 @@ import errno
 import logging
 import os
 import resource
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import clients
+from tests.support.programs import PROJECT, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
@@ -324,3 +326,28 @@ def test_restart_after_stop(base: str) -> None:
     assert [request["path"] for request in requests_in(snapshot(base))] == ["/other"]
     body.close()
     assert (len(found[0]), snapshot(base)["worker"]["requests_finished"]) == (1, 5)
+
+
+_IN_A_PRIVATE_TMP = """
+mount --bind "$1/systemd-private-0ac1-shop.service-q1w2e3/tmp" /var/tmp && exec "$2" -c '
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from tests.integration.test_worker_environment import application
+wrapped = TracebackerMiddleware(application, "/var/tmp/tb")
+for _ in range(2):
+    assert serve(wrapped, environ("/")).chunks == [b"/"]
+stop()'
+"""
+
+
+def test_a_socket_in_a_private_tmp_is_one_warning(short_path: Path) -> None:
+    """Where systemd made the folder for the service alone, nobody else would find the socket: that is said once."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    (short_path / "systemd-private-0ac1-shop.service-q1w2e3" / "tmp").mkdir(parents=True)
+    command = [require_program("unshare"), "--mount", "sh", "-c", _IN_A_PRIVATE_TMP, "sh", str(short_path)]
+    done = subprocess.run([*command, sys.executable], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("WARNING wsgi_tracebacker: /var/tmp is one that systemd made for this service alone")
+    assert "/var/tmp/tb<N>" in line

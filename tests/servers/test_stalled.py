@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import StartGunicorn
-    from tests.servers.conftest import StartUwsgi, Uwsgi
-    from tests.support.servers import Gunicorn
+    from tests.servers.conftest import StartUwsgi
+    from tests.support.servers import Gunicorn, Uwsgi
 
 APPLICATION = "tests.programs.stalling:application"
 WORKERS = 3

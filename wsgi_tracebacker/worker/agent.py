@@ -44,6 +44,7 @@ from wsgi_tracebacker.worker import (
     snapshots,
     stacks,
     standing_aside,
+    surroundings,
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
@@ -125,6 +126,7 @@ class Agent:
         self._application = settings.application or application
         software = environ.get("SERVER_SOFTWARE")
         self._server = software if type(software) is str else None
+        self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
         self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
         self._snapshots = snapshots.Snapshots(self.cores, self.hubs, stacks.Places(self._started_at), self._own_idents)
         self._group_id: int | None = None
@@ -256,7 +258,7 @@ class Agent:
         return watchdog
 
     def _warn_if_nothing_respawns(self) -> None:
-        reason = respawn.why_nothing_respawns(self._server)
+        reason = respawn.why_nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
         if reason is not None:
             faults.warn_once("respawn", "harakiri will kill this process, and %s", reason)
 
@@ -318,8 +320,7 @@ class Agent:
                 taken.release()
                 raise
             # Not before: where there is no socket either, one warning is enough.
-            for key, message, reason in refused:
-                faults.warn_once(key, message, reason)
+            self._warn_of_surroundings(taken.number, refused)
             if died is not None:
                 self._say_died(died)
         except OSError as error:
@@ -330,6 +331,26 @@ class Agent:
         self.slot = taken
         if self.settings.name_threads:
             self.cores.name_threads(taken.number)
+
+    def _warn_of_surroundings(self, number: int, refused: list[tuple[str, str, object]]) -> None:
+        copies = surroundings.other_copies(self.settings.base, number)
+        if copies:
+            faults.warn_once(
+                "copies",
+                "worker %d is in the same process as worker %s, in another interpreter: each shows the threads of"
+                " both, and only the first can be asked when Python is stalled. Under mod_wsgi,"
+                " WSGIApplicationGroup %s has all applications in one interpreter",
+                number,
+                ", ".join(map(str, copies)),
+                "%{GLOBAL}",
+            )
+        for key, message, reason in refused:
+            # The signal is the first copy's: that was said.
+            if key != "signal" or not copies:
+                faults.warn_once(key, message, reason)
+        hidden = surroundings.why_it_is_hidden(self.settings.base)
+        if hidden is not None:
+            faults.warn_once("hidden", "%s", hidden)
 
     def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
         """Make the table and take the signal; what was refused, as warn_once() takes it."""
