@@ -27,6 +27,8 @@ FIRST_EXAMPLES = 40
 START_SECONDS = 3.0
 #: A round is done in time as long as nothing hangs: the estimate may be wrong by that much.
 GRACE_SECONDS = 60.0
+#: One round that was asked for by its examples, whatever they take.
+REPEAT_SECONDS = 3600.0
 #: No round is planned longer: what was not reached shows up as a failure to reach it soon.
 ROUND_SECONDS = 300.0
 
@@ -82,7 +84,8 @@ def main() -> int:
         seed = options.seed if options.seed is not None and not rounds else dice.getrandbits(32)
         say(f"round {rounds + 1}: seed {seed}, {examples} examples of each property")
         began = time.monotonic()
-        code = run_round(seed, examples, max(0.0, ends_at - began) + GRACE_SECONDS, options.memory_mib, options.only)
+        seconds = REPEAT_SECONDS if options.examples else max(0.0, ends_at - began) + GRACE_SECONDS
+        code = run_round(seed, examples, seconds, options.memory_mib, options.only)
         took = time.monotonic() - began
         rounds += 1
         total += examples

@@ -89,7 +89,7 @@ def decode(content: bytes) -> Card:
             raise FormatError(f"the card's {key!r} can be no path")
     if type(document.get("dump_signal")) not in (int, type(None)):
         raise FormatError("the card's 'dump_signal' is not a number")
-    started_at = document.get("started_at")
+    started_at: Any = document.get("started_at")
     if type(started_at) not in (int, float) or not is_time(started_at):
         raise FormatError("the card has no time 'started_at'")
     content_of: dict[str, Any] = {field.name: document.get(field.name) for field in fields(Card)}

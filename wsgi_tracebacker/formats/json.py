@@ -207,7 +207,7 @@ class _Object:
         return None if self._content.get(key) is None else self.integer(key)
 
     def number(self, key: str) -> float:
-        value = self._content.get(key)
+        value: Any = self._content.get(key)
         # 1e999 is good JSON and infinite all the same, and the difference of 1e308 and -1e308 is too.
         if type(value) in (int, float) and is_time(value):
             return float(value)

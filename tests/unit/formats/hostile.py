@@ -11,7 +11,7 @@ import json as standard_json
 import time
 import tracemalloc
 import unicodedata
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wsgi_tracebacker.model import Snapshot
-
-T = TypeVar("T")
 
 #: Times and counts at which arithmetic or a clock ends.
 _extremes = st.sampled_from(
@@ -75,7 +73,9 @@ def long_inputs(*pieces: bytes, length: int = 100_000) -> st.SearchStrategy[byte
     return st.builds(lambda start, middle, end: start + middle + end, short, repeated, short)
 
 
-def within_bounds(read: Callable[[bytes], T], content: bytes, *, microseconds_a_byte: float, bytes_a_byte: float) -> None:
+def within_bounds(
+    read: Callable[[bytes], object], content: bytes, *, microseconds_a_byte: float, bytes_a_byte: float
+) -> None:
     """CPU time and memory of reading it are bounded by its length."""
     began = time.thread_time()
     read(content)

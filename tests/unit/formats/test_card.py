@@ -72,7 +72,9 @@ def test_any_document_is_a_card_or_a_format_error(content: bytes) -> None:
         return
     assert decode(encode(card)) == card
     assert math.isfinite(card.started_at)
-    assert all(0 <= number < 2**64 for number in (card.number, card.pid, card.start_ticks, card.pid_namespace, card.uid))
+    assert all(
+        0 <= number < 2**64 for number in (card.number, card.pid, card.start_ticks, card.pid_namespace, card.uid)
+    )
     for path in (card.base, card.cwd, card.black_box or "", card.stacks or ""):
         assert "\0" not in path
         os.fsencode(path)

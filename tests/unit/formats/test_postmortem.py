@@ -88,11 +88,26 @@ def test_it_reads_well() -> None:
 
 GENUINE = {
     "postmortem": 1,
-    **{"number": 3, "base": "/tmp/tb", "pid": 4711, "server": "gunicorn", "application": "a:b", "started_at": 1.0},
-    **{"last_written_at": 2.0, "found_at": 3.0, "unrecorded_cores": 0, "stacks": "one\ntwo"},
+    "number": 3,
+    "base": "/tmp/tb",
+    "pid": 4711,
+    "server": "gunicorn",
+    "application": "a:b",
+    "started_at": 1.0,
+    "last_written_at": 2.0,
+    "found_at": 3.0,
+    "unrecorded_cores": 0,
+    "stacks": "one\ntwo",
     "requests": [
-        {"core": 0, "native_id": 7, "method": "GET", "path": "/", "started_at": 1.5}
-        | {"remote_address": "192.0.2.1", "request_id": None}
+        {
+            "core": 0,
+            "native_id": 7,
+            "method": "GET",
+            "path": "/",
+            "started_at": 1.5,
+            "remote_address": "192.0.2.1",
+            "request_id": None,
+        }
     ],
 }
 

@@ -101,10 +101,17 @@ def test_links_pipes_and_files_of_others_are_not_opened(path: Path, tmp_path: Pa
             tables.Table(wrong)
 
 
+def _with_bytes(content: bytes, changes: list[tuple[int, bytes]]) -> bytes:
+    changed = bytearray(content)
+    for offset, part in changes:
+        changed[offset : offset + len(part)] = part
+    return bytes(changed)
+
+
 _GENUINE = table(row(44.0, b"/young", core=1), row(40.0, b"/old", core=0), header=OWN)
 _times = st.floats() | st.sampled_from([0.0, 1.7e308, -1.7e308, 1e15, 5e-324])
 _garbled = st.builds(
-    lambda content, changes: _with_bytes(content, changes),
+    _with_bytes,
     st.builds(
         lambda started, unix, monotonic, begun: table(
             row(begun, b"\x1b[2J\xff"),
@@ -113,15 +120,10 @@ _garbled = st.builds(
         *(_times, _times, _times, _times),
     )
     | st.just(_GENUINE),
-    st.lists(st.tuples(st.integers(0, blackbox.HEADER_BYTES + 2 * blackbox.ROW_BYTES), st.binary(max_size=9)), max_size=5),
+    st.lists(
+        st.tuples(st.integers(0, blackbox.HEADER_BYTES + 2 * blackbox.ROW_BYTES), st.binary(max_size=9)), max_size=5
+    ),
 )
-
-
-def _with_bytes(content: bytes, changes: list[tuple[int, bytes]]) -> bytes:
-    changed = bytearray(content)
-    for offset, part in changes:
-        changed[offset : offset + len(part)] = part
-    return bytes(changed)
 
 
 @given(_garbled | st.binary(max_size=40), st.booleans())
