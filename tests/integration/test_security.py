@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -37,7 +38,6 @@ from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.worker import blackbox, dump_signal
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 KINDS = (layout.TABLE, layout.STACKS, layout.POSTMORTEM)
@@ -157,6 +157,71 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
             assert done.returncode in (0, 1)
             if verb != "postmortem":
                 assert b"no permission" in done.stderr
+
+
+def test_nothing_listens_on_a_network(sticky: str) -> None:
+    """Of all sockets that the worker gained, each is a UNIX socket."""
+
+    def sockets() -> set[str]:
+        links = set()
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                links.add(os.readlink(f"/proc/self/fd/{number}"))
+        return {link[8:-1] for link in links if link.startswith("socket:[")}
+
+    before = sockets()
+    with held(sticky, harakiri=3600):
+        gained = sockets() - before
+        known = {line.split()[6] for line in Path("/proc/self/net/unix").read_text().splitlines()[1:]}
+        assert gained
+        assert gained <= known
+
+
+@pytest.mark.parametrize("what", ["link", "dangling link", "pipe", "folder", "file", "second name", "socket"])
+@pytest.mark.parametrize("suffix", ["", ".worker"], ids=["socket", "card"])
+def test_what_a_stranger_planted_costs_a_number_and_nothing_else(what: str, suffix: str, sticky: str) -> None:
+    """At the path of socket or card of a worker of root's: it is not followed, opened for writing or removed, the
+    worker takes another number, and who reads finds it there.
+    """
+    needs_root()
+    victim, planted = Path(f"{sticky}.victim"), Path(f"{sticky}1{suffix}")
+    victim.write_bytes(SECRET)
+    victim.chmod(0o600)
+    if what == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(planted))
+    elif what == "second name":
+        # Root's own file: where the kernel protects hard links, no stranger can do that.
+        os.link(victim, planted)
+    elif what == "link":
+        planted.symlink_to(victim)
+    elif what == "dangling link":
+        planted.symlink_to(f"{sticky}.made")
+    elif what == "pipe":
+        os.mkfifo(planted)
+    elif what == "folder":
+        planted.mkdir()
+    else:
+        planted.write_bytes(cards.encode(card_of(sticky, 1, 1)))
+    if what != "second name":
+        give(planted)
+    before = planted.lstat()
+    with held(sticky):
+        assert clients.request(f"{sticky}2", "/worker").status == 200
+        done = watched("read", sticky, "--timeout", "0.3")
+        assert b"GET /held" in done.out
+        assert b"Traceback" not in done.err
+        assert b"is on every line" not in done.out + done.err
+    after = planted.lstat()
+    assert (before.st_ino, before.st_mode, before.st_uid, before.st_size, before.st_mtime_ns) == (
+        after.st_ino,
+        after.st_mode,
+        after.st_uid,
+        after.st_size,
+        after.st_mtime_ns,
+    )
+    assert victim.read_bytes() == SECRET
+    assert not os.path.lexists(f"{sticky}.made")
 
 
 # ---------------------------------------------------------------------------------- what a reader is led to do
