@@ -1,9 +1,9 @@
 """The properties of the tests, tried on for as long as one likes: ``python -m tests.stress.fuzz --seconds 60``.
 
-Runs every test that Hypothesis gives its examples to, and no other, in rounds: each with a seed of its own and with
-more examples than the one before, in a process whose memory is bounded (``--memory-mib``). A round that fails ends the
-run: what failed stands in pytest's words, with the falsifying example, the seed and the command that runs it again.
-A round that does not come to its end is stopped, and is a failure too, as a hang.
+Runs every test that Hypothesis gives its examples to, and no other, in rounds of half a minute, each with a seed of its
+own, in a process whose memory is bounded (``--memory-mib``). A round that fails ends the run: what failed stands in
+pytest's words, with the falsifying example, the seed and the command that runs it again. A round that takes several
+times what was to be expected is stopped, and is a failure too, as a hang.
 
 ``-k``, as pytest has it, tries some of the properties only. ``--seed`` and ``--examples`` give one round again.
 """
@@ -25,12 +25,16 @@ from tests.support.programs import PROJECT
 FIRST_EXAMPLES = 40
 #: To start Python and to find the tests. What a first round costs beyond that grows with the examples.
 START_SECONDS = 3.0
-#: A round is done in time as long as nothing hangs: the estimate may be wrong by that much.
+#: What a round may take beyond what was to be expected before it is called a hang: the machine may be loaded, and some
+#: examples are dearer than others.
+SLOWER = 4
 GRACE_SECONDS = 60.0
 #: One round that was asked for by its examples, whatever they take.
 REPEAT_SECONDS = 3600.0
-#: No round is planned longer: what was not reached shows up as a failure to reach it soon.
-ROUND_SECONDS = 300.0
+#: As long as a round is meant to be. Longer ones would find no more: each of them is at random.
+ROUND_SECONDS = 30.0
+#: And no round has so many times the examples of the one before, from which its time is reckoned.
+GROWTH = 4
 
 #: pytest's own exit codes.
 PASSED, INTERRUPTED, NOTHING_RUN = 0, 2, 5
@@ -79,12 +83,13 @@ def main() -> int:
     dice = random.SystemRandom()
     ends_at = time.monotonic() + options.seconds
     examples = options.examples or FIRST_EXAMPLES
+    expected = ROUND_SECONDS
     total = rounds = 0
     while True:
         seed = options.seed if options.seed is not None and not rounds else dice.getrandbits(32)
         say(f"round {rounds + 1}: seed {seed}, {examples} examples of each property")
         began = time.monotonic()
-        seconds = REPEAT_SECONDS if options.examples else max(0.0, ends_at - began) + GRACE_SECONDS
+        seconds = REPEAT_SECONDS if options.examples else expected * SLOWER + GRACE_SECONDS
         code = run_round(seed, examples, seconds, options.memory_mib, options.only)
         took = time.monotonic() - began
         rounds += 1
@@ -95,10 +100,10 @@ def main() -> int:
             say(f"WRONG: round {rounds} {what}; again with:")
             say(f"  python -m tests.stress.fuzz --seed {seed} --examples {examples}{only}")
             return 1
-        left = ends_at - time.monotonic()
-        # Enough for the rest of the time if each example takes what it took; a start costs more than a few of them.
+        expected = min(ends_at - time.monotonic(), ROUND_SECONDS)
+        # Enough for that time if each example takes what it took; a start costs more than a few of them.
         per_example = max(took - START_SECONDS, 0.1) / examples
-        examples = int((min(left, ROUND_SECONDS) - START_SECONDS) * 0.9 / per_example)
+        examples = min(int((expected - START_SECONDS) * 0.9 / per_example), examples * GROWTH)
         if options.examples or examples < FIRST_EXAMPLES // 4:
             say(f"{rounds} rounds, {total} examples of each property, nothing wrong")
             return 0

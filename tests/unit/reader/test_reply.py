@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.formats.hostile import documents, long_inputs, renders, within_bounds
 from tests.unit.formats.test_json import SNAPSHOT as FULL
+from tests.unit.formats.test_json import changed
 from wsgi_tracebacker.errors import BadReply
 from wsgi_tracebacker.formats import json, uwsgi
 from wsgi_tracebacker.model import Frame, Snapshot, Stack, Worker
@@ -84,6 +85,8 @@ _replies = (
 
 
 @given(_replies)
+@example(OK + json.encode(replace(FULL, taken_at=1e12, worker=replace(FULL.worker, started_at=-1e12))))
+@example(OK + changed("taken_at", to=1.7e308).replace(b'"started_at": null', b'"started_at": -1.7e308'))
 def test_any_bytes_are_a_snapshot_or_a_bad_reply(content: bytes) -> None:
     """Reading never raises anything else; whatever was read can be shown in every format, with nothing raw in it."""
     with contextlib.suppress(BadReply):
@@ -94,7 +97,7 @@ def test_any_bytes_are_a_snapshot_or_a_bad_reply(content: bytes) -> None:
 
 @settings(max_examples=min(50, settings().max_examples))
 @given(st.sampled_from([b"", OK, OK + b'{"x":', uwsgi.HEADER, uwsgi.HEADER + b"thread_id = "]), long_inputs(*_pieces))
-@example(uwsgi.HEADER + b"thread_id = ", b"\n" * 100_000)
+@example(uwsgi.HEADER, (b"thread_id =  filename = " + b"\n \n" * 5000) * 40)
 def test_a_long_reply_costs_no_more_than_its_length(start: bytes, rest: bytes) -> None:
     """Whatever it is made of: neither time nor memory grow faster than it does."""
 
@@ -102,4 +105,4 @@ def test_a_long_reply_costs_no_more_than_its_length(start: bytes, rest: bytes) -
         with contextlib.suppress(BadReply):
             read(content)
 
-    within_bounds(take, start + rest, microseconds_a_byte=3, bytes_a_byte=100)
+    within_bounds(take, start + rest, microseconds_a_byte=1.5, bytes_a_byte=100)

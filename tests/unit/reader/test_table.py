@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.formats.hostile import renders
@@ -127,6 +127,9 @@ _garbled = st.builds(
 
 
 @given(_garbled | st.binary(max_size=40), st.booleans())
+@example(content=table(row(40.0), header=replace(OWN, unix=float("nan"))), clocks_are_ours=False)
+@example(content=table(row(40.0), header=replace(OWN, started_at=float("inf"))), clocks_are_ours=True)
+@example(content=table(row(float("inf")), header=OWN), clocks_are_ours=True)
 def test_any_file_is_a_snapshot_or_an_error(content: bytes, clocks_are_ours: bool) -> None:
     """Whatever stands in a table, what is read of it can be shown in every format, with nothing raw in it."""
     with tempfile.NamedTemporaryFile() as file, contextlib.suppress(FormatError):
