@@ -7,6 +7,7 @@
 #     make bench      the measurements
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md
+#     make fuzz       the tests' properties, for as long as SECONDS says
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 # One of the matrix: make test-matrix ARGS="--only 3.14"
@@ -14,13 +15,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Of `make fuzz`.
+SECONDS ?= 60
 
 BIN := $(VENV)/bin
 # Commands are run as modules: the scripts in bin/ name an interpreter by its path and break when the folder is moved.
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench test-matrix uwsgi server-table dist clean
+.PHONY: help demo test check lint format types contracts bench fuzz test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -93,6 +96,9 @@ server-table: $(VENV)/.with-test $(SERVERS)
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench $(ARGS)
+
+fuzz: $(VENV)/.with-test
+	@$(RUN) tests.stress.fuzz --seconds $(SECONDS) $(ARGS)
 
 # Makes an environment for each interpreter: .venv-3.10 and so on.
 test-matrix:

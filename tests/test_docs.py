@@ -40,12 +40,13 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import examine, process, stall
+from wsgi_tracebacker.reader import client, examine, process, stall
 from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
 from wsgi_tracebacker.worker import (
     blackbox,
     dump_signal,
     fuse,
+    listener,
     logs,
     recorder,
     reporter,
@@ -498,6 +499,39 @@ def test_every_server_that_does_not_respawn_is_in_the_how_to() -> None:
     table = section(page, "End the worker").lower()
     for name in respawn._NOTHING_RESPAWNS:
         assert {"wsgiserver": "wsgiref", "twistedweb": "twisted"}.get(name.lower(), name.lower()) in table
+
+
+# ---------------------------------------------------------------------------------------------------------- security
+
+
+def promises() -> list[str]:
+    """Each item of the page on security, with the lines that belong to it."""
+    page = (DOCS / "security.md").read_text()
+    return re.findall(r"^- .*(?:\n  .*)*", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("promise", promises(), ids=lambda promise: promise[2:60])
+def test_every_promise_names_tests_that_are_there(promise: str) -> None:
+    """Each item ends with its proof: tests by their ids, each of which is a function of that file."""
+    words, _, proof = promise.partition("\n  Proof: ")
+    assert words
+    ids = re.findall(r"`([^`]+)`", proof)
+    assert ids
+    assert proof == ", ".join(f"`{each}`" for each in ids)
+    for each in ids:
+        path, _, name = each.partition("::")
+        tree = ast.parse((PROJECT / path).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, each
+
+
+def test_numbers_of_security_are_those_of_the_code() -> None:
+    """Bounds that the page names are what the code has."""
+    page = (DOCS / "security.md").read_text()
+    assert f"{card_format.MAX_CARD_BYTES >> 10} KiB for a card, {client.MAX_REPLY_BYTES >> 20} MiB for a reply" in page
+    assert f"{client.MAX_USER_BYTES >> 20} MiB for all replies of one user" in page
+    assert f"have at most {blackbox.MAX_STACKS_BYTES >> 10} KiB" in page
+    assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
+    assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page
 
 
 # --------------------------------------------------------------------------------------------------------- all pages

@@ -35,6 +35,11 @@ REQUEST = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
 #: What a reply may be at most: a snapshot of 500 threads with 100 frames each is 12 MB.
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 
+#: And all replies of one user together: whoever may bind any number of sockets in the folder must not fill the reader's
+#: memory, or keep it reading for minutes. 128 workers with 64 threads each are 64 MB. Users are counted apart, so that
+#: one cannot use up what is another's.
+MAX_USER_BYTES = 128 * 1024 * 1024
+
 #: Connections open at a time; the usual limit of descriptors is 1,024.
 _MAX_OPEN = 256
 
@@ -83,7 +88,8 @@ def ask_all(
     answer is better than anything that is found out about it, so it may still give one as long as others are waited
     for.
     """
-    conversations = [_Conversation(path, seconds) for path, seconds in questions]
+    received_of: dict[int, int] = {}
+    conversations = [_Conversation(path, seconds, received_of) for path, seconds in questions]
     for conversation, examine in zip(conversations, examiners, strict=False):
         conversation.examine = examine
     waiting = deque(conversations)
@@ -143,6 +149,7 @@ class _Conversation:
         "_chunks",
         "_examination",
         "_received_bytes",
+        "_received_of",
         "_sent",
         "_socket",
         "deadline",
@@ -154,8 +161,10 @@ class _Conversation:
         "peer",
     )
 
-    def __init__(self, path: str, limit_seconds: float) -> None:
+    def __init__(self, path: str, limit_seconds: float, received_of: dict[int, int]) -> None:
         self.path = path
+        #: Bytes received from each user, in all conversations.
+        self._received_of = received_of
         self.limit_seconds = limit_seconds
         #: When it is to be looked after: by its examiner if it has one, else for the last time.
         self.deadline = 0.0
@@ -225,6 +234,10 @@ class _Conversation:
         self._received_bytes += len(chunk)
         if self._received_bytes > MAX_REPLY_BYTES:
             self._fail(BadReply(f"its reply is larger than {MAX_REPLY_BYTES >> 20} MiB"))
+        uid = self.peer[1]
+        self._received_of[uid] = self._received_of.get(uid, 0) + len(chunk)
+        if self._received_of[uid] > MAX_USER_BYTES and self.outcome is None:
+            self._fail(BadReply(f"the replies of uid {uid} together are larger than {MAX_USER_BYTES >> 20} MiB"))
 
     def pass_deadline(self, clock: Callable[[], float]) -> None:
         """Begin its examination, go on with it, or end it."""
@@ -275,6 +288,7 @@ class _Conversation:
             self._fail(BadReply("it closed the connection without a byte: too many readers, or a fault of its own"))
 
     def _fail(self, error: WorkerUnreachable) -> None:
+        self._chunks.clear()
         self.is_over = True
         if self.outcome is None:
             self.outcome = Failure(error, self.peer[0])

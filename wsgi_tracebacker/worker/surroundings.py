@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
@@ -67,11 +68,15 @@ def other_copies(base: str, number: int) -> list[int]:
     pid, start_ticks = os.getpid(), kernel.start_ticks() or 0
     found = []
     for other in range(max(1, number - _MAX_LOOKED_AT), number):
+        # In a folder that others may write to, anything may have the name of a card: a pipe would be waited for.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            descriptor = os.open(card_format.card_path(base, other), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(card_format.card_path(base, other), flags)
         except OSError:
             continue
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                continue
             card = card_format.decode(os.read(descriptor, card_format.MAX_CARD_BYTES + 1))
         except (OSError, FormatError):
             continue

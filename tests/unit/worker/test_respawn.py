@@ -53,6 +53,8 @@ def test_granian_that_respawns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_servers_that_do_not_say_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twisted and uvicorn are known by their modules; gunicorn, which may run uvicorn's workers, starts new ones."""
+    for name in ("gunicorn", "twisted.web.wsgi", "uvicorn"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     assert why_nothing_respawns(None) is None
     with monkeypatch.context() as modules:
         modules.setitem(sys.modules, "twisted.web.wsgi", SimpleNamespace())
