@@ -5,19 +5,21 @@
 #     make test       the tests                        make test ARGS="-k gunicorn -x"
 #     make check      lint, types, contracts
 #     make bench      the measurements
+#     make soak       a minute of every load, reader and end of a worker at once; longer: make soak SOAK_SECONDS=3600
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SOAK_SECONDS ?= 60
 
 BIN := $(VENV)/bin
 # Commands are run as modules: the scripts in bin/ name an interpreter by its path and break when the folder is moved.
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench uwsgi dist clean
+.PHONY: help demo test check lint format types contracts bench soak uwsgi dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -76,6 +78,9 @@ contracts: $(VENV)/.with-lint
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench $(ARGS)
+
+soak: $(VENV)/.with-test
+	@$(RUN) tests.stress.soak --seconds $(SOAK_SECONDS) $(ARGS)
 
 dist: $(VENV)/.with-dev
 	@$(RUN) build
