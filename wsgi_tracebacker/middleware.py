@@ -327,7 +327,10 @@ class TracebackerMiddleware:
         # An idle core stands ready now, so this takes the ordinary way.
         # Not self(…): a subclass that overrides __call__ would be run twice.
         if core.outer is None:
-            return TracebackerMiddleware.__call__(self, environ, start_response)
+            try:
+                return TracebackerMiddleware.__call__(self, environ, start_response)
+            finally:
+                agent.look_again()
         local = self.__local
         try:
             return TracebackerMiddleware.__call__(self, environ, start_response)

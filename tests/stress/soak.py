@@ -74,7 +74,7 @@ SPARE_KIB = 768
 SITS_SECONDS = 7.0
 #: Within so many seconds both sides of every connection are closed.
 CLOSING_SECONDS = 1.0
-DYING_SECONDS = 1.0
+DYING_SECONDS = 5.0
 SECRET = "secret-token"
 #: Stands for the weight of a kind that is asked on a connection which goes on after it.
 KEPT = -1

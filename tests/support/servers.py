@@ -19,6 +19,7 @@ from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
@@ -165,10 +166,13 @@ class Gunicorn(Server):
         unix: Path | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path = PROJECT,
+        before: Sequence[str] = (),
     ) -> None:
+        """``before`` is a command that runs it: the command's words follow, and its process becomes gunicorn's."""
         bind = "127.0.0.1:0" if unix is None else f"unix:{unix}"
         super().__init__(
             [
+                *before,
                 *(sys.executable, "-m", "gunicorn"),
                 *("--bind", bind, "--graceful-timeout", "1", "--no-control-socket"),
                 *arguments,
@@ -198,7 +202,7 @@ class Gunicorn(Server):
             self.address, target, headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
 
-    def in_flight(self, target: str) -> contextlib.AbstractContextManager[object]:
+    def in_flight(self, target: str) -> contextlib.AbstractContextManager[http.client.HTTPConnection]:
         """Put a request in flight; leaving the context closes its connection."""
         return clients.in_flight(self.address, target)
 
