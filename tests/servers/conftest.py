@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests.servers.faulty import APPLICATION, TICK_SECONDS
+from tests.support import black_boxes
 from tests.support.programs import PROJECT, require_program
 from tests.support.servers import Gunicorn, Server
 
@@ -120,6 +121,8 @@ def faulty(tmp_path: Path, base: str) -> Iterator[StartFaulty]:
         def started(
             base: str, *arguments: str, before: Sequence[str] = (), application: str = APPLICATION, **env: str
         ) -> Gunicorn:
+            # Of a worker that is killed its black box is left; this is done after the server has ended.
+            servers.callback(black_boxes.remove, base)
             return servers.enter_context(
                 Gunicorn(
                     application,
