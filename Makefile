@@ -8,6 +8,7 @@
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md
 #     make fuzz       the tests' properties, for as long as SECONDS says
+#     make soak       a minute of every load, reader and end of a worker at once; longer: make soak SOAK_SECONDS=3600
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 # One of the matrix: make test-matrix ARGS="--only 3.14"
@@ -15,15 +16,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-# Of `make fuzz`.
+# Of `make fuzz` and `make soak`.
 SECONDS ?= 60
+SOAK_SECONDS ?= 60
 
 BIN := $(VENV)/bin
 # Commands are run as modules: the scripts in bin/ name an interpreter by its path and break when the folder is moved.
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench fuzz test-matrix uwsgi server-table dist clean
+.PHONY: help demo test check lint format types contracts bench fuzz soak test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -99,6 +101,9 @@ bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 
 fuzz: $(VENV)/.with-test
 	@$(RUN) tests.stress.fuzz --seconds $(SECONDS) $(ARGS)
+
+soak: $(VENV)/.with-test
+	@$(RUN) tests.stress.soak --seconds $(SOAK_SECONDS) $(ARGS)
 
 # Makes an environment for each interpreter: .venv-3.10 and so on.
 test-matrix:

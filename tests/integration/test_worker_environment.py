@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -144,6 +145,42 @@ def test_without_descriptors_the_application_is_served(base: str, caplog: pytest
     stop()
     assert descriptors() == before
     assert os.listdir(os.path.dirname(base)) == []
+
+
+def test_a_thread_that_comes_without_descriptors_finds_the_same_worker(
+    base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A first request of a thread, when nothing can be opened: nobody takes the process for another one."""
+    wrapped = TracebackerMiddleware(application, base)
+    assert served(wrapped)
+    before = list(agent._agents.values())
+    found: list[bool] = []
+    limits = limit_descriptors(0)
+    try:
+        thread = threading.Thread(target=lambda: found.append(served(wrapped)))
+        thread.start()
+        thread.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (found, list(agent._agents.values()), messages(caplog), faults.count()) == ([True], before, [], 0)
+    assert snapshot(base)["worker"]["requests_finished"] == 6
+
+
+@pytest.mark.parametrize("free", range(4))
+def test_with_the_first_descriptors_the_socket_comes(
+    base: str, monkeypatch: pytest.MonkeyPatch, free: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that had none at its first request, and no thread of ours for it, is read when it serves with some."""
+    monkeypatch.setattr(agent, "TICK_SECONDS", 0.02)
+    wrapped = TracebackerMiddleware(application, base)
+    limits = limit_descriptors(free)
+    try:
+        assert served(wrapped)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: served(wrapped) and os.path.exists(f"{base}1"), "the socket is there")
+    assert snapshot(base)["worker"]["number"] == 1
+    assert (len(agent._agents), faults.count()) == (1, 0)
 
 
 def test_without_threads_the_application_is_served(

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from tests.support.servers import SimpleServer, Uwsgi
+from tests.servers.faulty import APPLICATION, TICK_SECONDS
+from tests.support import black_boxes
+from tests.support.servers import Gunicorn, SimpleServer, Uwsgi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from tests.servers.faulty import StartFaulty
 
 
 class StartSimpleServer(Protocol):
@@ -51,3 +55,27 @@ def uwsgi(base: str, tmp_path: Path) -> Iterator[StartUwsgi]:
             return servers.enter_context(Uwsgi(*arguments, log=log, env={"WSGI_TB_SOCKET": base}))
 
         yield start
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, base: str) -> Iterator[StartFaulty]:
+    """Start gunicorn with pages that answer the same whatever happens; ended after the test."""
+    with contextlib.ExitStack() as servers:
+        counter = itertools.count(1)
+
+        def started(
+            base: str, *arguments: str, before: Sequence[str] = (), application: str = APPLICATION, **env: str
+        ) -> Gunicorn:
+            # Of a worker that is killed its black box is left; this is done after the server has ended.
+            servers.callback(black_boxes.remove, base)
+            return servers.enter_context(
+                Gunicorn(
+                    application,
+                    *("--worker-class", "gthread", "--threads", "4", *arguments),
+                    log=tmp_path / f"faulty{next(counter)}.log",
+                    env={"WSGI_TB_SOCKET": base, "FAULTY_TICK": str(TICK_SECONDS), **env},
+                    before=before,
+                )
+            )
+
+        yield started

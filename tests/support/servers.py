@@ -19,6 +19,7 @@ from tests.support.programs import PROJECT, require_program
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
@@ -166,10 +167,13 @@ class Gunicorn(Server):
         env: Mapping[str, str] | None = None,
         cwd: Path = PROJECT,
         python: str = sys.executable,
+        before: Sequence[str] = (),
     ) -> None:
+        """``before`` is a command that runs it: the command's words follow, and its process becomes gunicorn's."""
         bind = "127.0.0.1:0" if unix is None else f"unix:{unix}"
         super().__init__(
             [
+                *before,
                 *(python, "-m", "gunicorn"),
                 *("--bind", bind, "--graceful-timeout", "1", "--no-control-socket"),
                 *arguments,
@@ -199,7 +203,7 @@ class Gunicorn(Server):
             self.address, target, headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
 
-    def in_flight(self, target: str) -> contextlib.AbstractContextManager[object]:
+    def in_flight(self, target: str) -> contextlib.AbstractContextManager[http.client.HTTPConnection]:
         """Put a request in flight; leaving the context closes its connection."""
         return clients.in_flight(self.address, target)
 

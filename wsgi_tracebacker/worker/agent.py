@@ -17,8 +17,8 @@ import logging
 import mmap
 import os
 import sys
-import time
-from time import monotonic
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
+from time import time as unix_time
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker._version import __version__
@@ -127,7 +127,7 @@ class Agent:
         software = environ.get("SERVER_SOFTWARE")
         self._server = software if type(software) is str else None
         self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
-        self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+        self._started_at = kernel.started_at(unix_time(), clock_gettime(CLOCK_BOOTTIME))
         self._snapshots = snapshots.Snapshots(self.cores, self.hubs, stacks.Places(self._started_at), self._own_idents)
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
@@ -138,6 +138,8 @@ class Agent:
         self.fuse: Fuse | None = None
         self._attended: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
+        #: When a listener is tried again, after there was no thread or descriptor for one; None: not at all.
+        self.starts_again_at: float | None = None
         self.cores.on_limit = self._limit_changed
 
     # --- start and end
@@ -175,6 +177,7 @@ class Agent:
                 self._close_black_box(remove=True)
                 self.slot.release()
                 self.slot = None
+            self.starts_again_at = monotonic() + TICK_SECONDS
         else:
             self.listener = listener
 
@@ -184,6 +187,28 @@ class Agent:
             self.serves_greenlets = True
             # One local storage for the whole thread would give all its greenlets one core.
             self.local = greenlets.local_storage()
+
+    def start_again(self) -> None:
+        """If nobody listens for want of a thread or a descriptor, try once more; not more often than paths are checked.
+
+        By a request: without a thread of ours there is nobody else.
+        """
+        due = self.starts_again_at
+        if due is None or monotonic() < due or not self._attending.acquire(blocking=False):
+            return
+        try:
+            if self.starts_again_at != due:
+                return
+            self.starts_again_at = None
+            self.start()
+            attended, self._attended = self._attended, []
+        finally:
+            self._attending.release()
+        if self._watchdog is None:
+            for settings in attended:
+                self.attend(settings)
+        else:
+            self._attended = attended
 
     def attend(self, settings: Settings) -> None:
         """From now on there are requests under these settings: have them watched if they may need it."""
@@ -413,7 +438,24 @@ class Agent:
             current.release()
         if self.slot is None:
             self._take_slot(current.number if current is not None else None)
+        elif not self._black_box_is_there():
+            self._renew_black_box(self.slot)
         return self.slot.listening if self.slot is not None else None
+
+    def _black_box_is_there(self) -> bool:
+        """Whether others find its files: a user's shared memory goes at logout, and a full one has room later."""
+        if self._table is None or not self._table.is_there():
+            return False
+        return self._dump_signal is None or self._stacks_file is None or self._stacks_file.is_there()
+
+    def _renew_black_box(self, current: slot.Slot) -> None:
+        for key, message, reason in self._open_black_box(current.number):
+            faults.warn_once(key, message, reason)
+        try:
+            current.write_card(self._card(current.number))
+        except OSError:
+            # The card goes on naming what it did: the same paths, or none.
+            pass
 
     def _note_those_that_stay(self) -> None:
         """Complete the rows of requests that are in flight for long; where there is a watchdog, it was sooner."""
@@ -470,7 +512,7 @@ class Agent:
             pid_namespace=kernel.pid_namespace(),
             started_at=self._started_at or 0.0,
             monotonic=monotonic(),
-            unix=time.time(),
+            unix=unix_time(),
             cores=0,
             is_closed=False,
             boot_id=kernel.boot_id(),
@@ -557,10 +599,11 @@ class Agent:
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent:
     """The agent of this process; the first call starts it."""
     identity = (os.getpid(), kernel.start_ticks())
-    found = _agents.get(identity)
+    found = _agents.get(identity) or _agent_half_known(identity)
     if found is not None:
         MARK[0] = 1
         found.adapt()
+        found.start_again()
         if found.settings.base != settings.base:
             faults.warn_once(
                 f"base {settings.base}",
@@ -589,6 +632,21 @@ def running() -> Agent | None:
     for identity, agent in _agents.items():
         return agent if identity[0] == os.getpid() else None
     return None
+
+
+def _agent_half_known(identity: tuple[int, int | None]) -> Agent | None:
+    """The agent of a process that was, or is, out of descriptors: when it started can only be read with one."""
+    for (pid, ticks), agent in list(_agents.items()):
+        if pid == identity[0] and (ticks is None or identity[1] is None):
+            return agent
+    return None
+
+
+def look_again() -> None:
+    """At the end of a request that took the long way: the next one takes it too while nobody listens."""
+    for agent in list(_agents.values()):
+        if agent.listener is None and agent.starts_again_at is not None:
+            MARK[0] = 0
 
 
 def serving_core() -> Core | None:

@@ -1,7 +1,8 @@
-"""A descriptor that wakes a thread of ours that polls: an eventfd, which never blocks.
+"""What a thread of ours waits on, and others wake it with: an eventfd, which never blocks.
 
-Knows how one is had where Python does not name it: PyPy has no ``os.eventfd``. Refuses to hold it: who made it closes
-it. It is rung by ``ring()`` and made silent again by ``silence()``; both raise OSError as the system call does.
+Knows how one is had where Python does not name it (PyPy has no ``os.eventfd``), and that an application may close all
+descriptors and open its own, which get our numbers: then nothing may be written to them, read from them or closed.
+Refuses to wait.
 """
 
 from __future__ import annotations
@@ -36,3 +37,59 @@ def ring(descriptor: int) -> None:
 
 def silence(descriptor: int) -> None:
     os.read(descriptor, len(_ONE))
+
+
+class Waker:
+    """An eventfd that is looked at before it is used."""
+
+    __slots__ = ("_inode", "descriptor")
+
+    def __init__(self) -> None:
+        """Raises OSError when there is no descriptor."""
+        #: For poll(); -1 when it was closed.
+        self.descriptor = -1
+        self._inode: tuple[int, int] | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Let go of the descriptor, whosever it is by now, and make another one. Raises OSError."""
+        self.descriptor = create()
+        self._inode = inode_of(self.descriptor)
+
+    def is_ours(self) -> bool:
+        """Whether nobody has closed it, and put something else there."""
+        # All eventfds have the same inode: one of the application's own in its place is woken for nothing.
+        return self.descriptor >= 0 and inode_of(self.descriptor) == self._inode
+
+    def wake(self) -> None:
+        """Wake the thread up; does nothing if it cannot be."""
+        if self.is_ours():
+            try:
+                ring(self.descriptor)
+            except OSError:
+                pass
+
+    def clear(self) -> None:
+        """After it woke the thread up; what is no more ours is replaced, or poll() would come back at once for ever."""
+        if not self.is_ours():
+            self.renew()
+            return
+        try:
+            silence(self.descriptor)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Let go of it; may be said twice."""
+        if self.is_ours():
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+
+def inode_of(descriptor: int) -> tuple[int, int] | None:
+    """What a descriptor is open on; None if it is not open."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -381,7 +381,7 @@ def test_closed_descriptors_do_not_spin(running: listener.Listener, answers: Ans
     clients.request(path, "/")
     native_id = next(int(name) for name in os.listdir("/proc/self/task") if int(name) != os.getpid())
     assert len(os.listdir("/proc/self/task")) == 2
-    os.close(running._wake)
+    os.close(running._waker.descriptor)
     os.close(answers.listening.fileno())
     answers.listening.detach()
     os.unlink(path)
