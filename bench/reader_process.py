@@ -1,5 +1,10 @@
 """How long ``wsgi-tb read`` takes as a whole process, with 1, 8 and 32 workers, over an interpreter that does nothing.
 
+The floors are measured beside it: the interpreter alone, without and with the site packages of its environment (what
+an editable installation puts there included), with the modules of the standard library that the command cannot do
+without, and with click, which a command line with options needs. All have their bytecode, as installed programs do:
+without it (PYTHONDONTWRITEBYTECODE, the first start of all) each start compiles the whole command anew.
+
 The workers are forked from one process (run as a program, this module is that process); each stands in one request,
 as deep as in the other measurements.
 """
@@ -19,12 +24,14 @@ from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TOPIC = "wsgi-tb read, the whole process"
 FLOOR = "python -c pass"
 CASE = "each worker with one request in flight"
 COUNTS = (1, 8, 32)
+#: What asking over sockets, reading JSON and named tuples take.
+LIBRARY = "json, re, select, socket, struct, typing"
 
 
 def subject(count: int) -> str:
@@ -35,17 +42,32 @@ def measure(quick: bool) -> list[Row]:
     with contextlib.ExitStack() as started:
         bases = {count: started.enter_context(workers(count)) for count in COUNTS}
 
-        def read(count: int) -> float:
-            return processes.milliseconds([*command(), "read", bases[count]])
+        cache = started.enter_context(scratch_folder())
 
-        values = in_turns(
-            {
-                FLOOR: lambda: processes.milliseconds([sys.executable, "-c", "pass"]),
-                "python -c 'import click'": lambda: processes.milliseconds([sys.executable, "-c", "import click"]),
-                **{subject(count): (lambda count=count: read(count)) for count in COUNTS},  # type: ignore[misc]
-            },
-            4 if quick else 25,
-        )
+        def run(*command: str) -> float:
+            # env(1) costs each of them the same millisecond.
+            return processes.milliseconds(
+                ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={cache}", *command]
+            )
+
+        def python(program: str, *options: str) -> Callable[[], float]:
+            return lambda: run(sys.executable, *options, "-c", program)
+
+        def read(count: int, *options: str) -> Callable[[], float]:
+            return lambda: run(*command(), "read", *options, bases[count])
+
+        contestants = {
+            "python -I -S -c pass": python("pass", "-I", "-S"),
+            FLOOR: python("pass"),
+            f"python -c 'import {LIBRARY}'": python(f"import {LIBRARY}"),
+            "python -c 'import click'": python("import click"),
+            # With an option, the command line is click's.
+            f"{subject(1)}, --format json": read(1, "--format", "json"),
+            **{subject(count): read(count) for count in COUNTS},
+        }
+        for contestant in contestants.values():
+            contestant()
+        values = in_turns(contestants, 4 if quick else 25)
     reference = statistics.median(values[FLOOR])
     return [row(TOPIC, CASE, name, "ms", samples, reference) for name, samples in values.items()]
 

@@ -41,7 +41,7 @@ def give_way(seconds: float) -> None:
     if primitives.threads_are_patched():
         time.sleep(seconds)
     else:
-        import gevent  # noqa: PLC0415  (not there under eventlet)
+        import gevent
 
         gevent.sleep(seconds)
 
@@ -62,16 +62,16 @@ def sleep_unpatched(seconds: float) -> None:
 
 def compute_in_the_background() -> None:
     give_way(0.3)
-    compute(1.0)
+    compute(2.0)
 
 
 def spawn_background() -> None:
     if "eventlet" in sys.modules:
-        import eventlet  # noqa: PLC0415
+        import eventlet
 
         eventlet.spawn_n(compute_in_the_background)
     else:
-        import gevent  # noqa: PLC0415
+        import gevent
 
         gevent.spawn(compute_in_the_background)
 
@@ -91,12 +91,14 @@ def fork() -> None:
 
 def holdings() -> bytes:
     own = agent.running()
-    return json.dumps({
-        "threads": len(threading._active),  # type: ignore[attr-defined]
-        "cores": len(own.cores.all()) if own is not None else 0,
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    }).encode()
+    return json.dumps(
+        {
+            "threads": len(threading._active),  # type: ignore[attr-defined]
+            "cores": len(own.cores.all()) if own is not None else 0,
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+    ).encode()
 
 
 def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -130,11 +132,12 @@ application = TracebackerMiddleware(serve)
 
 
 def main() -> None:
-    from gevent.pywsgi import WSGIServer  # noqa: PLC0415
+    from gevent.pywsgi import WSGIServer
 
     server = WSGIServer(("127.0.0.1", 0), application, log=None)
     server.start()
-    print(f"listens on {server.server_port}", flush=True)
+    sys.stdout.write(f"listens on {server.server_port}\n")
+    sys.stdout.flush()
     server.serve_forever()
 
 

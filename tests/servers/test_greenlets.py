@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import random
 import re
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.servers import asking
+from tests.servers.matrix.starting import eventlet_python
 from tests.support import clients
-from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn, Server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PROGRAM = "tests.programs.greenlets:application"
 PRELOAD = "gevent --preload"
@@ -39,28 +38,6 @@ class Pywsgi(Server):
         super().__init__([sys.executable, "-m", "tests.programs.greenlets", argument], log, env=env)
         try:
             self.address = ("127.0.0.1", int(self.wait_for_log(r"^listens on (\d+)$")[1]))
-        except BaseException:
-            self.stop()
-            raise
-
-
-class EventletGunicorn(Server):
-    """gunicorn 25, the last one with an eventlet worker, from the environment beside ours."""
-
-    address: clients.Address
-
-    def __init__(self, python: Path, log: Path, env: dict[str, str]) -> None:
-        super().__init__(
-            [
-                *(str(python), "-W", "ignore", "-m", "gunicorn", "--bind", "127.0.0.1:0", "--graceful-timeout", "1"),
-                *("--worker-class", "eventlet", PROGRAM),
-            ],
-            log,
-            env={**env, "PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "ignore"},
-        )
-        try:
-            self.address = ("127.0.0.1", int(self.wait_for_log(r"Listening at: http://127\.0\.0\.1:(\d+)")[1]))
-            self.wait_until_connectable(self.address)
         except BaseException:
             self.stop()
             raise
@@ -111,12 +88,14 @@ def start(base: str, tmp_path: Path) -> Iterator[Callable[..., Started]]:
             env |= {f"WSGI_TB_{name.upper()}": value for name, value in options.items()}
             server: Server
             if kind == "eventlet":
-                python = Path(sys.prefix + "-eventlet") / "bin" / "python"
-                if not python.exists():
-                    if os.environ.get("CI") == "true":
-                        pytest.fail(f"{python} is not installed; under CI=true it has to be", pytrace=False)
-                    pytest.skip(f"{python} is not installed")
-                server = EventletGunicorn(python, tmp_path / "server.log", env)
+                server = Gunicorn(
+                    PROGRAM,
+                    *("--worker-class", "eventlet"),
+                    log=tmp_path / "server.log",
+                    # What gunicorn itself warns of.
+                    env={**env, "PYTHONWARNINGS": "ignore"},
+                    python=eventlet_python(),
+                )
             elif kind.startswith("pywsgi"):
                 server = Pywsgi(kind.removeprefix("pywsgi").strip(), tmp_path / "server.log", env)
             else:

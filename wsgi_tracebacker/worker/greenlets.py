@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.model import HubState
 from wsgi_tracebacker.worker import faults, primitives, stacks
+from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -211,18 +212,15 @@ class _Bell:
     def __init__(self, hub: Any) -> None:
         self._hub = hub
         self._waiting: deque[Callable[[], object]] = deque()
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._listener: Any = hub.add(hub.READ, self._descriptor, self._rung, self._closed, self._closed)
+        self._waker = Waker()
+        self._listener: Any = hub.add(hub.READ, self._waker.descriptor, self._rung, self._closed, self._closed)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         self._waiting.append(function)
-        os.eventfd_write(self._descriptor, 1)
+        self._waker.wake()
 
     def _rung(self, _: object = None) -> None:
-        try:
-            os.eventfd_read(self._descriptor)
-        except BlockingIOError:
-            pass
+        self._waker.clear()
         while self._waiting:
             try:
                 self._waiting.popleft()()
@@ -241,10 +239,7 @@ class _Bell:
 
     def forget(self) -> None:
         """In a forked child. Not remove(): the child's epoll is its parent's, who would not hear the bell any more."""
-        try:
-            os.close(self._descriptor)
-        except OSError:
-            pass
+        self._waker.close()
 
 
 # ------------------------------------------------------------------------------------------------------------- stacks
