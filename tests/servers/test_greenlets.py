@@ -236,8 +236,9 @@ def test_a_fork_in_a_worker_takes_nothing_away(kind: str, start: Callable[..., S
     with clients.in_flight(started.address, "/unpatched?1"):
         started.wait_for_record("is blocked .*by GET /unpatched")
     started.wait_for_record("hub runs again")
-    with clients.in_flight(started.address, "/wait"):
-        wait_until(lambda: started.serving("/wait"), "it waits")
+    # Less than gunicorn's graceful timeout: a worker that is killed leaves its files.
+    with clients.in_flight(started.address, "/about?600"):
+        wait_until(lambda: started.serving("/about"), "it waits")
         [hub] = [thread for thread in started.threads() if thread["kind"] == "hub"]
         assert hub["hub"]["state"] != "blocked"
         started.server.end_signal = signal.SIGTERM
