@@ -31,12 +31,20 @@ def _from_libc() -> int:
     return descriptor
 
 
+# Not os.read() and os.write() where it can be helped: eventlet replaces them with ones that wait in the hub, and the
+# hub itself, whom such a descriptor calls, is not to wait.
 def ring(descriptor: int) -> None:
-    os.write(descriptor, _ONE)
+    if hasattr(os, "eventfd_write"):
+        os.eventfd_write(descriptor, 1)
+    else:
+        os.write(descriptor, _ONE)
 
 
 def silence(descriptor: int) -> None:
-    os.read(descriptor, len(_ONE))
+    if hasattr(os, "eventfd_read"):
+        os.eventfd_read(descriptor)
+    else:
+        os.read(descriptor, len(_ONE))
 
 
 class Waker:
