@@ -287,7 +287,8 @@ class TracebackerMiddleware:
                 called = _Fused(called, self.__settings)
             if self.__settings.decide is not None:
                 called = _Deciding(called, self.__settings)
-        self.__serve = _serving(app, called, self.__settings, stands_aside)
+        # What stands aside costs nothing: the application is what is called.
+        self.__serve = app if stands_aside else _serving(app, called, self.__settings)
         if type(self) is TracebackerMiddleware:
             self.__class__ = _Direct
 
@@ -327,9 +328,7 @@ class _Direct(TracebackerMiddleware):
 _Direct.__name__, _Direct.__qualname__ = TracebackerMiddleware.__name__, TracebackerMiddleware.__qualname__
 
 
-def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do itself)
-    wrapped: WSGIApplication, app: WSGIApplication, settings: Settings, stands_aside: bool
-) -> WSGIApplication:
+def _serving(wrapped: WSGIApplication, app: WSGIApplication, settings: Settings) -> WSGIApplication:
     """The ``__call__`` of one middleware, which calls ``app``.
 
     It knows nothing of the middleware's object: that and all it wraps goes when nobody has it any more.
@@ -346,8 +345,6 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         call = app
         if core.started or not MARK[0]:
             # Not the ordinary next request of its thread.
-            if stands_aside:
-                return app(environ, start_response)
             admitted = _admit(wrapped, settings, environ)
             if admitted is None:
                 return app(environ, start_response)
