@@ -4,7 +4,8 @@
 #     make demo       real gunicorn, four slow requests, and their stacks
 #     make test       the tests                        make test ARGS="-k gunicorn -x"
 #     make check      lint, types, contracts
-#     make bench      the measurements
+#     make bench      the measurements                 make bench ARGS="--quick dump read"
+#     make bench-page the measurements, and docs/benchmarks.md from them
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench uwsgi dist clean
+.PHONY: help demo test check lint format types contracts bench bench-page uwsgi dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -75,7 +76,12 @@ contracts: $(VENV)/.with-lint
 	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
+	@command -v wrk >/dev/null || echo "wrk is not installed (apt-get install wrk): servers under load are left out" >&2
 	@$(RUN) bench $(ARGS)
+
+bench-page: $(VENV)/.with-bench $(VENV)/.with-uwsgi
+	@$(RUN) bench --json docs/benchmarks.json
+	@$(RUN) docs.measurements
 
 dist: $(VENV)/.with-dev
 	@$(RUN) build

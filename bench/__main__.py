@@ -76,7 +76,7 @@ def main() -> None:
         seconds[name] = round(time.monotonic() - began, 1)
     judged = list(targets.judge(rows))
     print(f"wsgi_tracebacker {__version__}, {machine['python']}, {machine['machine']}")
-    print("Medians, with quartiles; x: compared with the first line of each case.")
+    print("Medians, with quartiles; x: compared with the line of its case that has 1.00.")
     print(", ".join(f"{name} {version or processes.NOT_INSTALLED}" for name, version in machine["peers"].items()))
     for line in (*samples.table(rows), *targets.lines(judged)):
         print(line)

@@ -1,6 +1,6 @@
 """How costs grow: a dump's with threads and with frames, the command's with workers, a request's with those in flight.
 
-Each is measured at several sizes, in turns where one process can have them all, and told as what one more costs. The
+Each is measured at several sizes, in turns, and told as what one more costs. The
 exponent is that of the steepest part of the curve: 1 is a straight line, 0 no growth at all, 2 a square.
 """
 
@@ -57,7 +57,7 @@ def measure(quick: bool) -> list[Row]:
     frames = {count: Case(64, count) for count in (QUICK_FRAMES if quick else FRAMES)}
     for case, sizes in ((WITH_THREADS, threads), (WITH_FRAMES, frames)):
         for kind, question in (("text", TEXT_QUESTION), ("JSON", JSON_QUESTION)):
-            values = {count: _dumps(size, question, rounds) for count, size in sizes.items()}
+            values = _dumps(sizes, question, rounds)
             rows += _rows(f"{case}, {kind}", values, "ms", "threads" if sizes is threads else "frames")
     rows += _rows(WITH_WORKERS, _reads(QUICK_WORKERS if quick else WORKERS, rounds), "ms", "workers")
     rows += _rows(WITH_REQUESTS, _requests(QUICK_REQUESTS if quick else REQUESTS, rounds), "µs", "in flight")
@@ -91,15 +91,21 @@ def exponent(medians: Sequence[tuple[int, float]]) -> float | None:
     return max(steep, default=None)
 
 
-def _dumps(case: Case, question: bytes, rounds: int) -> list[float]:
-    with dump_latency.worker(case) as found:
+def _dumps(sizes: dict[int, Case], question: bytes, rounds: int) -> dict[int, list[float]]:
+    with contextlib.ExitStack() as started:
+        sockets = {count: started.enter_context(dump_latency.worker(case)).socket for count, case in sizes.items()}
 
-        def sample() -> float:
-            started = time.perf_counter()
-            processes.ask(found.socket, question)
-            return (time.perf_counter() - started) * 1e3
+        def sample(count: int) -> float:
+            began = time.perf_counter()
+            processes.ask(sockets[count], question)
+            return (time.perf_counter() - began) * 1e3
 
-        return in_turns({"": sample}, rounds, BUDGET_SECONDS)[""]
+        return _in_turns({count: (lambda count=count: sample(count)) for count in sizes}, rounds)  # type: ignore[misc]
+
+
+def _in_turns(samples: dict[int, Callable[[], float]], rounds: int) -> dict[int, list[float]]:
+    values = in_turns({str(count): sample for count, sample in samples.items()}, rounds, BUDGET_SECONDS)
+    return {int(count): found for count, found in values.items()}
 
 
 def _reads(counts: Iterable[int], rounds: int) -> dict[int, list[float]]:
@@ -110,8 +116,7 @@ def _reads(counts: Iterable[int], rounds: int) -> dict[int, list[float]]:
             command = [*reader_process.command(), "read", bases[count]]
             return lambda: processes.milliseconds(command)
 
-        values = in_turns({str(count): read(count) for count in bases}, rounds, BUDGET_SECONDS)
-    return {int(count): found for count, found in values.items()}
+        return _in_turns({count: read(count) for count in bases}, rounds)
 
 
 def _requests(counts: Iterable[int], rounds: int) -> dict[int, list[float]]:

@@ -58,7 +58,10 @@ def missing(topic: str, case: str, subject: str, unit: str, note: str) -> Row:
 
 
 def in_turns(
-    subjects: Mapping[str, Callable[[], float]], rounds: int, budget_seconds: float = math.inf
+    subjects: Mapping[str, Callable[[], float]],
+    rounds: int,
+    budget_seconds: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """So many samples of every subject, one of each in every round, each round beginning with another one.
 
@@ -73,9 +76,9 @@ def in_turns(
         for name in names[shift:] + names[:shift]:
             if spent[name] >= budget_seconds and values[name]:
                 continue
-            started = time.perf_counter()
+            started = clock()
             value = subjects[name]()
-            spent[name] += time.perf_counter() - started
+            spent[name] += clock() - started
             if number or spent[name] >= budget_seconds:
                 values[name].append(value)
     return values

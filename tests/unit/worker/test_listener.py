@@ -250,6 +250,41 @@ def test_the_switch_interval_is_lowered_for_the_answer_and_put_back(
     assert max(answers.intervals) < 0.001 < before
 
 
+@contextlib.contextmanager
+def a_client_that_has_not_read(running: listener.Listener, answers: Answers, path: str) -> Iterator[socket.socket]:
+    """It asked for more than its connection can hold; the rest waits for it."""
+    answers.body = b"x" * 4_000_000
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(path)
+        client.sendall(GET)
+        wait_until(lambda: any(one.outgoing is not None for one in list(running._clients.values())), "a rest waits")
+        yield client
+
+
+def test_the_switch_interval_stays_lowered_between_the_pieces_of_a_reply(
+    running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long reply goes out in pieces; between them other threads still give up the GIL soon, and not after it."""
+    monkeypatch.setattr(listener, "_HURRY_SECONDS", 20.0)
+    before = sys.getswitchinterval()
+    with a_client_that_has_not_read(running, answers, path) as client:
+        assert sys.getswitchinterval() < 0.001 < before
+        assert read(client).endswith(answers.body)
+    wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
+
+
+def test_a_client_that_does_not_read_keeps_the_switch_interval_lowered_for_a_moment_only(
+    running: listener.Listener, answers: Answers, path: str
+) -> None:
+    """The interval is put back while the reply still waits, and the client gets all of it nevertheless."""
+    before = sys.getswitchinterval()
+    with a_client_that_has_not_read(running, answers, path) as client:
+        wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
+        assert len(running._clients) == 1
+        assert read(client).endswith(answers.body)
+
+
 def test_an_interval_that_the_application_sets_is_kept() -> None:
     """A value that somebody set while ours was in force is not overwritten."""
     before = sys.getswitchinterval()
