@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 TOPIC = "A request"
 LIST, GENERATOR, FIRST = "list body", "generator body", "first request of a process"
+OBJECT = "response object, as frameworks return"
 CHUNKS = "generator of 1,000 chunks"
 THREADED = ", 8 threads"
 DJANGO = "under Django"
@@ -75,6 +76,23 @@ def generator_body(environ: WSGIEnvironment, start_response: StartResponse) -> I
 def chunks_body(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:  # noqa: ARG001
     for _ in range(CHUNK_COUNT):
         yield b"x"
+
+
+class Response:
+    """As Django's and werkzeug's: iterable, to be closed, and no generator."""
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+    def close(self) -> None:
+        self._chunks = []
+
+
+def object_body(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: ARG001
+    return Response([b"x"])
 
 
 class PassThrough:
@@ -170,6 +188,7 @@ class Case(NamedTuple):
 CASES = {
     LIST: Case(serve_lists, list_body, processes=PROCESSES, is_quick=True),
     GENERATOR: Case(serve_generators, generator_body, processes=PROCESSES, is_quick=True),
+    OBJECT: Case(serve_generators, object_body, processes=PROCESSES, is_quick=True),
     CHUNKS: Case(serve_generators, chunks_body),
     LIST + THREADED: Case(serve_lists, list_body, THREADS, is_quick=True),
     GENERATOR + THREADED: Case(serve_generators, generator_body, THREADS),

@@ -43,6 +43,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
     if request_cost.TOPIC in topics:
         yield _added(medians, request_cost.LIST, 0.6)
         yield _added(medians, request_cost.GENERATOR, 1.0)
+        yield _added(medians, request_cost.OBJECT, 1.0)
         for case in (request_cost.LIST, request_cost.GENERATOR):
             plain, armed = (medians.of(request_cost.TOPIC, case, s) for s in (request_cost.OURS, request_cost.ARMED))
             ratio = None if not plain or armed is None else armed / plain

@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import threading
@@ -163,7 +164,7 @@ def _rows(
     for case, unit, column in ((REQUESTS, "requests/s", 0), (P50, "ms", 1), (P99, "ms", 2), (CPU, "µs", 4)):
         for name in subjects:
             values = [load[column] for load in loads[name]]
-            reference = sum(load[column] for load in loads[BARE]) / len(loads[BARE])
+            reference = statistics.median(load[column] for load in loads[BARE])
             read = paces[name]
             note = f"{sum(read) / len(read):.0f} dumps a second" if any(read) else ""
             rows.append(row(TOPIC, case, name, unit, values, reference, note))
