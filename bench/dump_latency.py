@@ -64,7 +64,7 @@ CASES = (
 )
 
 #: What one subject may take of one case, in seconds. uWSGI's cost grows with the square of the threads.
-BUDGET_SECONDS, QUICK_BUDGET_SECONDS = 3.0, 0.8
+BUDGET_SECONDS, QUICK_BUDGET_SECONDS = 2.0, 0.8
 
 TEXT_QUESTION = b"GET /snapshot.txt HTTP/1.0\r\n\r\n"
 JSON_QUESTION = b"GET /snapshot HTTP/1.0\r\n\r\n"

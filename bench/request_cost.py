@@ -60,9 +60,9 @@ _CALLS_OF_CHUNKS = {CHUNKS: 600}
 DJANGO_CALLS = 200
 
 ROUNDS = 6
-PROCESSES = 12
+PROCESSES = 10
 #: For those cases for which there are no targets.
-FEWER_PROCESSES = 6
+FEWER_PROCESSES = 4
 
 
 def list_body(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: ARG001

@@ -47,6 +47,10 @@ MAX_CLIENTS = 64
 TICK_SECONDS = 25.0
 
 _RECEIVE_BYTES = 16 * 1024
+#: A reply longer than this asks for a larger buffer: each time that it is full, both sides have to wake up once more.
+#: The kernel allows twice net.core.wmem_max, which is 416 kB by default; a socket has 208 kB of its own.
+_LONG_REPLY_BYTES = 128 * 1024
+_SEND_BUFFER_BYTES = 1024 * 1024
 #: After an accept() that failed for want of descriptors or memory, which does not pass by asking at once again.
 _ACCEPT_PAUSE_SECONDS = 0.1
 #: After a fault of ours, which would most likely happen again at once.
@@ -340,6 +344,12 @@ class Listener:
             self._reply(client, response.partition(b"\r\n\r\n")[2])
 
     def _reply(self, client: _Client, response: bytes) -> None:
+        if len(response) > _LONG_REPLY_BYTES:
+            try:
+                client.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            except OSError:
+                # Whatever is wrong with it, sending finds it too.
+                pass
         client.outgoing = memoryview(response)
         client.deadline = client.accepted_at + CONNECTION_SECONDS
         client.hurry_until = monotonic() + _HURRY_SECONDS

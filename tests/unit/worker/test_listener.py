@@ -180,21 +180,21 @@ def test_a_trickler_is_dropped_after_its_time_in_all(
 def test_failure_2_a_client_that_never_reads_disturbs_nobody(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """uWSGI freezes in write(): here a reader that leaves a megabyte lying loses its connection, that is all."""
+    """uWSGI freezes in write(): here a reader that leaves megabytes lying loses its connection, that is all."""
     monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.5)
-    answers.body = b"x" * 1_000_000
+    answers.body = b"x" * 4_000_000
     with clients.connect(path) as client:
         client.sendall(GET)
         for _ in range(10):
-            assert len(clients.request(path, "/").body) == 1_000_000
-        assert len(clients.read_to_end(path)) == 1_000_000
+            assert len(clients.request(path, "/").body) == 4_000_000
+        assert len(clients.read_to_end(path)) == 4_000_000
         wait_until(lambda: running.dropped == 1, "it lost its connection")
-        assert 0 < len(read(client)) < 1_000_000
+        assert 0 < len(read(client)) < 4_000_000
 
 
 def test_a_slow_reader_gets_all_of_it(running: listener.Listener, answers: Answers, path: str) -> None:
     """A reply far beyond the socket's buffer arrives whole."""
-    answers.body = os.urandom(3_000_000)
+    answers.body = os.urandom(8_000_000)
     assert clients.request(path, "/").body == answers.body
     assert clients.read_to_end(path) == answers.body
 
