@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,6 +92,9 @@ def usable(subjects: Mapping[str, Callable[[], float]]) -> tuple[dict[str, Calla
         try:
             sample()
             work[name] = sample
+        except subprocess.CalledProcessError as error:
+            # Its text has the whole command in it.
+            problems[name] = f"does not work here: ends with {error.returncode}"
         except Exception as error:
             problems[name] = f"does not work here: {type(error).__name__}: {error}"
     return work, problems
