@@ -6,19 +6,27 @@
 #     make check      lint, types, contracts
 #     make bench      the measurements                 make bench ARGS="--quick dump read"
 #     make bench-page the measurements, and docs/benchmarks.md from them
+#     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
+#     make server-table  every server's story told anew, and its tables in docs/servers.md
+#     make fuzz       the tests' properties, for as long as SECONDS says
+#     make soak       a minute of every load, reader and end of a worker at once; longer: make soak SOAK_SECONDS=3600
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
+# One of the matrix: make test-matrix ARGS="--only 3.14"
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Of `make fuzz` and `make soak`.
+SECONDS ?= 60
+SOAK_SECONDS ?= 60
 
 BIN := $(VENV)/bin
 # Commands are run as modules: the scripts in bin/ name an interpreter by its path and break when the folder is moved.
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench bench-page uwsgi dist clean
+.PHONY: help demo test check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,10 +38,11 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@touch $@
 
+# A wheel before a newer release that has to be compiled: hypothesis has no wheel of its newest for PyPy.
 # One stamp for each extra of pyproject.toml; its file is newer than what it was made from.
 $(VENV)/.with-%: pyproject.toml setup.cfg $(VENV)/.made
 	@echo "Installing wsgi-tracebacker[$*] into $(VENV)"
-	@$(PIP) install --editable '.[$*]'
+	@$(PIP) install --prefer-binary --editable '.[$*]'
 	@touch $@
 
 # uWSGI has to be compiled. Without a compiler its tests are skipped, except under CI=true, where it has to be there.
@@ -48,6 +57,13 @@ $(VENV)/.with-uwsgi: $(VENV)/.made
 	    if [ "$(CI)" = true ]; then tail -n 20 $(VENV)/uwsgi.log; exit 1; fi; touch $@; \
 	fi
 
+# gunicorn 25 is the last one with an eventlet worker, and no environment holds two gunicorns: this one is beside ours.
+$(VENV)-eventlet/.made: $(VENV)/.made
+	@echo "Installing gunicorn 25 and eventlet into $(VENV)-eventlet"
+	@$(BIN)/python -m venv --clear $(VENV)-eventlet
+	@$(VENV)-eventlet/bin/python -m pip --disable-pip-version-check --quiet install 'gunicorn>=25.1,<26' 'eventlet>=0.41,<0.42'
+	@touch $@
+
 uwsgi:
 	@rm -f $(VENV)/.with-uwsgi
 	@$(MAKE) --no-print-directory $(VENV)/.with-uwsgi
@@ -55,7 +71,9 @@ uwsgi:
 demo: $(VENV)/.with-example
 	@$(RUN) example_app.demo
 
-test: $(VENV)/.with-test $(VENV)/.with-uwsgi
+SERVERS := $(VENV)/.with-servers $(VENV)/.with-uwsgi $(VENV)-eventlet/.made
+
+test: $(VENV)/.with-test $(SERVERS)
 	@$(RUN) pytest $(ARGS)
 
 check: lint types contracts
@@ -69,11 +87,15 @@ format: $(VENV)/.with-lint
 	@$(RUN) ruff format .
 
 # The tests' own libraries are needed to check the tests' types.
-types: $(VENV)/.with-lint $(VENV)/.with-test
+types: $(VENV)/.with-lint $(VENV)/.with-test $(VENV)/.with-servers
 	@$(RUN) mypy
 
 contracts: $(VENV)/.with-lint
 	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+# Nothing is written where a server does what its cell in tests/servers/matrix/cells.py does not say.
+server-table: $(VENV)/.with-test $(SERVERS)
+	@$(RUN) tests.servers.matrix $(ARGS)
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@command -v wrk >/dev/null || echo "wrk is not installed (apt-get install wrk): servers under load are left out" >&2
@@ -83,9 +105,19 @@ bench-page: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench --json docs/benchmarks.json
 	@$(RUN) docs.measurements
 
+fuzz: $(VENV)/.with-test
+	@$(RUN) tests.stress.fuzz --seconds $(SECONDS) $(ARGS)
+
+soak: $(VENV)/.with-test
+	@$(RUN) tests.stress.soak --seconds $(SOAK_SECONDS) $(ARGS)
+
+# Makes an environment for each interpreter: .venv-3.10 and so on.
+test-matrix:
+	@$(PYTHON) -m tests.matrix $(ARGS)
+
 dist: $(VENV)/.with-dev
 	@$(RUN) build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-eventlet build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

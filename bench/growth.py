@@ -110,13 +110,14 @@ def _in_turns(samples: dict[int, Callable[[], float]], rounds: int) -> dict[int,
 
 def _reads(counts: Iterable[int], rounds: int) -> dict[int, list[float]]:
     with contextlib.ExitStack() as started:
-        bases = {count: started.enter_context(reader_process.workers(count)).base for count in counts}
+        found = {count: started.enter_context(reader_process.workers(count)) for count in counts}
+        bytecode = started.enter_context(scratch_folder())
 
         def read(count: int) -> Callable[[], float]:
-            command = [*reader_process.command(), "read", bases[count]]
+            command = reader_process.commands(found[count], bytecode)[reader_process.READ]
             return lambda: processes.milliseconds(command)
 
-        return _in_turns({count: read(count) for count in bases}, rounds)
+        return _in_turns({count: read(count) for count in found}, rounds)
 
 
 def _requests(counts: Iterable[int], rounds: int) -> dict[int, list[float]]:

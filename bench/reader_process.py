@@ -3,7 +3,11 @@
 All of them read the same processes: uWSGI's workers, forked from one master, each of which stands in one request of
 ours, as deep as in the other measurements. uWSGI's own command and py-spy know one worker at a time, so a shell calls
 them for each in turn, as people do. Without uWSGI, the workers are forked from this module, which is a program then.
-An interpreter that does nothing, and one that only loads click, are what no Python command can be quicker than.
+
+The floors are measured beside it: the interpreter alone, without and with the site packages of its environment (what
+an editable installation puts there included), with the modules of the standard library that the command cannot do
+without, and with click, which a command line with options needs. All have their bytecode, as installed programs do:
+without it (PYTHONDONTWRITEBYTECODE, the first start of all) each start compiles the whole command anew.
 """
 
 from __future__ import annotations
@@ -24,10 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOPIC = "wsgi-tb read, the whole process"
-FLOOR, CLICK = "python -c pass", "python -c 'import click'"
-READ, LIST = "wsgi-tb read", "wsgi-tb list"
+#: What asking over sockets, reading JSON and named tuples take.
+MODULES = "json, re, select, socket, struct, typing"
+BARE, FLOOR = "python -I -S -c pass", "python -c pass"
+LIBRARY, CLICK = f"python -c 'import {MODULES}'", "python -c 'import click'"
+#: With an option, the command line is click's.
+READ, READ_JSON, LIST = "wsgi-tb read", "wsgi-tb read --format json", "wsgi-tb list"
 UWSGI, PY_SPY = "uwsgi --connect-and-read, in a loop", "py-spy dump, in a loop"
-SUBJECTS = (FLOOR, CLICK, READ, LIST, UWSGI, PY_SPY)
+SUBJECTS = (BARE, FLOOR, LIBRARY, CLICK, READ, READ_JSON, LIST, UWSGI, PY_SPY)
 COUNTS = (1, 8, 32, 128)
 
 ROUNDS, QUICK_ROUNDS = 25, 4
@@ -56,11 +64,11 @@ def measure(quick: bool) -> list[Row]:
 
 
 def _measure_case(count: int, quick: bool) -> list[Row]:
-    with workers(count) as found:
+    with workers(count) as found, scratch_folder() as bytecode:
         subjects, problems = usable(
             {
                 name: (lambda command=command: processes.milliseconds(command))  # type: ignore[misc]
-                for name, command in commands(found).items()
+                for name, command in commands(found, bytecode).items()
             }
         )
         budget_seconds = QUICK_BUDGET_SECONDS if quick else BUDGET_SECONDS
@@ -74,13 +82,18 @@ def _measure_case(count: int, quick: bool) -> list[Row]:
     ]
 
 
-def commands(found: Workers) -> dict[str, list[str]]:
-    """The command of each subject that is installed."""
+def commands(found: Workers, bytecode: str) -> dict[str, list[str]]:
+    """The command of each subject that is installed; what is compiled of the Python ones is kept in a folder."""
+    # env(1) costs each of them the same millisecond.
+    env = ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={bytecode}"]
     commands = {
-        FLOOR: [sys.executable, "-c", "pass"],
-        CLICK: [sys.executable, "-c", "import click"],
-        READ: [*command(), "read", found.base],
-        LIST: [*command(), "list", found.base],
+        BARE: [*env, sys.executable, "-I", "-S", "-c", "pass"],
+        FLOOR: [*env, sys.executable, "-c", "pass"],
+        LIBRARY: [*env, sys.executable, "-c", f"import {MODULES}"],
+        CLICK: [*env, sys.executable, "-c", "import click"],
+        READ: [*env, *command(), "read", found.base],
+        READ_JSON: [*env, *command(), "read", "--format", "json", found.base],
+        LIST: [*env, *command(), "list", found.base],
     }
     uwsgi, py_spy = processes.find("uwsgi"), processes.find("py-spy")
     if uwsgi is not None:

@@ -52,8 +52,9 @@ One thread of the process computes, as a busy request would, and notes each time
 these pauses is the longest that the GIL was held in one piece, or that the process was stopped; their sum is what one
 dump took from the request in all. The first line is what the machine does of itself.""",
     reader_process.TOPIC: """\
-The command as a whole, from its start to its end, on the same workers as the others. A Python that does nothing, and
-one that loads only click, are what it cannot be quicker than; `uwsgi --connect-and-read` is a C program, which knows
+The command as a whole, from its start to its end, on the same workers as the others. The
+interpreter's own start, without and with the environment's packages and with what the command needs of the standard
+library, is what it cannot be quicker than; `uwsgi --connect-and-read` is a C program, which knows
 one worker at a time, and prints text as it comes.""",
     memory.TOPIC: """\
 Real gunicorn workers of 8 threads, four of them in requests that wait 20 frames deep. What is gained by being there is

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,7 +34,19 @@ LEFTOVER_SECONDS = 3.0
 # failure there comes back on a developer's machine.
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+# What tests/stress/fuzz.py runs: another seed each time, and no example may take as long as a hang.
+hypothesis.settings.register_profile(
+    "fuzz",
+    deadline=timedelta(seconds=float(os.environ.get("FUZZ_EXAMPLE_SECONDS", "10"))),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")),
+    derandomize=False,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(
+    "fuzz" if "FUZZ_EXAMPLES" in os.environ else "ci" if os.environ.get("CI") == "true" else "local"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -183,10 +183,10 @@ def test_a_pause_of_a_busy_request_is_seen() -> None:
         assert max(pauses.pauses_during(found, stop)) > 90
 
 
-def test_the_readers_read_the_same_workers() -> None:
+def test_the_readers_read_the_same_workers(tmp_path: Path) -> None:
     """Two workers: our command names both, and so does uWSGI's where it is installed."""
     with reader_process.workers(2) as found:
-        commands = reader_process.commands(found)
+        commands = reader_process.commands(found, str(tmp_path))
         output = subprocess.run(commands[reader_process.READ], capture_output=True, text=True, check=True).stdout
         assert all(f"pid {pid}" in output for pid in found.pids)
         if reader_process.UWSGI in commands:

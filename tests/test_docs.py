@@ -21,7 +21,7 @@ import wsgi_tracebacker
 from docs import record
 from tests.support.programs import PROJECT, require_program
 from wsgi_tracebacker import TracebackerMiddleware, errors
-from wsgi_tracebacker.cli import main, output
+from wsgi_tracebacker.cli import output, verbs
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.formats import http
@@ -40,12 +40,13 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import examine, process, stall
+from wsgi_tracebacker.reader import client, examine, process, stall
 from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
 from wsgi_tracebacker.worker import (
     blackbox,
     dump_signal,
     fuse,
+    listener,
     logs,
     recorder,
     reporter,
@@ -124,10 +125,10 @@ def test_defaults_and_the_switch_are_in_the_reference() -> None:
 def test_every_verb_and_every_option_of_the_command_is_in_the_reference() -> None:
     """Each verb has a section, and each of its options, under all of its names, a row in it."""
     page = reference("command")
-    context = click.Context(main.cli)
-    for verb in main.cli.list_commands(context):
+    context = click.Context(verbs.cli)
+    for verb in verbs.cli.list_commands(context):
         text = section(page, f"wsgi-tb {verb}")
-        command = main.cli.get_command(context, verb)
+        command = verbs.cli.get_command(context, verb)
         assert command is not None
         for parameter in command.params:
             if isinstance(parameter, click.Option):
@@ -136,7 +137,7 @@ def test_every_verb_and_every_option_of_the_command_is_in_the_reference() -> Non
             if isinstance(parameter.type, click.Choice):
                 for choice in parameter.type.choices:
                     assert choice in text, f"{verb} {parameter.name} {choice}"
-    for parameter in main.cli.params:
+    for parameter in verbs.cli.params:
         for name in parameter.opts:
             assert f"`{name}`" in page
 
@@ -145,7 +146,7 @@ def test_every_exit_code_is_in_the_reference_and_in_the_readme() -> None:
     """Whatever number the command may end with has a row; the README leaves out ^C."""
     tree = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.TracebackerError)]
     codes = {cls.exit_code for cls in tree} | {0, output.EXIT_UNANSWERED, click.UsageError.exit_code}
-    interrupted = main._EXIT_INTERRUPTED
+    interrupted = output.EXIT_INTERRUPTED
     assert {int(code) for code in rows(section(reference("command"), "Exit codes")) if code.isdigit()} == {
         *codes,
         interrupted,
@@ -193,13 +194,13 @@ def test_the_documents_of_the_command_are_in_the_reference(verb: str, base: str)
 def _run(*arguments: str) -> str:
     from click.testing import CliRunner
 
-    return CliRunner().invoke(main.cli, list(arguments), standalone_mode=False).stdout
+    return CliRunner().invoke(verbs.cli, list(arguments), standalone_mode=False).stdout
 
 
 def test_every_key_of_the_card_is_in_the_reference() -> None:
     """Each key that a worker writes on its card has a row, and no other."""
     written = json.loads(card_format.encode(Card(1, "/b", 1, 0, "", 0, 0, None, None, "/", 0.0)))
-    assert {field.name for field in dataclasses.fields(Card)} < set(written)
+    assert set(Card._fields) < set(written)
     assert set(rows(section(reference("card"), "Keys"))) - {"key", "---"} == set(written)
 
 
@@ -498,6 +499,39 @@ def test_every_server_that_does_not_respawn_is_in_the_how_to() -> None:
     table = section(page, "End the worker").lower()
     for name in respawn._NOTHING_RESPAWNS:
         assert {"wsgiserver": "wsgiref", "twistedweb": "twisted"}.get(name.lower(), name.lower()) in table
+
+
+# ---------------------------------------------------------------------------------------------------------- security
+
+
+def promises() -> list[str]:
+    """Each item of the page on security, with the lines that belong to it."""
+    page = (DOCS / "security.md").read_text()
+    return re.findall(r"^- .*(?:\n  .*)*", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("promise", promises(), ids=lambda promise: promise[2:60])
+def test_every_promise_names_tests_that_are_there(promise: str) -> None:
+    """Each item ends with its proof: tests by their ids, each of which is a function of that file."""
+    words, _, proof = promise.partition("\n  Proof: ")
+    assert words
+    ids = re.findall(r"`([^`]+)`", proof)
+    assert ids
+    assert proof == ", ".join(f"`{each}`" for each in ids)
+    for each in ids:
+        path, _, name = each.partition("::")
+        tree = ast.parse((PROJECT / path).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, each
+
+
+def test_numbers_of_security_are_those_of_the_code() -> None:
+    """Bounds that the page names are what the code has."""
+    page = (DOCS / "security.md").read_text()
+    assert f"{card_format.MAX_CARD_BYTES >> 10} KiB for a card, {client.MAX_REPLY_BYTES >> 20} MiB for a reply" in page
+    assert f"{client.MAX_USER_BYTES >> 20} MiB for all replies of one user" in page
+    assert f"have at most {blackbox.MAX_STACKS_BYTES >> 10} KiB" in page
+    assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
+    assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page
 
 
 # --------------------------------------------------------------------------------------------------------- all pages

@@ -447,6 +447,7 @@ def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironmen
         found = agent.agent_for(settings, environ, application_name(wrapped))
         found.attend(settings)
         core = agent.idle_core(found, environ)
+        agent.look_again()
     except Exception:
         faults.caught("when a request began")
         return None

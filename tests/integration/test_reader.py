@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,12 @@ from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.formats import uwsgi
 from wsgi_tracebacker.model import Card, Frame, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import client
+from wsgi_tracebacker.reader.examine import Examination
+from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.reader.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 SNAPSHOT = Snapshot(Worker(number=1, pid=os.getpid()), 5.0, (Stack("WSGIWorker1Core0", core=0),))
 UWSGI_TEXT = uwsgi.UWSGI_HEADER + (
@@ -104,6 +105,47 @@ def test_many_workers_are_asked_at_once(base: str, done: threading.Event, listen
     assert late == [10, 20, 30, 40]
 
 
+def test_an_answer_is_better_than_an_examination(base: str, done: threading.Event) -> None:
+    """A worker that was given up may still answer while another one is waited for."""
+    given_up = threading.Event()
+
+    def examine(waited_seconds: float) -> Generator[float, int, Examination]:
+        assert waited_seconds >= client.EXAMINE_AFTER_SECONDS
+        given_up.set()
+        yield 0.0
+        return Examination("busy", None, ())
+
+    def late(connection: socket.socket) -> None:
+        given_up.wait()
+        # The silent one is asked for long enough, whenever this thread has its turn.
+        answering(http(SNAPSHOT))(connection)
+
+    with listener(f"{base}1", late), listener(f"{base}2", silent(done)):
+        first, second = client.ask_all([(f"{base}1", 5), (f"{base}2", 1.5)], [examine, None])
+        done.set()
+    assert isinstance(first, Reply)
+    assert isinstance(second, client.Failure)
+
+
+def test_what_was_found_out_stands_if_no_answer_comes(base: str, done: threading.Event) -> None:
+    """Neither a connection that closes without a byte nor the end of all others takes it back."""
+    given_up = threading.Event()
+
+    def examine(_: float) -> Generator[float, int, Examination]:
+        yield 0.0
+        given_up.set()
+        return Examination("busy", None, ("a note",))
+
+    def close(_: socket.socket) -> None:
+        given_up.wait()
+
+    with listener(f"{base}1", close), listener(f"{base}2", silent(done)):
+        first, _ = client.ask_all([(f"{base}1", 5), (f"{base}2", 0.6)], [examine, None])
+        done.set()
+    assert isinstance(first, client.Failure)
+    assert first.examination == ("busy", None, ("a note",))
+
+
 def test_the_time_limit_is_for_everything(base: str, done: threading.Event) -> None:
     """Somebody who sends a byte now and then does not hold the reader for ever."""
 
@@ -182,7 +224,7 @@ def test_a_survey_has_every_worker_in_order(base: str, done: threading.Event, li
     listeners.callback(done.set)
     write_card(base, own_card(base, 2))
     dead_socket(f"{base}3")
-    write_card(base, replace(own_card(base, 4), start_ticks=1))
+    write_card(base, own_card(base, 4)._replace(start_ticks=1))
     listeners.enter_context(listener(f"{base}10", talking(uwsgi.UWSGI_HEADER)))
     found = survey([base], 0.3)
     assert [(a.number, a.state, a.error.reason if a.error else None) for a in found.answers] == [
@@ -206,7 +248,7 @@ def test_a_process_that_ended_is_dead_though_its_socket_is_held(
     """A child that inherited the socket keeps it open and answers nobody: the card tells the two apart."""
     listeners.enter_context(listener(f"{base}1", silent(done)))
     listeners.callback(done.set)
-    write_card(base, replace(own_card(base, 1), start_ticks=1))
+    write_card(base, own_card(base, 1)._replace(start_ticks=1))
     (answer,) = survey([base], 0.2).answers
     assert (answer.state, answer.error.reason if answer.error else None) == ("dead", "dead")
 

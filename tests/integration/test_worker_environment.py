@@ -7,12 +7,15 @@ import errno
 import logging
 import os
 import resource
+import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import clients
+from tests.support.programs import PROJECT, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
@@ -142,6 +145,42 @@ def test_without_descriptors_the_application_is_served(base: str, caplog: pytest
     stop()
     assert descriptors() == before
     assert os.listdir(os.path.dirname(base)) == []
+
+
+def test_a_thread_that_comes_without_descriptors_finds_the_same_worker(
+    base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A first request of a thread, when nothing can be opened: nobody takes the process for another one."""
+    wrapped = TracebackerMiddleware(application, base)
+    assert served(wrapped)
+    before = list(agent._agents.values())
+    found: list[bool] = []
+    limits = limit_descriptors(0)
+    try:
+        thread = threading.Thread(target=lambda: found.append(served(wrapped)))
+        thread.start()
+        thread.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (found, list(agent._agents.values()), messages(caplog), faults.count()) == ([True], before, [], 0)
+    assert snapshot(base)["worker"]["requests_finished"] == 6
+
+
+@pytest.mark.parametrize("free", range(4))
+def test_with_the_first_descriptors_the_socket_comes(
+    base: str, monkeypatch: pytest.MonkeyPatch, free: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that had none at its first request, and no thread of ours for it, is read when it serves with some."""
+    monkeypatch.setattr(agent, "TICK_SECONDS", 0.02)
+    wrapped = TracebackerMiddleware(application, base)
+    limits = limit_descriptors(free)
+    try:
+        assert served(wrapped)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: served(wrapped) and os.path.exists(f"{base}1"), "the socket is there")
+    assert snapshot(base)["worker"]["number"] == 1
+    assert (len(agent._agents), faults.count()) == (1, 0)
 
 
 def test_without_threads_the_application_is_served(
@@ -329,3 +368,28 @@ def test_restart_after_stop(base: str) -> None:
     assert [request["path"] for request in requests_in(snapshot(base))] == ["/other"]
     body.close()
     assert (len(found[0]), snapshot(base)["worker"]["requests_finished"]) == (1, 5)
+
+
+_IN_A_PRIVATE_TMP = """
+mount --bind "$1/systemd-private-0ac1-shop.service-q1w2e3/tmp" /var/tmp && exec "$2" -c '
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from tests.integration.test_worker_environment import application
+wrapped = TracebackerMiddleware(application, "/var/tmp/tb")
+for _ in range(2):
+    assert serve(wrapped, environ("/")).chunks == [b"/"]
+stop()'
+"""
+
+
+def test_a_socket_in_a_private_tmp_is_one_warning(short_path: Path) -> None:
+    """Where systemd made the folder for the service alone, nobody else would find the socket: that is said once."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    (short_path / "systemd-private-0ac1-shop.service-q1w2e3" / "tmp").mkdir(parents=True)
+    command = [require_program("unshare"), "--mount", "sh", "-c", _IN_A_PRIVATE_TMP, "sh", str(short_path)]
+    done = subprocess.run([*command, sys.executable], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("WARNING wsgi_tracebacker: /var/tmp is one that systemd made for this service alone")
+    assert "/var/tmp/tb<N>" in line

@@ -28,7 +28,6 @@ FOR_EVER_SECONDS = 60.0
 
 _never_released = threading.Lock()
 _never_released.acquire()
-_silent, _peer = socket.socketpair()
 
 
 def sleep() -> None:
@@ -46,7 +45,9 @@ def wait_for_a_lock() -> None:
 
 
 def read_a_socket() -> None:
-    _silent.recv(1)
+    silent, peer = socket.socketpair()
+    with silent, peer:
+        silent.recv(1)
 
 
 def sleep_in_small_pieces() -> None:

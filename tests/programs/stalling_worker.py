@@ -1,13 +1,15 @@
 """One worker without a server, for readers to look at: ``stalling_worker.py BASE STORY``.
 
 Serves one request in its main thread and says ``ready`` when that has begun to be told: ``backtrack`` holds the GIL
-and burns CPU, ``deadlock`` holds the GIL and sleeps, ``spin`` runs 64 CPU-bound threads beside a request that waits,
-and with any other the request just waits.
+and burns CPU, ``deadlock`` holds the GIL and sleeps, ``unproven`` does so beside threads that compute without it,
+``nap`` does that and ends some seconds later, ``spin`` runs 64 CPU-bound threads beside a request that waits, and with
+any other the request just waits.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import re
 import sys
 import threading
@@ -31,12 +33,19 @@ def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     if environ["PATH_INFO"] == "/spin":
         for _ in range(SPINNING_THREADS):
             threading.Thread(target=spin, daemon=True).start()
+    elif environ["PATH_INFO"] in ("/unproven", "/nap"):
+        for _ in range(2):
+            threading.Thread(target=compute_without_the_gil, daemon=True).start()
+        # Until they are in their calls.
+        time.sleep(0.2)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     if environ["PATH_INFO"] == "/backtrack":
         backtrack_for_ever()
-    elif environ["PATH_INFO"] == "/deadlock":
+    elif environ["PATH_INFO"] == "/deadlock" or environ["PATH_INFO"] == "/unproven":
         lock_itself_out()
+    elif environ["PATH_INFO"] == "/nap":
+        nap_with_the_gil()
     else:
         time.sleep(3600)
     return []
@@ -44,6 +53,15 @@ def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
 
 def backtrack_for_ever() -> None:
     re.match("(a+)+$", "a" * 40 + "b")
+
+
+def compute_without_the_gil() -> None:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
+def nap_with_the_gil() -> None:
+    ctypes.PyDLL(None).usleep(6_000_000)
+    time.sleep(3600)
 
 
 def lock_itself_out() -> None:

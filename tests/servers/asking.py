@@ -82,6 +82,23 @@ def _stands_in(thread: dict[str, Any], function: str) -> bool:
     return any(frame["function"] == function for frame in thread["frames"])
 
 
+def are_idle(base: str) -> bool:
+    """Whether all threads of all workers stand where they stood a moment ago, and serve nothing.
+
+    A signal is lost on a server whose handler still does something after its response, and takes every exception for
+    the application's.
+    """
+    earlier, now = (
+        [
+            (thread["request"], [(frame["function"], frame["lineno"]) for frame in thread["frames"]])
+            for document in snapshots(base)
+            for thread in document["threads"]
+        ]
+        for _ in range(2)
+    )
+    return earlier == now and all(request is None for request, _ in now)
+
+
 def sleeps_six_calls_deep(thread: dict[str, Any]) -> bool:
     """Whether a thread of a slow request has reached its sleep."""
     return bool(thread["frames"]) and thread["frames"][-1]["function"] == CHAIN[-1]

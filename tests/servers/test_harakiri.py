@@ -42,7 +42,7 @@ LINES = {
     "/sleep": "time.sleep(FOR_EVER_SECONDS)",
     "/spin": None,
     "/lock": "_never_released.acquire(timeout=FOR_EVER_SECONDS)",
-    "/socket": "_silent.recv(1)",
+    "/socket": "silent.recv(1)",
     "/stream": "time.sleep(0.01)",
 }
 

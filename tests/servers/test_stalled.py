@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import StartGunicorn
-    from tests.servers.conftest import StartUwsgi, Uwsgi
-    from tests.support.servers import Gunicorn
+    from tests.servers.conftest import StartUwsgi
+    from tests.support.servers import Gunicorn, Uwsgi
 
 APPLICATION = "tests.programs.stalling:application"
 WORKERS = 3
@@ -106,6 +106,26 @@ def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base:
         listed = json.loads(command("list", base, "--format", "json", "--timeout", "10").stdout)["workers"]
         assert [worker["state"] for worker in listed] == ["stalled"] * WORKERS
         assert [worker["requests_in_flight"] for worker in listed] == [1] * WORKERS
+
+
+def test_a_stalled_hub_is_shown(gunicorn: StartGunicorn, base: str) -> None:
+    """Under gevent all requests share one thread: the one that has stalled it is shown with the line."""
+    server = gunicorn(APPLICATION, "--worker-class", "gevent")
+    server.get("/")
+    [pid] = server.workers()
+    try:
+        with clients.in_flight(server.address, "/stall/hub"):
+            wait_until(lambda: _stalls(base), "it stalls")
+            result = command("read", base, "--format", "json", "--timeout", "10")
+            [document] = json.loads(result.stdout)["workers"]
+            assert check_stalled(document, 1) == "/stall/hub"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _stalls(base: str) -> bool:
+    listed = json.loads(command("list", base, "--format", "json", "--timeout", "5").stdout)["workers"]
+    return [worker["state"] for worker in listed] == ["stalled"]
 
 
 @pytest.mark.parametrize("path", ["/die/exit", "/die/fault", "/stall"])

@@ -35,7 +35,7 @@ from tests.support.servers import process_group
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.errors import NoWorkersFound
 from wsgi_tracebacker.formats import blackbox
-from wsgi_tracebacker.reader import examine
+from wsgi_tracebacker.reader import client, examine
 from wsgi_tracebacker.reader.survey import survey
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ READERS_OF_MANY = 3
 #: Workers that live at the same time.
 WORKERS = 5
 THREADS = 3
-#: A reader waits a second before it begins with a proof; these ones begin at once.
-PATIENCE_SECONDS = 0.1
+#: A reader waits half a second before it begins with a proof; these ones begin at once.
+FIRST_LOOK_SECONDS = 0.1
 READ_SECONDS = 2.0
 SHORT_READ_SECONDS = 0.3
 #: The longest that a worker lives.
@@ -67,7 +67,8 @@ def say(text: str) -> None:
 
 def read_on(base: str, timeout_seconds: float) -> None:
     """Read for ever, and say what state each worker was in; a line of JSON a read, until nobody takes them."""
-    examine.PATIENCE_SECONDS = PATIENCE_SECONDS
+    client.EXAMINE_AFTER_SECONDS = FIRST_LOOK_SECONDS
+    examine.FIRST_LOOK_SECONDS = FIRST_LOOK_SECONDS
     while True:
         try:
             states = [answer.state for answer in survey([base], timeout_seconds, may_signal=True).answers]

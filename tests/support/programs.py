@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
-def find_program(name: str) -> str | None:
-    """The path of a program: of this virtual environment if it is there, else from PATH."""
-    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+def find_program(name: str, also_in: str = "") -> str | None:
+    """The path of a program: of this virtual environment if it is there, else from PATH, else from one more folder."""
+    places = (str(Path(sys.executable).parent), None, also_in)
+    return next((path for place in places if place != "" and (path := shutil.which(name, path=place))), None)
 
 
-def require_program(name: str) -> str:
+def require_program(name: str, also_in: str = "") -> str:
     """The path of a program; where it is missing the test is skipped, and fails under ``CI=true``.
 
     So that a machine without a compiler can run the tests, and a test is never skipped unseen where it counts.
     """
-    path = find_program(name)
+    path = find_program(name, also_in)
     if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is not installed; under CI=true it has to be", pytrace=False)
-        pytest.skip(f"{name} is not installed")
+        missing(name)
     return path
+
+
+def require_module(name: str) -> None:
+    """The same for a module of this virtual environment."""
+    if importlib.util.find_spec(name) is None:
+        missing(name)
+
+
+def require_file(path: Path) -> Path:
+    """The same for a file."""
+    if not path.exists():
+        missing(str(path))
+    return path
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test because something is not installed, or fail it where everything has to be."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is not installed; under CI=true it has to be", pytrace=False)
+    pytest.skip(f"{what} is not installed")

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support import clients
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, require_program
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
@@ -165,11 +166,15 @@ class Gunicorn(Server):
         unix: Path | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path = PROJECT,
+        python: str = sys.executable,
+        before: Sequence[str] = (),
     ) -> None:
+        """``before`` is a command that runs it: the command's words follow, and its process becomes gunicorn's."""
         bind = "127.0.0.1:0" if unix is None else f"unix:{unix}"
         super().__init__(
             [
-                *(sys.executable, "-m", "gunicorn"),
+                *before,
+                *(python, "-m", "gunicorn"),
                 *("--bind", bind, "--graceful-timeout", "1", "--no-control-socket"),
                 *arguments,
                 application,
@@ -198,9 +203,60 @@ class Gunicorn(Server):
             self.address, target, headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
 
-    def in_flight(self, target: str) -> contextlib.AbstractContextManager[object]:
+    def in_flight(self, target: str) -> contextlib.AbstractContextManager[http.client.HTTPConnection]:
         """Put a request in flight; leaving the context closes its connection."""
         return clients.in_flight(self.address, target)
+
+
+class SimpleServer(Server):
+    """wsgiref's, werkzeug's or gevent's, started by our program; with the wrapped example if no other is named."""
+
+    address: Address
+
+    def __init__(self, kind: str, log: Path, env: Mapping[str, str], *module: str) -> None:
+        super().__init__([sys.executable, "-m", "tests.programs.simple_server", kind, *module], log, env=env)
+        try:
+            self.address = ("127.0.0.1", int(self.wait_for_log(r"^listens on (\d+)$")[1]))
+        except BaseException:
+            self.stop()
+            raise
+
+
+class Uwsgi(Server):
+    """uWSGI with a master; when it is made, its workers have been started and its own tracebackers listen."""
+
+    address: Address
+
+    def __init__(self, *arguments: str, log: Path, env: Mapping[str, str], enable_threads: bool = True) -> None:
+        processes = arguments[arguments.index("--processes") + 1] if "--processes" in arguments else "1"
+        super().__init__(
+            [
+                *(require_program("uwsgi"), "--http-socket", "127.0.0.1:0", "--master"),
+                *(("--enable-threads",) if enable_threads else ()),
+                *("--virtualenv", sys.prefix, "--pythonpath", str(PROJECT)),
+                *arguments,
+            ],
+            log,
+            env=env,
+            # SIGTERM would reload it.
+            end_signal=signal.SIGINT,
+        )
+        try:
+            self.address = ("127.0.0.1", int(self.wait_for_log(r"bound to TCP address 127\.0\.0\.1:(\d+)")[1]))
+            self.wait_for_log("(?s)" + r"spawned uWSGI worker .*" * int(processes))
+            if "--py-tracebacker" in arguments:
+                self.wait_for_log("(?s)" + r"python tracebacker for worker \d+ available.*" * int(processes))
+            if "--lazy-apps" in arguments:
+                self.wait_for_log("(?s)" + r"WSGI app 0 .* ready in .*" * int(processes))
+        except BaseException:
+            self.stop()
+            raise
+
+    def worker_pids(self) -> dict[int, int]:
+        """As uWSGI itself numbers its workers: the pid that was started last for each number."""
+        lines = re.findall(r"spawned uWSGI worker (\d+) \(pid: (\d+)", self.log_text())
+        lines += re.findall(r"Respawned uWSGI worker (\d+) \(new pid: (\d+)", self.log_text())
+        return {int(number): int(pid) for number, pid in lines}
 
 
 def _connectable(address: Address) -> bool:

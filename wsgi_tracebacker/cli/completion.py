@@ -20,7 +20,7 @@ def completion(shell: str) -> int:
     """Print the completion script of a shell."""
     from click.shell_completion import get_completion_class
 
-    from wsgi_tracebacker.cli.main import cli
+    from wsgi_tracebacker.cli.verbs import cli
 
     found = get_completion_class(shell)
     assert found is not None

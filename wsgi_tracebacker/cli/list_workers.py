@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.options import EXIT_CODES, bases_or_default, workers
+from wsgi_tracebacker.cli.options import EXIT_CODES, workers
+from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.model import SCHEMA
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _COLUMNS = ("WORKER", "PID", "STATE", "IN FLIGHT", "OLDEST", "APPLICATION", "SOC
 @click.command("list", epilog=EPILOG)
 @workers
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float, form: str) -> int:
+def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float | None, form: str) -> int:
     """List the workers: number, pid, state, requests in flight, age of the oldest, application.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,

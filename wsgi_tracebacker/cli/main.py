@@ -1,91 +1,40 @@
-"""``wsgi-tb``: which verbs there are, and how it ends.
+"""``wsgi-tb``: how it begins and how it ends.
 
-Knows the verbs by name only and imports the one that is asked for: the whole command is over in less time than most
-programs take to start, also beside a machine that is short of time just now. Every exit code is decided here or in
-``output``; errors of the package bring theirs along.
+Every exit code is decided here or in ``output``; errors of the package bring theirs along. Knows which command line
+needs no click, and refuses to import it then.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib import import_module
 from typing import NoReturn
 
-import click
-
-from wsgi_tracebacker.cli.output import fail
+from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail
+from wsgi_tracebacker.cli.plain import plain_bases
 from wsgi_tracebacker.errors import TracebackerError
-
-#: Each is a module beside this one and a function of the same name within it.
-VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read"}
-
-#: 128 + SIGINT, as shells have it.
-_EXIT_INTERRUPTED = 130
-
-EPILOG = """\b
-Examples:
-  wsgi-tb read                       all workers behind $WSGI_TB_SOCKET or /tmp/tbsocket
-  wsgi-tb read /run/app/tb --older 5 requests that are older than 5 seconds
-  wsgi-tb read /tmp/tbsocket3        one socket; uWSGI's py-tracebacker sockets too
-  wsgi-tb list                       one line per worker
-  wsgi-tb postmortem                 what workers were doing when they died
-
-\b
-Exit codes:
-  0  every worker answered
-  1  some did not; each is named on stderr, with the reason
-  2  the command was not understood
-  3  no worker was found
-"""
-
-
-class _Verbs(click.Group):
-    """A group whose commands are imported when they are wanted."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        return sorted(VERBS)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = VERBS.get(cmd_name)
-        if module is None:
-            return None
-        command = getattr(import_module(f"wsgi_tracebacker.cli.{module}"), module)
-        assert isinstance(command, click.Command)
-        return command
-
-
-def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from wsgi_tracebacker._version import __version__
-
-        click.echo(f"wsgi-tb {__version__}")
-        ctx.exit()
-
-
-@click.group(cls=_Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
-)
-def cli() -> None:
-    """See what the workers of a WSGI server are doing right now.
-
-    Workers are found by their base path: behind /tmp/tbsocket are the sockets /tmp/tbsocket1, /tmp/tbsocket2, ...
-    """
 
 
 def main() -> NoReturn:
     """Run the command and end the process."""
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        code = cli.main(prog_name="wsgi-tb", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(_EXIT_INTERRUPTED)
+        bases = plain_bases(sys.argv[1:], os.environ)
+        if bases is not None:
+            from wsgi_tracebacker.cli.show import show
+
+            return show(bases)
+        from wsgi_tracebacker.cli.verbs import run
+
+        return run()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Somebody read the help through ``head``.
-        sys.exit(fail(None))
+        return fail(None)
     except TracebackerError as error:
         fail(str(error))
-        sys.exit(error.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from wsgi_tracebacker.reader.discovery import DEFAULT_BASE
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: Five seconds are what a person waits without wondering; a worker that is not stuck answers in milliseconds.
-_TIMEOUT_SECONDS = 5.0
 
 #: The exit codes, for the help of each verb.
 EXIT_CODES = """\b
@@ -36,6 +30,10 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+#: BASE...; whether one may be read is found out by reading it, and that is no misuse of the command.
+bases_argument = click.argument("bases", metavar="[BASE or SOCKET]...", nargs=-1, type=click.Path(readable=False))
+
+
 def workers(command: F) -> F:
     """Which workers: BASE..., --worker and --timeout."""
     for decorate in (
@@ -44,9 +42,8 @@ def workers(command: F) -> F:
             "timeout_seconds",
             metavar="SECONDS",
             type=Seconds(min=0, min_open=True, max=3600),
-            default=_TIMEOUT_SECONDS,
-            show_default=True,
-            help="How long each worker may take to answer; all are asked at once.",
+            help="How long each worker may take to answer; all are asked at once.  [default: 1 if its table of"
+            " requests can be shown instead, else 5]",
         ),
         click.option(
             "--worker",
@@ -57,13 +54,7 @@ def workers(command: F) -> F:
             multiple=True,
             help="Only worker N; can be given more than once.",
         ),
-        click.argument("bases", metavar="[BASE or SOCKET]...", nargs=-1, type=click.Path()),
+        bases_argument,
     ):
         command = decorate(command)
     return command
-
-
-def bases_or_default(bases: tuple[str, ...]) -> tuple[str, ...]:
-    """What was named, or else WSGI_TB_SOCKET, or else the base that the middleware has by default too."""
-    # An empty variable is as good as none: that is how scripts unset one.
-    return bases or (os.environ.get("WSGI_TB_SOCKET") or DEFAULT_BASE,)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Some worker did not answer.
 EXIT_UNANSWERED = 1
 
+#: 128 + SIGINT, as shells have it.
+EXIT_INTERRUPTED = 130
+
 
 def wants_colour(choice: str, stream: TextIO) -> bool:
     """Whether to colour: ``always``, ``never``, or ``auto``, which is on a terminal and not against NO_COLOR."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.options import bases_or_default
+from wsgi_tracebacker.cli.options import bases_argument
+from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.model import SCHEMA
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ Exit codes:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("bases", metavar="[BASE or SOCKET]...", nargs=-1, type=click.Path())
+@bases_argument
 @click.option(
     "--worker",
     "-w",

@@ -62,6 +62,7 @@ import sys
 from dataclasses import dataclass
 
 from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats.times import is_time
 
 MAGIC = b"WSGI-TB-BLACKBOX"
 VERSION = 1
@@ -187,6 +188,8 @@ def decode_header(content: bytes) -> Header:
         raise FormatError(f"the black box is of version {fields[1]}, this program reads version {VERSION}")
     if fields[2:5] != (ROWS, HEADER_BYTES, ROW_BYTES) or len(content) != FILE_BYTES:
         raise FormatError("the black box is cut short, or laid out in another way")
+    if not all(map(is_time, fields[11:14])):
+        raise FormatError("the black box has times that no clock shows")
     return Header(
         pid=fields[5],
         number=fields[6],
@@ -218,8 +221,8 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
     for offset in range(HEADER_BYTES, min(len(content), len(again)) - ROW_BYTES + 1, ROW_BYTES):
         raw = content[offset : offset + ROW_BYTES]
         head, method, path, tail = FLIGHT.unpack_from(raw)
-        if not head > 0.0:
-            # Idle, or NaN in a table that is not ours.
+        if not head > 0.0 or not is_time(head):
+            # Idle, or NaN or an infinity in a table that is not ours.
             continue
         flight = slice(offset, offset + FLIGHT.size)
         if head != tail or content[flight] != again[flight]:

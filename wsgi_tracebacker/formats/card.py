@@ -7,10 +7,11 @@ lives is a question for its lock and its socket.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+import os
 from typing import Any
 
 from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats.times import is_time
 from wsgi_tracebacker.model import Card
 
 #: Rises when a key changes its meaning.
@@ -33,6 +34,11 @@ MAX_NUMBER_DIGITS = 5
 _INTEGERS = ("number", "pid", "start_ticks", "pid_namespace", "uid")
 _STRINGS = ("base", "boot_id", "cwd")
 _OPTIONAL_STRINGS = ("server", "application", "black_box", "stacks")
+#: Of these, what readers open or look up.
+_PATHS = ("base", "cwd", "black_box", "stacks")
+
+#: What the kernel counts in 64 bits at most.
+_INTEGER_LIMIT = 1 << 64
 
 
 def socket_path(base: str, number: int) -> str:
@@ -47,7 +53,7 @@ def card_path(base: str, number: int) -> str:
 
 def encode(card: Card) -> bytes:
     """One line of JSON, in ASCII."""
-    return json.dumps({"card": CARD_VERSION, **asdict(card)}).encode("ascii") + b"\n"
+    return json.dumps({"card": CARD_VERSION, **card._asdict()}).encode("ascii") + b"\n"
 
 
 def decode(content: bytes) -> Card:
@@ -68,7 +74,8 @@ def decode(content: bytes) -> Card:
     if version != CARD_VERSION:
         raise FormatError(f"the card is of version {version!r}, this program reads version {CARD_VERSION}")
     for key in _INTEGERS:
-        if type(document.get(key)) is not int:
+        value = document.get(key)
+        if type(value) is not int or not 0 <= value < _INTEGER_LIMIT:
             raise FormatError(f"the card has no whole number {key!r}")
     for key in _STRINGS:
         if type(document.get(key)) is not str:
@@ -76,9 +83,21 @@ def decode(content: bytes) -> Card:
     for key in _OPTIONAL_STRINGS:
         if not isinstance(document.get(key), (str, type(None))):
             raise FormatError(f"the card's {key!r} is not text")
+    for key in _PATHS:
+        if not _is_path(document.get(key)):
+            raise FormatError(f"the card's {key!r} can be no path")
     if type(document.get("dump_signal")) not in (int, type(None)):
         raise FormatError("the card's 'dump_signal' is not a number")
-    if type(document.get("started_at")) not in (int, float):
-        raise FormatError("the card has no number 'started_at'")
-    content_of: dict[str, Any] = {field.name: document.get(field.name) for field in fields(Card)}
+    started_at: Any = document.get("started_at")
+    if type(started_at) not in (int, float) or not is_time(started_at):
+        raise FormatError("the card has no time 'started_at'")
+    content_of: dict[str, Any] = {field: document.get(field) for field in Card._fields}
     return Card(**content_of)
+
+
+def _is_path(value: str | None) -> bool:
+    """Whether a system call would take it at all: else every reader of a forged card would have to be ready for it."""
+    try:
+        return value is None or b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False

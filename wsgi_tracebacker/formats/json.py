@@ -16,6 +16,7 @@ import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats.times import is_time
 from wsgi_tracebacker.model import (
     SCHEMA,
     Counters,
@@ -215,12 +216,10 @@ class _Object:
         return None if self._content.get(key) is None else self.integer(key)
 
     def number(self, key: str) -> float:
-        value = self._content.get(key)
-        if type(value) is int and abs(value) < _INTEGER_LIMIT:
+        value: Any = self._content.get(key)
+        # 1e999 is good JSON and infinite all the same, and the difference of 1e308 and -1e308 is too.
+        if type(value) in (int, float) and is_time(value):
             return float(value)
-        # 1e999 is good JSON and infinite all the same.
-        if type(value) is float and math.isfinite(value):
-            return value
         raise self.wrong(key, "a number")
 
     def optional_number(self, key: str) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.formats.escape import printable
+from wsgi_tracebacker.formats.times import is_time
 from wsgi_tracebacker.reports import LostRequest, Postmortem
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def decode(content: bytes) -> Postmortem:
                 native_id=int(request["native_id"]),
                 method=str(request["method"]),
                 path=str(request["path"]),
-                started_at=float(request["started_at"]),
+                started_at=_a_time(request["started_at"]),
                 remote_address=_optional_text(request["remote_address"]),
                 request_id=_optional_text(request["request_id"]),
             )
@@ -144,7 +145,7 @@ def decode(content: bytes) -> Postmortem:
         for key in ("number", "pid", "unrecorded_cores"):
             kept[key] = int(kept[key])
         for key in ("started_at", "last_written_at", "found_at"):
-            kept[key] = float(kept[key])
+            kept[key] = _a_time(kept[key])
         for key in ("server", "application", "stacks"):
             kept[key] = _optional_text(kept[key])
         kept["base"] = str(kept["base"])
@@ -154,6 +155,13 @@ def decode(content: bytes) -> Postmortem:
         raise
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise FormatError(f"this is no postmortem: {error}") from None
+
+
+def _a_time(value: Any) -> float:
+    seconds = float(value)
+    if not is_time(seconds):
+        raise FormatError("this is no postmortem: it has times that no clock shows")
+    return seconds
 
 
 def _optional_text(value: object) -> str | None:

@@ -101,8 +101,8 @@ def hub_document(report: HubReport) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(
         {
             "kind": "hub",
-            "hub": asdict(report.hub),
-            "request": asdict(report.by.request) if report.by is not None else None,
+            "hub": report.hub,
+            "request": report.by.request if report.by is not None else None,
             "worker": {
                 "number": report.worker,
                 "core": report.by.core if report.by is not None else None,
@@ -219,7 +219,7 @@ def document(report: HarakiriReport) -> dict[str, Any]:
         "kind": report.kind,
         "outcome": report.outcome,
         "action": report.action,
-        "request": asdict(report.request),
+        "request": report.request,
         "deadline": {"limit_seconds": report.limit_seconds, "late_seconds": report.late_seconds},
         "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
         "verdict": asdict(report.verdict),
@@ -230,7 +230,7 @@ def document(report: HarakiriReport) -> dict[str, Any]:
     if report.hub is not None:
         # Within another dict: ten keys are there already.
         by = report.hub_blocked_by
-        content["worker"]["hub"] = {**asdict(report.hub), "blocked_by": asdict(by) if by is not None else None}
+        content["worker"]["hub"] = {**report.hub._asdict(), "blocked_by": asdict(by) if by is not None else None}
     plain: dict[str, Any] = _plain(content)
     return plain
 
@@ -246,7 +246,7 @@ def _thread(stack: Stack, system_call: str | None) -> dict[str, Any]:
         "system_call": system_call,
         "cpu_seconds": stack.cpu_seconds,
         "frames_omitted": stack.frames_omitted,
-        "frames": [asdict(frame) for frame in stack.frames],
+        "frames": stack.frames,
     }
     if stack.greenlet is not None:
         # In the place of what is known of threads only: ten keys.
@@ -257,6 +257,8 @@ def _thread(stack: Stack, system_call: str | None) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     # JSON formatters and OpenTelemetry know lists, not tuples; and a lone surrogate of a file name ends an encoder.
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {key: _plain(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):

@@ -33,6 +33,9 @@ UWSGI_HEADER = b"*** uWSGI Python tracebacker output ***\n\n"
 #: uWSGI escapes nothing, so a line break in a thread's name splits its record. It is put together again from at most
 #: this many characters: far more than a name and a path can have, and a bound on the work for a hostile dump.
 _MAX_SPLIT_RECORD_CHARACTERS = 16 * 1024
+#: And from so many lines: each one is looked for an end from the record's start on (measured without this bound: 4 s
+#: for a megabyte of blank lines, and a reply may have 64).
+_MAX_SPLIT_RECORD_LINES = 32
 
 _THREAD_PREFIX = "thread_id = "
 _LINENO_AND_FUNCTION = re.compile(r" lineno = (-?[0-9]{1,10}) function = ")
@@ -94,6 +97,7 @@ def parse(data: bytes) -> tuple[Stack, ...]:
     name: str | None = None
     frames: list[Frame] = []
     pending = ""
+    pending_lines = 0
 
     def end_block() -> None:
         if name is not None and frames:
@@ -102,7 +106,7 @@ def parse(data: bytes) -> tuple[Stack, ...]:
 
     for line in data[len(header) - 1 :].decode("utf-8", "backslashreplace").split("\n"):
         if line.startswith(_THREAD_PREFIX):
-            pending = ""
+            pending, pending_lines = "", 0
         record = f"{pending}\n{line}" if pending else line
         parsed = _parse_record(record)
         if parsed is not None:
@@ -111,8 +115,13 @@ def parse(data: bytes) -> tuple[Stack, ...]:
                 end_block()
                 name = parsed[0]
             frames.append(parsed[1])
-        elif record.startswith(_THREAD_PREFIX) and len(record) <= _MAX_SPLIT_RECORD_CHARACTERS:
+        elif (
+            record.startswith(_THREAD_PREFIX)
+            and len(record) <= _MAX_SPLIT_RECORD_CHARACTERS
+            and pending_lines < _MAX_SPLIT_RECORD_LINES
+        ):
             pending = record
+            pending_lines += 1
         else:
             pending = ""
             end_block()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
 from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.reader.process import STOPPED
 from wsgi_tracebacker.reader.reply import Reply
 
 if TYPE_CHECKING:
@@ -25,16 +26,26 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.reader.examine import Examination
 
-    #: Begins the examination of a worker that has a question to answer; it yields the seconds until its next step.
-    Examine = Callable[[], Generator[float, int, Examination]]
+    #: Begins the examination of a worker that has not answered for so many seconds; it yields the seconds until its
+    #: next step.
+    Examine = Callable[[float], Generator[float, int, Examination]]
 
 REQUEST = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
 
 #: What a reply may be at most: a snapshot of 500 threads with 100 frames each is 12 MB.
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 
+#: And all replies of one user together: whoever may bind any number of sockets in the folder must not fill the reader's
+#: memory, or keep it reading for minutes. 128 workers with 64 threads each are 64 MB. Users are counted apart, so that
+#: one cannot use up what is another's.
+MAX_USER_BYTES = 128 * 1024 * 1024
+
 #: Connections open at a time; the usual limit of descriptors is 1,024.
 _MAX_OPEN = 256
+
+#: Who answers at all nearly always does so in milliseconds. An examination begins after this, and not before: what it
+#: needs is a third of the command.
+EXAMINE_AFTER_SECONDS = 0.25
 
 #: While a worker's backlog is full there is nothing to wait on: connect(2) of a UNIX socket says EAGAIN at once.
 _BACKLOG_RETRY_SECONDS = 0.01
@@ -73,9 +84,12 @@ def ask_all(
 ) -> list[Outcome]:
     """Ask the workers behind these sockets, each within its own seconds; the outcomes come in the same order.
 
-    A worker that has an examiner is examined while it is waited for, and its examiner says when that ends.
+    A worker that has an examiner is examined while it is waited for, and its examiner says when that ends. Its own
+    answer is better than anything that is found out about it, so it may still give one as long as others are waited
+    for.
     """
-    conversations = [_Conversation(path, seconds) for path, seconds in questions]
+    received_of: dict[int, int] = {}
+    conversations = [_Conversation(path, seconds, received_of) for path, seconds in questions]
     for conversation, examine in zip(conversations, examiners, strict=False):
         conversation.examine = examine
     waiting = deque(conversations)
@@ -83,7 +97,7 @@ def ask_all(
     connected: dict[int, _Conversation] = {}
     poll = select.poll()
     try:
-        while waiting or connecting or connected:
+        while waiting or any(c.outcome is None for c in (*connecting, *connected.values())):
             while waiting and len(connecting) + len(connected) < _MAX_OPEN:
                 conversation = waiting.popleft()
                 conversation.begin(clock())
@@ -99,7 +113,11 @@ def ask_all(
                 if conversation.outcome is None and conversation.deadline <= now:
                     conversation.pass_deadline(clock)
             connecting = [c for c in connecting if c.outcome is None]
-            for descriptor in [d for d, c in connected.items() if c.outcome is not None]:
+            if waiting:
+                # Others want the descriptors of those who might yet answer.
+                for conversation in connected.values():
+                    conversation.is_over = conversation.outcome is not None
+            for descriptor in [d for d, c in connected.items() if c.is_over]:
                 poll.unregister(descriptor)
                 connected.pop(descriptor).close()
     finally:
@@ -109,7 +127,7 @@ def ask_all(
 
 
 def _wait_seconds(connecting: Sequence[_Conversation], connected: dict[int, _Conversation], now: float) -> float:
-    deadline = min((c.deadline for c in (*connecting, *connected.values())), default=now)
+    deadline = min((c.deadline for c in (*connecting, *connected.values()) if c.outcome is None), default=now)
     return min(deadline - now, _BACKLOG_RETRY_SECONDS) if connecting else deadline - now
 
 
@@ -131,18 +149,22 @@ class _Conversation:
         "_chunks",
         "_examination",
         "_received_bytes",
+        "_received_of",
         "_sent",
         "_socket",
         "deadline",
         "examine",
+        "is_over",
         "limit_seconds",
         "outcome",
         "path",
         "peer",
     )
 
-    def __init__(self, path: str, limit_seconds: float) -> None:
+    def __init__(self, path: str, limit_seconds: float, received_of: dict[int, int]) -> None:
         self.path = path
+        #: Bytes received from each user, in all conversations.
+        self._received_of = received_of
         self.limit_seconds = limit_seconds
         #: When it is to be looked after: by its examiner if it has one, else for the last time.
         self.deadline = 0.0
@@ -150,6 +172,8 @@ class _Conversation:
         self._began = 0.0
         self._examination: Generator[float, int, Examination] | None = None
         self.outcome: Outcome | None = None
+        #: Whether the outcome is the last word; not so of one that was examined and might yet answer.
+        self.is_over = False
         #: pid and uid.
         self.peer = (0, 0)
         self._socket: socket.socket | None = None
@@ -161,8 +185,7 @@ class _Conversation:
         self._began = now
         self.deadline = now + self.limit_seconds
         if self.examine is not None:
-            self._examination = self.examine()
-            self.deadline = now + next(self._examination)
+            self.deadline = now + min(self.limit_seconds, EXAMINE_AFTER_SECONDS)
 
     def fileno(self) -> int:
         assert self._socket is not None
@@ -211,29 +234,39 @@ class _Conversation:
         self._received_bytes += len(chunk)
         if self._received_bytes > MAX_REPLY_BYTES:
             self._fail(BadReply(f"its reply is larger than {MAX_REPLY_BYTES >> 20} MiB"))
+        uid = self.peer[1]
+        self._received_of[uid] = self._received_of.get(uid, 0) + len(chunk)
+        if self._received_of[uid] > MAX_USER_BYTES and self.outcome is None:
+            self._fail(BadReply(f"the replies of uid {uid} together are larger than {MAX_USER_BYTES >> 20} MiB"))
 
     def pass_deadline(self, clock: Callable[[], float]) -> None:
-        """Go on with its examination, or end it."""
-        if self._examination is None:
-            self._time_out()
+        """Begin its examination, go on with it, or end it."""
+        if self.examine is None:
+            self._time_out(self.limit_seconds)
             return
         try:
-            seconds = self._examination.send(self.peer[0])
+            if self._examination is None:
+                self._examination = self.examine(clock() - self._began)
+                seconds = next(self._examination)
+            else:
+                seconds = self._examination.send(self.peer[0])
             # From now on and not from the deadline: what is measured there must not be shorter than it was to be.
             self.deadline = clock() + seconds
         except StopIteration as done:
             self._examination = None
             # That may be sooner or later than its limit.
-            self.limit_seconds = round(clock() - self._began, 1)
-            self._time_out(done.value)
+            self._time_out(clock() - self._began, done.value)
 
-    def _time_out(self, examination: Examination | None = None) -> None:
-        seconds = f"{self.limit_seconds:g} s"
-        if self._chunks:
+    def _time_out(self, waited_seconds: float, examination: Examination | None = None) -> None:
+        seconds = f"{round(waited_seconds, 2 if waited_seconds < 1 else 1):g} s"
+        if examination is not None and examination.state == STOPPED:
+            error = WorkerTimedOut(f"it is stopped, so it was waited for no longer than {seconds}")
+        elif self._chunks:
             error = WorkerTimedOut(f"it began to answer but was not done within {seconds}")
         else:
             error = WorkerTimedOut(f"it did not answer within {seconds}")
         self.outcome = Failure(error, self.peer[0], examination)
+        self.is_over = examination is None
 
     def close(self) -> None:
         if self._examination is not None:
@@ -247,6 +280,7 @@ class _Conversation:
     def _finish(self) -> None:
         pid, uid = self.peer
         if self._chunks:
+            self.is_over = True
             self.outcome = Reply(b"".join(self._chunks), pid, uid)
         elif os.geteuid() not in (0, uid):
             self._fail(PermissionDenied(f"it answers only its own user (uid {uid}) and root: try as one of them"))
@@ -254,16 +288,19 @@ class _Conversation:
             self._fail(BadReply("it closed the connection without a byte: too many readers, or a fault of its own"))
 
     def _fail(self, error: WorkerUnreachable) -> None:
-        self.outcome = Failure(error, self.peer[0])
+        self._chunks.clear()
+        self.is_over = True
+        if self.outcome is None:
+            self.outcome = Failure(error, self.peer[0])
 
 
 def _connect(connection: socket.socket, path: str) -> None:
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         connection.connect(path)
         return
-    # The same file by a shorter name: folders of containers, seen from outside, are deep.
+    # The same file by a shorter name: folders of containers, seen from outside, are deep. PyPy has no O_PATH.
     folder, name = os.path.split(path)
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         connection.connect(f"/proc/self/fd/{descriptor}/{name}")
     finally:

@@ -54,11 +54,13 @@ def find(argument: str) -> tuple[Target, ...]:
         # A shell's ``/tmp/tbsocket*`` names the cards too.
         path = path[: -len(cards.CARD_SUFFIX)]
     named = _target(path, _trailing_number(path))
-    if named is not None and named.card is not None:
-        return (named,)
     behind = _behind(argument)
     if named is None:
         return behind
+    if named.card is not None:
+        # It may be both: worker 1 of /tmp/tb, and the base of /tmp/tb11. Nobody who names a base wants to miss its
+        # workers, so those that say it is theirs are shown beside it.
+        return (named, *(target for target in behind if target.card is not None))
     # A socket that has no card is uWSGI's, or not a worker's at all but the server's, with the base named after it.
     return behind if any(target.card is not None for target in behind) else (named,)
 

@@ -103,6 +103,8 @@ def _send(card: Card, processes: Processes, number: int, still_stalled: Callable
         # From here on the pid cannot become another process's without the descriptor knowing.
         if processes.standing(card, card.uid) != SAME:
             raise Refused("its process is not the one of its card")
+        if not processes.may_be_signalled_by(card.pid, card.uid):
+            raise Refused("its process is not wholly the card's user's")
         whole = processes.signals(card.pid)
         if whole is None or not whole.caught & mask:
             # An uncaught signal would end it.

@@ -8,7 +8,6 @@ number of workers at once, and ends as soon as one of them answers after all.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.reader.stall import Look
     from wsgi_tracebacker.reader.table import Reading, Table
 
-#: A worker that is merely busy answers within this, nearly always.
-PATIENCE_SECONDS = 1.0
-#: A process in state T answers nobody. It may be continued any moment, but is not waited for for long.
-STOPPED_PATIENCE_SECONDS = 0.25
+#: From here on a worker is watched: two looks, half a second apart, are over when its second is.
+FIRST_LOOK_SECONDS = 0.5
 
 #: What the states of a worker that does not answer are called.
 BUSY, STALLED = "busy", "stalled"
@@ -39,6 +36,14 @@ _HOLDER_SECONDS = 0.003
 
 #: Threads of our own are left out of a dump, as the worker leaves them out itself: by their outermost frame.
 _OWN_THREADS = tuple(f"/wsgi_tracebacker/worker/{module}.py" for module in ("listener", "watchdog", "reporter"))
+
+
+class Patience(NamedTuple):
+    """How long an answer is waited for."""
+
+    seconds: float
+    #: If what the worker serves is known without it.
+    table_seconds: float
 
 
 class Examination(NamedTuple):
@@ -53,19 +58,23 @@ class Examination(NamedTuple):
 
 
 def examine(
-    card: Card, processes: Processes, standing: str, limit_seconds: float, *, may_signal: bool
+    card: Card, processes: Processes, standing: str, waited_seconds: float, patience: Patience, *, may_signal: bool
 ) -> Generator[float, int, Examination]:
-    """Examine one worker that has a question to answer; ``send()`` it the pid of who listens there, 0 for unknown.
+    """Examine one worker that has had a question to answer for ``waited_seconds``.
 
-    ``standing`` says whether its card's process can be seen from here. Gives up after ``limit_seconds``, but not in
-    the middle of a proof.
+    ``send()`` it the pid of who listens there, 0 for unknown. ``standing`` says whether its card's process can be seen
+    from here. Gives up when the patience is at its end, unless all that was seen in the last half second is that of a
+    stalled worker: then that is proven first, or disproven. One that is stopped can answer nobody: it may be
+    continued any moment, but is not waited for.
     """
-    started = time.monotonic()
-    is_stopped = standing == SAME and processes.state(card.pid) == STOPPED
-    peer = yield min(limit_seconds, STOPPED_PATIENCE_SECONDS if is_stopped else PATIENCE_SECONDS)
+    started = time.monotonic() - waited_seconds
     worker = _Unanswering(card, processes, standing)
     try:
+        limit_seconds = patience.table_seconds if worker.has_table() else patience.seconds
         looks: list[Look] = []
+        peer = 0
+        if worker.state() != STOPPED:
+            peer = yield max(0.0, min(limit_seconds, FIRST_LOOK_SECONDS) - waited_seconds)
         while True:
             state = worker.state()
             if state == STOPPED:
@@ -75,12 +84,16 @@ def examine(
             if len(looks) == 3 and stall.why_not(*looks) is None:
                 return (yield from _stalled(worker, found, may_signal))
             rest = started + limit_seconds - time.monotonic()
-            # A proof takes two more steps; once begun it is carried to its end.
-            if rest <= 0 and (found is None or len(looks) == 3):
+            if rest <= 0 and not _is_promising(looks):
                 return worker.examination(state)
             peer = yield min(rest, stall.HALF_SECONDS) if found is None else stall.HALF_SECONDS
     finally:
         worker.close()
+
+
+def _is_promising(looks: list[Look]) -> bool:
+    """Whether the next look may complete a proof."""
+    return len(looks) == 1 or (len(looks) > 1 and stall.why_not_so_far(looks[-2], looks[-1]) is None)
 
 
 def _stalled(worker: _Unanswering, last: Look | None, may_signal: bool) -> Generator[float, int, Examination]:
@@ -135,6 +148,13 @@ class _Unanswering:
         if self._table is not None:
             self._table.close()
 
+    def has_table(self) -> bool:
+        """Whether there is something to show if it does not answer."""
+        try:
+            return self._table is not None and bool(self._table.content())
+        except (OSError, FormatError):
+            return False
+
     def state(self) -> str:
         if self._standing != SAME:
             return BUSY
@@ -171,7 +191,7 @@ class _Unanswering:
         if reading.unrecorded_cores:
             self.notes.append(f"{reading.unrecorded_cores} of its cores are not in its table")
         if self._standing == SAME:
-            snapshot = replace(snapshot, stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
+            snapshot = snapshot._replace(stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
         if dumped is not None:
             snapshot = self._joined(snapshot, reading, dumped, running)
         return Examination(state, snapshot, tuple(self.notes))
@@ -180,8 +200,7 @@ class _Unanswering:
         if stack.native_id is None or stack.native_id not in self.processes.threads(self.card.pid):
             return stack
         nanoseconds = self.processes.cpu_nanoseconds(self.card.pid, stack.native_id)
-        return replace(
-            stack,
+        return stack._replace(
             state=self.processes.letter(self.card.pid, stack.native_id),
             cpu_seconds=None if nanoseconds is None else nanoseconds / 1e9,
         )
@@ -196,7 +215,7 @@ class _Unanswering:
         stacks = join(snapshot.stacks, reading.owners, dumped, self.processes.threads(self.card.pid), running)
         if identity is not None:
             stacks = [sources.fill_in(stack) for stack in stacks]
-        return replace(snapshot, stacks=tuple(stacks), source="faulthandler")
+        return snapshot._replace(stacks=tuple(stacks), source="faulthandler")
 
 
 def join(
@@ -220,8 +239,8 @@ def join(
         # Greenlets share their thread's ident, and a dump does not say which of them runs.
         own = left.pop(stack.ident, None) if idents.count(stack.ident) == 1 else None
         if own is not None:
-            stack = replace(stack, frames=own.frames, frames_omitted=own.frames_omitted)  # noqa: PLW2901
-        joined.append(replace(stack, holds_gil=stack.native_id == holder if is_known else None))
+            stack = stack._replace(frames=own.frames, frames_omitted=own.frames_omitted)  # noqa: PLW2901
+        joined.append(stack._replace(holds_gil=stack.native_id == holder if is_known else None))
     by_ident = {ident: (core, native_id) for core, (ident, native_id) in owners.items() if native_id in alive}
     number = joined[0].name.partition("Core")[0] if joined else ""
     # The oldest thread stands last, and that is the main thread.
@@ -232,8 +251,8 @@ def join(
             continue
         core, native_id = by_ident.get(ident or 0, (None, None))
         if core is not None and number and ident not in idents:
-            stack = replace(stack, name=f"{number}Core{core}", core=core, native_id=native_id)  # noqa: PLW2901
+            stack = stack._replace(name=f"{number}Core{core}", core=core, native_id=native_id)  # noqa: PLW2901
         elif ident == main:
-            stack = replace(stack, name="MainThread", kind="main")  # noqa: PLW2901
+            stack = stack._replace(name="MainThread", kind="main")  # noqa: PLW2901
         joined.append(stack)
     return joined

@@ -130,6 +130,13 @@ class Processes:
         except (IndexError, KeyError, ValueError):
             return None
 
+    def may_be_signalled_by(self, pid: int, uid: int) -> bool:
+        """Whether that user could signal a process without our help (kill(2)): a daemon of root's that acts as the user
+        just now is none of his.
+        """
+        uids = self._status(str(pid)).get("Uid", "").split()
+        return len(uids) == 4 and str(uid) in (uids[0], uids[2])
+
     def signals(self, pid: int, native_id: int | None = None) -> Signals | None:
         """What is pending, blocked and caught in a process (in its main thread), or in one of its threads."""
         status = self._status(f"{pid}" if native_id is None else f"{pid}/task/{native_id}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, FormatError
-from wsgi_tracebacker.formats import json, uwsgi
+from wsgi_tracebacker.formats import json
 from wsgi_tracebacker.model import Snapshot, Worker
 
 
@@ -34,6 +34,9 @@ def snapshot(reply: Reply, taken_at: float) -> Snapshot:
             if content.startswith(b"{"):
                 return json.decode(content)
         if content.startswith(b"*** "):
+            # Here, because a worker of ours does not answer with it.
+            from wsgi_tracebacker.formats import uwsgi  # noqa: PLC0415
+
             stacks = uwsgi.parse(content)
             is_uwsgi = content.startswith(uwsgi.UWSGI_HEADER.rstrip())
             return Snapshot(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
@@ -34,7 +33,7 @@ class Sources:
 
     def fill_in(self, stack: Stack) -> Stack:
         """The stack with the source of its frames."""
-        return replace(stack, frames=tuple(self._frame(frame) for frame in stack.frames))
+        return stack._replace(frames=tuple(self._frame(frame) for frame in stack.frames))
 
     def _frame(self, frame: Frame) -> Frame:
         if frame.filename not in self._files:
@@ -42,8 +41,8 @@ class Sources:
         file = self._files[frame.filename]
         if file is None or frame.lineno is None:
             return frame
-        return replace(
-            frame, source=file.line(frame.lineno), source_changed=file.is_newer_than(self._process_started_at)
+        return frame._replace(
+            source=file.line(frame.lineno), source_changed=file.is_newer_than(self._process_started_at)
         )
 
     def _read(self, filename: str) -> SourceFile | None:
@@ -52,19 +51,27 @@ class Sources:
         path = os.path.join(self._cwd or "/", filename)
         try:
             with _acting_as(self._identity):
-                # O_NONBLOCK: the name may be that of a pipe.
+                # Looked at before it is opened: opening a device or a pipe can already do something. O_NONBLOCK: it may
+                # have become one since.
+                if not _is_source(os.stat(path)):
+                    return None
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError):
             return None
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SOURCE_BYTES:
+            if not _is_source(status):
                 return None
             return SourceFile(decode_lines(read_at_most(descriptor, MAX_SOURCE_BYTES)), status.st_mtime)
         except OSError:
             return None
         finally:
             os.close(descriptor)
+
+
+def _is_source(status: os.stat_result) -> bool:
+    # No size is what the kernel's own files in /proc have, which would speak of the reader and not of the worker.
+    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_SOURCE_BYTES
 
 
 @contextlib.contextmanager

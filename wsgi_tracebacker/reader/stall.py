@@ -105,7 +105,7 @@ def why_not(first: Look, second: Look, third: Look) -> str | None:
     if min(second.at - first.at, third.at - second.at) < HALF_SECONDS * 0.99:
         return "they are too close together"
     for earlier, later in ((first, second), (second, third)):
-        reason = _why_not_between(earlier, later)
+        reason = why_not_so_far(earlier, later)
         if reason is not None:
             return reason
     if not _waiting(first, second) & _waiting(second, third):
@@ -114,7 +114,17 @@ def why_not(first: Look, second: Look, third: Look) -> str | None:
         return None
     if _nobody_wanted(first, second) and _nobody_wanted(second, third):
         return None
-    return "more than one thread is at work"
+    return _AT_WORK
+
+
+def why_not_so_far(first: Look, second: Look) -> str | None:
+    """Why two looks cannot be the first two of a proof; None if they can."""
+    reason = _why_not_between(first, second)
+    if reason is None and not _waiting(first, second):
+        reason = _NOT_WAITING
+    if reason is None and not _never_let_go(first, second) and not _nobody_wanted(first, second):
+        reason = _AT_WORK
+    return reason
 
 
 def why_not_still(last: Look, now: Look) -> str | None:
@@ -126,6 +136,7 @@ def why_not_still(last: Look, now: Look) -> str | None:
 
 
 _NOT_WAITING = "its listener does not wait for the GIL"
+_AT_WORK = "more than one thread is at work"
 
 
 def _why_not_between(earlier: Look, later: Look) -> str | None:

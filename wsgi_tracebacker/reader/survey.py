@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import (
@@ -35,8 +34,10 @@ BUSY = "busy"
 #: Nothing can be said, because nothing may be seen.
 UNKNOWN = "unknown"
 
-#: A process in state T answers nobody. It is asked all the same, it may be continued any moment, but not for long.
-_STOPPED_LIMIT_SECONDS = 0.25
+#: How long an answer is waited for if nobody says otherwise: five seconds are what a person waits without wondering,
+#: and a worker that is not stuck answers in milliseconds. One whose table can be shown instead has a second.
+DEFAULT_SECONDS = 5.0
+DEFAULT_TABLE_SECONDS = 1.0
 
 #: A worker that starts again removes its predecessor's socket and binds its own within this.
 _SECOND_LOOK_SECONDS = 0.05
@@ -64,7 +65,7 @@ class Survey(NamedTuple):
 
 def survey(
     arguments: Sequence[str],
-    timeout_seconds: float,
+    timeout_seconds: float | None = None,
     numbers: Collection[int] = (),
     processes: Processes | None = None,
     *,
@@ -72,7 +73,8 @@ def survey(
 ) -> Survey:
     """Find and ask the workers behind ``arguments``, only those with one of ``numbers`` if any are given.
 
-    One that does not answer is examined; ``may_signal`` has those that are proven stalled asked for their stacks.
+    Each has ``timeout_seconds`` to answer; None: the default. One that does not answer is examined; ``may_signal`` has
+    those that are proven stalled asked for their stacks.
     Raises NoWorkersFound if there is none at all.
     """
     processes = processes or Processes()
@@ -135,15 +137,13 @@ def _worth_a_second_look(answer: Answer, processes: Processes) -> bool:
 
 
 def _ask(
-    targets: dict[str, Target], timeout_seconds: float, processes: Processes, may_signal: bool
+    targets: dict[str, Target], timeout_seconds: float | None, processes: Processes, may_signal: bool
 ) -> dict[str, Answer]:
-    questions = {
-        path: (target.socket, _limit_seconds(target, timeout_seconds, processes))
-        for path, target in targets.items()
-        if target.inode is not None
-    }
-    examiners = [_examiner(targets[path], limit, processes, may_signal) for path, (_, limit) in questions.items()]
-    outcomes = dict(zip(questions, client.ask_all(list(questions.values()), examiners), strict=True))
+    limit_seconds = DEFAULT_SECONDS if timeout_seconds is None else timeout_seconds
+    listening = {path: target for path, target in targets.items() if target.inode is not None}
+    examiners = [_examiner(target, timeout_seconds, processes, may_signal) for target in listening.values()]
+    questions = [(target.socket, limit_seconds) for target in listening.values()]
+    outcomes = dict(zip(listening, client.ask_all(questions, examiners), strict=True))
     taken_at = time.time()
     answers = {}
     for path, target in targets.items():
@@ -154,28 +154,27 @@ def _ask(
     return answers
 
 
-def _examiner(target: Target, limit_seconds: float, processes: Processes, may_signal: bool) -> client.Examine | None:
+def _examiner(
+    target: Target, timeout_seconds: float | None, processes: Processes, may_signal: bool
+) -> client.Examine | None:
     """How to examine a worker; None for one that has nothing that could be looked at."""
     card = target.card
     # A card that speaks of another user than its owner lies: root must not open that user's files for it.
-    if card is None or card.black_box is None or card.uid != target.card_owner:
+    if card is None or card.uid != target.card_owner:
         return None
 
-    def begin() -> Generator[float, int, Examination]:
+    def begin(waited_seconds: float) -> Generator[float, int, Examination]:
         # Here, because nearly always everybody answers.
-        from wsgi_tracebacker.reader.examine import examine  # noqa: PLC0415
+        from wsgi_tracebacker.reader.examine import Patience, examine  # noqa: PLC0415
 
+        patience = Patience(
+            DEFAULT_SECONDS if timeout_seconds is None else timeout_seconds,
+            DEFAULT_TABLE_SECONDS if timeout_seconds is None else timeout_seconds,
+        )
         standing = _standing(target, processes)
-        return examine(card, processes, standing, limit_seconds, may_signal=may_signal)
+        return examine(card, processes, standing, waited_seconds, patience, may_signal=may_signal)
 
     return begin
-
-
-def _limit_seconds(target: Target, timeout_seconds: float, processes: Processes) -> float:
-    card = target.card
-    if card is not None and _standing(target, processes) == SAME and processes.state(card.pid) == STOPPED:
-        return min(timeout_seconds, _STOPPED_LIMIT_SECONDS)
-    return timeout_seconds
 
 
 def _answer(target: Target, outcome: client.Outcome, taken_at: float, processes: Processes) -> Answer:
@@ -187,11 +186,11 @@ def _answer(target: Target, outcome: client.Outcome, taken_at: float, processes:
         return _unanswered(target, error, outcome.peer_pid, processes)
     worker = snapshot.worker
     if worker.number is None:
-        worker = replace(worker, number=target.number)
+        worker = worker._replace(number=target.number)
     if worker.started_at is None and worker.pid is not None:
-        worker = replace(worker, started_at=processes.started_at(worker.pid))
+        worker = worker._replace(started_at=processes.started_at(worker.pid))
     if worker is not snapshot.worker:
-        snapshot = replace(snapshot, worker=worker)
+        snapshot = snapshot._replace(worker=worker)
     return Answer(target, ALIVE, snapshot, None, worker.number, worker.pid)
 
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
@@ -198,10 +197,10 @@ def _without_the_handler(snapshot: Snapshot, worker: Worker) -> Snapshot:
         for index, frame in enumerate(stack.frames):
             if frame.filename == code.co_filename and frame.function.rpartition(".")[2] == code.co_name:
                 # It waits for us now; what it did before the kernel does not tell.
-                return replace(stack, frames=stack.frames[:index], state=None, wait_channel=None)
+                return stack._replace(frames=stack.frames[:index], state=None, wait_channel=None)
         return stack
 
-    return replace(snapshot, stacks=tuple(cut(stack) for stack in snapshot.stacks))
+    return snapshot._replace(stacks=tuple(cut(stack) for stack in snapshot.stacks))
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

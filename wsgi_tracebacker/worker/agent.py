@@ -17,8 +17,8 @@ import logging
 import mmap
 import os
 import sys
-import time
-from time import monotonic
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
+from time import time as unix_time
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker._version import __version__
@@ -44,6 +44,7 @@ from wsgi_tracebacker.worker import (
     snapshots,
     stacks,
     standing_aside,
+    surroundings,
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
@@ -125,7 +126,8 @@ class Agent:
         self._application = settings.application or application
         software = environ.get("SERVER_SOFTWARE")
         self._server = software if type(software) is str else None
-        self._started_at = kernel.started_at(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+        self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
+        self._started_at = kernel.started_at(unix_time(), clock_gettime(CLOCK_BOOTTIME))
         self._snapshots = snapshots.Snapshots(self.cores, self.hubs, stacks.Places(self._started_at), self._own_idents)
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
@@ -136,6 +138,8 @@ class Agent:
         self.fuse: Fuse | None = None
         self._attended: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
+        #: When a listener is tried again, after there was no thread or descriptor for one; None: not at all.
+        self.starts_again_at: float | None = None
         self.cores.on_limit = self._limit_changed
 
     # --- start and end
@@ -173,6 +177,7 @@ class Agent:
                 self._close_black_box(remove=True)
                 self.slot.release()
                 self.slot = None
+            self.starts_again_at = monotonic() + TICK_SECONDS
         else:
             self.listener = listener
 
@@ -182,6 +187,28 @@ class Agent:
             self.serves_greenlets = True
             # One local storage for the whole thread would give all its greenlets one core.
             self.local = greenlets.local_storage()
+
+    def start_again(self) -> None:
+        """If nobody listens for want of a thread or a descriptor, try once more; not more often than paths are checked.
+
+        By a request: without a thread of ours there is nobody else.
+        """
+        due = self.starts_again_at
+        if due is None or monotonic() < due or not self._attending.acquire(blocking=False):
+            return
+        try:
+            if self.starts_again_at != due:
+                return
+            self.starts_again_at = None
+            self.start()
+            attended, self._attended = self._attended, []
+        finally:
+            self._attending.release()
+        if self._watchdog is None:
+            for settings in attended:
+                self.attend(settings)
+        else:
+            self._attended = attended
 
     def attend(self, settings: Settings) -> None:
         """From now on there are requests under these settings: have them watched if they may need it."""
@@ -256,7 +283,7 @@ class Agent:
         return watchdog
 
     def _warn_if_nothing_respawns(self) -> None:
-        reason = respawn.why_nothing_respawns(self._server)
+        reason = respawn.why_nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
         if reason is not None:
             faults.warn_once("respawn", "harakiri will kill this process, and %s", reason)
 
@@ -318,8 +345,7 @@ class Agent:
                 taken.release()
                 raise
             # Not before: where there is no socket either, one warning is enough.
-            for key, message, reason in refused:
-                faults.warn_once(key, message, reason)
+            self._warn_of_surroundings(taken.number, refused)
             if died is not None:
                 self._say_died(died)
         except OSError as error:
@@ -330,6 +356,26 @@ class Agent:
         self.slot = taken
         if self.settings.name_threads:
             self.cores.name_threads(taken.number)
+
+    def _warn_of_surroundings(self, number: int, refused: list[tuple[str, str, object]]) -> None:
+        copies = surroundings.other_copies(self.settings.base, number)
+        if copies:
+            faults.warn_once(
+                "copies",
+                "worker %d is in the same process as worker %s, in another interpreter: each shows the threads of"
+                " both, and only the first can be asked when Python is stalled. Under mod_wsgi,"
+                " WSGIApplicationGroup %s has all applications in one interpreter",
+                number,
+                ", ".join(map(str, copies)),
+                "%{GLOBAL}",
+            )
+        for key, message, reason in refused:
+            # The signal is the first copy's: that was said.
+            if key != "signal" or not copies:
+                faults.warn_once(key, message, reason)
+        hidden = surroundings.why_it_is_hidden(self.settings.base)
+        if hidden is not None:
+            faults.warn_once("hidden", "%s", hidden)
 
     def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
         """Make the table and take the signal; what was refused, as warn_once() takes it."""
@@ -392,7 +438,24 @@ class Agent:
             current.release()
         if self.slot is None:
             self._take_slot(current.number if current is not None else None)
+        elif not self._black_box_is_there():
+            self._renew_black_box(self.slot)
         return self.slot.listening if self.slot is not None else None
+
+    def _black_box_is_there(self) -> bool:
+        """Whether others find its files: a user's shared memory goes at logout, and a full one has room later."""
+        if self._table is None or not self._table.is_there():
+            return False
+        return self._dump_signal is None or self._stacks_file is None or self._stacks_file.is_there()
+
+    def _renew_black_box(self, current: slot.Slot) -> None:
+        for key, message, reason in self._open_black_box(current.number):
+            faults.warn_once(key, message, reason)
+        try:
+            current.write_card(self._card(current.number))
+        except OSError:
+            # The card goes on naming what it did: the same paths, or none.
+            pass
 
     def _note_those_that_stay(self) -> None:
         """Complete the rows of requests that are in flight for long; where there is a watchdog, it was sooner."""
@@ -449,7 +512,7 @@ class Agent:
             pid_namespace=kernel.pid_namespace(),
             started_at=self._started_at or 0.0,
             monotonic=monotonic(),
-            unix=time.time(),
+            unix=unix_time(),
             cores=0,
             is_closed=False,
             boot_id=kernel.boot_id(),
@@ -536,10 +599,11 @@ class Agent:
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent:
     """The agent of this process; the first call starts it."""
     identity = (os.getpid(), kernel.start_ticks())
-    found = _agents.get(identity)
+    found = _agents.get(identity) or _agent_half_known(identity)
     if found is not None:
         MARK[0] = 1
         found.adapt()
+        found.start_again()
         if found.settings.base != settings.base:
             faults.warn_once(
                 f"base {settings.base}",
@@ -568,6 +632,21 @@ def running() -> Agent | None:
     for identity, agent in _agents.items():
         return agent if identity[0] == os.getpid() else None
     return None
+
+
+def _agent_half_known(identity: tuple[int, int | None]) -> Agent | None:
+    """The agent of a process that was, or is, out of descriptors: when it started can only be read with one."""
+    for (pid, ticks), agent in list(_agents.items()):
+        if pid == identity[0] and (ticks is None or identity[1] is None):
+            return agent
+    return None
+
+
+def look_again() -> None:
+    """At the end of a request that took the long way: the next one takes it too while nobody listens."""
+    for agent in list(_agents.values()):
+        if agent.listener is None and agent.starts_again_at is not None:
+            MARK[0] = 0
 
 
 def serving_core() -> Core | None:

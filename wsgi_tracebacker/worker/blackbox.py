@@ -19,6 +19,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.worker.wakeup import inode_of
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.formats.blackbox import Header
@@ -31,6 +32,11 @@ _OWNER_ONLY = 0o600
 
 #: What a row is written to by cores that have none in the table: beyond its end, or before there is one.
 Row = tuple["mmap.mmap | memoryview[int]", int, "memoryview[float]"]
+
+
+#: Maps that must not be let go of: each closes a duplicate of its file's descriptor then, whose number the application
+#: has for something of its own where it closed all descriptors.
+_kept: list[mmap.mmap] = []
 
 
 def path_of(base: str, number: int, kind: str) -> str:
@@ -84,6 +90,10 @@ class Table:
         """Say which thread answers the socket."""
         layout.NUMBER.pack_into(self._memory, layout.LISTENER_OFFSET, native_id)
 
+    def is_there(self) -> bool:
+        """Whether the path still leads to this table."""
+        return path_inode(self.path) == self._inode
+
     def close(self, *, remove: bool) -> None:
         """Let go of the file; ``remove`` it when the worker ends in order."""
         if self._descriptor < 0:
@@ -96,10 +106,10 @@ class Table:
                     os.unlink(self.path)
             except OSError:
                 pass
-        try:
+        if inode_of(self._descriptor) == self._inode:
             os.close(self._descriptor)
-        except OSError:
-            pass
+        else:
+            _kept.append(self._memory)
         self._descriptor = -1
         # The memory stays mapped until the last core has let go of its row.
 
@@ -177,6 +187,14 @@ def _is_ours(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
+def path_inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _remove_ours(path: str) -> None:
     """Make room; raises FileExistsError if what stands there is somebody else's."""
     try:
@@ -195,13 +213,14 @@ class StacksFile:
         """Nothing is opened yet."""
         self.path = path
         self._descriptor: int | None = None
+        self._inode: tuple[int, int] | None = None
         self._refused = False
 
     def write(self, text: str) -> bool:
         """Add a report; whether it was written."""
         content = text.encode("utf-8", "backslashreplace")[:MAX_STACKS_BYTES]
         descriptor = self.descriptor()
-        if descriptor is None:
+        if descriptor is None or not self._is_ours():
             return False
         try:
             if os.fstat(descriptor).st_size + len(content) > MAX_STACKS_BYTES:
@@ -218,24 +237,29 @@ class StacksFile:
                 _remove_ours(self.path)
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
                 self._descriptor = os.open(self.path, flags, _OWNER_ONLY)
+                self._inode = inode_of(self._descriptor)
                 os.fchmod(self._descriptor, _OWNER_ONLY)
             except OSError:
                 self._refused = self._descriptor is None
         return self._descriptor
 
+    def is_there(self) -> bool:
+        """Whether the path still leads to the open file; True while there is none."""
+        return self._descriptor is None or (self._is_ours() and path_inode(self.path) == self._inode)
+
+    def _is_ours(self) -> bool:
+        """Whether nobody has closed the descriptor, and opened something else that has its number now."""
+        return self._descriptor is not None and inode_of(self._descriptor) == self._inode
+
     def close(self, *, remove: bool) -> None:
         """Let go of the file; ``remove`` it when the worker ends in order."""
         if self._descriptor is None:
             return
-        try:
-            ours = os.fstat(self._descriptor)
-            there = os.lstat(self.path)
-            if remove and (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
+        if remove and self._inode is not None and path_inode(self.path) == self._inode:
+            try:
                 os.unlink(self.path)
-        except OSError:
-            pass
-        try:
+            except OSError:
+                pass
+        if self._is_ours():
             os.close(self._descriptor)
-        except OSError:
-            pass
         self._descriptor = None

@@ -6,6 +6,7 @@ Knows what was logged already. Refuses to raise.
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,12 @@ def caught(where: str, say: Callable[[str], object] | None = None) -> None:
     if say is not None:
         say(f"a fault of wsgi_tracebacker, {where}; requests are served on\n{traceback.format_exc()}")
         return
-    logs.emit(
+    logs.emit_soon(
         logs.PACKAGE,
         logging.ERROR,
         "a fault of wsgi_tracebacker, %s; requests are served on",
         where,
-        with_exception=True,
+        exception=sys.exc_info()[1],
     )
 
 
@@ -48,7 +49,7 @@ def warn_once(key: str, message: str, *arguments: object) -> None:
     if key in _seen or len(_seen) >= _MAX_REMEMBERED:
         return
     _seen.add(key)
-    logs.emit(logs.PACKAGE, logging.WARNING, message, *arguments)
+    logs.emit_soon(logs.PACKAGE, logging.WARNING, message, *arguments)
 
 
 def count() -> int:

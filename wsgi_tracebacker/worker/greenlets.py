@@ -18,7 +18,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 import importlib
-import os
 import sys
 import weakref
 from collections import deque
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.model import HubState
 from wsgi_tracebacker.worker import faults, primitives, stacks
+from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -204,18 +204,15 @@ class _Bell:
     def __init__(self, hub: Any) -> None:
         self._hub = hub
         self._waiting: deque[Callable[[], object]] = deque()
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._listener: Any = hub.add(hub.READ, self._descriptor, self._rung, self._closed, self._closed)
+        self._waker = Waker()
+        self._listener: Any = hub.add(hub.READ, self._waker.descriptor, self._rung, self._closed, self._closed)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         self._waiting.append(function)
-        os.eventfd_write(self._descriptor, 1)
+        self._waker.wake()
 
     def _rung(self, _: object = None) -> None:
-        try:
-            os.eventfd_read(self._descriptor)
-        except BlockingIOError:
-            pass
+        self._waker.clear()
         while self._waiting:
             self._waiting.popleft()()
 
@@ -226,10 +223,7 @@ class _Bell:
         """Give the descriptor back. In the hub's own thread, or when its process has ended serving."""
         with contextlib.suppress(Exception):  # the hub is gone already
             self._hub.remove(self._listener)
-        try:
-            os.close(self._descriptor)
-        except OSError:
-            pass
+        self._waker.close()
 
 
 # ------------------------------------------------------------------------------------------------------------- stacks

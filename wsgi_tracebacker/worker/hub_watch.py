@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+from time import strftime
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.formats import report as report_format
@@ -134,7 +134,7 @@ class HubWatch:
             text = "\n".join(report_format.hub_lines(report))
             stacks_file = self._stacks_file()
             if stacks_file is not None:
-                stacks_file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} hub: {text}\n\n")
+                stacks_file.write(f"{strftime('%Y-%m-%d %H:%M:%S%z')} hub: {text}\n\n")
             self._reporter.post(logs.HUB, logging.WARNING, "hub", text, report_format.hub_document(report))
         return _Block(asked_at, report, logged)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import _socket
 import _thread
 import errno
-import os
 import select
 import sys
 from time import monotonic
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.worker import faults
+from wsgi_tracebacker.worker.wakeup import Waker, inode_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,9 @@ class Listener:
         self.dropped = 0
         self.interval = SwitchInterval()
         self._primitives = primitives
-        self._listening = listening
+        self._listening: _socket.socket | None = None
+        self._listening_inode: tuple[int, int] | None = None
+        self._listen_on(listening)
         self._answer = answer
         self._silent_path = silent_path
         self._is_permitted = is_permitted
@@ -150,7 +152,7 @@ class Listener:
         self._accepts_from = 0.0
         self._stopping = False
         self._ended = primitives.allocate_lock()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._waker = Waker()
 
     def start(self) -> None:
         """Start the thread. Raises RuntimeError when the system gives none."""
@@ -164,11 +166,7 @@ class Listener:
     def stop(self, timeout_seconds: float) -> bool:
         """End the thread and drop its clients; whether it ended in time."""
         self._stopping = True
-        try:
-            os.eventfd_write(self._wake, 1)
-        except OSError:
-            # The application closed it: the thread notices that by itself.
-            pass
+        self._waker.wake()
         ended = self._ended.acquire(timeout=timeout_seconds)
         if ended:
             self._ended.release()
@@ -184,12 +182,7 @@ class Listener:
         for client in self._clients.values():
             client.socket.close()
         self._clients.clear()
-        if self._wake >= 0:
-            try:
-                os.close(self._wake)
-            except OSError:
-                pass
-            self._wake = -1
+        self._waker.close()
 
     def _run(self) -> None:
         self.ident = self._primitives.get_ident()
@@ -203,7 +196,7 @@ class Listener:
                     self._serve_once(next_tick)
                     if monotonic() >= next_tick:
                         next_tick = monotonic() + self._tick_seconds
-                        self._listening = self._on_tick()
+                        self._listen_on(self._on_tick())
                 except Exception:
                     faults.caught("in the listener")
                     self._drop_all()
@@ -226,7 +219,7 @@ class Listener:
 
     def _serve_once(self, next_tick: float) -> None:
         now = monotonic()
-        watched = [(self._wake, select.POLLIN)]
+        watched = [(self._waker.descriptor, select.POLLIN)]
         wake_at = next_tick
         listening = self._listening
         if listening is not None:
@@ -243,26 +236,42 @@ class Listener:
         if not ready and not self._clients:
             return
         self.interval.lower()
+        if not self._waker.is_ours():
+            self._abandon_all()
+            return
         for descriptor, event in ready:
             if listening is not None and descriptor == listening.fileno():
-                if event & _CLOSED:
+                if not event & _CLOSED and inode_of(descriptor) == self._listening_inode:
+                    self._accept(listening)
+                else:
                     # Somebody closed our descriptor. Whatever has its number now is not ours to accept on.
                     self._listening = None
-                else:
-                    self._accept(listening)
-            elif descriptor == self._wake:
-                if event & _CLOSED:
-                    # Closed by somebody too; poll() would come back at once from now on.
-                    self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                    # Its number may be that of another one that is ready: poll() tells anew what is.
-                    break
+            elif descriptor == self._waker.descriptor:
+                # Only stop() wakes it, and the loop ends.
+                pass
             elif descriptor in self._clients:
                 self._advance(self._clients[descriptor], event)
         self._enforce_deadlines()
 
+    def _listen_on(self, listening: _socket.socket | None) -> None:
+        self._listening = listening
+        self._listening_inode = inode_of(listening.fileno()) if listening is not None else None
+
+    def _abandon_all(self) -> None:
+        """Somebody closed our descriptor, and most likely all others: whatever has their numbers now is not ours to
+        accept on, to read from or to close. The owner finds at its next look that its socket is gone.
+        """
+        for client in self._clients.values():
+            self.dropped += 1
+            client.socket.detach()
+        self._clients.clear()
+        if self._listening is not None and inode_of(self._listening.fileno()) != self._listening_inode:
+            self._listening = None
+        self._waker.renew()
+
     def _pause(self) -> None:
         """A second in which only stop() is listened to."""
-        ready = self._wait([(self._wake, select.POLLIN)], _FAULT_PAUSE_SECONDS)
+        ready = self._wait([(self._waker.descriptor, select.POLLIN)], _FAULT_PAUSE_SECONDS)
         if ready and ready[0][1] & _CLOSED:
             self._wait([], _FAULT_PAUSE_SECONDS)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import traceback
+
+from wsgi_tracebacker.worker import primitives
 
 PACKAGE = "wsgi_tracebacker"
 HARAKIRI = "wsgi_tracebacker.harakiri"
@@ -22,6 +23,15 @@ HUB = "wsgi_tracebacker.hub"
 EXTRA_KEY = "wsgi_tracebacker"
 
 _STDERR = 2
+
+#: How long a request may be held by a log line of ours, once for each: far longer than handlers take that do not hang.
+_LOOKS = 250
+_LOOK_SECONDS = 0.001
+
+# Bound when this module is loaded: applications patch these modules, and not only gevent and eventlet do.
+_allocate_lock = primitives.original("_thread", "allocate_lock")
+_start_new_thread = primitives.original("_thread", "start_new_thread")
+_sleep = primitives.original("time", "sleep")
 
 
 class _Stderr(logging.Handler):
@@ -38,18 +48,46 @@ class _Stderr(logging.Handler):
         return True
 
 
+def emit_soon(name: str, level: int, message: str, *arguments: object, exception: BaseException | None = None) -> None:
+    """As emit(), for those who cannot wait: a request, or whoever answers readers.
+
+    On a thread of its own, which is waited for while handlers take the time that they usually take; after that it is
+    written to stderr, and the thread is left to them.
+    """
+    ended = _allocate_lock()
+    ended.acquire()
+
+    def say() -> None:
+        try:
+            emit(name, level, message, *arguments, exception=exception)
+        finally:
+            ended.release()
+
+    try:
+        _start_new_thread(say, ())
+    except RuntimeError:
+        emit(name, level, message, *arguments, exception=exception)
+        return
+    # Looked at again and again: CPython 3.10 measures a timed wait for a lock by a clock that can be set.
+    for _ in range(_LOOKS):
+        if ended.acquire(blocking=False):
+            return
+        _sleep(_LOOK_SECONDS)
+    _write(name, level, f"(logging hangs) {message}", arguments, exception)
+
+
 def emit(
     name: str,
     level: int,
     message: str,
     *arguments: object,
     content: dict[str, object] | None = None,
-    with_exception: bool = False,
+    exception: BaseException | None = None,
 ) -> None:
     """Log, or write to stderr where the logger would lose it. May block as long as the application's handlers do.
 
     :param content: what the record carries under EXTRA_KEY.
-    :param with_exception: add the traceback of the exception that is being handled.
+    :param exception: add its traceback.
     """
     try:
         logger = logging.getLogger(name)
@@ -64,7 +102,7 @@ def emit(
         ident = threading.get_ident()
         was_known = ident in threading._active  # type: ignore[attr-defined]  # noqa: SLF001
         try:
-            logger.log(level, message, *arguments, extra=extra, exc_info=with_exception)
+            logger.log(level, message, *arguments, extra=extra, exc_info=exception)
         finally:
             if not was_known:
                 # A record asks for the current thread's name: for a thread that Python did not start, as ours
@@ -74,9 +112,20 @@ def emit(
     except Exception:
         # A filter or handler that raises: what was to be said is said all the same.
         failure = traceback.format_exc()
+    _write(name, level, message, arguments, exception, failure)
+
+
+def _write(
+    name: str,
+    level: int,
+    message: str,
+    arguments: tuple[object, ...],
+    exception: BaseException | None,
+    failure: str = "",
+) -> None:
     text = message % arguments if arguments else message
-    if with_exception and sys.exc_info()[0] is not None:
-        text += "\n" + traceback.format_exc()
+    if exception is not None:
+        text += "\n" + "".join(traceback.format_exception(exception))
     write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}\n{failure}".rstrip("\n"))
 
 

@@ -10,7 +10,7 @@ a successor, or by a master that saw its worker end, whoever is first.
 from __future__ import annotations
 
 import os
-import time
+from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
@@ -32,7 +32,7 @@ def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmort
         if (header.pid, header.start_ticks) == (own_pid, own_start_ticks):
             return None
         stacks = blackbox.read(blackbox.path_of(base, number, layout.STACKS))
-        postmortem = postmortem_format.of_table(content, base, time.time(), stacks)
+        postmortem = postmortem_format.of_table(content, base, unix_time(), stacks)
     except FormatError:
         return None
     if postmortem is not None:

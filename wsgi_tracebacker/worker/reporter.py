@@ -11,7 +11,6 @@ second and never lost. The text of a report is in the stacks file before it come
 from __future__ import annotations
 
 import logging
-import os
 import select
 from collections import deque
 from time import monotonic
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.worker import faults, logs
+from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
     import _thread
@@ -34,6 +34,8 @@ REPEAT_SECONDS = 60.0
 MAX_FULL_REPORTS = 20
 #: Reports that wait to be logged; above it the oldest goes. It is in the stacks file.
 _MAX_WAITING = 1_000
+#: How often it looks by itself whether anything waits.
+_LOOKS_SECONDS = 2.0
 #: Logging that takes longer hangs. Less than a kill waits, so that its report is on stderr by then.
 HANGS_AFTER_SECONDS = 0.75
 
@@ -110,7 +112,7 @@ class Reporter:
         self._waiting: deque[Entry] = deque()
         #: What the thread is busy with.
         self._current: Entry | None = None
-        self._wake = -1
+        self._waker: Waker | None = None
         self._ended: _thread.LockType | None = None
         self._stopping = False
         #: Since when the thread has been busy with one report; None while it is not.
@@ -141,8 +143,8 @@ class Reporter:
             self._waiting.popleft()
         self._waiting.append(entry)
         self._start()
-        if self._wake >= 0:
-            os.eventfd_write(self._wake, 1)
+        if self._waker is not None:
+            self._waker.wake()
         return entry
 
     @property
@@ -167,9 +169,9 @@ class Reporter:
     def stop(self, timeout_seconds: float) -> None:
         """Log what waits, then end the thread; at most ``timeout_seconds`` if it hangs."""
         self._stopping = True
-        if self._ended is None or self._wake < 0:
+        if self._ended is None or self._waker is None:
             return
-        os.eventfd_write(self._wake, 1)
+        self._waker.wake()
         if self._ended.acquire(timeout=timeout_seconds):
             self._ended.release()
             self._close()
@@ -187,14 +189,14 @@ class Reporter:
         self._close()
 
     def _close(self) -> None:
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        if self._waker is not None:
+            self._waker.close()
+            self._waker = None
 
     def _start(self) -> None:
         if self._ended is not None:
             return
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._waker = Waker()
         self._ended = self._primitives.allocate_lock()
         self._ended.acquire()
         try:
@@ -210,15 +212,14 @@ class Reporter:
         ident = self._primitives.get_ident()
         self.idents.add(ident)
         try:
-            poll = self._primitives.poll()
-            poll.register(self._wake, select.POLLIN)
-            while not (self._stopping and not self._waiting):
+            waker = self._waker
+            while waker is not None and not (self._stopping and not self._waiting):
                 if not self._waiting:
-                    poll.poll()
-                    try:
-                        os.eventfd_read(self._wake)
-                    except BlockingIOError:
-                        pass
+                    poll = self._primitives.poll()
+                    poll.register(waker.descriptor, select.POLLIN)
+                    # Not for ever: who would wake it may find that the descriptor is somebody else's.
+                    if poll.poll(_LOOKS_SECONDS * 1000):
+                        waker.clear()
                 self._work_off()
         except Exception:
             faults.caught("in the reporter")
@@ -242,8 +243,8 @@ class Reporter:
             if entry.callback is not None and entry.report is not None:
                 try:
                     entry.callback(entry.report)
-                except BaseException:
-                    logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", with_exception=True)
+                except BaseException as error:
+                    logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", exception=error)
             # Now: who kills waits for the callable too.
             _set_done(entry)
             self._current = None

@@ -5,6 +5,7 @@ Knows what was measured on each. Refuses to guess: of a server that is not here 
 
 from __future__ import annotations
 
+import os
 import sys
 
 #: The start of ``SERVER_SOFTWARE``, and why killing a process of that server ends the service.
@@ -18,11 +19,15 @@ _NOTHING_RESPAWNS = {
     "Hypercorn": "hypercorn ends when one of its workers dies",
     "TwistedWeb": "Twisted has only this one: the whole service ends",
     "granian": "granian starts a new worker only with --respawn-failed-workers",
+    "uvicorn": "uvicorn runs without --workers and has only this one: the whole service ends",
 }
 
 
-def why_nothing_respawns(server_software: str | None) -> str | None:
-    """Why a killed process is not replaced, for people; None where it is, or where nothing is known."""
+def why_nothing_respawns(server_software: str | None, *, is_multiprocess: bool = False) -> str | None:
+    """Why a killed process is not replaced, for people; None where it is, or where nothing is known.
+
+    :param is_multiprocess: what the server says in ``wsgi.multiprocess``.
+    """
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None:
         try:
@@ -31,7 +36,34 @@ def why_nothing_respawns(server_software: str | None) -> str | None:
         except Exception:
             return None
         return None
+    name = (server_software or _unnamed_server() or "").lower()
     for start, reason in _NOTHING_RESPAWNS.items():
-        if (server_software or "").lower().startswith(start.lower()):
-            return reason
+        if name.startswith(start.lower()):
+            return None if _is_replaced(start, is_multiprocess=is_multiprocess) else reason
     return None
+
+
+def _unnamed_server() -> str | None:
+    """Which of the servers that do not say their name this is: Twisted, or uvicorn without workers of its own."""
+    if "gunicorn" in sys.modules:
+        # Its workers may be uvicorn's, and it starts new ones.
+        return None
+    if "twisted.web.wsgi" in sys.modules:
+        return "TwistedWeb"
+    # With --workers (and with --reload) it starts them through multiprocessing.
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if "uvicorn" in sys.modules and (multiprocessing is None or multiprocessing.parent_process() is None):
+        return "uvicorn"
+    return None
+
+
+def _is_replaced(server: str, *, is_multiprocess: bool) -> bool:
+    """Whether the server runs in the one way in which it survives."""
+    if server == "Werkzeug":
+        # With processes=N it forks one for each request, and nothing is lost but that.
+        return is_multiprocess
+    if server == "granian":
+        # Its workers are started by multiprocessing, which hands the arguments on.
+        variable = os.environ.get("GRANIAN_RESPAWN_FAILED_WORKERS", "").lower()
+        return "--respawn-failed-workers" in sys.argv or variable in ("1", "true", "t", "yes", "y", "on")
+    return False

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-import time
+from threading import main_thread
 from time import monotonic
+from time import time as unix_time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_tracebacker.formats import json as json_format
@@ -20,6 +20,7 @@ from wsgi_tracebacker.worker import greenlets, kernel, requests, stacks
 from wsgi_tracebacker.worker.cores import known_thread
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Collection, Iterator
 
     from wsgi_tracebacker.formats.source import SourceFile
@@ -94,7 +95,7 @@ class Snapshots:
         self.taken += 1
         cores = self._cores.all()
         tokens = [core.started for core in cores]
-        now_monotonic, now_unix = monotonic(), time.time()
+        now_monotonic, now_unix = monotonic(), unix_time()
         looked = greenlets.look(cores, self._own_idents())
         # A request belongs to the stack only if it was in flight before the walk and still is after it.
         flights = [
@@ -180,14 +181,14 @@ def _thread_name(ident: int, native_id: int | None) -> str:
     thread = known_thread(ident)
     if thread is None and native_id == os.getpid():
         # gevent files it under its own ident.
-        thread = threading.main_thread()
+        thread = main_thread()
     return thread.name if thread is not None else f"Thread-{ident}"
 
 
 def _native_id(thread: threading.Thread | None) -> int | None:
     if thread is None:
         return None
-    if thread is threading.main_thread():
+    if thread is main_thread():
         # After a fork in C, the Thread object still has the master's.
         return os.getpid()
     return getattr(thread, "native_id", None)
@@ -200,4 +201,4 @@ def _kind(entry: _Entry, thread: threading.Thread | None) -> str:
         return "greenlet"
     if thread is None or type(thread).__name__ == "_DummyThread":
         return "foreign"
-    return "main" if thread is threading.main_thread() else "thread"
+    return "main" if thread is main_thread() else "thread"

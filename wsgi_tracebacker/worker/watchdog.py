@@ -19,8 +19,8 @@ import logging
 import os
 import select
 import signal
-import time
-from time import monotonic
+from time import monotonic, process_time, strftime
+from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import report as report_format
@@ -31,6 +31,7 @@ from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.recorder import Application, Recorder
 from wsgi_tracebacker.worker.reporter import Repeats, full_text
+from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +186,7 @@ class Watchdog:
         #: CPU seconds of the process at the last look.
         self._cpu_seen = 0.0
         self._stopping = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._waker = Waker()
         self._ended = primitives.allocate_lock()
 
     # --- the thread
@@ -209,14 +210,11 @@ class Watchdog:
 
     def forget(self) -> None:
         """In a forked child: there is no thread."""
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        self._waker.close()
 
     def wake(self) -> None:
         """Make it look around now."""
-        if self._wake >= 0:
-            os.eventfd_write(self._wake, 1)
+        self._waker.wake()
 
     def attend(self, settings: Settings) -> None:
         """From now on, requests under these settings come: look around at least as often as they may need it."""
@@ -244,8 +242,6 @@ class Watchdog:
     def _run(self) -> None:
         self.ident = self._primitives.get_ident()
         try:
-            poll = self._primitives.poll()
-            poll.register(self._wake, select.POLLIN)
             planned = monotonic()
             while not self._stopping:
                 try:
@@ -254,12 +250,11 @@ class Watchdog:
                     faults.caught("in the watchdog", self._say_fault)
                     sleep_seconds = _FAULT_PAUSE_SECONDS
                 planned = monotonic() + sleep_seconds
+                poll = self._primitives.poll()
+                poll.register(self._waker.descriptor, select.POLLIN)
                 if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
                     planned = monotonic()
-                    try:
-                        os.eventfd_read(self._wake)
-                    except BlockingIOError:
-                        pass
+                    self._waker.clear()
             # What was counted is said while there is somebody to say it.
             self._summaries(_NEVER)
         except Exception:
@@ -341,7 +336,7 @@ class Watchdog:
             return
         method, path = core.noted()
         request = Request(
-            method, path, None, None, None, time.time() - (now - token), ended - token, PHASES[core.phase]
+            method, path, None, None, None, unix_time() - (now - token), ended - token, PHASES[core.phase]
         )
         if core.started or core.ended != ended:
             # The row is another request's by now.
@@ -369,7 +364,7 @@ class Watchdog:
 
         It was, if this thread is late and the process used no CPU meanwhile; a GIL that was held by a C call uses it.
         """
-        cpu, before = time.process_time(), self._cpu_seen
+        cpu, before = process_time(), self._cpu_seen
         self._cpu_seen = cpu
         if late_seconds < _STOPPED_SECONDS or cpu - before > late_seconds * _STOPPED_CPU_SHARE:
             return
@@ -384,7 +379,7 @@ class Watchdog:
 
     def _begin(self, core: Core, token: float, now: float) -> _Watch | None:
         settings = core.settings
-        request = requests.describe(core, token, now, time.time())
+        request = requests.describe(core, token, now, unix_time())
         if request is None or settings is None:
             return None
         table = self._table()
@@ -581,7 +576,7 @@ class Watchdog:
         others: tuple[OtherRequest, ...] | None = None,
     ) -> HarakiriReport:
         core = watch.core
-        request = requests.describe(core, watch.token, now, time.time()) or _aged(watch, now - watch.token)
+        request = requests.describe(core, watch.token, now, unix_time()) or _aged(watch, now - watch.token)
         native_id = core.native_id
         # A suspended greenlet does not have the thread: what the kernel says of that is not said of it.
         has_the_thread = watch.greenlet != greenlets.SUSPENDED
@@ -674,7 +669,7 @@ def in_flight(cores: Cores, now: float) -> list[tuple[Core, OtherRequest]]:
     found = []
     for core in cores.all():
         token = core.started
-        request = requests.describe(core, token, now, time.time()) if token > 0.0 else None
+        request = requests.describe(core, token, now, unix_time()) if token > 0.0 else None
         if request is not None:
             found.append((core, OtherRequest(core.number, request)))
     return sorted(found, key=lambda entry: -entry[1].request.age_seconds)
@@ -734,4 +729,4 @@ def _slow_key(report: HarakiriReport) -> object:
 
 
 def _timestamp() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S%z")
+    return strftime("%Y-%m-%d %H:%M:%S%z")

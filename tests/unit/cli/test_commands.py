@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import main as command
-from wsgi_tracebacker.cli.main import VERBS, cli
+from wsgi_tracebacker.cli.plain import plain_bases
+from wsgi_tracebacker.cli.read import read
+from wsgi_tracebacker.cli.show import show
+from wsgi_tracebacker.cli.verbs import VERBS, cli
 from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.formats import json as documents
 from wsgi_tracebacker.formats import uwsgi
@@ -55,13 +61,13 @@ class Asked:
 
     def __init__(self) -> None:
         self.bases: Sequence[str] = ()
-        self.timeout_seconds = 0.0
+        self.timeout_seconds: float | None = 0.0
         self.numbers: Sequence[int] = ()
         self.may_signal = False
         self.found = Survey((ALIVE,), ())
 
     def __call__(
-        self, bases: Sequence[str], timeout_seconds: float, numbers: Sequence[int], *, may_signal: bool = False
+        self, bases: Sequence[str], timeout_seconds: float | None, numbers: Sequence[int], *, may_signal: bool = False
     ) -> Survey:
         self.may_signal = may_signal
         self.bases, self.timeout_seconds, self.numbers = bases, timeout_seconds, numbers
@@ -108,6 +114,40 @@ def test_options_reach_the_survey(asked: Asked) -> None:
     """Bases, numbers and the time limit."""
     run("read", "/a", "/b", "--worker", "1", "-w", "3", "--timeout", "0.5")
     assert (asked.bases, asked.numbers, asked.timeout_seconds) == (("/a", "/b"), (1, 3), 0.5)
+
+
+def test_a_time_limit_is_only_set_if_it_is_asked_for(asked: Asked) -> None:
+    """Without one, the survey knows how long is right for which worker."""
+    for arguments in (["read"], ["read", "--all"], ["list"]):
+        asked.timeout_seconds = 0.0
+        run(*arguments)
+        assert asked.timeout_seconds is None
+
+
+@given(
+    st.lists(
+        st.sampled_from(["read", "list", "-", "--", "-w", "1", "--all", "-h", ""])
+        # No argument of a program holds a NUL.
+        | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4),
+        max_size=4,
+    )
+)
+def test_a_plain_command_line_means_what_click_makes_of_it(arguments: list[str]) -> None:
+    """Whatever is understood without click has the same bases with click, and no option but the defaults."""
+    bases = plain_bases(["read", *arguments], {})
+    if any(word.startswith("-") for word in arguments):
+        assert bases is None
+        return
+    parameters = read.make_context("read", list(arguments)).params
+    defaults = {name: each.default for name, each in inspect.signature(show).parameters.items()}
+    assert parameters == {**defaults, "bases": bases}
+
+
+@pytest.mark.parametrize("arguments", [[], ["list"], ["--version"], ["red"], ["", "read"], ["-h", "read"]])
+def test_other_verbs_are_left_to_click(arguments: list[str]) -> None:
+    """Only ``read`` is plain, and not while a shell asks how it goes on."""
+    assert plain_bases(arguments, {}) is None
+    assert plain_bases(["read"], {"_WSGI_TB_COMPLETE": "bash_complete"}) is None
 
 
 def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
@@ -221,7 +261,11 @@ def test_a_worker_that_does_not_answer_is_shown_from_its_table(asked: Asked, sta
     document = json.loads(run("read", "--format", "json").stdout)
     assert [(each["source"], each["state"]) for each in document["workers"]] == [("table", state)]
     assert [each["state"] for each in document["unanswered"]] == [state]
-    assert run("read", "--format", "uwsgi").stdout_bytes == uwsgi.HEADER
+    text = run("read", "--format", "uwsgi").stdout
+    assert text == uwsgi.HEADER.decode() + (
+        f"thread_id = WSGIWorker2Core0 filename = <{state}, no answer> lineno = 0 function = request"
+        " line = GET /x  20.0 s  ident 31  native id 43\n\n"
+    )
     assert f"     2   43  {state}" in run("list").stdout
     assert "GET /x" not in run("read", "--older", "21").stdout
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.formats.hostile import documents
 from tests.unit.formats.strategies import numbers, optional_texts, texts
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats.card import CARD_VERSION, MAX_CARD_BYTES, card_path, decode, encode, socket_path
 from wsgi_tracebacker.model import Card
 
+_paths = texts.map(lambda text: text.replace("\0", ""))
 cards = st.builds(
     Card,
     number=st.integers(1, 99_999),
-    base=texts,
+    base=_paths,
     pid=st.integers(1, 2**22),
     start_ticks=st.integers(0, 2**63),
     boot_id=texts,
@@ -25,8 +29,11 @@ cards = st.builds(
     uid=st.integers(0, 2**32 - 1),
     server=optional_texts,
     application=optional_texts,
-    cwd=texts,
+    cwd=_paths,
     started_at=numbers,
+    black_box=st.none() | _paths,
+    stacks=st.none() | _paths,
+    dump_signal=st.none() | st.integers(1, 64),
 )
 
 CARD = Card(
@@ -57,6 +64,23 @@ def test_garbage_is_a_format_error(content: bytes) -> None:
     """Bytes that are no card are a FormatError and nothing else."""
     with pytest.raises(FormatError):
         decode(content)
+
+
+@given(documents(json.loads(encode(CARD))))
+def test_any_document_is_a_card_or_a_format_error(content: bytes) -> None:
+    """One that is accepted has numbers that a kernel could give, names that a path can hold, and is written again."""
+    try:
+        card = decode(content)
+    except FormatError:
+        return
+    assert decode(encode(card)) == card
+    assert math.isfinite(card.started_at)
+    assert all(
+        0 <= number < 2**64 for number in (card.number, card.pid, card.start_ticks, card.pid_namespace, card.uid)
+    )
+    for path in (card.base, card.cwd, card.black_box or "", card.stacks or ""):
+        assert "\0" not in path
+        os.fsencode(path)
 
 
 def test_a_card_cut_short_is_a_format_error() -> None:

@@ -7,9 +7,10 @@ import tempfile
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.formats.hostile import long_inputs, within_bounds
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import faulthandler
 from wsgi_tracebacker.model import Frame
@@ -156,3 +157,21 @@ def test_any_bytes_are_a_dump_or_a_format_error(content: bytes) -> None:
         dump = faulthandler.parse(content)
         frames = sum(len(stack.frames) for stack in dump.stacks)
         assert 1 <= len(dump.stacks) + frames <= content.count(b"\n") + 1
+
+
+_long = long_inputs(
+    *(b"Thread 0x1 (most recent call first):\n", b'  File "', b'"', b", line ", b"1", b" in ", b"\n", b"  ", b"\\x41"),
+    *(b"Thread 0x1 [", b"]", b"...", b"  ...\n", b"\xff"),
+)
+
+
+@settings(max_examples=min(50, settings().max_examples))
+@given(st.sampled_from([b"", b"Thread 0x1 (most recent call first):\n"]), _long)
+def test_a_long_dump_costs_no_more_than_its_length(start: bytes, rest: bytes) -> None:
+    """Whatever it is made of: neither time nor memory grow faster than it does."""
+
+    def take(content: bytes) -> None:
+        with contextlib.suppress(FormatError):
+            faulthandler.parse(content)
+
+    within_bounds(take, start + rest, microseconds_a_byte=1.5, bytes_a_byte=100)

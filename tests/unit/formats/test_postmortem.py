@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.formats.hostile import documents, is_fit
 from tests.unit.formats.strategies import texts
 from tests.unit.formats.test_blackbox import HEADER, row, table
 from wsgi_tracebacker.errors import FormatError
@@ -85,6 +86,39 @@ def test_it_reads_well() -> None:
     assert stacks == ["its last report or stacks:", "  one", "  two\\x1b"]
 
 
+GENUINE = {
+    "postmortem": 1,
+    "number": 3,
+    "base": "/tmp/tb",
+    "pid": 4711,
+    "server": "gunicorn",
+    "application": "a:b",
+    "started_at": 1.0,
+    "last_written_at": 2.0,
+    "found_at": 3.0,
+    "unrecorded_cores": 0,
+    "stacks": "one\ntwo",
+    "requests": [
+        {
+            "core": 0,
+            "native_id": 7,
+            "method": "GET",
+            "path": "/",
+            "started_at": 1.5,
+            "remote_address": "192.0.2.1",
+            "request_id": None,
+        }
+    ],
+}
+
+
+def can_be_shown(found: Postmortem) -> None:
+    assert all(is_fit(line) for line in postmortem.lines(found))
+    encoded = postmortem.encode(found)
+    assert postmortem.decode(encoded) == found
+    json.loads(encoded, parse_constant=pytest.fail)
+
+
 @given(postmortems)
 def test_a_postmortem_comes_back_as_it_was(value: Postmortem) -> None:
     """decode(encode(x)) == x, in ASCII, on one line."""
@@ -111,11 +145,39 @@ def test_lines_can_always_be_written(value: Postmortem) -> None:
             | st.dictionaries(st.sampled_from(["postmortem", "requests", "number", "x"]), inner)
         ),
     ).map(lambda value: json.dumps(value).encode())
+    | documents(GENUINE)
 )
 def test_any_bytes_are_a_postmortem_or_a_format_error(content: bytes) -> None:
-    """Reading never raises anything else."""
+    """Reading never raises anything else, and what is read can be shown, kept and printed as JSON."""
     with contextlib.suppress(FormatError):
-        postmortem.decode(content)
+        found = postmortem.decode(content)
+        can_be_shown(found)
+
+
+_numbers = st.floats() | st.sampled_from([0.0, 1.7e308, -1.7e308, 1e15, 5e-324])
+_headers = st.builds(
+    replace,
+    st.just(HEADER),
+    started_at=_numbers,
+    monotonic=_numbers,
+    unix=_numbers,
+    cores=st.integers(0, 2**32 - 1),
+    boot_id=texts,
+    server=_optional,
+    application=_optional,
+)
+
+
+@given(_headers, _numbers, texts, st.none() | st.binary(max_size=200))
+def test_any_table_is_a_postmortem_or_a_format_error(
+    header: blackbox.Header, started: float, path: str, stacks: bytes | None
+) -> None:
+    """Whatever times a dead worker's table has, and whatever stacks it left."""
+    content = table(row(started, path.encode("utf-8", "surrogateescape")[:192]), header=header)
+    with contextlib.suppress(FormatError):
+        found = postmortem.of_table(content, "/tmp/tb", 3000.0, stacks)
+        if found is not None:
+            can_be_shown(found)
 
 
 @pytest.mark.parametrize("change", [{"postmortem": 2}, {"requests": None}, {"pid": "x"}, {"requests": [{}]}])

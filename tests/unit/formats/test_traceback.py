@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -61,8 +60,8 @@ def test_all_shows_the_threads_that_were_counted() -> None:
 
 def test_the_oldest_request_stands_first() -> None:
     """Requests are sorted by age, whatever their cores are."""
-    older = replace(SERVING, name="WSGIWorker1Core7", core=7, request=replace(SLOW, age_seconds=99.0))
-    text = shown(replace(SNAPSHOT, stacks=(SERVING, older)))
+    older = SERVING._replace(name="WSGIWorker1Core7", core=7, request=SLOW._replace(age_seconds=99.0))
+    text = shown(SNAPSHOT._replace(stacks=(SERVING, older)))
     assert text.index("Core7") < text.index("Core0")
 
 
@@ -75,16 +74,16 @@ def test_older_leaves_out_younger_requests_and_says_so() -> None:
 
 def test_nested_requests_stand_below_the_one_they_are_in() -> None:
     """A WSGI call inside a request has a line of its own, and so has one inside that."""
-    inner = replace(SLOW, path="/inner", age_seconds=1.0)
-    middle = replace(SLOW, path="/middle", age_seconds=2.0, nested=(inner,))
-    text = shown(replace(SNAPSHOT, stacks=(replace(SERVING, request=replace(SLOW, nested=(middle,))),)))
+    inner = SLOW._replace(path="/inner", age_seconds=1.0)
+    middle = SLOW._replace(path="/middle", age_seconds=2.0, nested=(inner,))
+    text = shown(SNAPSHOT._replace(stacks=(SERVING._replace(request=SLOW._replace(nested=(middle,))),)))
     assert "    inside it GET /middle  2.00 s  in app\n    inside it GET /inner  1.00 s  in app\n    File" in text
 
 
 def test_the_query_is_shown_if_the_worker_sent_it() -> None:
     """A path and its query stand together."""
-    stack = replace(SERVING, request=replace(SLOW, query="a=1"))
-    assert "GET /slow?a=1  12.3 s" in shown(replace(SNAPSHOT, stacks=(stack,)))
+    stack = SERVING._replace(request=SLOW._replace(query="a=1"))
+    assert "GET /slow?a=1  12.3 s" in shown(SNAPSHOT._replace(stacks=(stack,)))
 
 
 def test_of_uwsgi_only_stacks_are_known() -> None:
@@ -103,14 +102,14 @@ def test_of_uwsgi_only_stacks_are_known() -> None:
 
 def test_an_idle_worker_is_two_lines() -> None:
     """A worker that serves nothing has its heading and its count."""
-    idle = replace(SNAPSHOT, worker=Worker(), stacks=(IDLE, IDLE))
+    idle = SNAPSHOT._replace(worker=Worker(), stacks=(IDLE, IDLE))
     assert shown(idle) == "worker  0 in flight\n\n  2 idle threads (last request ended 3.20 s ago); --all shows them"
 
 
 def test_equal_calls_of_a_recursion_are_folded() -> None:
     """As in Python, three are shown and the others counted; a different line ends the fold."""
     again = Frame("a.py", 2, "again")
-    lines = list(traceback.traceback([again] * 9 + [replace(again, lineno=3)] + [again] * 4 + [again]))
+    lines = list(traceback.traceback([again] * 9 + [again._replace(lineno=3)] + [again] * 4 + [again]))
     repeated = ['File "a.py", line 2, in again'] * 3
     assert lines == [
         *repeated,
@@ -125,7 +124,7 @@ def test_equal_calls_of_a_recursion_are_folded() -> None:
 def test_frames_that_were_left_out_are_mentioned() -> None:
     """A stack too deep to be sent in full says how much of it is missing."""
     assert "    [7 frames between the outermost ones" in shown(
-        replace(SNAPSHOT, stacks=(replace(SERVING, frames_omitted=7),))
+        SNAPSHOT._replace(stacks=(SERVING._replace(frames_omitted=7),))
     )
 
 

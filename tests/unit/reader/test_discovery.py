@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,7 +43,7 @@ class Folder:
 
     def card(self, base: str, number: int) -> str:
         path = self.path / f"{base}{number}.worker"
-        path.write_bytes(cards.encode(replace(CARD, number=number, base=str(self.path / base))))
+        path.write_bytes(cards.encode(CARD._replace(number=number, base=str(self.path / base))))
         return str(path)
 
 
@@ -91,7 +90,7 @@ def test_worker_12_of_one_base_is_not_worker_2_of_another(folder: Folder) -> Non
 def test_a_card_may_name_its_folder_by_another_path(folder: Folder) -> None:
     """One folder has many paths, through links and seen from outside a container."""
     folder.socket("tb1")
-    card = replace(CARD, base="/somewhere/else/tb")
+    card = CARD._replace(base="/somewhere/else/tb")
     (folder.path / "tb1.worker").write_bytes(cards.encode(card))
     assert [target.card for target in find(folder.base)] == [card]
 
@@ -106,6 +105,19 @@ def test_a_socket_or_its_card_is_that_worker(folder: Folder) -> None:
     (target,) = find(path)
     assert target.card is not None
     assert target.number == 1
+
+
+def test_a_worker_whose_socket_is_another_base_hides_nobody(folder: Folder) -> None:
+    """/tmp/tb1 is worker 1 of /tmp/tb and the base of /tmp/tb12 as well: both are meant, as the cards say."""
+    for base, number in (("tb", 1), ("tb1", 2), ("tb", 13)):
+        folder.socket(f"{base}{number}")
+        folder.card(base, number)
+    folder.socket("tb14")
+    found = [(target.card.base[-3:].strip("/"), target.number) for target in find(folder.base + "1") if target.card]
+    assert found == [("tb", 1), ("tb1", 2)]
+    assert len(find(folder.base + "1")) == len(found)
+    assert [target.number for target in find(folder.base)] == [1, 13, 14]
+    assert [target.number for target in find(folder.base + "13")] == [13]
 
 
 def test_a_dead_workers_path_is_still_that_worker(folder: Folder) -> None:
@@ -156,7 +168,7 @@ def test_a_card_that_is_no_plain_file_is_not_opened(folder: Folder) -> None:
     link, pipe = str(folder.path / "link"), str(folder.path / "pipe")
     os.symlink(real, link)
     os.mkfifo(pipe)
-    assert read_card(real, None)[0] == replace(CARD, base=folder.base)
+    assert read_card(real, None)[0] == CARD._replace(base=folder.base)
     assert read_card(link, None) == (None, None)
     assert read_card(pipe, None) == (None, None)
     assert read_card(str(folder.path), None) == (None, None)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 from wsgi_tracebacker.formats.faulthandler import Dump
 from wsgi_tracebacker.model import Frame, Request, Stack
 from wsgi_tracebacker.reader.examine import join
@@ -60,7 +58,7 @@ def test_own_threads_are_left_out() -> None:
 
 def test_greenlets_share_a_thread_and_its_stack_is_nobodys() -> None:
     """A dump does not say which of them runs, so it is shown beside them."""
-    rows = (serving(0), replace(serving(1), ident=100))
+    rows = (serving(0), serving(1)._replace(ident=100))
     stacks = joined(dumped(100, *FRAMES), rows=rows)
     assert [stack.frames for stack in stacks] == [(), (), FRAMES]
     assert stacks[2].request is None

@@ -32,10 +32,13 @@ class FakeProc:
         folder = self.root / str(pid)
         folder.mkdir(exist_ok=True)
         self.stat(folder, pid, letter, start_ticks)
-        (folder / "status").write_text(f"Name:\tpython) (x\nUid:\t0\t{uid}\t0\t0\nGid:\t0\n")
+        self.status(folder, f"0\t{uid}\t0\t0")
         for number, thread in enumerate(threads):
             (folder / f"task/{pid + number}").mkdir(parents=True, exist_ok=True)
             self.stat(folder / f"task/{pid + number}", pid, thread, start_ticks)
+
+    def status(self, folder: Path, uids: str) -> None:
+        (folder / "status").write_text(f"Name:\tpython) (x\nUid:\t{uids}\nGid:\t0\n")
 
     def stat(self, folder: Path, pid: int, letter: str, start_ticks: int) -> None:
         # A program may call itself anything, with parentheses and blanks.
@@ -77,6 +80,24 @@ def test_another_process_with_the_same_pid_is_not_the_cards(proc: FakeProc) -> N
     assert proc.processes.standing(proc.card(start_ticks=776), OWNER) == GONE
     assert proc.processes.standing(proc.card(), OWNER + 1) == GONE
     assert proc.processes.standing(proc.card(pid=43), OWNER) == GONE
+
+
+@pytest.mark.parametrize(
+    ("uids", "may"),
+    [
+        ("1000\t1000\t1000\t1000", True),
+        ("1000\t0\t0\t0", True),
+        ("0\t0\t1000\t0", True),
+        ("0\t1000\t0\t1000", False),
+        ("1001\t1000\t1001\t1000", False),
+        ("0\t0\t0\t0", False),
+        ("", False),
+    ],
+)
+def test_who_only_acts_as_a_user_may_not_be_signalled_by_him(proc: FakeProc, uids: str, may: bool) -> None:
+    """As kill(2) has it: real and saved user count, not the effective one."""
+    proc.status(proc.root / "42", uids)
+    assert proc.processes.may_be_signalled_by(42, OWNER) is may
 
 
 def test_a_zombie_is_gone(proc: FakeProc) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import contextlib
+import json as standard_json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.formats.hostile import documents, long_inputs, renders, within_bounds
+from tests.unit.formats.test_json import SNAPSHOT as FULL
+from tests.unit.formats.test_json import changed
 from wsgi_tracebacker.errors import BadReply
 from wsgi_tracebacker.formats import json, uwsgi
 from wsgi_tracebacker.model import Frame, Snapshot, Stack, Worker
@@ -66,8 +70,38 @@ def test_anything_else_is_a_bad_reply(content: bytes, complaint: str) -> None:
     assert str(raised.value).isprintable()
 
 
-@given(st.sampled_from([b"", OK, b"HTTP/1.", uwsgi.HEADER, OK + b"{"]), st.binary())
-def test_any_bytes_are_a_snapshot_or_a_bad_reply(start: bytes, rest: bytes) -> None:
-    """Reading never raises anything else."""
+_pieces = (
+    *(b"HTTP/1.0 200 OK\r\n", b"Content-Length: ", b"\r\n\r\n", b"\r\n", b":", b"{", b"[", b'"', b",", b"[]", b"{}"),
+    *(uwsgi.HEADER, uwsgi.UWSGI_HEADER, b"thread_id = ", b" filename = ", b" lineno = 1 function = ", b" line = "),
+    *(b"\n", b" ", b"=", b"x", b"\xff", b"\x1b[2J", b"0", b'{"schema":1,"x":'),
+)
+_genuine = standard_json.loads(json.encode(FULL._replace(worker=FULL.worker._replace(started_at=999.0))))
+_replies = (
+    st.builds(bytes.__add__, st.sampled_from([b"", OK, b"HTTP/1.", uwsgi.HEADER, OK + b"{"]), st.binary())
+    | documents(_genuine).map(lambda document: OK + document)
+    | st.lists(st.sampled_from(_pieces) | st.binary(max_size=4)).map(b"".join).map(lambda text: uwsgi.HEADER + text)
+)
+
+
+@given(_replies)
+@example(OK + json.encode(FULL._replace(taken_at=1e12, worker=FULL.worker._replace(started_at=-1e12))))
+@example(OK + changed("taken_at", to=1.7e308).replace(b'"started_at": null', b'"started_at": -1.7e308'))
+def test_any_bytes_are_a_snapshot_or_a_bad_reply(content: bytes) -> None:
+    """Reading never raises anything else; whatever was read can be shown in every format, with nothing raw in it."""
     with contextlib.suppress(BadReply):
-        assert isinstance(read(start + rest), Snapshot)
+        found = read(content)
+        assert isinstance(found, Snapshot)
+        renders(found)
+
+
+@settings(max_examples=min(50, settings().max_examples))
+@given(st.sampled_from([b"", OK, OK + b'{"x":', uwsgi.HEADER, uwsgi.HEADER + b"thread_id = "]), long_inputs(*_pieces))
+@example(uwsgi.HEADER, (b"thread_id =  filename = " + b"\n \n" * 5000) * 40)
+def test_a_long_reply_costs_no_more_than_its_length(start: bytes, rest: bytes) -> None:
+    """Whatever it is made of: neither time nor memory grow faster than it does."""
+
+    def take(content: bytes) -> None:
+        with contextlib.suppress(BadReply):
+            read(content)
+
+    within_bounds(take, start + rest, microseconds_a_byte=1.5, bytes_a_byte=100)

@@ -32,9 +32,20 @@ def test_a_line_is_read_by_its_number(tmp_path: Path) -> None:
 
 
 def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:
-    """Code without a file, names that are not there, folders and pipes."""
+    """Code without a file, names that are not there, folders, pipes, devices, and what the kernel makes up: that would
+    speak of the reader.
+    """
     os.mkfifo(tmp_path / "pipe")
-    for name in ("<string>", "", "/not/there.py", str(tmp_path), str(tmp_path / "pipe"), "nul\0", "/dev/zero"):
+    for name in (
+        "<string>",
+        "",
+        "/not/there.py",
+        str(tmp_path),
+        str(tmp_path / "pipe"),
+        "nul\0",
+        "/dev/zero",
+        "/proc/self/maps",
+    ):
         assert shown(name).source is None
 
 

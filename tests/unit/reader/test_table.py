@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from tests.unit.formats.hostile import renders
 from tests.unit.formats.test_blackbox import HEADER, row, table
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.model import Card
 from wsgi_tracebacker.reader import table as tables
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 UID = os.geteuid()
 OWN = replace(HEADER, uid=UID)
@@ -97,6 +99,46 @@ def test_links_pipes_and_files_of_others_are_not_opened(path: Path, tmp_path: Pa
     for wrong in (card(link), card(pipe), card(path, uid=UID + 1), card(tmp_path), card(path, black_box=None)):
         with pytest.raises(OSError):  # noqa: PT011 - of several kinds
             tables.Table(wrong)
+
+
+def _with_bytes(content: bytes, changes: list[tuple[int, bytes]]) -> bytes:
+    changed = bytearray(content)
+    for offset, part in changes:
+        changed[offset : offset + len(part)] = part
+    return bytes(changed)
+
+
+_GENUINE = table(row(44.0, b"/young", core=1), row(40.0, b"/old", core=0), header=OWN)
+_times = st.floats() | st.sampled_from([0.0, 1.7e308, -1.7e308, 1e15, 5e-324])
+_garbled = st.builds(
+    _with_bytes,
+    st.builds(
+        lambda started, unix, monotonic, begun: table(
+            row(begun, b"\x1b[2J\xff"),
+            header=replace(OWN, started_at=started, unix=unix, monotonic=monotonic, server="\x1b[2J"),
+        ),
+        *(_times, _times, _times, _times),
+    )
+    | st.just(_GENUINE),
+    st.lists(
+        st.tuples(st.integers(0, blackbox.HEADER_BYTES + 2 * blackbox.ROW_BYTES), st.binary(max_size=9)), max_size=5
+    ),
+)
+
+
+@given(_garbled | st.binary(max_size=40), st.booleans())
+@example(content=table(row(40.0), header=replace(OWN, unix=float("nan"))), clocks_are_ours=False)
+@example(content=table(row(40.0), header=replace(OWN, started_at=float("inf"))), clocks_are_ours=True)
+@example(content=table(row(float("inf")), header=OWN), clocks_are_ours=True)
+def test_any_file_is_a_snapshot_or_an_error(content: bytes, clocks_are_ours: bool) -> None:
+    """Whatever stands in a table, what is read of it can be shown in every format, with nothing raw in it."""
+    with tempfile.NamedTemporaryFile() as file, contextlib.suppress(FormatError):
+        file.write(content)
+        file.flush()
+        own = card(Path(file.name), cwd="\x1b[2J")
+        reading = read(own)
+        renders(tables.snapshot(own, reading, "busy", monotonic=50.0, unix=9e9, clocks_are_ours=clocks_are_ours))
+        tables.threads_of(content)
 
 
 def test_threads_are_told_apart(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import itertools
 import os
 import resource
 import socket
@@ -12,6 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from tests.support import clients
 from tests.support.waiting import wait_until
@@ -62,6 +65,7 @@ def path(short_path: Path) -> str:
 @pytest.fixture
 def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
     """A listener at ``path``, ended after the test."""
+    faults.forget()
     listening = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     listening.bind(path)
     listening.listen(128)
@@ -123,6 +127,68 @@ def read(client: socket.socket) -> bytes:
         while part := client.recv(65536):
             received += part
     return received
+
+
+_sent = st.lists(
+    st.sampled_from(
+        [
+            *(b"GET ", b"/", b"/snapshot", b"/nothing", b" HTTP/1.0", b"\r\n", b"\n", b"Host: x", b":", b"POST / "),
+            *(b"x" * http.MAX_REQUEST_LINE_BYTES, b"a: b\r\n" * 1400, GET, b"\x16\x03\x01", b"\0", b"?", b"#", b"%"),
+        ]
+    )
+    | st.binary(max_size=30),
+    max_size=8,
+).map(b"".join) | st.binary(max_size=300)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine may take a while between connecting and sending."""
+    monkeypatch.setattr(listener, "SILENCE_SECONDS", 0.5)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=40 if settings().max_examples == 100 else settings().max_examples,
+)
+@given(sent=_sent, cuts=st.lists(st.integers(0, 3000), max_size=5), shuts=st.booleans(), leaves=st.booleans())
+@example(sent=b"", cuts=[], shuts=False, leaves=False)
+@example(sent=b"GET /", cuts=[2], shuts=False, leaves=True)
+def test_any_client_is_answered_and_the_next_one_too(
+    running: listener.Listener, path: str, patient: None, sent: bytes, cuts: list[int], shuts: bool, leaves: bool
+) -> None:
+    """Any bytes, in any pieces: the answer is that to the whole, or the connection's end; nothing is a fault, nobody
+    stays, and the next client is answered.
+    """
+    bounds = sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})
+    expected = expectation(sent)
+    # Who says half of something and waits is waited for; that is another test.
+    waits = expected is None and not shuts
+    with clients.connect(path) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for start, end in itertools.pairwise(bounds):
+                client.sendall(sent[start:end])
+            if shuts or (waits and sent):
+                client.shutdown(socket.SHUT_WR)
+        if not leaves:
+            received = read(client)
+            if expected is None:
+                expected = b"HTTP/1.0 400 " if sent else BODY
+            # Closed while the client was still sending: the kernel may throw the answer away.
+            assert received.startswith(expected) or (received == b"" and len(sent) > http.MAX_REQUEST_LINE_BYTES)
+    assert clients.request(path, "/").status == 200
+    assert faults.count() == 0
+    wait_until(lambda: not running._clients, "nobody stays")
+
+
+def expectation(sent: bytes) -> bytes | None:
+    """How the answer begins; None while more is waited for."""
+    decision = http.parse(sent) if sent else None
+    if decision is None:
+        return None
+    if isinstance(decision, http.Refusal):
+        return b"HTTP/1.0 %d " % decision.status
+    return b"HTTP/1.0 %d " % (200 if decision.path in ("/", "/snapshot") else 404)
 
 
 def test_a_silent_client_gets_the_text(running: listener.Listener, path: str) -> None:
@@ -350,7 +416,7 @@ def test_closed_descriptors_do_not_spin(running: listener.Listener, answers: Ans
     clients.request(path, "/")
     native_id = next(int(name) for name in os.listdir("/proc/self/task") if int(name) != os.getpid())
     assert len(os.listdir("/proc/self/task")) == 2
-    os.close(running._wake)
+    os.close(running._waker.descriptor)
     os.close(answers.listening.fileno())
     answers.listening.detach()
     os.unlink(path)

@@ -34,8 +34,13 @@ class Collecting(logging.Handler):
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
     logger = logging.getLogger(NAME)
+    # Every other logger too: dictConfig disables all that exist, and tests after this one listen to some of them.
+    enabled = [one for one in logging.Logger.manager.loggerDict.values() if not getattr(one, "disabled", True)]
     yield
     logger.propagate, logger.disabled, logger.handlers = True, False, []
+    for one in enabled:
+        assert isinstance(one, logging.Logger)
+        one.disabled = False
 
 
 def alone(*handlers: logging.Handler) -> None:
@@ -136,8 +141,8 @@ def test_the_exception_that_is_handled(capfd: pytest.CaptureFixture[str]) -> Non
     alone()
     try:
         raise KeyError("k")
-    except KeyError:
-        logs.emit(NAME, logging.ERROR, "a fault", with_exception=True)
+    except KeyError as error:
+        logs.emit(NAME, logging.ERROR, "a fault", exception=error)
     err = capfd.readouterr().err
     assert err.startswith(f"ERROR {NAME}: a fault\nTraceback (most recent call last):\n")
     assert err.endswith("KeyError: 'k'\n")
@@ -178,3 +183,26 @@ def test_nothing_is_raised(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     logs.emit(NAME, logging.ERROR, "GET /x 1 s")
     monkeypatch.undo()
     assert "GET /x 1 s" in capfd.readouterr().err
+
+
+class Blocking(logging.Handler):
+    """Hangs until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+        self.ended = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.let_go.wait(30)
+        self.ended.set()
+
+
+def test_a_handler_that_hangs_is_not_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever cannot wait goes on, and the line, with its exception, is on stderr."""
+    handler = Blocking()
+    alone(handler)
+    logs.emit_soon(NAME, logging.ERROR, "a %s", "fault", exception=KeyError("k"))
+    assert capfd.readouterr().err == f"ERROR {NAME}: (logging hangs) a fault\nKeyError: 'k'\n"
+    handler.let_go.set()
+    assert handler.ended.wait(30)

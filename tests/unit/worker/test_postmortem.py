@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD) -> Slot:
     """A worker with all its files; it is dead once its slot is forgotten."""
     taken = slot.claim(base)
     assert taken is not None
-    taken.write_card(replace(card(taken.number, base), pid=pid))
+    taken.write_card(card(taken.number, base)._replace(pid=pid))
     taken.bind(None)
     header = layout.Header(
         pid=pid,

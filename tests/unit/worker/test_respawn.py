@@ -35,6 +35,42 @@ def test_servers(software: str | None, is_said: bool) -> None:
     assert (why_nothing_respawns(software) is not None) is is_said
 
 
+def test_a_fork_for_each_request_is_replaced_by_the_next() -> None:
+    """werkzeug with processes loses nothing but the request; others are not believed."""
+    assert why_nothing_respawns("Werkzeug/3.1.9", is_multiprocess=True) is None
+    assert why_nothing_respawns("waitress", is_multiprocess=True) is not None
+
+
+def test_granian_that_respawns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its option is found among the arguments and in the environment."""
+    with monkeypatch.context() as arguments:
+        arguments.setattr(sys, "argv", ["granian", "--respawn-failed-workers", "app"])
+        assert why_nothing_respawns("Granian") is None
+    assert why_nothing_respawns("Granian") is not None
+    monkeypatch.setenv("GRANIAN_RESPAWN_FAILED_WORKERS", "true")
+    assert why_nothing_respawns("Granian") is None
+
+
+def test_servers_that_do_not_say_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twisted and uvicorn are known by their modules; gunicorn, which may run uvicorn's workers, starts new ones."""
+    for name in ("gunicorn", "twisted.web.wsgi", "uvicorn"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert why_nothing_respawns(None) is None
+    with monkeypatch.context() as modules:
+        modules.setitem(sys.modules, "twisted.web.wsgi", SimpleNamespace())
+        assert "Twisted" in (why_nothing_respawns(None) or "")
+        assert why_nothing_respawns("mine") is None
+    monkeypatch.setitem(sys.modules, "uvicorn", SimpleNamespace())
+    process = SimpleNamespace(parent_process=lambda: None)
+    monkeypatch.setitem(sys.modules, "multiprocessing.process", process)
+    assert "uvicorn" in (why_nothing_respawns(None) or "")
+    process.parent_process = SimpleNamespace
+    assert why_nothing_respawns(None) is None
+    process.parent_process = lambda: None
+    monkeypatch.setitem(sys.modules, "gunicorn", SimpleNamespace())
+    assert why_nothing_respawns(None) is None
+
+
 def masterless() -> int:
     return 0
 

@@ -317,6 +317,41 @@ def test_a_fault_in_the_report_does_not_keep_the_process_alive(
     faults.forget()
 
 
+def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
+    base: str, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The handler never returns from the line about the fault: the next request is killed in time, both on stderr."""
+    let_go = threading.Event()
+    hanging: list[str] = []
+
+    def hang(_: str, __: int, message: str, *arguments: object, **___: Any) -> None:
+        hanging.append(message % arguments)
+        let_go.wait(30)
+
+    look, failed = watchdog.Watchdog._look_around, threading.Event()
+
+    def look_around(self: watchdog.Watchdog, late_seconds: float) -> float:
+        if not failed.is_set():
+            failed.set()
+            raise OSError("of ours")
+        return look(self, late_seconds)
+
+    monkeypatch.setattr(logs, "emit", hang)
+    monkeypatch.setattr(watchdog.Watchdog, "_look_around", look_around)
+    faults.forget()
+    try:
+        serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.2, harakiri_action="kill"))
+    finally:
+        let_go.set()
+    assert len(hanging) >= 1
+    assert "a fault of wsgi_tracebacker, in the watchdog" in hanging[0]
+    lines = capfd.readouterr().err
+    assert "ERROR wsgi_tracebacker (logging hangs): fault: a fault of wsgi_tracebacker, in the watchdog" in lines
+    assert "OSError: of ours" in lines
+    assert "ERROR wsgi_tracebacker.harakiri (logging hangs): harakiri: " in lines
+    faults.forget()
+
+
 def test_the_thread_is_started_by_the_first_limit(base: str) -> None:
     """One a process; none without limits."""
     serve(TracebackerMiddleware(hanging_until(lambda: True), base))

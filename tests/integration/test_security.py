@@ -1,0 +1,679 @@
+"""What docs/security.md promises, tried by a real second user, and by whoever can plant files and sockets.
+
+The folder of the sockets is as bad as it may be: everybody may write there, and only the sticky bit is between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import black_boxes, clients
+from tests.support.listeners import answering, http, listener, silent
+from tests.support.programs import PROJECT
+from tests.support.strangers import BYSTANDER, STRANGER, as_stranger, needs_root, tries, watched
+from tests.support.waiting import wait_until
+from tests.unit.formats.hostile import is_fit
+from tests.unit.formats.test_blackbox import HEADER, row, table
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.formats import postmortem as postmortems
+from wsgi_tracebacker.model import Card, Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.reader import client, dump
+from wsgi_tracebacker.reader.process import Processes
+from wsgi_tracebacker.reader.reply import Reply
+from wsgi_tracebacker.worker import blackbox, dump_signal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KINDS = (layout.TABLE, layout.STACKS, layout.POSTMORTEM)
+
+
+@pytest.fixture
+def sticky(short_path: Path, base: str) -> str:
+    """A base in a folder like ``/tmp``."""
+    short_path.chmod(0o1777)
+    return base
+
+
+@contextlib.contextmanager
+def held(base: str, **options: Any) -> Iterator[TracebackerMiddleware]:
+    """A worker, this process, with a request in flight and all the files that it can have."""
+    go_on, there = threading.Event(), threading.Event()
+
+    def wait(_: Any, __: Any) -> list[bytes]:
+        there.set()
+        go_on.wait(60)
+        return []
+
+    wrapped = TracebackerMiddleware(wait, base, **options)
+    thread = threading.Thread(target=serve, args=(wrapped, environ("/held")))
+    thread.start()
+    try:
+        assert there.wait(30)
+        yield wrapped
+    finally:
+        go_on.set()
+        thread.join(30)
+
+
+def start_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+
+
+def card_of(base: str, number: int, pid: int, uid: int = STRANGER, **changes: Any) -> Card:
+    """What a stranger writes: true of some process, as far as it is to be believed."""
+    own = Card(
+        number=number,
+        base=base,
+        pid=pid,
+        start_ticks=start_ticks(pid) if pid > 0 else 0,
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        pid_namespace=os.stat("/proc/self/ns/pid").st_ino,
+        uid=uid,
+        server=None,
+        application="forged",
+        cwd="/",
+        started_at=0.0,
+    )
+    return own._replace(**changes)
+
+
+def give(path: str | Path, uid: int = STRANGER) -> None:
+    os.chown(path, uid, uid, follow_symlinks=False)
+
+
+def write_card(base: str, card: Card) -> None:
+    path = cards.card_path(base, card.number)
+    Path(path).write_bytes(cards.encode(card))
+    give(path, card.uid)
+
+
+# ------------------------------------------------------------------------------------------------- who gets in
+
+
+def test_another_user_gets_nothing(sticky: str) -> None:
+    """Not a byte of socket, card, table, stacks and postmortem, and no way to change, remove or replace one of them."""
+    needs_root()
+    with held(sticky):
+        for kind in (layout.STACKS, layout.POSTMORTEM):
+            # As a report and a successor make them.
+            assert blackbox.write_whole(blackbox.path_of(sticky, 1, kind), b"secret")
+        files = [str(black_boxes.path_of(sticky, 1, kind)) for kind in KINDS]
+        paths = [f"{sticky}1", f"{sticky}1.worker", *files]
+        before = {path: (os.lstat(path).st_ino, os.lstat(path).st_size) for path in paths}
+        found = tries(*paths)
+        for path in paths:
+            assert "got" not in " ".join(found[path].values()), (path, found[path])
+            denied = {"read": "PermissionError", "write": "PermissionError", "both": "PermissionError"}
+            denied |= {"unlink": "PermissionError", "rename": "PermissionError", "connect": "PermissionError"}
+            assert found[path] == denied, path
+            assert os.lstat(path).st_mode & 0o777 == 0o600
+        assert {path: (os.lstat(path).st_ino, os.lstat(path).st_size) for path in paths} == before
+
+
+def test_the_kernel_says_who_connects(sticky: str) -> None:
+    """Also where somebody has opened the socket's mode to everybody: another user is closed on without a byte."""
+    needs_root()
+    with held(sticky):
+        os.chmod(f"{sticky}1", 0o666)
+        assert tries(f"{sticky}1")[f"{sticky}1"]["connect"] in ("got b''", "ConnectionResetError")
+        # Root, which this process is.
+        assert clients.request(f"{sticky}1", "/snapshot").status == 200
+
+
+def test_another_users_command_shows_nothing(sticky: str) -> None:
+    """It says that it may not, and nothing of what is served."""
+    needs_root()
+    program = (
+        "import os, sys\n"
+        "from wsgi_tracebacker.cli.main import main\n"
+        "import click, json, wsgi_tracebacker.cli.read, wsgi_tracebacker.cli.list_workers\n"
+        "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.graveyard, wsgi_tracebacker.reader.examine\n"
+        f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"
+        f"os.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
+        "main()\n"
+    )
+    with held(sticky):
+        for verb in ("read", "list", "postmortem"):
+            command = [sys.executable, "-c", program, verb, sticky]
+            done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=60)
+            assert b"held" not in done.stdout + done.stderr
+            assert b"Traceback" not in done.stderr
+            assert done.returncode in (0, 1)
+            if verb != "postmortem":
+                assert b"no permission" in done.stderr
+
+
+def test_nothing_listens_on_a_network(sticky: str) -> None:
+    """Of all sockets that the worker gained, each is a UNIX socket."""
+
+    def sockets() -> set[str]:
+        links = set()
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                links.add(os.readlink(f"/proc/self/fd/{number}"))
+        return {link[8:-1] for link in links if link.startswith("socket:[")}
+
+    before = sockets()
+    with held(sticky, harakiri=3600):
+        gained = sockets() - before
+        known = {line.split()[6] for line in Path("/proc/self/net/unix").read_text().splitlines()[1:]}
+        assert gained
+        assert gained <= known
+
+
+@pytest.mark.parametrize("what", ["link", "dangling link", "pipe", "folder", "file", "second name", "socket"])
+@pytest.mark.parametrize("suffix", ["", ".worker"], ids=["socket", "card"])
+def test_what_a_stranger_planted_costs_a_number_and_nothing_else(what: str, suffix: str, sticky: str) -> None:
+    """At the path of socket or card of a worker of root's: it is not followed, opened for writing or removed, the
+    worker takes another number, and who reads finds it there.
+    """
+    needs_root()
+    victim, planted = Path(f"{sticky}.victim"), Path(f"{sticky}1{suffix}")
+    victim.write_bytes(SECRET)
+    victim.chmod(0o600)
+    if what == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(planted))
+    elif what == "second name":
+        # Root's own file: where the kernel protects hard links, no stranger can do that.
+        os.link(victim, planted)
+    elif what == "link":
+        planted.symlink_to(victim)
+    elif what == "dangling link":
+        planted.symlink_to(f"{sticky}.made")
+    elif what == "pipe":
+        os.mkfifo(planted)
+    elif what == "folder":
+        planted.mkdir()
+    else:
+        planted.write_bytes(cards.encode(card_of(sticky, 1, 1)))
+    if what != "second name":
+        give(planted)
+    before = planted.lstat()
+    with held(sticky):
+        assert clients.request(f"{sticky}2", "/worker").status == 200
+        done = watched("read", sticky, "--timeout", "0.3")
+        assert b"GET /held" in done.out
+        assert b"Traceback" not in done.err
+        assert b"is on every line" not in done.out + done.err
+    after = planted.lstat()
+    assert (before.st_ino, before.st_mode, before.st_uid, before.st_size, before.st_mtime_ns) == (
+        after.st_ino,
+        after.st_mode,
+        after.st_uid,
+        after.st_size,
+        after.st_mtime_ns,
+    )
+    assert victim.read_bytes() == SECRET
+    assert not os.path.lexists(f"{sticky}.made")
+
+
+# ---------------------------------------------------------------------------------- what a reader is led to do
+
+
+class Forger:
+    """Puts forged cards, tables and sockets of STRANGER's into a folder; its sockets accept and never answer."""
+
+    def __init__(self, base: str, own_pid: int, stack: contextlib.ExitStack, done: threading.Event) -> None:
+        self.base = base
+        self.pid = own_pid
+        self._stack = stack
+        self._done = done
+        self.count = 0
+
+    def forge(self, *, pid: int | None = None, answer: Any = None, **changes: Any) -> int:
+        self.count += 1
+        path = f"{self.base}{self.count}"
+        self._stack.enter_context(listener(path, answer or silent(self._done)))
+        give(path)
+        write_card(self.base, card_of(self.base, self.count, pid or self.pid, **changes))
+        return self.count
+
+    def put(self, name: str, content: bytes, uid: int = STRANGER) -> str:
+        path = f"{self.base}.{name}"
+        Path(path).write_bytes(content)
+        os.chmod(path, 0o600)
+        give(path, uid)
+        return path
+
+
+@pytest.fixture
+def forger(sticky: str) -> Iterator[Forger]:
+    needs_root()
+    done = threading.Event()
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(subprocess.Popen(["sleep", "3600"], user=STRANGER, group=STRANGER, extra_groups=[]))
+        stack.callback(own.kill)
+        yield Forger(sticky, own.pid, stack, done)
+        done.set()
+
+
+SECRET = b"root's own secret\nis on every line\nof this file\n"
+
+
+def allowed(path: str) -> bool:
+    """What a reader may open: /proc, the cards, and the program itself (that is Python's doing)."""
+    return path.startswith(("/proc/", "/sys/")) or path.endswith((".py", ".pyc", ".so", ".worker")) or path == "None"
+
+
+def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> None:
+    """A black box that is somebody else's, a link, a pipe, a device, a folder, endless, of two names, or no path at
+    all: none is opened, nothing of it is shown, and the others are.
+    """
+    secret = forger.put("secret", SECRET, 0)
+    own_table = forger.put("roots", table(row(), header=replace(HEADER, pid=1, uid=0)), 0)
+    link, pipe, endless = (f"{forger.base}.{name}" for name in ("link", "pipe", "endless"))
+    os.symlink(secret, link)
+    os.mkfifo(pipe)
+    two = forger.put("two", table(row()))
+    os.link(two, f"{forger.base}.names")
+    Path(endless).touch()
+    os.truncate(endless, 1 << 40)
+    for path in (link, pipe, endless):
+        give(path)
+    named = [
+        *("/etc/shadow", secret, own_table, link, pipe, two, "/dev/zero", "/dev/kmsg", "/", "/proc/self/mem"),
+        *("/proc/1/environ", "relative", "", "x" * 5000),
+    ]
+    numbers = {forger.forge(black_box=path, stacks=path, dump_signal=signal.SIGTERM): path for path in named}
+    last = forger.forge(black_box=endless)
+    # These are no cards at all.
+    for wrong in ({"black_box": "/etc/\0shadow"}, {"cwd": "\ud800"}, {"pid": -1}, {"started_at": float("nan")}):
+        forger.forge(**wrong)
+    honest = forger.forge(answer=answering(http(Snapshot(Worker(number=99, pid=5), 5.0, (Stack("honest"),)))))
+    done = watched("read", forger.base, "--timeout", "1.2", "--all")
+    assert (done.code, b"Traceback" in done.err, b"honest" in done.out) == (1, False, True), done.err.decode()
+    assert b"secret" not in done.out + done.err.replace(secret.encode(), b"")
+    assert not done.sent
+    touched = {path for path in done.opened if not allowed(path)}
+    # It is the stranger's own, and as large as it likes; of it no more than a table is read.
+    assert touched <= {endless}, touched
+    assert all(f"worker {number} (" in done.err.decode() for number in (*numbers, last))
+    assert f"worker {honest} (" not in done.err.decode()
+    done = watched("list", forger.base, "--timeout", "0.3", "--format", "json")
+    assert (done.code, len(json.loads(done.out)["workers"]), done.sent) == (1, forger.count, [])
+
+
+class Victim:
+    """A process that any signal would reach, and that counts them."""
+
+    def __init__(self, user: int) -> None:
+        program = (
+            "import os, signal, sys, time\n"
+            f"os.setgroups([]); os.setresgid({user}, {user}, {user}); os.setresuid({user}, {user}, {user})\n"
+            "def tell(number, _): print(number, flush=True)\n"
+            "for number in set(range(1, 65)) - {9, 19, 32, 33, 17}: signal.signal(number, tell)\n"
+            "print('ready', flush=True)\n"
+            "while True: time.sleep(3600)\n"
+        )
+        self.process = subprocess.Popen([sys.executable, "-I", "-S", "-c", program], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def end(self) -> str:
+        """All that it got."""
+        self.process.kill()
+        return self.process.communicate()[0]
+
+
+def test_no_card_has_root_signal_whom_it_names(forger: Forger) -> None:
+    """Cards that name root's process, another user's, init and the reader's parent: called dead, none gets a signal."""
+    victims = [Victim(0), Victim(BYSTANDER)]
+    try:
+        box = forger.put("box", table(row(), header=replace(HEADER, uid=STRANGER)))
+        for pid in (*(victim.process.pid for victim in victims), 1, os.getpid()):
+            forger.forge(pid=pid, black_box=box, stacks=box, dump_signal=signal.SIGUSR1)
+        # One that says whose it is: the card's file is still the stranger's.
+        number = forger.forge(pid=victims[0].process.pid, black_box=box, stacks=box, dump_signal=signal.SIGUSR1)
+        card = card_of(forger.base, number, victims[0].process.pid, uid=0)
+        Path(cards.card_path(forger.base, number)).write_bytes(cards.encode(card))
+        done = watched("read", forger.base, "--timeout", "3", "--format", "json")
+        assert not done.sent
+        states = [worker["state"] for worker in json.loads(done.out)["unanswered"]]
+        assert states == ["dead"] * forger.count
+        assert box not in done.opened or not json.loads(done.out)["workers"]
+    finally:
+        assert [victim.end() for victim in victims] == ["", ""]
+
+
+def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger: Forger) -> None:
+    """The stranger could not signal it, so the stranger's card cannot have root do it, whatever else is proven."""
+    command = as_stranger("act")
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline() == "ready\n"
+            processes = Processes()
+            number = dump_signal.number_of(dump_signal.DEFAULT)
+            card = card_of(forger.base, 1, daemon.pid, stacks=forger.put("stacks", b""), dump_signal=number)
+            assert processes.standing(card, STRANGER) == "same"
+            asking = dump.ask(card, processes, lambda: None)
+            with pytest.raises(dump.Refused, match="not wholly"):
+                next(asking)
+        finally:
+            daemon.kill()
+            assert daemon.communicate()[0] == ""
+
+
+def test_root_reads_no_file_to_a_worker(sticky: str, short_path: Path) -> None:
+    """A stalled worker names a file of root's as its source: its stack is shown, without a line of it; and its own
+    file's lines are.
+    """
+    needs_root()
+    for name, mode in (("secret.py", 0o600), ("public.py", 0o644)):
+        path = short_path / name
+        path.write_bytes(SECRET)
+        path.chmod(mode)
+        with subprocess.Popen(
+            as_stranger("run", sticky), cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as worker:
+            try:
+                assert worker.stdin is not None
+                assert worker.stdout is not None
+                worker.stdin.write(f"{path}\n")
+                worker.stdin.flush()
+                assert worker.stdout.readline() == "ready\n"
+                done = watched("read", sticky, "--timeout", "10")
+                assert f'File "{path}", line 2, in <module>' in done.out.decode(), done.err.decode()
+                assert (b"is on every line" in done.out) == (name == "public.py")
+                assert b"stalled" in done.out
+                # Its own signal, to it alone.
+                assert len(done.sent) == 1
+            finally:
+                worker.kill()
+                worker.communicate()
+
+
+@pytest.mark.parametrize("kind", [layout.TABLE, layout.POSTMORTEM])
+def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind: str) -> None:
+    """Links, pipes, folders, second names, sparse files and garbage in shared memory and beside the socket."""
+    secret = forger.put("secret", SECRET, 0)
+    whole = table(row(path=b"/told"), header=replace(HEADER, pid=1 << 22, uid=STRANGER, number=9))
+    if kind == layout.POSTMORTEM:
+        found = postmortems.of_table(table(row(path=b"/told")), forger.base, 3.0, None)
+        assert found is not None
+        whole = postmortems.encode(found)
+    made = []
+
+    def place(number: int, beside: bool) -> str:
+        name = layout.file_name(forger.base, number, STRANGER, kind)
+        path = layout.beside_socket(forger.base, number, kind) if beside else f"{blackbox.SHARED_MEMORY}/{name}"
+        made.append(path)
+        return path
+
+    try:
+        for beside, first in ((False, 1), (True, 11)):
+            os.symlink(secret, place(first, beside))
+            os.mkfifo(place(first + 1, beside))
+            os.mkdir(place(first + 2, beside))
+            Path(place(first + 3, beside)).write_bytes(whole)
+            os.link(made[-1], place(first + 4, beside))
+            Path(place(first + 5, beside)).touch()
+            os.truncate(made[-1], 1 << 40)
+            Path(place(first + 6, beside)).write_bytes(b"\x1b[2J\xff" * 1000)
+            Path(place(first + 7, beside)).write_bytes(whole)
+        for path in made:
+            give(path)
+        done = watched("postmortem", forger.base)
+        assert b"Traceback" not in done.err, done.err
+        assert b"secret\n" not in done.out + done.err
+        assert b"is on every line" not in done.out + done.err
+        # One in each place is as it should be, of a stranger who may tell tales of itself.
+        assert done.out.count(b"died with 1 request in flight") == 2
+        regular = {path for path in made if not os.path.islink(path) and os.path.isfile(path)}
+        assert {path for path in done.opened if not allowed(path)} <= regular
+        assert not done.sent
+        assert all(is_fit(line) for line in (done.out + done.err).decode().splitlines())
+    finally:
+        for path in made:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+
+
+# ------------------------------------------------------------------------------------- what reaches a terminal
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n\u202e\u2028\x08\x7f\ud800"
+
+
+def evil_snapshot() -> Snapshot:
+    request = Request(EVIL, EVIL, EVIL, EVIL, EVIL, 0.0, 9.0, EVIL)
+    request = request._replace(nested=(request,))
+    frame = Frame(EVIL, 1, EVIL, f"x{EVIL}", 1, 0, 1)
+    serving = Stack(EVIL, core=0, kind=EVIL, state=EVIL, wait_channel=EVIL, request=request, frames=(frame,))
+    idle = serving._replace(core=1, request=None, last_request=LastRequest(EVIL, EVIL, 1.0))
+    other = idle._replace(core=None)
+    worker = Worker(1, 5, 5, 5, 0.0, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1, 1)
+    return Snapshot(worker, 5.0, (serving, idle, other), source=EVIL, state=EVIL)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("read",),
+        ("read", "--all", "--color", "always"),
+        ("read", "--format", "uwsgi"),
+        ("read", "--format", "json"),
+        ("list",),
+        ("list", "--format", "json"),
+    ],
+    ids=" ".join,
+)
+def test_no_answer_drives_the_terminal(arguments: tuple[str, ...], base: str) -> None:
+    """Every text of a snapshot, a refusal's status line, a uWSGI dump and a card, on stdout and stderr."""
+    evil = EVIL.encode("utf-8", "surrogatepass")
+    record = b"thread_id = " + evil.replace(b"\n", b"") + b" filename = a lineno = 1 function = f line = " + evil
+    # A base with such a name is the operator's own, but the folder may be full of them.
+    weird = f"{base}\x1b[2J\u202e"
+    with contextlib.ExitStack() as stack:
+        for number, content in enumerate(
+            (
+                http(evil_snapshot()),
+                b"HTTP/1.0 500 " + evil + b"\r\n\r\n",
+                b"*** uWSGI Python tracebacker output ***\n\n" + record + b"\n",
+                evil * 100,
+            ),
+            1,
+        ):
+            stack.enter_context(listener(f"{weird}{number}", answering(content)))
+        own = Card(9, weird, 1, 0, EVIL, 0, os.geteuid(), EVIL, EVIL, "/\x1b[2J", 0.0)
+        Path(cards.card_path(weird, 9)).write_bytes(cards.encode(own))
+        done = watched(*arguments, weird, "--timeout", "2")
+    assert b"Traceback" not in done.err, done.err
+    out = done.out.decode()
+    if "always" in arguments:
+        for colour in ("1", "2", "31", "33", "1;31", "1;36", "0"):
+            out = out.replace(f"\x1b[{colour}m", "")
+    lines = [*out.split("\n"), *done.err.decode().split("\n")]
+    assert [line for line in lines if not is_fit(line)] == []
+    assert len(done.out) > 300
+
+
+def test_a_flood_of_one_user_fills_no_memory_and_costs_no_other_one(
+    forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many sockets one user answers on: together they have a bound, and another user's answer is whole."""
+    monkeypatch.setattr(client, "MAX_USER_BYTES", 3 << 20)
+
+    def flood(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(b"x" * (1 << 20))
+
+    honest = http(Snapshot(Worker(number=1, pid=5), 5.0, (Stack("honest"),)))
+    path = f"{forger.base}1"
+    with contextlib.ExitStack() as stack:
+        paths = []
+        for number in range(2, 8):
+            stack.enter_context(listener(f"{forger.base}{number}", flood))
+            paths.append(f"{forger.base}{number}")
+        stack.enter_context(listener(path, answering(honest)))
+        # All of them are this process's: one is told apart by what the kernel would say of another user's.
+        peer = client._Conversation.connect
+
+        def connect(conversation: Any) -> bool:
+            connected = peer(conversation)
+            if connected and conversation.path != path:
+                conversation.peer = (conversation.peer[0], STRANGER)
+            return connected
+
+        monkeypatch.setattr(client._Conversation, "connect", connect)
+        first, *others = client.ask_all([(each, 10.0) for each in (path, *paths)])
+    assert isinstance(first, Reply)
+    assert first.content == honest
+    for other in others:
+        assert isinstance(other, client.Failure)
+        assert f"the replies of uid {STRANGER} together are larger than 3 MiB" in str(other.error)
+
+
+# ------------------------------------------------------------------------------------------- what is not told
+
+STORY = """
+import io, logging, os, sys, threading, time
+from wsgi_tracebacker import TracebackerMiddleware
+base, action, show_query = sys.argv[1:]
+form = "%(levelname)s %(name)s: %(message)s %(wsgi_tracebacker)s"
+handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter(form, defaults={"wsgi_tracebacker": ""}))
+logging.basicConfig(handlers=[handler])
+secrets = dict(line.split() for line in sys.stdin)
+def view_that_hangs(environ, start_response):
+    body = environ["wsgi.input"].read()
+    password = secrets["local"]
+    class Held:
+        def __repr__(self): return secrets["repr"]
+    held = Held()
+    try:
+        raise ValueError(secrets["exception"])
+    except ValueError as error:
+        kept = error
+        if environ["PATH_INFO"].startswith("/first"):
+            return []
+        print("ready", flush=True)
+        time.sleep(3600 if action == "log" else 30)
+    return [password.encode(), body, repr(held).encode(), str(kept).encode()]
+wrapped = TracebackerMiddleware(
+    view_that_hangs, socket=base, harakiri=0.6, slow=0.2, harakiri_action=action, show_query=show_query == "yes",
+    application="app\\x1b[2J\\u202e",
+)
+for path in ("/first", "/shown\\x1b]0;owned\\x07\\x9b2J"):
+    threading.current_thread().name = "name\\x1b[2J\\x9b\\r"
+    list(wrapped({
+        "REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": "token=" + secrets["query"],
+        "HTTP_AUTHORIZATION": "Bearer " + secrets["header"], "HTTP_COOKIE": "session=" + secrets["cookie"],
+        "HTTP_X_REQUEST_ID": "shown-id\\x1b[2J\\x9b", "REMOTE_ADDR": "192.0.2.7\\x1b[2J",
+        "REQUEST_URI": path + "?token=" + secrets["query"], "RAW_URI": path + "?token=" + secrets["query"],
+        "HTTP_REFERER": "http://x/?" + secrets["referer"], "REMOTE_USER": secrets["user"], "wsgi.url_scheme": "http",
+        "CONTENT_LENGTH": "100", "wsgi.input": io.BytesIO(secrets["body"].encode()),
+    }, lambda *_: lambda _: None))
+"""
+
+
+def serve_on(base: str, action: str, stdin: str) -> bytes:
+    """What a successor that serves one request says."""
+    story = STORY.replace('path in ("/first", ', 'path in ("/first",) or (')
+    done = subprocess.run(
+        [sys.executable, "-c", story, base, action, "no"],
+        cwd=PROJECT,
+        input=stdin.encode(),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+KINDS_OF_SECRETS = ("query", "header", "cookie", "referer", "user", "body", "local", "repr", "exception")
+
+
+@pytest.mark.parametrize("show_query", ["no", "yes"])
+@pytest.mark.parametrize("action", ["log", "raise", "kill"])
+def test_secrets_are_nowhere_and_escapes_are_escaped(action: str, show_query: str, base: str, tmp_path: Path) -> None:
+    """Query, headers, cookies, user, body, locals, reprs and messages: in no log, dump, file, report or postmortem; the
+    query only if it was asked for. What is shown of the request has no raw control character there.
+    """
+    secrets = {kind: f"{kind}-{os.urandom(8).hex()}" for kind in KINDS_OF_SECRETS}
+    stdin = "".join(f"{kind} {secret}\n" for kind, secret in secrets.items())
+    outputs: dict[str, bytes] = {}
+    errors = tmp_path / "errors"
+    command = [sys.executable, "-c", STORY, base, action, show_query]
+    with (
+        errors.open("wb") as log,
+        subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as worker,
+    ):
+        try:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            worker.stdin.write(stdin.encode())
+            worker.stdin.close()
+            assert worker.stdout.readline() == b"ready\n"
+            for target in ("/", "/snapshot", "/snapshot.txt", "/worker"):
+                outputs[target] = clients.request(f"{base}1", target).body
+            for form in ("text", "json", "uwsgi"):
+                done = watched("read", base, "--all", "--format", form)
+                outputs[f"read {form}"] = done.out + done.err
+            outputs["card"] = Path(f"{base}1.worker").read_bytes()
+            for path in black_boxes.files_of(base):
+                outputs[f"early {path.suffix}"] = path.read_bytes()
+            wait_until(
+                lambda: b"wsgi_tracebacker.harakiri" in errors.read_bytes(),
+                "the report is logged",
+                20,
+            )
+            if action == "kill":
+                assert worker.wait(20) == -signal.SIGKILL
+            for path in black_boxes.files_of(base):
+                outputs[f"late {path.suffix}"] = path.read_bytes()
+        finally:
+            worker.kill()
+            worker.wait()
+    for form in ("text", "json"):
+        done = watched("postmortem", base, "--format", form)
+        outputs[f"postmortem {form}"] = done.out + done.err
+    # Its successor says and keeps what it was doing.
+    outputs["log of the successor"] = serve_on(base, action, stdin)
+    outputs["log"] = errors.read_bytes()
+    for path in black_boxes.files_of(base):
+        outputs[f"kept {path.suffix}"] = path.read_bytes()
+    look_through(outputs, secrets, action, shows_query=show_query == "yes")
+
+
+def look_through(outputs: dict[str, bytes], secrets: dict[str, str], action: str, *, shows_query: bool) -> None:
+    # It is all there that should be, or nothing is proven.
+    assert b"view_that_hangs" in outputs["/"]
+    assert b"/shown" in outputs["/snapshot"]
+    assert b"shown-id" in outputs["read text"]
+    assert b"/shown" in outputs["log"]
+    assert any(b"/shown" in content for name, content in outputs.items() if name.startswith("late"))
+    if action != "raise":
+        assert b"/shown" in outputs["postmortem text"]
+        assert b"/shown" in outputs["log of the successor"]
+    for kind, secret in secrets.items():
+        told = [name for name, content in outputs.items() if secret.encode() in content]
+        if kind != "query" or not shows_query:
+            assert told == [], kind
+        else:
+            assert "read text" in told
+            assert "late .table" not in told
+    assert shows_query or not any(b"token=" in content for content in outputs.values())
+    # The table and the structured record are data, and not for a terminal; everything else is.
+    for name, content in outputs.items():
+        if name.endswith(".table"):
+            continue
+        for line in content.decode("utf-8").split("\n"):
+            assert is_fit(line), (name, line)

@@ -1,0 +1,117 @@
+"""What an enemy sends: documents that are ours but for some places, long inputs of few pieces, and what must hold.
+
+``renders`` is what has to be possible with every snapshot that was accepted; ``within_bounds`` holds the work for an
+input to its length, so that nobody who sends much can hang a reader or fill its memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import json as standard_json
+import time
+import tracemalloc
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+from tests.unit.formats.strategies import texts
+from wsgi_tracebacker.formats import json, traceback, uwsgi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wsgi_tracebacker.model import Snapshot
+
+#: Times and counts at which arithmetic or a clock ends.
+_extremes = st.sampled_from(
+    [0, -1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**400, 1e15, -1e15, 1.7e308, -1.7e308, 5e-324]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _extremes | texts | st.just("\0"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def documents(genuine: Any) -> st.SearchStrategy[bytes]:
+    """A JSON document that is this one but for a few of its places, whatever they are."""
+
+    def forge(changes: list[tuple[tuple[str | int, ...], Any]]) -> bytes:
+        document = copy.deepcopy(genuine)
+        for path, value in changes:
+            place = document
+            try:
+                for key in path[:-1]:
+                    place = place[key]
+                place[path[-1]] = value
+            except (TypeError, KeyError, IndexError, AttributeError):
+                continue  # an earlier change took that place away
+        return standard_json.dumps(document).encode()
+
+    return st.lists(st.tuples(st.sampled_from(list(_places(genuine))), json_values), max_size=4).map(forge)
+
+
+def _places(document: Any, before: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in items:
+        yield (*before, key)
+        yield from _places(value, (*before, key))
+
+
+def long_inputs(*pieces: bytes, length: int = 100_000) -> st.SearchStrategy[bytes]:
+    """A few pieces, and a few more repeated until the input is long: what makes slow work of a parser."""
+    piece = st.sampled_from(pieces) | st.binary(max_size=3)
+    short = st.lists(piece, max_size=3).map(b"".join)
+    unit = st.builds(
+        lambda begin, again, times: begin + b"".join(again) * times,
+        *(short, st.lists(piece, min_size=1, max_size=3), st.sampled_from([1, 1, 100, 5000])),
+    )
+    repeated = unit.map(lambda unit: (unit * (length // (len(unit) or 1) + 1))[:length])
+    return st.builds(lambda start, middle, end: start + middle + end, short, repeated, short)
+
+
+def within_bounds(
+    read: Callable[[bytes], object], content: bytes, *, microseconds_a_byte: float, bytes_a_byte: float
+) -> None:
+    """CPU time and memory of reading it are bounded by its length."""
+    began = time.thread_time()
+    read(content)
+    seconds = time.thread_time() - began
+    assert seconds < 0.2 + microseconds_a_byte * len(content) / 1e6, f"{seconds:.2f} s for {len(content)} bytes"
+    tracemalloc.start()
+    try:
+        read(content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000 + bytes_a_byte * len(content), f"{peak} bytes for {len(content)}"
+
+
+def is_fit(line: str) -> bool:
+    """Whether a line may go to a terminal: nothing in it drives one, breaks it or turns its direction."""
+    line.encode("utf-8")
+    return not any(
+        unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
+        or 0x202A <= ord(character) <= 0x202E
+        or 0x2066 <= ord(character) <= 0x2069
+        for character in line
+    )
+
+
+def renders(snapshot: Snapshot) -> None:
+    """Each way of showing a snapshot, nothing raw in any."""
+    for all_threads in (False, True):
+        for older_seconds in (None, 1.0):
+            for line in traceback.lines(snapshot, all_threads=all_threads, older_seconds=older_seconds):
+                assert is_fit(line)
+    assert all(is_fit(line) for line in uwsgi.encode(snapshot.stacks).decode("utf-8").split("\n"))
+    document = json.encode(snapshot)
+    assert is_fit(document.decode("ascii").removesuffix("\n"))
+    standard_json.loads(document, parse_constant=_not_json)
+
+
+def _not_json(constant: str) -> object:
+    raise AssertionError(f"{constant} is no JSON")

@@ -1,0 +1,130 @@
+"""What ``wsgi-tb read`` does when it is known what is wanted: ask the workers, and show what they are doing.
+
+Knows the three forms of its output. Refuses to know the command line: this is imported without click, which takes
+longer to load than all of ours.
+
+``--format json`` prints one document::
+
+    {"schema": 1,
+     "workers": [...],       the snapshot document of each worker that answered, as GET /snapshot gives it
+     "unanswered": [         the workers that did not
+       {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy"}]}
+
+``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply`` or ``unreachable``; ``state`` is ``busy``,
+``stalled``, ``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null where
+nobody knows.
+
+A worker that did not answer is in ``workers`` too if its table of requests can be read: with ``"source": "table"``
+and no frames, or with ``"source": "faulthandler"`` if it was proven stalled and asked for its stacks. Its ``state``
+says which; the ``phase`` of its requests is ``unknown``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.plain import bases_or_default
+from wsgi_tracebacker.model import SCHEMA, Frame, Snapshot, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.reader.survey import Answer, Survey
+
+
+def show(
+    bases: tuple[str, ...] = (),
+    *,
+    numbers: tuple[int, ...] = (),
+    timeout_seconds: float | None = None,
+    form: str = "text",
+    older_seconds: float | None = None,
+    all_threads: bool = False,
+    no_signal: bool = False,
+    colour: str = "auto",
+) -> int:
+    """Ask the workers, write what was found, and give the exit code."""
+    from wsgi_tracebacker.reader.survey import survey
+
+    found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+    if form == "json":
+        output.write_bytes(_json(found, older_seconds))
+    elif form == "uwsgi":
+        output.write_bytes(_uwsgi(found, older_seconds))
+    else:
+        output.write_text(_text(found, older_seconds, all_threads, output.wants_colour(colour, sys.stdout)))
+    return output.end(found)
+
+
+def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour: bool) -> Iterator[str]:
+    from wsgi_tracebacker.formats import traceback
+
+    palette = traceback.COLOURED if colour else traceback.PLAIN
+    separator: tuple[str, ...] = ()
+    for snapshot in _snapshots(found):
+        yield from separator
+        yield from traceback.lines(snapshot, all_threads=all_threads, older_seconds=older_seconds, palette=palette)
+        separator = ("",)
+
+
+def _uwsgi(found: Survey, older_seconds: float | None) -> bytes:
+    from wsgi_tracebacker.formats import uwsgi
+
+    return b"".join(
+        uwsgi.encode(_request_for_stack(stack, snapshot) for stack in _older(snapshot, older_seconds).stacks)
+        for snapshot in _snapshots(found)
+    )
+
+
+def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
+    """What a table knows of a thread, its request, in the place of the frames that it does not know.
+
+    A thread without frames has no place in uWSGI's text, and its request would be lost with it.
+    """
+    request = stack.request
+    if request is None or stack.frames or snapshot.source == "worker":
+        return stack
+    ids = f"ident {stack.ident}  native id {stack.native_id}"
+    line = f"{request.method} {request.path}  {request.age_seconds:.1f} s  {ids}"
+    return stack._replace(frames=(Frame(f"<{snapshot.state}, no answer>", None, "request", line),))
+
+
+def _json(found: Survey, older_seconds: float | None) -> bytes:
+    import json
+
+    from wsgi_tracebacker.formats import json as documents
+
+    workers = b",".join(documents.encode(_older(snapshot, older_seconds)).rstrip() for snapshot in _snapshots(found))
+    unanswered = json.dumps([_unanswered(answer) for answer in found.answers if answer.error is not None])
+    return b'{"schema":%d,"workers":[%s],"unanswered":%s}\n' % (SCHEMA, workers, unanswered.encode("ascii"))
+
+
+def _unanswered(answer: Answer) -> dict[str, object]:
+    assert answer.error is not None
+    return {
+        "number": answer.number,
+        "socket": answer.target.socket,
+        "pid": answer.pid,
+        "reason": answer.error.reason,
+        "state": answer.state,
+    }
+
+
+def _snapshots(found: Survey) -> Iterator[Snapshot]:
+    return (answer.snapshot for answer in found.answers if answer.snapshot is not None)
+
+
+def _older(snapshot: Snapshot, seconds: float | None) -> Snapshot:
+    """Only the threads whose request is at least so old, where that is known; all of them for None."""
+    if seconds is None:
+        return snapshot
+    return snapshot._replace(
+        stacks=tuple(
+            stack
+            for stack in snapshot.stacks
+            if (stack.request is not None and stack.request.age_seconds >= seconds)
+            or (snapshot.source == "uwsgi" and stack.core is not None)
+        ),
+    )

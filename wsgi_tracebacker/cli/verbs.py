@@ -1,0 +1,77 @@
+"""The command line of ``wsgi-tb`` as click understands it: which verbs there are.
+
+Knows the verbs by name only and imports the one that is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED
+
+#: Each is a module beside this one and a function of the same name within it.
+VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read"}
+
+EPILOG = """\b
+Examples:
+  wsgi-tb read                       all workers behind $WSGI_TB_SOCKET or /tmp/tbsocket
+  wsgi-tb read /run/app/tb --older 5 requests that are older than 5 seconds
+  wsgi-tb read /tmp/tbsocket3        one socket; uWSGI's py-tracebacker sockets too
+  wsgi-tb list                       one line per worker
+  wsgi-tb postmortem                 what workers were doing when they died
+
+\b
+Exit codes:
+  0  every worker answered
+  1  some did not; each is named on stderr, with the reason
+  2  the command was not understood
+  3  no worker was found
+"""
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are wanted."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = VERBS.get(cmd_name)
+        if module is None:
+            return None
+        command = getattr(import_module(f"wsgi_tracebacker.cli.{module}"), module)
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from wsgi_tracebacker._version import __version__
+
+        click.echo(f"wsgi-tb {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+def cli() -> None:
+    """See what the workers of a WSGI server are doing right now.
+
+    Workers are found by their base path: behind /tmp/tbsocket are the sockets /tmp/tbsocket1, /tmp/tbsocket2, ...
+    """
+
+
+def run() -> int:
+    """Run the command as it was called, and give its exit code."""
+    try:
+        code = cli.main(prog_name="wsgi-tb", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else 0
