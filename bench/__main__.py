@@ -83,8 +83,20 @@ def main() -> None:
     print(f"\n{time.monotonic() - started:.0f} s")
     if arguments.json is not None:
         machine |= {"load_after": os.getloadavg()[0], "seconds": seconds}
-        document = {"machine": machine, "rows": [asdict(row) for row in rows], "targets": [t._asdict() for t in judged]}
-        arguments.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        arguments.json.write_text(written(machine, rows, judged), encoding="utf-8")
+
+
+def written(machine: dict[str, Any], rows: list[samples.Row], judged: list[targets.Target]) -> str:
+    """A run as JSON: one line for each row and each target, six digits that count."""
+
+    def line(values: dict[str, Any]) -> str:
+        rounded = {k: float(f"{v:.6g}") if type(v) is float else v for k, v in values.items()}
+        return json.dumps(rounded, ensure_ascii=False)
+
+    each = ",\n".join(line(asdict(row)) for row in rows)
+    reached = ",\n".join(line(target._asdict()) for target in judged)
+    head = json.dumps(machine, ensure_ascii=False)
+    return f'{{"machine": {head},\n"rows": [\n{each}\n],\n"targets": [\n{reached}\n]}}\n'
 
 
 def version_of(distribution: str) -> str | None:
