@@ -4,7 +4,8 @@
 #     make demo       real gunicorn, four slow requests, and their stacks
 #     make test       the tests                        make test ARGS="-k gunicorn -x"
 #     make check      lint, types, contracts
-#     make bench      the measurements
+#     make bench      the measurements                 make bench ARGS="--quick dump read"
+#     make bench-page the measurements, and docs/benchmarks.md from them
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md
 #     make fuzz       the tests' properties, for as long as SECONDS says
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench fuzz soak test-matrix uwsgi server-table dist clean
+.PHONY: help demo test check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -97,7 +98,12 @@ server-table: $(VENV)/.with-test $(SERVERS)
 	@$(RUN) tests.servers.matrix $(ARGS)
 
 bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
+	@command -v wrk >/dev/null || echo "wrk is not installed (apt-get install wrk): servers under load are left out" >&2
 	@$(RUN) bench $(ARGS)
+
+bench-page: $(VENV)/.with-bench $(VENV)/.with-uwsgi
+	@$(RUN) bench --json docs/benchmarks.json
+	@$(RUN) docs.measurements
 
 fuzz: $(VENV)/.with-test
 	@$(RUN) tests.stress.fuzz --seconds $(SECONDS) $(ARGS)

@@ -9,12 +9,37 @@ import platform
 import sys
 import time
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from bench import dump_latency, reader_process, recorder_load, request_cost, samples, targets
+from bench import (
+    dump_latency,
+    growth,
+    memory,
+    pauses,
+    processes,
+    reader_process,
+    recorder_load,
+    request_cost,
+    samples,
+    targets,
+    throughput,
+)
 from wsgi_tracebacker._version import __version__
 
-TOPICS = {"request": request_cost, "dump": dump_latency, "read": reader_process, "recorder": recorder_load}
+TOPICS = {
+    "request": request_cost,
+    "load": throughput,
+    "dump": dump_latency,
+    "pauses": pauses,
+    "read": reader_process,
+    "memory": memory,
+    "growth": growth,
+    "recorder": recorder_load,
+}
+#: What is compared with, by the name of its distribution.
+PEERS = ("uWSGI", "gunicorn", "py-spy", "pystack", "dogslow", "Django", "manhole", "werkzeug", "click")
 
 
 def main() -> None:
@@ -31,27 +56,62 @@ def main() -> None:
     os.chdir(Path(__file__).parent.parent)
     for name in [name for name in os.environ if name.startswith("WSGI_TB_")]:
         del os.environ[name]
-    machine = {
+    machine: dict[str, Any] = {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs",
         "version": __version__,
+        "processor": processor(),
         "load": os.getloadavg()[0],
         "quick": arguments.quick,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "peers": {name: version_of(name) for name in PEERS} | {"wrk": processes.find("wrk") and "installed"},
     }
     started = time.monotonic()
     rows: list[samples.Row] = []
+    seconds: dict[str, float] = {}
     for name in arguments.topics or TOPICS:
         sys.stderr.write(f"measuring: {name}\n")
+        began = time.monotonic()
         rows += TOPICS[name].measure(arguments.quick)
+        seconds[name] = round(time.monotonic() - began, 1)
     judged = list(targets.judge(rows))
     print(f"wsgi_tracebacker {__version__}, {machine['python']}, {machine['machine']}")
-    print("Medians, with quartiles; x: compared with the first line of each case.")
+    print("Medians, with quartiles; x: compared with the line of its case that has 1.00.")
+    print(", ".join(f"{name} {version or processes.NOT_INSTALLED}" for name, version in machine["peers"].items()))
     for line in (*samples.table(rows), *targets.lines(judged)):
         print(line)
     print(f"\n{time.monotonic() - started:.0f} s")
     if arguments.json is not None:
-        document = {"machine": machine, "rows": [asdict(row) for row in rows], "targets": [t._asdict() for t in judged]}
-        arguments.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        machine |= {"load_after": os.getloadavg()[0], "seconds": seconds}
+        arguments.json.write_text(written(machine, rows, judged), encoding="utf-8")
+
+
+def written(machine: dict[str, Any], rows: list[samples.Row], judged: list[targets.Target]) -> str:
+    """A run as JSON: one line for each row and each target, six digits that count."""
+
+    def line(values: dict[str, Any]) -> str:
+        rounded = {k: float(f"{v:.6g}") if type(v) is float else v for k, v in values.items()}
+        return json.dumps(rounded, ensure_ascii=False)
+
+    each = ",\n".join(line(asdict(row)) for row in rows)
+    reached = ",\n".join(line(target._asdict()) for target in judged)
+    head = json.dumps(machine, ensure_ascii=False)
+    return f'{{"machine": {head},\n"rows": [\n{each}\n],\n"targets": [\n{reached}\n]}}\n'
+
+
+def version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """What the kernel calls the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 if __name__ == "__main__":

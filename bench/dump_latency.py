@@ -1,7 +1,7 @@
-"""How long a dump takes, from connecting to the end of the reply, beside uWSGI's own tracebacker and py-spy.
+"""How long a dump takes, from connecting to the end of the reply, beside everything else that shows stacks.
 
 All of them look at the same process, a uWSGI worker whose threads each stand in a request of ours: the same stacks,
-the same interpreter. Without uWSGI it is a process of plain Python.
+the same interpreter. Without uWSGI it is a process of plain Python. What others do not show is written beside them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,29 +16,67 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench import processes, stacks
 from bench.folders import scratch_folder
-from bench.samples import Row, in_turns, missing, row
+from bench.samples import Row, in_turns, missing, row, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOPIC = "A dump, connect to end"
-TEXT, JSON, UWSGI, PY_SPY = "wsgi_tracebacker, text", "wsgi_tracebacker, JSON", "uWSGI", "py-spy dump, a process"
-FEW, MANY, MOST = (f"{count} threads of {stacks.FRAMES} frames" for count in (4, 64, 500))
-BUSY = f"{MANY}, beside 2 busy threads"
-
-TEXT_QUESTION = b"GET /snapshot.txt HTTP/1.0\r\n\r\n"
-JSON_QUESTION = b"GET /snapshot HTTP/1.0\r\n\r\n"
+TEXT, JSON, UWSGI = "wsgi_tracebacker, text", "wsgi_tracebacker, JSON", "uWSGI"
+MANHOLE, FAULTHANDLER = "manhole", "faulthandler, asked on a socket"
+PY_SPY, PYSTACK = "py-spy dump, a process", "pystack remote, a process"
+SUBJECTS = (TEXT, JSON, UWSGI, MANHOLE, FAULTHANDLER, PY_SPY, PYSTACK)
 
 
 class Case(NamedTuple):
     threads: int
-    busy: int
-    #: uWSGI's cost grows with the square of the threads: two seconds a dump of 500.
-    rounds: int
-    quick_rounds: int
+    frames: int = 31
+    #: Threads that compute all the time.
+    busy: int = 0
+    rounds: int = 30
+    #: None: left out.
+    quick_rounds: int | None = None
+
+    @property
+    def name(self) -> str:
+        beside = f", beside {self.busy} busy threads" if self.busy else ""
+        return f"{self.threads} threads of {self.frames} frames{beside}"
 
 
-CASES = {FEW: Case(4, 0, 60, 10), MANY: Case(64, 0, 40, 8), MOST: Case(500, 0, 6, 2), BUSY: Case(64, 2, 20, 4)}
+#: The two for which there are targets.
+_MANY, _BUSY = Case(64, rounds=40, quick_rounds=8), Case(64, busy=2, rounds=40, quick_rounds=6)
+MANY, BUSY = _MANY.name, _BUSY.name
+
+CASES = (
+    _MANY,
+    _BUSY,
+    Case(4, 10),
+    Case(4, 40, quick_rounds=4),
+    Case(4, 200),
+    Case(64, 10),
+    Case(64, 40),
+    Case(64, 200),
+    Case(500, 10),
+    Case(500, 40, quick_rounds=2),
+    Case(500, 200),
+    Case(4, 40, busy=2),
+    Case(500, 40, busy=2),
+)
+
+#: What one subject may take of one case, in seconds. uWSGI's cost grows with the square of the threads.
+BUDGET_SECONDS, QUICK_BUDGET_SECONDS = 2.0, 0.8
+
+TEXT_QUESTION = b"GET /snapshot.txt HTTP/1.0\r\n\r\n"
+JSON_QUESTION = b"GET /snapshot HTTP/1.0\r\n\r\n"
+#: Ends what manhole prints of the stacks; its prompt follows.
+MANHOLE_END = b"\n#############################################\n"
+
+#: Why manhole is not asked beside threads that compute. Tried on 1.8.1: one connection, and the process never answered
+#: anybody again. As it ends it sets the switch interval to 2**31 s, and whatever lets go of the GIL then is its last.
+MANHOLE_FREEZES = "not asked: beside a thread that computes, it freezes the process for good (manhole 1.8.1)"
+
+#: What faulthandler shows at most (Python/traceback.c).
+_FAULTHANDLER_THREADS, _FAULTHANDLER_FRAMES = 100, 100
 
 
 class Worker(NamedTuple):
@@ -50,59 +87,95 @@ class Worker(NamedTuple):
     socket: str
     #: uWSGI's own.
     uwsgi_socket: str | None
+    #: Where those are that live in the process.
+    peers: str
+    #: Whether all its threads wait.
+    is_idle: bool
+
+    def dumps(self) -> dict[str, Callable[[], int | None]]:
+        """How each subject takes a dump; bytes of it, where it is no process of its own."""
+        found: dict[str, Callable[[], int | None]] = {
+            TEXT: lambda: len(processes.ask(self.socket, TEXT_QUESTION)),
+            JSON: lambda: len(processes.ask(self.socket, JSON_QUESTION)),
+            FAULTHANDLER: lambda: len(processes.ask(f"{self.peers}/peers", b"stacks")),
+        }
+        uwsgi_socket = self.uwsgi_socket
+        if uwsgi_socket is not None:
+            found[UWSGI] = lambda: len(processes.ask(uwsgi_socket, b""))
+        if self.is_idle and Path(self.peers, "manhole").exists():
+            found[MANHOLE] = lambda: len(processes.ask_until(f"{self.peers}/manhole", MANHOLE_END))
+        for subject, name, arguments in ((PY_SPY, "py-spy", ["dump", "--pid"]), (PYSTACK, "pystack", ["remote"])):
+            program = processes.find(name)
+            if program is not None:
+                command = [program, *arguments, str(self.pid)]
+                found[subject] = lambda command=command: processes.run(command)  # type: ignore[misc]
+        return found
+
+    def reasons(self) -> dict[str, str]:
+        """Why some are not asked."""
+        return {} if self.is_idle else {MANHOLE: MANHOLE_FREEZES}
 
 
 def measure(quick: bool) -> list[Row]:
     rows: list[Row] = []
-    for name, case in CASES.items():
-        with worker(case) as found:
-            sizes = {}
-            subjects: dict[str, Callable[[], float]] = {}
-            for subject, path, question in (
-                (TEXT, found.socket, TEXT_QUESTION),
-                (JSON, found.socket, JSON_QUESTION),
-                (UWSGI, found.uwsgi_socket, b""),
-            ):
-                if path is not None:
-                    subjects[subject] = dump_milliseconds(path, question)
-                    sizes[subject] = f"{len(processes.ask(path, question)):,} bytes"
-            py_spy = processes.find("py-spy")
-            problem = processes.NOT_INSTALLED
-            if py_spy is not None:
-                try:
-                    command = [py_spy, "dump", "--pid", str(found.pid)]
-                    processes.milliseconds(command)
-                    subjects[PY_SPY] = lambda command=command: processes.milliseconds(command)  # type: ignore[misc]
-                except (OSError, subprocess.SubprocessError) as error:
-                    problem = f"does not work here: {error}"
-            values = in_turns(subjects, case.quick_rounds if quick else case.rounds)
-        reference = statistics.median(values[TEXT])
-        for subject in (TEXT, JSON, UWSGI, PY_SPY):
-            if subject in values:
-                rows.append(row(TOPIC, name, subject, "ms", values[subject], reference, sizes.get(subject, "")))
-            else:
-                why = problem if subject == PY_SPY else processes.NOT_INSTALLED
-                rows.append(missing(TOPIC, name, subject, "ms", why))
+    for case in CASES:
+        rounds = case.quick_rounds if quick else case.rounds
+        if rounds is not None:
+            rows += measure_case(case, rounds, QUICK_BUDGET_SECONDS if quick else BUDGET_SECONDS)
     return rows
 
 
-def dump_milliseconds(path: str, question: bytes) -> Callable[[], float]:
-    def sample() -> float:
-        started = time.perf_counter()
-        processes.ask(path, question)
-        return (time.perf_counter() - started) * 1e3
+def measure_case(case: Case, rounds: int, budget_seconds: float) -> list[Row]:
+    with worker(case) as found:
+        sizes: dict[str, int | None] = {}
 
-    return sample
+        def sample(subject: str, dump: Callable[[], int | None]) -> Callable[[], float]:
+            def measured() -> float:
+                started = time.perf_counter()
+                sizes[subject] = dump()
+                return (time.perf_counter() - started) * 1e3
+
+            return measured
+
+        subjects, problems = usable({subject: sample(subject, dump) for subject, dump in found.dumps().items()})
+        values = in_turns(subjects, rounds, budget_seconds)
+    reasons = {**found.reasons(), **problems}
+    reference = statistics.median(values[TEXT])
+    rows = []
+    for subject in SUBJECTS:
+        if subject in values:
+            note = remark(case, subject, sizes[subject])
+            rows.append(row(TOPIC, case.name, subject, "ms", values[subject], reference, note))
+        else:
+            why = reasons.get(subject) or processes.NOT_INSTALLED
+            rows.append(missing(TOPIC, case.name, subject, "ms", why))
+    return rows
+
+
+def remark(case: Case, subject: str, size: int | None) -> str:
+    """How much it was, and what is missing in it."""
+    if size is None:
+        return ""
+    remarks = [f"{size:,} bytes"]
+    if subject == FAULTHANDLER:
+        if case.threads > _FAULTHANDLER_THREADS:
+            remarks.append(f"{_FAULTHANDLER_THREADS} threads only")
+        if case.frames > _FAULTHANDLER_FRAMES:
+            remarks.append(f"{_FAULTHANDLER_FRAMES} frames each only")
+    return ", ".join(remarks)
 
 
 @contextlib.contextmanager
-def worker(case: Case) -> Iterator[Worker]:
+def worker(case: Case, *, notes_pauses: bool = False) -> Iterator[Worker]:
     """A process with so many threads in requests, and the proof that they are what they should be."""
     uwsgi = processes.find("uwsgi")
     with scratch_folder() as folder:
         env = {
             "BENCH_THREADS": str(case.threads),
+            "BENCH_FRAMES": str(case.frames),
             "BENCH_BUSY": str(case.busy),
+            "BENCH_PAUSES": "1" if notes_pauses else "",
+            "BENCH_PEERS": folder,
             "WSGI_TB_SOCKET": f"{folder}/tb",
         }
         command = [sys.executable, "-m", "bench.stacks"]
@@ -120,7 +193,17 @@ def worker(case: Case) -> Iterator[Worker]:
                 processes.wait_until(Path(folder, "uwsgi1").exists, "uWSGI's tracebacker", process)
                 processes.ask(f"{folder}/http", b"GET / HTTP/1.0\r\n\r\n")
             snapshot = json.loads(processes.ask(f"{folder}/tb1", JSON_QUESTION).partition(b"\r\n\r\n")[2])
-            depths = [len(thread["frames"]) for thread in snapshot["threads"] if thread["request"] is not None]
-            if depths != [stacks.FRAMES] * case.threads:
-                raise RuntimeError(f"there should be {case.threads} threads of {stacks.FRAMES} frames: {depths}")
-            yield Worker(snapshot["worker"]["pid"], f"{folder}/tb1", None if uwsgi is None else f"{folder}/uwsgi1")
+            depths = [
+                len(thread["frames"])
+                for thread in snapshot["threads"]
+                if thread["request"] is not None and thread["request"]["path"] != stacks.BUSY_PATH
+            ]
+            if depths != [case.frames] * case.threads:
+                raise RuntimeError(f"there should be {case.name}: {depths}")
+            yield Worker(
+                snapshot["worker"]["pid"],
+                f"{folder}/tb1",
+                uwsgi and f"{folder}/uwsgi1",
+                folder,
+                not (case.busy or notes_pauses),
+            )

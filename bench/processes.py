@@ -72,17 +72,35 @@ def ask(path: str, question: bytes) -> bytes:
     return b"".join(parts)
 
 
-def milliseconds(command: Sequence[str]) -> float:
-    """How long a program takes from start to end; CalledProcessError if it fails, or has to be ended."""
-    started = time.perf_counter()
+def ask_until(path: str, end: bytes) -> bytes:
+    """Connect, say nothing, read until what has come ends so: for one that goes on talking after it."""
+    parts: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE_SECONDS)
+        connection.connect(path)
+        while part := connection.recv(262_144):
+            parts.append(part)
+            # The mark may be cut in two.
+            if end in b"".join(parts[-2:]):
+                break
+    return b"".join(parts)
+
+
+def run(command: Sequence[str]) -> None:
+    """A program, from start to end; CalledProcessError if it fails, or has to be ended."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # Not wait(timeout): it looks every 50 ms whether the program has ended.
     limit = threading.Timer(PATIENCE_SECONDS, process.kill)
     limit.start()
     code = process.wait()
-    elapsed = time.perf_counter() - started
     limit.cancel()
     limit.join()
     if code:
         raise subprocess.CalledProcessError(code, command)
-    return elapsed * 1e3
+
+
+def milliseconds(command: Sequence[str]) -> float:
+    """How long a program takes."""
+    started = time.perf_counter()
+    run(command)
+    return (time.perf_counter() - started) * 1e3

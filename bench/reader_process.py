@@ -1,12 +1,13 @@
-"""How long ``wsgi-tb read`` takes as a whole process, with 1, 8 and 32 workers, over an interpreter that does nothing.
+"""How long ``wsgi-tb read`` takes as a whole process, with 1 to 128 workers, beside the others in a loop.
+
+All of them read the same processes: uWSGI's workers, forked from one master, each of which stands in one request of
+ours, as deep as in the other measurements. uWSGI's own command and py-spy know one worker at a time, so a shell calls
+them for each in turn, as people do. Without uWSGI, the workers are forked from this module, which is a program then.
 
 The floors are measured beside it: the interpreter alone, without and with the site packages of its environment (what
 an editable installation puts there included), with the modules of the standard library that the command cannot do
 without, and with click, which a command line with options needs. All have their bytecode, as installed programs do:
 without it (PYTHONDONTWRITEBYTECODE, the first start of all) each start compiles the whole command anew.
-
-The workers are forked from one process (run as a program, this module is that process); each stands in one request,
-as deep as in the other measurements.
 """
 
 from __future__ import annotations
@@ -15,61 +16,96 @@ import contextlib
 import os
 import statistics
 import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bench import environ, processes, stacks
 from bench.folders import scratch_folder
-from bench.samples import Row, in_turns, row
+from bench.samples import Row, in_turns, missing, row, usable
+from wsgi_tracebacker.formats import card as card_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOPIC = "wsgi-tb read, the whole process"
-FLOOR = "python -c pass"
-CASE = "each worker with one request in flight"
-COUNTS = (1, 8, 32)
 #: What asking over sockets, reading JSON and named tuples take.
-LIBRARY = "json, re, select, socket, struct, typing"
+MODULES = "json, re, select, socket, struct, typing"
+BARE, FLOOR = "python -I -S -c pass", "python -c pass"
+LIBRARY, CLICK = f"python -c 'import {MODULES}'", "python -c 'import click'"
+#: With an option, the command line is click's.
+READ, READ_JSON, LIST = "wsgi-tb read", "wsgi-tb read --format json", "wsgi-tb list"
+UWSGI, PY_SPY = "uwsgi --connect-and-read, in a loop", "py-spy dump, in a loop"
+SUBJECTS = (BARE, FLOOR, LIBRARY, CLICK, READ, READ_JSON, LIST, UWSGI, PY_SPY)
+COUNTS = (1, 8, 32, 128)
+
+ROUNDS, QUICK_ROUNDS = 25, 4
+#: What one subject may take of one case, in seconds. py-spy needs a tenth of one for each worker.
+BUDGET_SECONDS, QUICK_BUDGET_SECONDS = 6.0, 1.0
 
 
-def subject(count: int) -> str:
-    return f"{count} worker{'s' if count > 1 else ''}"
+class Workers(NamedTuple):
+    base: str
+    pids: list[int]
+    #: uWSGI's own sockets.
+    uwsgi_sockets: list[str]
+
+
+def case_name(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''} with one request in flight each"
 
 
 def measure(quick: bool) -> list[Row]:
-    with contextlib.ExitStack() as started:
-        bases = {count: started.enter_context(workers(count)) for count in COUNTS}
+    rows: list[Row] = []
+    for count in COUNTS:
+        # py-spy takes ten seconds for them all.
+        if not quick or count < max(COUNTS):
+            rows += _measure_case(count, quick)
+    return rows
 
-        cache = started.enter_context(scratch_folder())
 
-        def run(*command: str) -> float:
-            # env(1) costs each of them the same millisecond.
-            return processes.milliseconds(
-                ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={cache}", *command]
-            )
-
-        def python(program: str, *options: str) -> Callable[[], float]:
-            return lambda: run(sys.executable, *options, "-c", program)
-
-        def read(count: int, *options: str) -> Callable[[], float]:
-            return lambda: run(*command(), "read", *options, bases[count])
-
-        contestants = {
-            "python -I -S -c pass": python("pass", "-I", "-S"),
-            FLOOR: python("pass"),
-            f"python -c 'import {LIBRARY}'": python(f"import {LIBRARY}"),
-            "python -c 'import click'": python("import click"),
-            # With an option, the command line is click's.
-            f"{subject(1)}, --format json": read(1, "--format", "json"),
-            **{subject(count): read(count) for count in COUNTS},
-        }
-        for contestant in contestants.values():
-            contestant()
-        values = in_turns(contestants, 4 if quick else 25)
+def _measure_case(count: int, quick: bool) -> list[Row]:
+    with workers(count) as found, scratch_folder() as bytecode:
+        subjects, problems = usable(
+            {
+                name: (lambda command=command: processes.milliseconds(command))  # type: ignore[misc]
+                for name, command in commands(found, bytecode).items()
+            }
+        )
+        budget_seconds = QUICK_BUDGET_SECONDS if quick else BUDGET_SECONDS
+        values = in_turns(subjects, QUICK_ROUNDS if quick else ROUNDS, budget_seconds)
     reference = statistics.median(values[FLOOR])
-    return [row(TOPIC, CASE, name, "ms", samples, reference) for name, samples in values.items()]
+    return [
+        row(TOPIC, case_name(count), subject, "ms", values[subject], reference)
+        if subject in values
+        else missing(TOPIC, case_name(count), subject, "ms", problems.get(subject, processes.NOT_INSTALLED))
+        for subject in SUBJECTS
+    ]
+
+
+def commands(found: Workers, bytecode: str) -> dict[str, list[str]]:
+    """The command of each subject that is installed; what is compiled of the Python ones is kept in a folder."""
+    # env(1) costs each of them the same millisecond.
+    env = ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={bytecode}"]
+    commands = {
+        BARE: [*env, sys.executable, "-I", "-S", "-c", "pass"],
+        FLOOR: [*env, sys.executable, "-c", "pass"],
+        LIBRARY: [*env, sys.executable, "-c", f"import {MODULES}"],
+        CLICK: [*env, sys.executable, "-c", "import click"],
+        READ: [*env, *command(), "read", found.base],
+        READ_JSON: [*env, *command(), "read", "--format", "json", found.base],
+        LIST: [*env, *command(), "list", found.base],
+    }
+    uwsgi, py_spy = processes.find("uwsgi"), processes.find("py-spy")
+    if uwsgi is not None:
+        commands[UWSGI] = _in_a_loop([uwsgi, "--connect-and-read"], found.uwsgi_sockets)
+    if py_spy is not None:
+        commands[PY_SPY] = _in_a_loop([py_spy, "dump", "--pid"], [str(pid) for pid in found.pids])
+    return commands
+
+
+def _in_a_loop(command: list[str], arguments: list[str]) -> list[str]:
+    """A shell that runs a command once for each argument, and stops where it fails."""
+    return ["sh", "-c", f'for one in {" ".join(arguments)}; do "$@" "$one" || exit 1; done', "sh", *command]
 
 
 def command() -> list[str]:
@@ -79,33 +115,55 @@ def command() -> list[str]:
 
 
 @contextlib.contextmanager
-def workers(count: int) -> Iterator[str]:
-    """So many processes that can be asked; their base path."""
+def workers(count: int) -> Iterator[Workers]:
+    """So many processes that can be asked."""
+    uwsgi = processes.find("uwsgi")
     with scratch_folder() as folder:
         base = f"{folder}/tb"
-        command = [sys.executable, "-m", "bench.reader_process", str(count)]
-        with processes.running(command, {"WSGI_TB_SOCKET": base}) as process:
-            assert process.stdout is not None
-            for _ in range(count):
-                process.stdout.read(1)
-            yield base
+        start = [sys.executable, "-m", "bench.reader_process", str(count)]
+        if uwsgi is not None:
+            start = [
+                *(uwsgi, "--socket", f"{folder}/socket", "--enable-threads", "--master", "--workers", str(count)),
+                *("--py-tracebacker", f"{folder}/uwsgi", "--disable-logging", "--listen", "64"),
+                *("--virtualenv", sys.prefix, "--pythonpath", str(Path(__file__).parent.parent)),
+                *("--module", "bench.reader_process:application"),
+            ]
+        numbers = range(1, count + 1)
+        with processes.running(start, {"WSGI_TB_SOCKET": base, "BENCH_THREADS": "1", "BENCH_BUSY": "0"}) as process:
+            for path in [f"{base}{number}" for number in numbers]:
+                processes.wait_until(lambda path=path: _answers(path), path, process)  # type: ignore[misc]
+            cards = [card_format.decode(Path(f"{base}{number}.worker").read_bytes()) for number in numbers]
+            sockets = [] if uwsgi is None else [f"{folder}/uwsgi{number}" for number in numbers]
+            yield Workers(base, [card.pid for card in cards], sockets)
+
+
+def _answers(path: str) -> bool:
+    return Path(path).exists() and b'"path":' in processes.ask(path, b"GET /snapshot HTTP/1.0\r\n\r\n")
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:  # noqa: ARG001
+    """uWSGI's workers serve nothing: they start what they show when they are forked."""
+    start_response("204 No Content", [])
+    return []
+
+
+def _start_in_each_worker_of_uwsgi() -> None:
+    try:
+        import uwsgi  # noqa: PLC0415
+    except ImportError:
+        return
+    uwsgi.post_fork_hook = stacks.start
+
+
+_start_in_each_worker_of_uwsgi()
 
 
 def main() -> None:
     for _ in range(int(sys.argv[1])):
         if os.fork() == 0:
-            worker()
+            stacks.wrapped(environ.make(), cast("Any", None))
     while True:
         os.wait()
-
-
-def worker() -> None:
-    def say_so() -> None:
-        stacks.ready.acquire()
-        os.write(1, b"+")
-
-    threading.Thread(target=say_so).start()
-    stacks.wrapped(environ.make(), cast("Any", None))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+import subprocess
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,7 @@ class Row:
     topic: str
     case: str
     subject: str
-    #: ``µs`` or ``ms``.
+    #: ``µs``, ``ms``, ``requests/s``, ``MB``.
     unit: str
     #: None where the subject could not be measured; ``note`` says why.
     median: float | None
@@ -55,20 +58,46 @@ def missing(topic: str, case: str, subject: str, unit: str, note: str) -> Row:
     return Row(topic, case, subject, unit, None, note=note)
 
 
-def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    subjects: Mapping[str, Callable[[], float]],
+    rounds: int,
+    budget_seconds: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """So many samples of every subject, one of each in every round, each round beginning with another one.
 
-    The first round is not counted: it warms caches up.
+    The first round is not counted: it warms caches up. Of a subject that takes long there are fewer: it takes part
+    until ``budget_seconds`` went into it, and if the first round alone took as long as that, the first counts.
     """
     names = list(subjects)
     values: dict[str, list[float]] = {name: [] for name in names}
+    spent = dict.fromkeys(names, 0.0)
     for number in range(rounds + 1):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
+            if spent[name] >= budget_seconds and values[name]:
+                continue
+            started = clock()
             value = subjects[name]()
-            if number:
+            spent[name] += clock() - started
+            if number or spent[name] >= budget_seconds:
                 values[name].append(value)
     return values
+
+
+def usable(subjects: Mapping[str, Callable[[], float]]) -> tuple[dict[str, Callable[[], float]], dict[str, str]]:
+    """The subjects that work here, each tried once, and why the others do not."""
+    work, problems = {}, {}
+    for name, sample in subjects.items():
+        try:
+            sample()
+            work[name] = sample
+        except subprocess.CalledProcessError as error:
+            # Its text has the whole command in it.
+            problems[name] = f"does not work here: ends with {error.returncode}"
+        except Exception as error:
+            problems[name] = f"does not work here: {type(error).__name__}: {error}"
+    return work, problems
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
@@ -97,4 +126,4 @@ def _line(each: Row, width: int) -> str:
 
 def number(value: float) -> str:
     """Three digits that count."""
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"

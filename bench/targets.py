@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import dump_latency, reader_process, recorder_load, request_cost
+from bench import dump_latency, growth, reader_process, recorder_load, request_cost, throughput
 from bench.samples import number
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
     if request_cost.TOPIC in topics:
         yield _added(medians, request_cost.LIST, 0.6)
         yield _added(medians, request_cost.GENERATOR, 1.0)
+        yield _added(medians, request_cost.OBJECT, 1.0)
         for case in (request_cost.LIST, request_cost.GENERATOR):
             plain, armed = (medians.of(request_cost.TOPIC, case, s) for s in (request_cost.OURS, request_cost.ARMED))
             ratio = None if not plain or armed is None else armed / plain
@@ -58,11 +59,24 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         yield _at_most(f"JSON beside text, {dump_latency.MANY}", ratio, 2.0, "times")
     if reader_process.TOPIC in topics:
         for count, limit in ((1, 100.0), (32, 250.0)):
-            found = medians.of(reader_process.TOPIC, reader_process.CASE, reader_process.subject(count))
-            yield _at_most(f"wsgi-tb read, {reader_process.subject(count)}", found, limit, "ms")
+            found = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.READ)
+            floor = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.FLOOR)
+            target = _at_most(f"wsgi-tb read, {count} worker{'s' if count > 1 else ''}", found, limit, "ms")
+            # On a machine that is not quiet, the interpreter's own start says how much is its.
+            beside = "" if floor is None else f" ({reader_process.FLOOR}: {number(floor)} ms)"
+            yield target._replace(reached=target.reached + beside)
     if recorder_load.TOPIC in topics:
         recording = medians.of(recorder_load.TOPIC, recorder_load.CASE, recorder_load.RECORDING)
         yield _at_most("the flight recorder of 8 slow requests", recording, 1.0, "% of a CPU")
+    if throughput.TOPIC in topics:
+        for subject, limit in ((throughput.OURS, 0.98), (throughput.READ_TEXT, 0.95), (throughput.READ_JSON, 0.95)):
+            found = medians.of(throughput.TOPIC, throughput.RATIO, subject)
+            yield _at_least(f"requests answered: {subject}", found, limit, "times those of it bare")
+    if growth.TOPIC in topics:
+        for case in dict.fromkeys(row.case for row in rows if row.topic == growth.TOPIC):
+            sizes = [(row.subject, row.median) for row in rows if row.topic == growth.TOPIC and row.case == case]
+            steepest = growth.exponent([(int(size.split()[0]), median or 0.0) for size, median in sizes])
+            yield _at_most(f"growth of {case}", steepest, growth.STRAIGHT, "as exponent")
 
 
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)
@@ -97,6 +111,13 @@ def _at_most(what: str, found: float | None, limit: float, unit: str) -> Target:
     if found is None:
         return Target(what, wanted, "not measured", None)
     return Target(what, wanted, f"{number(found)} {unit}", found <= limit)
+
+
+def _at_least(what: str, found: float | None, limit: float, unit: str) -> Target:
+    wanted = f"at least {limit:g} {unit}"
+    if found is None:
+        return Target(what, wanted, "not measured", None)
+    return Target(what, wanted, f"{number(found)} {unit}", found >= limit)
 
 
 def lines(targets: Sequence[Target]) -> Iterator[str]:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import dump_latency, request_cost, samples, targets
+from bench import (
+    dump_latency,
+    growth,
+    pauses,
+    reader_process,
+    recorder_load,
+    request_cost,
+    samples,
+    targets,
+    throughput,
+)
+from bench.__main__ import TOPICS
+from docs import measurements
 from tests.support.programs import PROJECT
+from tests.support.servers import stat_fields
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,11 +79,145 @@ def test_contestants_take_turns() -> None:
     assert values == {"a": [4.0, 5.0], "b": [3.0, 6.0]}
 
 
+def test_who_takes_long_has_fewer_samples() -> None:
+    """A subject takes part until its time is used up, and its first sample counts if there is no other."""
+    now = 0.0
+
+    def sample(seconds: float) -> float:
+        nonlocal now
+        now += seconds
+        return seconds
+
+    values = samples.in_turns(
+        {name: (lambda seconds=seconds: sample(seconds)) for name, seconds in (("quick", 1.0), ("slow", 50.0))},  # type: ignore[misc]
+        rounds=9,
+        budget_seconds=5.0,
+        clock=lambda: now,
+    )
+    assert values == {"quick": [1.0] * 4, "slow": [50.0]}
+
+
+def test_who_does_not_work_is_named_with_the_reason() -> None:
+    """A subject that fails when it is tried takes no part; what it raised is kept for the table."""
+
+    def fail() -> float:
+        raise PermissionError("no ptrace")
+
+    work, problems = samples.usable({"a": lambda: 1.0, "b": fail})
+    assert list(work) == ["a"]
+    assert problems == {"b": "does not work here: PermissionError: no ptrace"}
+
+
+WRK = """\
+Running 1s test @ http://127.0.0.1:8000/
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.16ms    1.14ms  14.97ms   91.49%
+    Req/Sec     7.53k     1.07k    9.20k    70.00%
+  Latency Distribution
+     50%  913.00us
+     75%    1.17ms
+     90%    2.13ms
+     99%    1.20s
+  7494 requests in 1.00s, 8.04MB read
+Requests/sec:   7490.11
+Transfer/sec:      8.04MB
+"""
+
+
+def test_what_wrk_prints_is_read_in_any_unit() -> None:
+    """Requests in a second and their number, median and 99th percentile in milliseconds."""
+    assert throughput.parse(WRK)[:4] == (7490.11, 0.913, 1200.0, 7494)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        WRK + "  Non-2xx or 3xx responses: 3\n",
+        WRK + "  Socket errors: connect 0, read 3, write 0, timeout 0\n",
+        WRK.replace("99%", "98%"),
+        "",
+    ],
+)
+def test_a_load_that_was_not_answered_is_no_result(output: str) -> None:
+    """Errors in what wrk prints, or output that is not its own, raise."""
+    with pytest.raises(ValueError, match=r"Non-2xx|Socket errors|no output of wrk"):
+        throughput.parse(output)
+
+
+@pytest.mark.parametrize(
+    ("costs", "steep"),
+    [
+        ([(4, 1.0), (64, 16.0), (256, 64.0)], 1.0),
+        ([(4, 1.0), (64, 1.0), (256, 16.0)], 2.0),
+        ([(8, 5.0), (64, 5.0)], 0.0),
+        # Twice is too near to tell, and nothing is a multiple of nothing.
+        ([(256, 1.0), (500, 100.0)], None),
+        ([(0, 1.0), (8, 9.0)], None),
+    ],
+)
+def test_growth_is_the_steepest_part_of_the_curve(costs: list[tuple[int, float]], steep: float | None) -> None:
+    """1 is a straight line, 2 a square, 0 no growth; sizes that are too near to each other say nothing."""
+    assert growth.exponent(costs) == (None if steep is None else pytest.approx(steep))
+
+
+def test_a_dump_is_taken_by_everybody_who_is_there() -> None:
+    """One small case: each of them has a line, with a median or the reason why there is none; ours have one."""
+    rows = dump_latency.measure_case(dump_latency.Case(2, 12), 1, 0.05)
+    assert [row.subject for row in rows] == list(dump_latency.SUBJECTS)
+    assert all((row.median or 0.0) > 0.0 or row.note for row in rows)
+    found = {row.subject for row in rows if row.median is not None}
+    assert {dump_latency.TEXT, dump_latency.JSON, dump_latency.FAULTHANDLER} <= found
+
+
+def test_a_pause_of_a_busy_request_is_seen() -> None:
+    """While a process is stopped its busy request waits, and notes that."""
+    with dump_latency.worker(dump_latency.Case(2, 12), notes_pauses=True) as found:
+
+        def stop() -> None:
+            os.kill(found.pid, signal.SIGSTOP)
+            wait_until(lambda: (stat_fields(found.pid) or "?")[0] == "T", "it stands still")
+            time.sleep(0.1)
+            os.kill(found.pid, signal.SIGCONT)
+
+        assert max(pauses.pauses_during(found, stop)) > 90
+
+
+def test_the_readers_read_the_same_workers(tmp_path: Path) -> None:
+    """Two workers: our command names both, and so does uWSGI's where it is installed."""
+    with reader_process.workers(2) as found:
+        commands = reader_process.commands(found, str(tmp_path))
+        output = subprocess.run(commands[reader_process.READ], capture_output=True, text=True, check=True).stdout
+        assert all(f"pid {pid}" in output for pid in found.pids)
+        if reader_process.UWSGI in commands:
+            theirs = subprocess.run(commands[reader_process.UWSGI], capture_output=True, text=True, check=True)
+            assert theirs.stderr.count("*** uWSGI Python tracebacker output ***") == 2
+
+
+@pytest.mark.parametrize("case", [request_cost.LIST, request_cost.CHUNKS + request_cost.THREADED])
+def test_every_way_to_serve_a_request_is_measured(case: str) -> None:
+    """A round in a process of its own: each contestant has a sample, or the reason why it has none."""
+    values, problems = request_cost._in_a_process(case, 1)
+    expected = {request_cost.PASS_THROUGH, request_cost.OFF, request_cost.OURS, request_cost.ARMED, request_cost.KILL}
+    assert expected <= set(values)
+    assert all(len(found) == 1 for found in values.values())
+    assert {request_cost.TIMER, request_cost.LATER, request_cost.PROFILER} <= set(values) | set(problems)
+
+
+def test_the_page_is_what_the_file_says() -> None:
+    """docs/benchmarks.md is made from docs/benchmarks.json, and says something of every topic."""
+    document = json.loads(measurements.MEASURED.read_text(encoding="utf-8"))
+    assert measurements.PAGE.read_text(encoding="utf-8") == measurements.page(document)
+    assert not document["machine"]["quick"]
+    assert {row["topic"] for row in document["rows"]} == {topic.TOPIC for topic in TOPICS.values()}
+    assert set(measurements.ABOUT) == {topic.TOPIC for topic in TOPICS.values()}
+
+
 def test_a_run_prints_a_table_and_writes_it_down(tmp_path: Path) -> None:
     """One topic, measured quickly: every row is in the table and in the file, with the targets."""
     file = tmp_path / "bench.json"
     output = subprocess.run(
-        [sys.executable, "-m", "bench", "read", "--quick", "--json", str(file)],
+        [sys.executable, "-m", "bench", "recorder", "--quick", "--json", str(file)],
         capture_output=True,
         text=True,
         cwd=PROJECT,
@@ -75,8 +226,9 @@ def test_a_run_prints_a_table_and_writes_it_down(tmp_path: Path) -> None:
     ).stdout
     document = json.loads(file.read_text(encoding="utf-8"))
     subjects = [row["subject"] for row in document["rows"]]
-    assert subjects[-3:] == ["1 worker", "8 workers", "32 workers"]
+    assert subjects == [recorder_load.IDLE, recorder_load.RECORDING]
     assert all(row["low"] <= row["median"] <= row["high"] for row in document["rows"])
     assert all(f"  {subject} " in output for subject in subjects)
-    assert len(document["targets"]) == 2
+    assert len(document["targets"]) == 1
+    assert set(document["machine"]["seconds"]) == {"recorder"}
     assert "\nTargets\n" in output

@@ -34,7 +34,7 @@ from wsgi_tracebacker.worker.agent import MARK
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
 from wsgi_tracebacker.worker.interrupt import Interruptible
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, AbandonedCore, Core
-from wsgi_tracebacker.worker.responses import is_whole
+from wsgi_tracebacker.worker.responses import is_told_by_kind, is_whole
 
 if TYPE_CHECKING:
     import os
@@ -287,7 +287,8 @@ class TracebackerMiddleware:
                 called = _Fused(called, self.__settings)
             if self.__settings.decide is not None:
                 called = _Deciding(called, self.__settings)
-        self.__serve = _serving(app, called, self.__settings, stands_aside)
+        # What stands aside costs nothing: the application is what is called.
+        self.__serve = app if stands_aside else _serving(app, called, self.__settings)
         if type(self) is TracebackerMiddleware:
             self.__class__ = _Direct
 
@@ -328,7 +329,7 @@ _Direct.__name__, _Direct.__qualname__ = TracebackerMiddleware.__name__, Traceba
 
 
 def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do itself)
-    wrapped: WSGIApplication, app: WSGIApplication, settings: Settings, stands_aside: bool
+    wrapped: WSGIApplication, app: WSGIApplication, settings: Settings
 ) -> WSGIApplication:
     """The ``__call__`` of one middleware, which calls ``app``.
 
@@ -336,9 +337,11 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
     """
     #: Where each thread finds its core; the agent's, from the first request on.
     local: Any = None
+    #: The last kind of response that is followed: most applications have one, their framework's.
+    followed = _NO_KIND
 
     def __call__(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: N807
-        nonlocal local
+        nonlocal local, followed
         try:
             core = local.core
         except AttributeError:
@@ -346,8 +349,6 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         call = app
         if core.started or not MARK[0]:
             # Not the ordinary next request of its thread.
-            if stands_aside:
-                return app(environ, start_response)
             admitted = _admit(wrapped, settings, environ)
             if admitted is None:
                 return app(environ, start_response)
@@ -383,7 +384,19 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         body: _Following
         if kind is GeneratorType:
             body = GeneratorBody()
-        elif kind is list or kind is tuple or is_whole(result, environ):
+        elif (
+            kind is list
+            or kind is tuple
+            or (
+                (
+                    # Read once: other threads store it.
+                    kind is not (known := followed).kind
+                    or type(environ) is not dict
+                    or environ.get("wsgi.file_wrapper") is not known.file_wrapper
+                )
+                and is_whole(result, environ)
+            )
+        ):
             core.environ = None
             core.ended = monotonic()
             core.finished += 1.0
@@ -393,7 +406,9 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                 core.disarm()
             return result
         else:
-            body = SizedBody() if hasattr(kind, "__len__") else Body()
+            if kind is not known.kind:
+                known = followed = _followed_kind(kind, environ)
+            body = known.body()
         body.tb_core = core
         body.tb_iterable = result
         body.tb_lease = core.lease
@@ -402,6 +417,28 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         return body
 
     return __call__
+
+
+class _FollowedKind:
+    """A kind of response that is not whole, and what follows it: to find that out again costs 0.4 µs."""
+
+    __slots__ = ("body", "file_wrapper", "kind")
+
+    def __init__(self, kind: type | None, file_wrapper: object, body: type[Body]) -> None:
+        self.kind = kind
+        self.file_wrapper = file_wrapper
+        self.body = body
+
+
+_NO_KIND: Final = _FollowedKind(None, None, Body)
+
+
+def _followed_kind(kind: type, environ: WSGIEnvironment) -> _FollowedKind:
+    """What follows this response, kept for the next of its kind if that cannot be another answer."""
+    file_wrapper = environ.get("wsgi.file_wrapper")
+    body = SizedBody if hasattr(kind, "__len__") else Body
+    # Where the server's wrapper is no class, each response is asked what it has.
+    return _FollowedKind(kind if is_told_by_kind(file_wrapper) else None, file_wrapper, body)
 
 
 def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any] | None:

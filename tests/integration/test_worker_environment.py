@@ -218,10 +218,15 @@ def test_a_group_that_does_not_exist_is_one_warning(base: str, caplog: pytest.Lo
 def test_it_can_be_switched_off(
     base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    """With WSGI_TB_DISABLE the very result of the application comes out, nothing is opened, and one line says so."""
+    """With WSGI_TB_DISABLE the application itself is called, nothing is opened, and one line says so."""
     monkeypatch.setenv("WSGI_TB_DISABLE", word)
     result = (chunk for chunk in [b"x"])
-    wrapped = TracebackerMiddleware(lambda *_: result, base)
+
+    def bare(*_: object) -> Iterator[bytes]:
+        return result
+
+    wrapped = TracebackerMiddleware(bare, base)
+    assert wrapped.__call__ is bare
     before = descriptors()
     assert wrapped(environ(), lambda *_: print) is result
     assert wrapped(environ(), lambda *_: print) is result

@@ -145,6 +145,45 @@ def test_a_whole_body_is_returned_untouched(base: str, result: Any) -> None:
     assert requests_in(snapshot(base)) == []
 
 
+def test_a_kind_of_response_that_was_followed_is_looked_at_again_under_another_file_wrapper(base: str) -> None:
+    """What follows a kind is remembered with the server's file wrapper; where that is no class each one is asked."""
+    results: list[Iterable] = []
+
+    def application(*_: object) -> Iterable:
+        results.append(Iterable([b"x"]))
+        return results[-1]
+
+    def opened(*_: object) -> Iterable:
+        results.append(Iterable([b"x"]))
+        results[-1].read = results[-1].fileno = print  # type: ignore[attr-defined]
+        return results[-1]
+
+    def is_followed(app: Callable[..., Any], wrapper: object = None) -> bool:
+        request = environ()
+        if wrapper is not None:
+            request["wsgi.file_wrapper"] = wrapper
+        return app(request, lambda *_: print) is not results[-1]
+
+    # Of another package than the responses.
+    function = copy.copy
+    wrapped = TracebackerMiddleware(application, base)
+    assert [is_followed(wrapped, wrapper) for wrapper in (None, None, FileWrapper, FileWrapper)] == [True] * 4
+    assert not is_followed(wrapped, Iterable)
+    assert is_followed(wrapped)
+    assert is_followed(wrapped, function)
+    assert not is_followed(TracebackerMiddleware(opened, base), function)
+    mixed = iter([application, opened, application])
+    each = TracebackerMiddleware(lambda *_: next(mixed)(), base)
+    assert [is_followed(each, function) for _ in range(3)] == [True, False, True]
+
+
+def test_an_environ_that_is_no_dict_is_served_after_one_that_is(base: str) -> None:
+    """A server that breaks PEP 3333 gets the application's response, also of a kind that was followed before."""
+    wrapped = TracebackerMiddleware(lambda *_: Iterable([b"x"]), base)
+    assert b"".join(wrapped(environ(), lambda *_: print)) == b"x"
+    assert b"".join(wrapped(cast("Any", MappingProxyType(environ())), lambda *_: print)) == b"x"
+
+
 def test_a_file_wrapper_that_is_a_class_is_returned_untouched(base: str) -> None:
     """What the server's file wrapper made comes back as it is, so that the server can send it by the kernel."""
 

@@ -8,7 +8,8 @@ stalls, trickles or never reads costs its own connection and nobody else anythin
 sent, and no reply waits for another one. It ends only through ``stop()``, or with the process.
 
 Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and each
-system call is one: so the interval is lowered while a client is served, and always put back.
+system call is one: so the interval is lowered while a client is served, and always put back. A long reply is served in
+pieces, as the client takes them: it stays lowered between them, for a moment.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ MAX_CLIENTS = 64
 TICK_SECONDS = 25.0
 
 _RECEIVE_BYTES = 16 * 1024
+#: A reply longer than this asks for a larger buffer: each time that it is full, both sides have to wake up once more.
+#: The kernel allows twice net.core.wmem_max, which is 416 kB by default; a socket has 208 kB of its own.
+_LONG_REPLY_BYTES = 128 * 1024
+_SEND_BUFFER_BYTES = 1024 * 1024
 #: After an accept() that failed for want of descriptors or memory, which does not pass by asking at once again.
 _ACCEPT_PAUSE_SECONDS = 0.1
 #: After a fault of ours, which would most likely happen again at once.
@@ -53,6 +58,11 @@ _FAULT_PAUSE_SECONDS = 1.0
 
 #: Seconds. Measured beside two busy threads, 64 threads of 31 frames: 31 ms for a dump at 5 ms, 5 ms at 50 µs.
 _SWITCH_INTERVAL = 50e-6
+
+#: How long it stays lowered for a client that has not taken all of its reply. One that reads has a megabyte by then;
+#: one that does not shall not cost the application more than this. Measured beside two busy threads: a reply of two
+#: pieces takes 19 ms if it is put back between them, 11 if it is not.
+_HURRY_SECONDS = 0.05
 
 _CLOSED = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -81,7 +91,7 @@ class SwitchInterval:
 
 
 class _Client:
-    __slots__ = ("accepted_at", "deadline", "lingers", "outgoing", "received", "socket")
+    __slots__ = ("accepted_at", "deadline", "hurry_until", "lingers", "outgoing", "received", "socket")
 
     def __init__(self, socket: _socket.socket, now: float) -> None:
         self.socket = socket
@@ -89,6 +99,8 @@ class _Client:
         self.deadline = now + SILENCE_SECONDS
         self.received = b""
         self.outgoing: memoryview | None = None
+        #: Until then the rest of the reply is worth a lowered switch interval.
+        self.hurry_until = 0.0
         #: The answer is out; what the client still sends is thrown away until it closes.
         self.lingers = False
 
@@ -188,15 +200,22 @@ class Listener:
                 except Exception:
                     faults.caught("in the listener")
                     self._drop_all()
+                    self.interval.restore()
                     if self._listening is not None and self._listening.fileno() < 0:
                         self._listening = None
                     # Not a loop that spins on the same fault.
                     self._pause()
                 finally:
-                    self.interval.restore()
+                    if not self._hurries(monotonic()):
+                        self.interval.restore()
         finally:
             self._drop_all()
+            self.interval.restore()
             self._ended.release()
+
+    def _hurries(self, now: float) -> bool:
+        """Whether a client is taking its reply, so that we want the GIL again at once."""
+        return any(client.outgoing is not None and now < client.hurry_until for client in self._clients.values())
 
     def _serve_once(self, next_tick: float) -> None:
         now = monotonic()
@@ -210,6 +229,8 @@ class Listener:
                 wake_at = min(wake_at, self._accepts_from)
         for descriptor, client in self._clients.items():
             wake_at = min(wake_at, client.deadline)
+            if client.outgoing is not None and now < client.hurry_until:
+                wake_at = min(wake_at, client.hurry_until)
             watched.append((descriptor, select.POLLIN if client.outgoing is None else select.POLLOUT))
         ready = self._wait(watched, max(0.0, wake_at - now))
         if not ready and not self._clients:
@@ -332,8 +353,15 @@ class Listener:
             self._reply(client, response.partition(b"\r\n\r\n")[2])
 
     def _reply(self, client: _Client, response: bytes) -> None:
+        if len(response) > _LONG_REPLY_BYTES:
+            try:
+                client.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            except OSError:
+                # Whatever is wrong with it, sending finds it too.
+                pass
         client.outgoing = memoryview(response)
         client.deadline = client.accepted_at + CONNECTION_SECONDS
+        client.hurry_until = monotonic() + _HURRY_SECONDS
         self._send(client)
 
     def _send(self, client: _Client) -> None:

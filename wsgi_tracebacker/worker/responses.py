@@ -33,6 +33,11 @@ def is_whole(result: object, environ: WSGIEnvironment) -> bool:
         return True
 
 
+def is_told_by_kind(file_wrapper: object) -> bool:
+    """Whether all responses of one type are whole or none is, with this file wrapper of the server's."""
+    return file_wrapper is None or inspect.isclass(file_wrapper)
+
+
 def _is_made_by(wrapper: object, result: object) -> bool:
     """Whether that is what the server's file wrapper made, as far as it can be told from outside."""
     while isinstance(wrapper, functools.partial):

@@ -6,6 +6,7 @@ asked, and where the answer goes.
 
 from __future__ import annotations
 
+import math
 import os
 from threading import main_thread
 from time import monotonic
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 #: 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
 #: requests come first.
 _KERNEL_BUDGET_SECONDS = 0.0003
+#: Of the time since the snapshot before, and never less than this: whoever takes a hundred a second shall not have
+#: the worker read /proc for 3 % of its time. Measured with 8 threads: a snapshot takes 0.5 ms, two thirds of it that.
+_KERNEL_SHARE = 0.01
+_LEAST_KERNEL_BUDGET_SECONDS = 0.0001
 
 _UNKNOWN_STATUS: Final = kernel.ThreadStatus()
 
@@ -66,6 +71,7 @@ class Snapshots:
         self._own_idents = own_idents
         #: How many were taken.
         self.taken = 0
+        self._last_asked_kernel = -math.inf
 
     def text(self) -> bytes:
         """All stacks, as uWSGI writes them."""
@@ -102,13 +108,17 @@ class Snapshots:
         by_age = [(core, request) for _, core, request in oldest_first]
         entries = list(self._entries(looked, hubs, by_age, now_monotonic))
         native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
-        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), _KERNEL_BUDGET_SECONDS)
+        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), self._kernel_budget_seconds(now_monotonic))
         files: dict[str, SourceFile | None] = {}
         # By core, then what serves nothing, in the order in which the interpreter has it.
         entries.sort(key=lambda entry: (entry.core is None, entry.core.number or 0 if entry.core is not None else 0))
         documents = [self._document(entry, statuses, files) for entry in entries]
         in_flight = sum(1 for request in flights if request is not None)
         return json_format.snapshot_bytes(worker(in_flight), now_unix, documents)
+
+    def _kernel_budget_seconds(self, now: float) -> float:
+        since_last, self._last_asked_kernel = now - self._last_asked_kernel, now
+        return max(_LEAST_KERNEL_BUDGET_SECONDS, min(_KERNEL_BUDGET_SECONDS, since_last * _KERNEL_SHARE))
 
     def _entries(
         self,

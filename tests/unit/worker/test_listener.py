@@ -246,21 +246,21 @@ def test_a_trickler_is_dropped_after_its_time_in_all(
 def test_failure_2_a_client_that_never_reads_disturbs_nobody(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """uWSGI freezes in write(): here a reader that leaves a megabyte lying loses its connection, that is all."""
+    """uWSGI freezes in write(): here a reader that leaves megabytes lying loses its connection, that is all."""
     monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.5)
-    answers.body = b"x" * 1_000_000
+    answers.body = b"x" * 4_000_000
     with clients.connect(path) as client:
         client.sendall(GET)
         for _ in range(10):
-            assert len(clients.request(path, "/").body) == 1_000_000
-        assert len(clients.read_to_end(path)) == 1_000_000
+            assert len(clients.request(path, "/").body) == 4_000_000
+        assert len(clients.read_to_end(path)) == 4_000_000
         wait_until(lambda: running.dropped == 1, "it lost its connection")
-        assert 0 < len(read(client)) < 1_000_000
+        assert 0 < len(read(client)) < 4_000_000
 
 
 def test_a_slow_reader_gets_all_of_it(running: listener.Listener, answers: Answers, path: str) -> None:
     """A reply far beyond the socket's buffer arrives whole."""
-    answers.body = os.urandom(3_000_000)
+    answers.body = os.urandom(8_000_000)
     assert clients.request(path, "/").body == answers.body
     assert clients.read_to_end(path) == answers.body
 
@@ -314,6 +314,41 @@ def test_the_switch_interval_is_lowered_for_the_answer_and_put_back(
         clients.request(path, "/")
     wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
     assert max(answers.intervals) < 0.001 < before
+
+
+@contextlib.contextmanager
+def a_client_that_has_not_read(running: listener.Listener, answers: Answers, path: str) -> Iterator[socket.socket]:
+    """It asked for more than its connection can hold; the rest waits for it."""
+    answers.body = b"x" * 4_000_000
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(path)
+        client.sendall(GET)
+        wait_until(lambda: any(one.outgoing is not None for one in list(running._clients.values())), "a rest waits")
+        yield client
+
+
+def test_the_switch_interval_stays_lowered_between_the_pieces_of_a_reply(
+    running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long reply goes out in pieces; between them other threads still give up the GIL soon, and not after it."""
+    monkeypatch.setattr(listener, "_HURRY_SECONDS", 20.0)
+    before = sys.getswitchinterval()
+    with a_client_that_has_not_read(running, answers, path) as client:
+        assert sys.getswitchinterval() < 0.001 < before
+        assert read(client).endswith(answers.body)
+    wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
+
+
+def test_a_client_that_does_not_read_keeps_the_switch_interval_lowered_for_a_moment_only(
+    running: listener.Listener, answers: Answers, path: str
+) -> None:
+    """The interval is put back while the reply still waits, and the client gets all of it nevertheless."""
+    before = sys.getswitchinterval()
+    with a_client_that_has_not_read(running, answers, path) as client:
+        wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
+        assert len(running._clients) == 1
+        assert read(client).endswith(answers.body)
 
 
 def test_an_interval_that_the_application_sets_is_kept() -> None:

@@ -1,0 +1,67 @@
+"""The application that real servers serve in measurements: a small page, bare or wrapped, as ``BENCH_WRAP`` says.
+
+``bare`` is the page alone, ``wrapped`` has our middleware around it, ``manhole`` has manhole in its process.
+Requests of ``WAIT_PATH`` never end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+BARE, WRAPPED, MANHOLE = "bare", "wrapped", "manhole"
+
+WAIT_PATH = "/wait"
+_WAIT_FRAMES = 20
+
+_PAGE = b"<!doctype html><title>Articles</title>" + b"<p>Here is an article." * 40
+
+
+def wait(depth: int) -> None:
+    if depth:
+        wait(depth - 1)
+    else:
+        threading.Event().wait()
+
+
+def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    if environ["PATH_INFO"] == WAIT_PATH:
+        wait(_WAIT_FRAMES)
+    start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(_PAGE)))])
+    return [_PAGE]
+
+
+class WithManhole:
+    """manhole from the first request on: before that, a server may fork."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+        self._is_open = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not self._is_open:
+            import manhole  # noqa: PLC0415
+
+            self._is_open = True
+            path = os.environ["BENCH_MANHOLE"]
+            manhole.install(verbose=False, socket_path=path, daemon_connection=True, strict=False)
+        return self._app(environ, start_response)
+
+
+def _application() -> WSGIApplication:
+    wrap = os.environ.get("BENCH_WRAP", BARE)
+    if wrap == WRAPPED:
+        # A bare worker loads nothing of ours.
+        from wsgi_tracebacker import TracebackerMiddleware  # noqa: PLC0415
+
+        return TracebackerMiddleware(page)
+    return WithManhole(page) if wrap == MANHOLE else page
+
+
+application = _application()
