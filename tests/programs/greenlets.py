@@ -108,6 +108,10 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
         wait_for_ever()
     elif path == "/about":
         give_way(float(query) / 1000)
+    elif path == "/innocent":
+        # However slow the machine is, it is never overdue itself.
+        set_harakiri(0)
+        give_way(0.001)
     elif path == "/own":
         set_harakiri(0.2)
         wait_for_ever()
