@@ -13,8 +13,12 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def find_program(name: str) -> str | None:
-    """The path of a program: of this virtual environment if it is there, else from PATH."""
-    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    """The path of a program: of this virtual environment if it is there, else from PATH.
+
+    uWSGI only from this environment: Debian's is without Python.
+    """
+    of_environment = shutil.which(name, path=str(Path(sys.executable).parent))
+    return of_environment if of_environment or name == "uwsgi" else shutil.which(name)
 
 
 def require_program(name: str) -> str:

@@ -57,6 +57,26 @@ def test_before_anything(base: str) -> None:
     assert served.length == 1
 
 
+def test_in_a_destructor_it_is_lost(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ignores every exception there, so the request goes on to its end."""
+    ignored: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(unraisable.exc_type))
+
+    class Struck:
+        def __del__(self) -> None:
+            strike()
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        struck = Struck()
+        del struck
+        start_response(*OK)
+        return [b"whole"]
+
+    served = serve(wrapped(application, base))
+    assert (served.status, b"".join(served.chunks), served.error) == ("200 OK", b"whole", None)
+    assert ignored == [HarakiriTimeout]
+
+
 def test_after_start_response_before_any_output(base: str) -> None:
     """What the application told start_response() is forgotten: its headers do not mix with those of the 504."""
 
