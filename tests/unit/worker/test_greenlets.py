@@ -27,9 +27,9 @@ from wsgi_tracebacker.worker.settings import from_options
 if sys.implementation.name != "cpython":
     pytest.skip("gevent is compiled for CPython only", allow_module_level=True)
 
-import gevent  # noqa: E402
-import gevent.event  # noqa: E402
-import greenlet  # noqa: E402
+import gevent
+import gevent.event
+import greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
