@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_raise
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from wsgi_tracebacker.worker.requests import Core
+
+pytestmark = needs_raise
 
 #: No request of these tests is ever overdue by itself: the striker is the watchdog.
 LIMIT_SECONDS = 3600.0

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import wsgi_tracebacker
+from tests.support.interpreters import needs_names_of_modules
 from tests.support.programs import PROJECT
 
 
@@ -37,6 +38,7 @@ def test_public_names_say_what_they_are() -> None:
     assert undocumented == []
 
 
+@needs_names_of_modules
 def test_a_worker_loads_only_the_standard_library() -> None:
     """A process that imports the package, wraps and serves has neither click nor werkzeug nor the reader loaded."""
     program = """
