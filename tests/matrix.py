@@ -194,7 +194,9 @@ class Debian:
                 mirror,
             ]
             with log.open("wb") as output:
-                done = subprocess.run(["unshare", "--mount", *command], stdout=output, stderr=output, check=False)
+                # What it starts has to end with it: it would go on writing where it was taken away.
+                alone = ["unshare", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child"]
+                done = subprocess.run([*alone, *command], stdout=output, stderr=output, check=False)
             if done.returncode:
                 last = log.read_text(errors="replace").strip().rpartition("\n")[2]
                 raise CannotBeHadError(f"debootstrap of {self.suite} failed: {last}")

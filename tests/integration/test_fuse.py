@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.interpreters import needs_outside_help
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox as layout
@@ -22,6 +23,8 @@ from wsgi_tracebacker.worker.fuse import Fuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = needs_outside_help
 
 LIMIT_SECONDS = 1.0
 #: The default margin, the time between two looks of the watchdog, and the one for the dump.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_raise
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from wsgi_tracebacker.worker.requests import Core
+
+pytestmark = needs_raise
 
 #: No request of these tests is ever overdue by itself: the striker is the watchdog.
 LIMIT_SECONDS = 3600.0
@@ -95,15 +98,23 @@ class Striker:
 
 
 @contextlib.contextmanager
-def switching_often() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    # The interpreter swallows what strikes in a callback of the collector's.
+def no_collector() -> Iterator[None]:
+    """The interpreter swallows what strikes in a callback of the collector's, as hypothesis has one."""
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+
+
+@contextlib.contextmanager
+def switching_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with no_collector():
+            yield
+    finally:
         sys.setswitchinterval(interval)
 
 
@@ -157,7 +168,8 @@ def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int
 def test_no_stray_when_the_last_act_is_a_blocking_c_iterator(base: str) -> None:
     """The exception is set while C code runs, which then ends without looking: it is taken back."""
     gate = Gate()
-    assert struck_in_its_last_act(gate, wrapped(gate, base), 1_000) == 0
+    with no_collector():
+        assert struck_in_its_last_act(gate, wrapped(gate, base), 1_000) == 0
 
 
 def test_without_the_handshake_it_strays(base: str) -> None:

@@ -282,6 +282,16 @@ def test_a_signal_that_is_not_caught_is_never_sent(base: str, number: int) -> No
         assert process.poll() is None
 
 
+def test_without_a_handle_on_the_process_nothing_is_signalled(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on PyPy, whose os has no pidfd_open: a pid alone may be another process's by the time of the signal."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    with worker(base, "backtrack") as process:
+        with pytest.raises(dump.Refused, match="cannot name its process safely"):
+            ask(card_of(base))
+        assert process.poll() is None
+        assert dumps_so_far(base) == 0
+
+
 def test_what_goes_on_is_not_signalled(base: str) -> None:
     """The last question before the signal is whether it is still stalled."""
     with worker(base, "backtrack"):

@@ -15,8 +15,11 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def find_program(name: str, also_in: str = "") -> str | None:
-    """The path of a program: of this virtual environment if it is there, else from PATH, else from one more folder."""
-    places = (str(Path(sys.executable).parent), None, also_in)
+    """The path of a program: of this virtual environment if it is there, else from PATH, else from one more folder.
+
+    uWSGI only from this environment: Debian's is without Python.
+    """
+    places = (str(Path(sys.executable).parent), *(() if name == "uwsgi" else (None, also_in)))
     return next((path for place in places if place != "" and (path := shutil.which(name, path=place))), None)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_reference_counts
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, request_in_flight, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
@@ -213,6 +214,7 @@ def test_a_call_while_the_body_is_read_nests(base: str) -> None:
     assert document["worker"]["requests_finished"] == 2
 
 
+@needs_reference_counts
 @pytest.mark.parametrize("closes", [True, False])
 def test_nested_requests_do_not_gather(base: str, closes: bool) -> None:
     """A thousand nested calls, their bodies closed or simply dropped, leave nothing in the request around them."""
@@ -263,6 +265,7 @@ def test_overlapping_bodies_on_one_thread_are_all_known(base: str) -> None:
     assert len(cores) == 1  # the numbers went back
 
 
+@needs_reference_counts
 def test_a_body_that_is_dropped_ends_its_request(base: str) -> None:
     """A server that neither reads on nor closes, but lets the body go: the request is over."""
     wrapped = TracebackerMiddleware(lambda request, _: iter([b"x"]), base)
@@ -273,6 +276,7 @@ def test_a_body_that_is_dropped_ends_its_request(base: str) -> None:
         assert requests_in(snapshot(base)) == []
 
 
+@needs_reference_counts
 def test_a_closed_body_that_is_kept_hides_no_dropped_one(base: str) -> None:
     """A server may keep a body that it has closed: the next one on that thread is still seen when it is dropped."""
     wrapped = TracebackerMiddleware(lambda request, _: iter([b"x"]), base)
@@ -284,6 +288,7 @@ def test_a_closed_body_that_is_kept_hides_no_dropped_one(base: str) -> None:
     kept.close()
 
 
+@needs_reference_counts
 def test_the_next_request_of_a_thread_ends_a_dropped_one(base: str) -> None:
     """Without anybody looking: the thread's next request reuses the core of the one that was dropped."""
     wrapped = TracebackerMiddleware(lambda request, _: iter([b"x"]), base)
@@ -294,7 +299,9 @@ def test_the_next_request_of_a_thread_ends_a_dropped_one(base: str) -> None:
     assert document["worker"]["requests_finished"] == 50
 
 
-@pytest.mark.parametrize("end", ["list", "generator", "raises", "dropped", "file"])
+@pytest.mark.parametrize(
+    "end", ["list", "generator", "raises", pytest.param("dropped", marks=needs_reference_counts), "file"]
+)
 def test_the_environ_is_let_go_at_the_end(base: str, end: str) -> None:
     """After the end of a request nothing of ours holds its environ, however it ended."""
 
@@ -316,6 +323,7 @@ def test_the_environ_is_let_go_at_the_end(base: str, end: str) -> None:
         assert pointer() is None
 
 
+@needs_reference_counts
 def test_a_snapshot_keeps_no_frame_alive(base: str) -> None:
     """Locals of a request that was looked at are let go as soon as the request ends, as without us."""
     pointers = []

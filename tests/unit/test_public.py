@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import wsgi_tracebacker
+from tests.support.interpreters import needs_names_of_modules
 from tests.support.programs import PROJECT
 
 
@@ -37,6 +38,7 @@ def test_public_names_say_what_they_are() -> None:
     assert undocumented == []
 
 
+@needs_names_of_modules
 def test_a_worker_loads_only_the_standard_library() -> None:
     """A process that imports the package, wraps and serves has neither click nor werkzeug nor the reader loaded."""
     program = """
@@ -56,6 +58,7 @@ print(json.dumps([sorted(outside), sorted(name for name in sys.modules if name.s
     assert not [name for name in ours if name.startswith(("wsgi_tracebacker.reader", "wsgi_tracebacker.cli"))]
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy keeps the file of libffi open once it needs it")
 def test_importing_starts_nothing() -> None:
     """To import the package and wrap an application makes no thread and opens no descriptor."""
     program = """

@@ -55,6 +55,9 @@ def ask(card: Card, processes: Processes, still_stalled: Callable[[], str | None
         raise Refused("it answers no signal")
     if struct.calcsize("P") != 8 or not 1 <= number <= 64:
         raise Refused("its signal cannot be sent from here")
+    if not hasattr(os, "pidfd_open"):
+        # PyPy. By its number alone the signal could reach another process, and end that.
+        raise Refused("this Python cannot name its process safely")
     # Writable for the lock. The worker goes on appending to it: nobody who holds the lock writes.
     descriptor = files.open_file_of(card.stacks, card.uid, writable=True)
     try:

@@ -266,12 +266,14 @@ class AbandonedCore(Core):
 
 def _lease_references(core: Core) -> int:
     # PyPy has no reference counts: there nothing is ever seen as dropped.
-    return sys.getrefcount(core.lease) if hasattr(sys, "getrefcount") else sys.maxsize
+    return sys.getrefcount(core.lease) if _COUNTS_REFERENCES else 1
 
+
+_COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 
 #: What that answers for a lease that nobody else holds. Measured, not assumed: interpreters differ in how many
 #: references a call itself adds.
-_UNLEASED = _lease_references(Core(None, 0, None, None))
+_UNLEASED = _lease_references(Core(None, 0, None, None)) if _COUNTS_REFERENCES else 0
 
 
 def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:

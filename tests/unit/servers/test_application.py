@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.programs import unwrapped
+from tests.support.interpreters import needs_names_of_modules
 from tests.support.programs import PROJECT
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
@@ -127,6 +128,7 @@ def test_without_the_variable_our_module_says_what_is_missing(value: str | None)
     assert ended.stderr.splitlines()[-1] == f"wsgi_tracebacker.errors.ConfigurationError: {expected}"
 
 
+@needs_names_of_modules
 def test_our_module_loads_the_standard_library_only() -> None:
     """Beside the application, that is: it is loaded in a worker."""
     code = (

@@ -13,6 +13,7 @@ from gunicorn.workers.sync import SyncWorker
 
 from tests.programs import unwrapped
 from tests.servers import asking
+from tests.support.interpreters import needs_raise
 from tests.unit.worker.test_postmortem import DEAD, leave
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
@@ -135,7 +136,7 @@ def test_an_option_that_can_never_work_is_the_workers_end(monkeypatch: pytest.Mo
         (ThreadWorker, 30, {}, None),
         (SyncWorker, 30, {"harakiri": 10.0}, None),
         (SyncWorker, 30, {"harakiri": 60.0}, 29.0),
-        (SyncWorker, 30, {"harakiri_action": "raise"}, None),
+        pytest.param(SyncWorker, 30, {"harakiri_action": "raise"}, None, marks=needs_raise),
         (SyncWorker, 30, {"harakiri_action": "kill"}, None),
     ],
 )

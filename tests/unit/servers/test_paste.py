@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from tests.programs import unwrapped
+from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import paste
 
 
+@needs_raise
 def test_every_option_may_stand_there() -> None:
     """No other name is known, and each value has the type that the middleware takes."""
     assert set(paste._OPTIONS) == set(inspect.signature(TracebackerMiddleware.__init__).parameters) - {"self", "app"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_reference_counts
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
@@ -24,6 +25,7 @@ def cores() -> Cores:
     return Cores(_thread.allocate_lock)
 
 
+@needs_reference_counts
 def test_the_smallest_free_number_is_taken() -> None:
     """Numbers count from 0; one that was given back is taken before a new one."""
     pool = cores()
@@ -36,6 +38,7 @@ def test_the_smallest_free_number_is_taken() -> None:
     assert [core.number for core, _ in more] == [1, 3, 5]
 
 
+@needs_reference_counts
 def test_a_servers_own_number_is_taken_if_it_is_free() -> None:
     """The others keep to the smallest free one; a number that is taken, or that no server has, is not waited for."""
     pool = cores()
@@ -48,6 +51,7 @@ def test_a_servers_own_number_is_taken_if_it_is_free() -> None:
     assert [core.number for core, _ in again] == [3, 2]
 
 
+@needs_reference_counts
 def test_a_core_in_flight_keeps_its_number() -> None:
     """A thread that ended while the body of its request lives: the number is free only when that has ended."""
     pool = cores()
@@ -59,6 +63,7 @@ def test_a_core_in_flight_keeps_its_number() -> None:
     assert (pool.all(), pool.finished()) == ([], 1)
 
 
+@needs_reference_counts
 def test_what_a_dropped_request_held_is_let_go_outside_the_lock(request: pytest.FixtureRequest) -> None:
     """A destructor of the application that comes back into us meets no lock that is held."""
     pool = cores()
@@ -151,6 +156,7 @@ def serve_in_thread(wrapped: TracebackerMiddleware, names: list[str], **options:
     thread.join(30)
 
 
+@needs_reference_counts
 def test_threads_are_named_after_worker_and_core(base: str) -> None:
     """Threads that serve bear their worker's and core's number, on the Python thread too, the main thread first."""
     wrapped = TracebackerMiddleware(lambda *_: [], base)

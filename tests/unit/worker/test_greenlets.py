@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-import gevent
-import gevent.event
-import greenlet
 import pytest
 
 from tests.support.waiting import wait_until
@@ -25,6 +23,13 @@ from wsgi_tracebacker.worker.hub_watch import HubWatch
 from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.requests import Core, describe
 from wsgi_tracebacker.worker.settings import from_options
+
+if sys.implementation.name != "cpython":
+    pytest.skip("gevent is compiled for CPython only", allow_module_level=True)
+
+import gevent
+import gevent.event
+import greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

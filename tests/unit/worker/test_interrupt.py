@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_raise
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+pytestmark = needs_raise
 
 OK: Any = ("200 OK", [("Content-Type", "text/plain")])
 
@@ -55,6 +58,26 @@ def test_before_anything(base: str) -> None:
     assert (served.status, b"".join(served.chunks), served.started) == (*TOO_LATE, 1)
     assert dict(served.headers) == {"Content-Type": "text/plain; charset=utf-8", "Content-Length": "27"}
     assert served.length == 1
+
+
+def test_in_a_destructor_it_is_lost(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ignores every exception there, so the request goes on to its end."""
+    ignored: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(unraisable.exc_type))
+
+    class Struck:
+        def __del__(self) -> None:
+            strike()
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        struck = Struck()
+        del struck
+        start_response(*OK)
+        return [b"whole"]
+
+    served = serve(wrapped(application, base))
+    assert (served.status, b"".join(served.chunks), served.error) == ("200 OK", b"whole", None)
+    assert ignored == [HarakiriTimeout]
 
 
 def test_after_start_response_before_any_output(base: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.worker.limits import by_prefix, checked_seconds
 from wsgi_tracebacker.worker.settings import from_options
@@ -120,7 +121,12 @@ def test_zero_and_none_are_off(value: float | None, seconds: float | None) -> No
         ({"WSGI_TB_HARAKIRI": ""}, "harakiri", None),
         ({"WSGI_TB_SLOW": "1.5"}, "slow", 1.5),
         ({"WSGI_TB_HARAKIRI_ACTION": "kill"}, "harakiri_action", "kill"),
-        ({"WSGI_TB_HARAKIRI_ACTION": "raise", "WSGI_TB_HARAKIRI_GRACE": "5"}, "harakiri_grace", 5.0),
+        pytest.param(
+            {"WSGI_TB_HARAKIRI_ACTION": "raise", "WSGI_TB_HARAKIRI_GRACE": "5"},
+            "harakiri_grace",
+            5.0,
+            marks=needs_raise,
+        ),
         ({"WSGI_TB_SAMPLES_PER_SECOND": "5"}, "samples_per_second", 5.0),
     ],
 )

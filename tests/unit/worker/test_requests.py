@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from tests.support.interpreters import needs_reference_counts
+from tests.support.programs import PROJECT
 from wsgi_tracebacker.worker.requests import APP, BODY, Core, Lease, describe, describe_last
 from wsgi_tracebacker.worker.settings import from_options
 
@@ -57,6 +61,24 @@ def test_the_last_request_is_told_only_while_idle() -> None:
     assert (ended.path, ended.ended_seconds_ago) == ("/path", 2.0)
 
 
+def test_without_reference_counts_no_body_is_seen_as_dropped() -> None:
+    """The request of a body that is read is in flight there too: it is not taken for one that was dropped."""
+    program = """
+import sys
+if hasattr(sys, "getrefcount"):
+    del sys.getrefcount
+from wsgi_tracebacker.worker.requests import BODY, Core
+made = Core(0, 1, None, None)
+made.phase, made.started = BODY, 5.0
+held = made.lease
+print(made.body_was_dropped())
+"""
+    command = [sys.executable, "-c", program]
+    printed = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True, timeout=30).stdout
+    assert printed == "False\n"
+
+
+@needs_reference_counts
 def test_a_dropped_body_is_told_by_its_lease() -> None:
     """While somebody holds the lease the body exists; while the callable runs there is none to drop."""
     made = core(phase=BODY)

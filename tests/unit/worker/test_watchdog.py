@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.interpreters import needs_outside_help
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
@@ -285,6 +286,7 @@ def test_kill(
     faults.forget()
 
 
+@needs_outside_help
 def test_nobody_is_killed_for_a_request_that_ended(
     base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +319,7 @@ def test_a_fault_in_the_report_does_not_keep_the_process_alive(
     faults.forget()
 
 
+@needs_outside_help
 def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
     base: str, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
