@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import threading
@@ -144,6 +145,39 @@ def test_what_was_found_out_stands_if_no_answer_comes(base: str, done: threading
         done.set()
     assert isinstance(first, client.Failure)
     assert first.examination == ("busy", None, ("a note",))
+
+
+def test_who_was_given_up_is_not_listened_to_without_end(
+    base: str, done: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound on all replies of one user holds for what comes after an examination too."""
+    monkeypatch.setattr(client, "MAX_USER_BYTES", 1 << 20)
+    given_up = threading.Event()
+    sent = [0, 0]
+
+    def examine(_: float) -> Generator[float, int, Examination]:
+        yield 0.0
+        given_up.set()
+        return Examination("busy", None, ("a note",))
+
+    def flood(number: int, connection: socket.socket) -> None:
+        given_up.wait()
+        # Ends when nobody listens any more.
+        while sent[number] < 32 << 20:
+            sent[number] += connection.send(b"x" * (1 << 16))
+
+    with contextlib.ExitStack() as stack:
+        for number in (0, 1):
+            stack.enter_context(listener(f"{base}{number}", functools.partial(flood, number)))
+        stack.enter_context(listener(f"{base}2", silent(done)))
+        questions = [(f"{base}{number}", 1.5) for number in range(3)]
+        *flooding, _ = client.ask_all(questions, [examine, examine, None])
+        done.set()
+    for outcome in flooding:
+        assert isinstance(outcome, client.Failure)
+        assert outcome.examination == ("busy", None, ("a note",))
+    # And what lay in the buffers of the sockets.
+    assert sum(sent) < 4 << 20
 
 
 def test_the_time_limit_is_for_everything(base: str, done: threading.Event) -> None:

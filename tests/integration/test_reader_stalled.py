@@ -161,17 +161,16 @@ def test_a_busy_worker_is_never_signalled(base: str) -> None:
 def test_a_busy_worker_is_shown_after_a_second(base: str) -> None:
     """From its table, with its request, age and thread, in every format."""
     with worker(base, "unproven") as process:
-        began = time.monotonic()
         code, out, err = run("read", base, "--format", "json")
-        took = time.monotonic() - began
         [document] = json.loads(out)["workers"]
         [thread] = document["threads"]
         assert (code, document["source"], document["state"]) == (1, "table", "busy")
         assert (thread["request"]["path"], thread["native_id"], thread["frames"]) == ("/unproven", process.pid, [])
         assert thread["request"]["age_seconds"] > 1
-        assert ", busy): timed out: it did not answer within 1" in err
-        # A second, and the command itself on a machine that is busy.
-        assert 1 <= took < 2.5
+        # By the command's own clock: to start it may take seconds on a machine that is busy.
+        waited = re.search(r", busy\): timed out: it did not answer within ([0-9.]+) s", err)
+        assert waited is not None, err
+        assert 1 <= float(waited[1]) < 2
         code, out, _ = run("read", base)
         assert (code, out.splitlines()[0].endswith("1 in flight  busy, no answer")) == (1, True)
         assert f"thread {thread['ident']:#x}, native id {process.pid}, core 0" in out
@@ -199,9 +198,7 @@ def test_a_stopped_worker_is_called_so(base: str) -> None:
     with worker(base, "wait") as process:
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: Processes().state(process.pid) == "stopped", "it is stopped")
-        began = time.monotonic()
         code, out, err = run("read", base)
-        assert time.monotonic() - began < 2
         assert (code, "  stopped, no answer\n" in out, "GET /wait" in out) == (1, True, True)
         assert ", stopped): timed out: it is stopped, so it was waited for no longer than 0." in err
         assert json.loads(run("list", base, "--format", "json")[1])["workers"][0]["state"] == "stopped"

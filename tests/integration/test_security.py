@@ -177,6 +177,51 @@ def test_nothing_listens_on_a_network(sticky: str) -> None:
         assert gained <= known
 
 
+#: Serves a quick request, then one that is reported as overdue and read, under an eye on every socket.
+TALKS = """
+import logging, sys, threading
+noted = []
+def note(event, arguments):
+    if event.startswith("socket."):
+        noted.append((event, [str(int(each)) if isinstance(each, int) else str(each) for each in arguments]))
+sys.addaudithook(note)
+from wsgi_tracebacker import TracebackerMiddleware, stop
+class Reported(logging.Handler):
+    def emit(self, record):
+        print("reported", flush=True)
+logging.getLogger("wsgi_tracebacker.harakiri").addHandler(Reported())
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/overdue":
+        sys.stdin.readline()
+    return []
+wrapped = TracebackerMiddleware(application, sys.argv[1], harakiri=0.2)
+for path in ("/quick", "/overdue"):
+    wrapped({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}, lambda *_: lambda _: None)
+stop()
+import json
+print(json.dumps(noted))
+"""
+
+
+def test_nothing_is_sent_over_a_network(base: str) -> None:
+    """No socket is ever made but UNIX sockets, and no name looked up: not while it starts, is read, reports or ends."""
+    command = [sys.executable, "-c", TALKS, base]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "reported\n"
+            assert clients.request(f"{base}1", "/snapshot").status == 200
+            out, _ = worker.communicate("go on\n", timeout=60)
+        finally:
+            worker.kill()
+    noted = json.loads(out)
+    # -1: around a descriptor that there is already, of a client that was accepted.
+    families = {arguments[1] for event, arguments in noted if event == "socket.__new__"} - {"-1"}
+    assert families == {str(int(socket.AF_UNIX))}
+    assert {event for event, _ in noted} <= {"socket.__new__", "socket.bind", "socket.connect"}
+    assert {arguments[1] for event, arguments in noted if event == "socket.bind"} == {f"{base}1"}
+
+
 @pytest.mark.parametrize("what", ["link", "dangling link", "pipe", "folder", "file", "second name", "socket"])
 @pytest.mark.parametrize("suffix", ["", ".worker"], ids=["socket", "card"])
 def test_what_a_stranger_planted_costs_a_number_and_nothing_else(what: str, suffix: str, sticky: str) -> None:

@@ -8,6 +8,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.formats import uwsgi
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -69,15 +71,25 @@ def request(
     body: bytes | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Response:
-    """Ask and read the whole response."""
+    """Ask and read the whole response.
+
+    On a busy machine the question may come so late that a worker takes us for a silent client: then it is asked again.
+    """
     with contextlib.closing(connection_to(address, timeout_seconds)) as connection:
-        connection.request(method, target, body=body, headers=dict(headers or {}))
-        response = connection.getresponse()
-        return Response(
-            status=response.status,
-            headers={name.lower(): value for name, value in response.getheaders()},
-            body=response.read(),
-        )
+        while True:
+            connection.request(method, target, body=body, headers=dict(headers or {}))
+            try:
+                response = connection.getresponse()
+            except http.client.BadStatusLine as error:
+                if not str(error).startswith(uwsgi.HEADER.decode().rstrip()):
+                    raise
+                connection.close()
+                continue
+            return Response(
+                status=response.status,
+                headers={name.lower(): value for name, value in response.getheaders()},
+                body=response.read(),
+            )
 
 
 @contextlib.contextmanager

@@ -236,7 +236,8 @@ class _Conversation:
             self._fail(BadReply(f"its reply is larger than {MAX_REPLY_BYTES >> 20} MiB"))
         uid = self.peer[1]
         self._received_of[uid] = self._received_of.get(uid, 0) + len(chunk)
-        if self._received_of[uid] > MAX_USER_BYTES and self.outcome is None:
+        if self._received_of[uid] > MAX_USER_BYTES:
+            # Also one that was given up: it is still listened to while others are waited for.
             self._fail(BadReply(f"the replies of uid {uid} together are larger than {MAX_USER_BYTES >> 20} MiB"))
 
     def pass_deadline(self, clock: Callable[[], float]) -> None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: From here on a worker is watched: two looks, half a second apart, are over when its second is.
 FIRST_LOOK_SECONDS = 0.5
 
+#: Looks after the end of the patience: a proof that begins with the first of them is complete with the last. Without
+#: this bound a process that has two threads spin in turns, half a second each, is promising for ever.
+_LATE_LOOKS = 3
+
 #: What the states of a worker that does not answer are called.
 BUSY, STALLED = "busy", "stalled"
 
@@ -72,7 +76,7 @@ def examine(
     try:
         limit_seconds = patience.table_seconds if worker.has_table() else patience.seconds
         looks: list[Look] = []
-        peer = 0
+        peer = late = 0
         if worker.state() != STOPPED:
             peer = yield max(0.0, min(limit_seconds, FIRST_LOOK_SECONDS) - waited_seconds)
         while True:
@@ -84,8 +88,10 @@ def examine(
             if len(looks) == 3 and stall.why_not(*looks) is None:
                 return (yield from _stalled(worker, found, may_signal))
             rest = started + limit_seconds - time.monotonic()
-            if rest <= 0 and not _is_promising(looks):
-                return worker.examination(state)
+            if rest <= 0:
+                late += 1
+                if late == _LATE_LOOKS or not _is_promising(looks):
+                    return worker.examination(state)
             peer = yield min(rest, stall.HALF_SECONDS) if found is None else stall.HALF_SECONDS
     finally:
         worker.close()

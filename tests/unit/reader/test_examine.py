@@ -1,8 +1,22 @@
 from __future__ import annotations
 
+import itertools
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.formats.test_blackbox import HEADER, row, table
 from wsgi_tracebacker.formats.faulthandler import Dump
-from wsgi_tracebacker.model import Frame, Request, Stack
-from wsgi_tracebacker.reader.examine import join
+from wsgi_tracebacker.model import Card, Frame, Request, Stack
+from wsgi_tracebacker.reader import stall
+from wsgi_tracebacker.reader.examine import Patience, examine, join
+from wsgi_tracebacker.reader.process import SAME, Processes
+from wsgi_tracebacker.reader.stall import Look, Seen
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REQUEST = Request("GET", "/x", None, None, None, 0.0, 1.0, "unknown")
 FRAMES = (Frame("app.py", 1, "application"), Frame("re.py", 2, "match"))
@@ -62,3 +76,41 @@ def test_greenlets_share_a_thread_and_its_stack_is_nobodys() -> None:
     stacks = joined(dumped(100, *FRAMES), rows=rows)
     assert [stack.frames for stack in stacks] == [(), (), FRAMES]
     assert stacks[2].request is None
+
+
+def test_who_looks_stalled_in_every_half_second_and_in_no_second_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads that spin in turns: each look could be the middle of a proof, and none ever completes one."""
+    black_box = tmp_path / "table"
+    black_box.write_bytes(table(row(), header=replace(HEADER, pid=os.getpid(), uid=os.getuid())))
+    turns = itertools.count()
+
+    def look(*_: object) -> Look:
+        half = next(turns)
+        ran = {10 + number: (half + number) // 2 * 500_000_000 for number in (0, 1)}
+        threads = {native_id: Seen(nanoseconds, 0, 0, "R") for native_id, nanoseconds in ran.items()}
+        return Look(half * 0.5, b"table", {**threads, 12: Seen(0, 0, half * 100, "S")}, frozenset((12,)))
+
+    monkeypatch.setattr(stall, "look", look)
+    card = Card(
+        number=HEADER.number,
+        base=str(tmp_path),
+        pid=os.getpid(),
+        start_ticks=HEADER.start_ticks,
+        boot_id=HEADER.boot_id,
+        pid_namespace=0,
+        uid=os.getuid(),
+        server=None,
+        application=None,
+        cwd="/",
+        started_at=0.0,
+        black_box=str(black_box),
+    )
+    examination = examine(card, Processes(), SAME, 1.0, Patience(1.0, 1.0), may_signal=True)
+    assert next(examination) == 0.0
+    assert [examination.send(0), examination.send(0)] == [0.5, 0.5]
+    with pytest.raises(StopIteration) as done:
+        examination.send(0)
+    assert done.value.value.state == "busy"
+    assert next(turns) == 3

@@ -184,7 +184,7 @@ SAMPLES = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60 if settings().max_examples == 100 else settings().max_examples)
 @given(SAMPLES)
 def test_the_laws(
     samples: list[tuple[float, RawStack, float | None, float | None, float]],
