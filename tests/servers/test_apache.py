@@ -100,3 +100,35 @@ def test_two_applications_in_the_first_interpreter_are_one_worker(where: startin
         assert "in the same process" not in apache.log_text()
         apache.stop()
     assert asking.files(where.base) == []
+
+
+#: What the how-to gives Apache, with modules beside it.
+AUTO_SCRIPT = """
+import os
+import sys
+
+os.environ["WSGI_TB_APP"] = "{module}:application"
+sys.path.insert(0, os.path.dirname(__file__))
+
+from wsgi_tracebacker.servers.auto import application
+"""
+
+SHOP = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [__name__.encode()]
+"""
+
+
+def test_two_scripts_in_one_interpreter_each_name_their_application(where: starting.Place) -> None:
+    """The module that wraps them is imported once there, and still each script is given its own."""
+    for module in ("hats", "coats"):
+        (where.folder / f"{module}.py").write_text(SHOP)
+        (where.folder / f"{module}.wsgi").write_text(AUTO_SCRIPT.format(module=module))
+    scripts = "WSGIScriptAlias /hats {folder}/hats.wsgi\nWSGIScriptAlias /coats {folder}/coats.wsgi\n"
+    with starting.Apache(where, starting.EVENT, scripts + starting.DAEMON + starting.GLOBAL) as apache:
+        for _ in range(2):
+            assert clients.request(apache.address, "/hats").text == "hats"
+            assert clients.request(apache.address, "/coats").text == "coats"
+        assert asking.ask(where.base, 1, "/worker")["worker"]["requests_finished"] == 4
+        apache.stop()

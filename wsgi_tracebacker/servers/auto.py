@@ -9,23 +9,51 @@ Likewise with granian, uWSGI, cheroot, or in a file for mod_wsgi. All options co
 ``WSGI_TB_APP`` is ``module:name``, ``module`` (then the name is ``application``), ``module:object.attribute`` or a
 factory, ``module:create_app()``. Nothing is opened or started before a request comes, so a server may import this in
 a process that it forks its workers from.
+
+mod_wsgi may load several scripts into one interpreter, each of which sets the variable and then imports ``application``
+from here. Each gets its own.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.servers.application import find_application, wrapped
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
 #: What the application is read from.
 VARIABLE = "WSGI_TB_APP"
 
-_target = os.environ.get(VARIABLE, "").strip()
-if not _target:
-    raise ConfigurationError(
-        f"{VARIABLE} is not set: say which application to serve, as in {VARIABLE}=mysite.wsgi:application"
-    )
+_found: dict[str, WSGIApplication] = {}
+
+
+def _named_now() -> WSGIApplication:
+    """The wrapped application that the variable names at this moment; once it has named one, that need not stay."""
+    target = os.environ.get(VARIABLE, "").strip() or next(iter(_found), "")
+    if not target:
+        raise ConfigurationError(
+            f"{VARIABLE} is not set: say which application to serve, as in {VARIABLE}=mysite.wsgi:application"
+        )
+    if target not in _found:
+        _found[target] = wrapped(find_application(target, VARIABLE))
+    return _found[target]
+
+
+class _Module(ModuleType):
+    # A property comes before what stands in the module's own dictionary. A module-level __getattr__ would leave that
+    # empty, and there is where uWSGI looks.
+    @property
+    def application(self) -> WSGIApplication:
+        return _named_now()
+
 
 #: The wrapped application.
-application = wrapped(find_application(_target, VARIABLE))
+application = _named_now()
+
+sys.modules[__name__].__class__ = _Module

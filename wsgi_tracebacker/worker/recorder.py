@@ -48,7 +48,12 @@ class Application:
 
     def __init__(self, own_folder: str) -> None:
         """``own_folder``: where this package's files are; they are never the application's."""
-        paths = sysconfig.get_paths()
+        try:
+            paths = sysconfig.get_paths()
+        except (ImportError, OSError):
+            # It imports a module of its own at its first call, and a worker that has changed its user or its root may
+            # not be able to read that.
+            paths = {"stdlib": os.path.dirname(os.__file__)}
         folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
         self._library_folders = tuple(os.path.join(folder, "") for folder in (*folders, own_folder))
         self._standard_folders = tuple(

@@ -140,3 +140,30 @@ def test_our_module_loads_the_standard_library_only() -> None:
     ended = subprocess.run(command, env=env, capture_output=True, text=True, cwd=PROJECT, check=True, timeout=30)
     # The tests are where the application is.
     assert set(ended.stdout.split()) == {"__main__", "wsgi_tracebacker", "tests"} - set(sys.stdlib_module_names)
+
+
+TWICE = """
+import os
+
+os.environ["WSGI_TB_APP"] = "tests.programs.unwrapped:create_application('a')"
+from wsgi_tracebacker.servers.auto import application as first
+
+os.environ["WSGI_TB_APP"] = "tests.programs.unwrapped:create_application('b')"
+from wsgi_tracebacker.servers.auto import application as second
+
+os.environ["WSGI_TB_APP"] = "tests.programs.unwrapped:create_application('a')"
+import wsgi_tracebacker.servers.auto as auto
+
+assert auto.application is first
+del os.environ["WSGI_TB_APP"]
+assert auto.application is first is vars(auto)["application"]
+print(b"".join(second({}, lambda *_: None)))
+"""
+
+
+def test_each_import_is_given_what_the_variable_names_by_then() -> None:
+    """Two scripts in one interpreter of mod_wsgi; what uWSGI takes, from the module's dictionary, is the first."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TWICE], capture_output=True, text=True, cwd=PROJECT, check=False, timeout=60
+    )
+    assert (ended.stdout, ended.stderr) == ("b'b'\n", "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sysconfig
+import threading
 from types import CodeType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -243,3 +245,17 @@ def test_what_is_the_applications_own(filename: str, is_own: bool) -> None:
     """Not the standard library, not what pip installed, not this package."""
     assert APPLICATION.owns(filename) is is_own
     assert APPLICATION.owns(filename) is is_own
+
+
+def test_where_the_library_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has changed its user may not import what sysconfig wants: the standard library is known without."""
+
+    def refuse() -> None:
+        raise ModuleNotFoundError("_sysconfigdata")
+
+    monkeypatch.setattr(sysconfig, "get_paths", refuse)
+    application = Application("/site/wsgi_tracebacker")
+    assert application.owns("/srv/shop/pages.py")
+    for library in (threading.__file__, "/site/wsgi_tracebacker/middleware.py", "/venv/site-packages/flask/app.py"):
+        assert not application.owns(library)
+    assert not application.may_own(threading.__file__)
