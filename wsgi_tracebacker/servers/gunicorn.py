@@ -127,14 +127,17 @@ def _same_place(one: Settings, other: Settings) -> bool:
 def _limit_before_timeout(worker: Worker, settings: Settings) -> float | None:
     """Seconds after which a sync worker's request is reported because gunicorn is about to end the worker.
 
-    None where a limit was set, where overdue requests are to be raised into or killed for (the time-out is gunicorn's
-    business), and for workers whose heartbeat does not wait for requests.
+    None where a limit was set, or set to none, where overdue requests are to be raised into or killed for (the
+    time-out is gunicorn's business), and for workers whose heartbeat does not wait for requests.
     """
     timeout = worker.cfg.timeout
     if not timeout or _SYNC not in _modules(worker) or settings.harakiri_action != "log":
         return None
     limit: float = timeout - min(_BEFORE_TIMEOUT_SECONDS, timeout * _BEFORE_TIMEOUT_SHARE)
-    if settings.harakiri is not None and settings.harakiri <= limit:
+    if settings.harakiri is None:
+        # 0 is for who wants no reports.
+        return None if os.environ.get(settings_module.ENVIRONMENT_VARIABLES["harakiri"], "").strip() else limit
+    if settings.harakiri <= limit:
         return None
     return limit
 

@@ -17,6 +17,7 @@ would do nothing, and nobody would notice.
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 
-def filter_app(app: WSGIApplication, global_conf: Mapping[str, str], **options: str) -> WSGIApplication:  # noqa: ARG001
+def filter_app(app: WSGIApplication, global_conf: Mapping[str, str], /, **options: str) -> WSGIApplication:  # noqa: ARG001
     """Wrap ``app``, as PasteDeploy calls it; ``global_conf`` is of no interest here.
 
     :raises ConfigurationError: there is no such option, or not with such a value.
@@ -68,7 +69,8 @@ def _flag(option: str, text: str) -> bool:
 
 def _limits(option: str, text: str) -> float | dict[str, float | None] | Callable[..., Any]:
     """Seconds; or lines as in ``/export = 300``; or a callable as in ``package.module:name``."""
-    if "=" in text:
+    # A path starts with a slash, and the arguments of a factory may have an equals sign.
+    if "=" in text and not re.match(r"[\w.\s]+:", text):
         limits: dict[str, float | None] = {}
         for line in filter(None, map(str.strip, text.splitlines())):
             prefix, equals, seconds = (part.strip() for part in line.rpartition("="))

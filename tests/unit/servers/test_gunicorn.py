@@ -148,6 +148,13 @@ def test_the_limit_before_the_time_out(
     assert hooks._limit_before_timeout(worker_of(kind, timeout=timeout), settings) == limit
 
 
+def test_no_limit_is_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who says 0 wants no reports; an empty variable is none."""
+    for text, limit in (("0", None), (" ", 29.0)):
+        monkeypatch.setenv("WSGI_TB_HARAKIRI", text)
+        assert hooks._limit_before_timeout(worker_of(SyncWorker), from_options()) == limit
+
+
 def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it had been given to it."""
     monkeypatch.setenv("WSGI_TB_SOCKET", base)

@@ -77,6 +77,14 @@ def test_a_callable_that_decides() -> None:
     assert decide is unwrapped.spin
 
 
+def test_a_factory_of_a_callable_may_have_named_arguments() -> None:
+    """An equals sign does not make lines of it."""
+    target = "tests.programs.unwrapped:create_application(answer='x = 1')"
+    settings = settings_of(paste.filter_app(unwrapped.application, {}, harakiri=target))
+    assert settings is not None
+    assert callable(settings.decide)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -87,6 +95,8 @@ def test_a_callable_that_decides() -> None:
         ({"harakiri": "/a = 1\n/b"}, "harakiri must have a line such as /export = 300 for each path, not '/b'"),
         ({"harakiri": "= 1"}, "harakiri must have a line such as /export = 300 for each path, not '= 1'"),
         ({"harakiri": "a = 1"}, "a path prefix starts with a slash"),
+        ({"app": "shop"}, "there is no option 'app'; "),
+        ({"global_conf": "shop"}, "there is no option 'global_conf'; "),
         ({"harakiri": "-1"}, "harakiri must be a number of seconds"),
         ({"show_query": "perhaps"}, "show_query must be true or false, not 'perhaps'"),
         ({"on_harakiri": "tests.programs.unwrapped:not_an_application"}, "that cannot be called"),
