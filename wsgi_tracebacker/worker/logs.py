@@ -7,7 +7,6 @@ a logger: ``logging.config.dictConfig`` disables those that exist when it is cal
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import traceback
 
@@ -142,6 +141,7 @@ def _is_heard(logger: logging.Logger) -> bool:
 def write_to_stderr(text: str) -> None:
     """Write a line to descriptor 2: the application may have replaced ``sys.stderr``, or closed it."""
     try:
-        os.write(_STDERR, (text + "\n").encode("utf-8", "backslashreplace"))
+        # Not what eventlet puts there, which may wait in a hub that is to be reported as blocked.
+        primitives.original("os", "write")(_STDERR, (text + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
         pass
