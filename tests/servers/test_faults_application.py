@@ -51,7 +51,8 @@ def test_it_renames_its_threads(faulty: StartFaulty, base: str) -> None:
     server = do(faulty, base, "rename_threads")
     with server.in_flight("/wait/renamed?/nowhere"):
         [thread] = wait_until(lambda: asking.serving(base, "/wait/renamed"), "it is in flight")
-        assert thread["frames"][-1]["function"] == "page"
+        # It looks for its gate there, again and again.
+        assert "page" in [frame["function"] for frame in thread["frames"]]
         text = clients.request(f"{base}1", "/").body
         assert b"\x1b" not in text
         stacks = uwsgi_format.parse(text)
