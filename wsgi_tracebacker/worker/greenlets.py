@@ -278,6 +278,8 @@ def look(
     """
     hubs = list(hubs)
     served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
+    if not served and not hubs:
+        return Looked(stacks.walk(skipped_idents, only), {}, {})
     there = [(core, greenlet) for core, greenlet in served if greenlet is not None]
     switching = {core.ident for core, _ in there} | {hub.ident for hub in hubs}
     idents = [ident for ident in switching if ident not in skipped_idents and (only is None or ident in only)]

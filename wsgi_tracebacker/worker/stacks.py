@@ -152,14 +152,8 @@ class Places:
         omitted = max(0, len(stack) - MAX_FRAMES)
         if omitted:
             stack = stack[: MAX_FRAMES - _OUTERMOST_KEPT] + stack[-_OUTERMOST_KEPT:]
-        known = self._places
-        places: list[Place] = []
-        for code, lasti in reversed(stack):
-            place = known.get((id(code), lasti))
-            if place is None:
-                place = self._make(code, lasti, files)
-            places.append(place)
-        return places, omitted
+        known, make = self._places.get, self._make
+        return [known((id(code), lasti)) or make(code, lasti, files) for code, lasti in reversed(stack)], omitted
 
     def place(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Place:
         """One place of a stack."""
