@@ -164,6 +164,19 @@ def pip_settings() -> dict[str, str]:
     return settings
 
 
+def files_named(settings: Iterable[str]) -> list[str]:
+    """The files that settings of pip name by their path: its certificates, its constraints."""
+    return [word for value in settings for word in value.split() if os.path.isabs(word) and os.path.isfile(word)]
+
+
+def copy_into(root: Path, files: Iterable[str]) -> None:
+    """Copy files to where they have the same path below ``root``."""
+    for name in files:
+        there = root / name.lstrip("/")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(name, there)
+
+
 class Debian:
     """A Debian suite in a folder: unpacked when it is entered, and gone when it is left."""
 
@@ -201,11 +214,7 @@ class Debian:
                 last = log.read_text(errors="replace").strip().rpartition("\n")[2]
                 raise CannotBeHadError(f"debootstrap of {self.suite} failed: {last}")
             shutil.copytree(PROJECT, self.root / "project", ignore=NOT_COPIED)
-            certificates = pip_settings().get("PIP_CERT")
-            if certificates is not None and os.path.exists(certificates):
-                there = self.root / certificates.lstrip("/")
-                there.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(certificates, there)
+            copy_into(self.root, files_named(pip_settings().values()))
             if self.run(["true"]).returncode:
                 raise CannotBeHadError("file systems cannot be mounted here")
             self.run(["apt-get", "-qq", "update"])

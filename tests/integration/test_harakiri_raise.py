@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -202,6 +203,62 @@ os.kill(os.getpid(), signal.SIGKILL)
         graveyard.clear(f"{base}-{number}")
         outputs.append(done.stdout.strip())
     assert b"1" in outputs, outputs
+
+
+def test_what_is_taken_back_leaves_no_trace_in_the_interpreter(base: str) -> None:
+    """A thread that is traced goes on afterwards: on CPython 3.11 a mark that stays behind holds it up for ever.
+
+    In a process of its own, which no signal handler could end: that would be held up as well.
+    """
+    traced = """
+import sys
+from tests.integration import test_harakiri_raise as tests
+
+gate = tests.Gate()
+application = tests.wrapped(gate, sys.argv[1])
+wrong = tests.struck_in_its_last_act(gate, application, 20)
+
+def called():
+    return "went on"
+
+sys.settrace(lambda *event: None)
+answer = called()
+sys.settrace(None)
+print(wrong, answer)
+"""
+    command = [sys.executable, "-c", traced, base]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("0 went on\n", "")
+
+
+def test_the_lock_that_a_request_waits_for_is_given_back(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The exception lands when it has the lock at last; only CPython 3.14 does not give it back, as a warning says."""
+    lock = threading.Lock()
+    lock.acquire()
+    waits = threading.Event()
+
+    def waiting(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response(*OK)
+        waits.set()
+        with lock:
+            return [b"whole"]
+
+    def strike_and_let_go() -> None:
+        waits.wait()
+        # Not when it has said so, but when it waits.
+        wait_until(lambda: "futex" in Path(f"/proc/self/task/{core.native_id}/wchan").read_text(), "it waits")
+        interrupt.raise_into(core, core.started)
+        lock.release()
+
+    application = wrapped(waiting, base)
+    core = core_of_this_thread(wrapped(quick, base))
+    striker = threading.Thread(target=strike_and_let_go)
+    striker.start()
+    served = serve(application)
+    striker.join()
+    assert served.status == "504 Gateway Timeout"
+    assert lock.locked() is interrupt.LEAVES_LOCKS
+    assert ("CPython 3.14 does not give back the lock" in caplog.text) is interrupt.LEAVES_LOCKS
 
 
 # --- anywhere

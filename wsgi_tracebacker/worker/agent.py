@@ -68,6 +68,10 @@ _MADV_WIPEONFORK = 18
 #: How long stop() waits for the listener to end.
 _STOP_SECONDS = 2.0
 
+_LEAVES_LOCKS = (
+    'CPython 3.14 does not give back the lock of a "with" statement that harakiri_action="raise" interrupts while it '
+    "waits for that lock: whoever wants it next waits for ever; other versions give it back"
+)
 _PYTHON = f"{ {'cpython': 'CPython', 'pypy': 'PyPy'}.get(sys.implementation.name, sys.implementation.name) }"
 _PYTHON_VERSION = f"{_PYTHON} {'.'.join(map(str, sys.version_info[:3]))}"
 
@@ -230,6 +234,8 @@ class Agent:
             watchdog.attend(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
             self._warn_if_nothing_respawns()
+        if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
+            faults.warn_once("locks", _LEAVES_LOCKS)
         if settings.harakiri_action == "kill" and watchdog is not None:
             with self._attending:
                 self._ensure_fuse(settings, watchdog)

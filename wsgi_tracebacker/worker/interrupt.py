@@ -8,10 +8,13 @@ The rules, each of which was paid for by somebody:
 - A BaseException outside of the application ends a gunicorn worker. So it is raised only while the thread is inside
   the application's callable, its iterator's ``next`` or its ``close``, and it never leaves this module.
 - It must not strike the next request of the thread. Under the core's lock the watchdog marks the request, looks
-  whether it is inside, and raises. The request leaves first and then looks at the mark; only if it is set, it takes
-  the lock and clears what is pending. Either the watchdog sees that it has left, or it sees the mark.
+  whether it is inside, and raises. The request leaves first and then looks at the mark; only if it is set, it waits
+  for the lock and takes back what is pending. Either the watchdog sees that it has left, or it sees the mark.
 - It can land in our own code too, in that very end routine. So it is caught in an outer frame (CPython 3.13 skips the
-  handlers of the frame it lands in), and the end routine can run twice.
+  handlers of the frame it lands in), and the end routine can run twice. And so nothing there holds the lock for the
+  length of an instruction: on CPython 3.14 an exception lands between ``with lock`` and its body, and the lock is never
+  given back.
+- Taking it back must leave no trace in the interpreter: see ``_take_back``.
 - A result that was finished when it struck is kept.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
@@ -43,6 +47,18 @@ _set_async_exception: Callable[[Any, Any], int] | None = None
 #: The same without a line of Python, and only to raise.
 _raise_async: Callable[[int, Any], int] | None = None
 _frame_of = operator.attrgetter("gr_frame")
+_call = operator.methodcaller("__call__")
+
+#: Up to 3.12, clearing the exception of a thread tells the interpreter that there is one, and only an exception that
+#: lands tells it otherwise. Until then each of its looks at what is pending takes the long way, in every thread; and
+#: on 3.11 a thread that is traced, by a debugger or for coverage, never gets past the first look in a call.
+_MUST_LAND = sys.version_info < (3, 13)
+#: Instructions that look. One is enough.
+_LOOKS = 100
+
+#: On 3.14 an exception can land when a ``with`` statement has taken its lock and does not know it yet, and always does
+#: in a thread that waits for that lock: nobody ever gives it back. Seen on 3.14.10; not on 3.10 to 3.13, nor on 3.15.2.
+LEAVES_LOCKS = sys.implementation.name == "cpython" and sys.version_info[:2] == (3, 14)
 
 
 def prepare() -> None:
@@ -78,6 +94,21 @@ def raise_into(core: Core, token: float) -> bool:
         if core.inside != token:
             return False
         return _set_async_exception(core.inside_ident, HarakiriTimeout) == 1
+
+
+def _take_back(ident: int) -> None:
+    """Take back what may be pending for the calling thread, whose ident this is."""
+    if _set_async_exception is None:
+        return
+    if _MUST_LAND:
+        try:
+            # In place of the one that is pending, if there is one.
+            _set_async_exception(ident, HarakiriTimeout)
+            for _ in range(_LOOKS):
+                pass
+        except HarakiriTimeout:
+            return
+    _set_async_exception(ident, None)
 
 
 class Throw:
@@ -213,9 +244,11 @@ class _Call:
         """Outside again: from here on nothing is raised into this request, and nothing is pending. May run twice."""
         core = self.core
         core.inside = 0.0
-        if core.marked == self.token and _set_async_exception is not None:
-            with core.lock:
-                _set_async_exception(core.inside_ident, None)
+        if core.marked == self.token:
+            # Whoever holds the lock has not seen yet that this has left, and may be about to raise. Taken and given
+            # back by C code, between whose calls nothing can land.
+            list(map(_call, (core.lock.acquire, core.lock.release)))
+            _take_back(core.inside_ident)
 
     def guarded(self, function: Callable[..., Any], *arguments: tuple[Any]) -> bool:
         """The same in an outer frame, where HarakiriTimeout ends: whether there is a result.

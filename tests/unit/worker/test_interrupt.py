@@ -379,8 +379,8 @@ def test_undisturbed_it_changes_nothing(body: list[bytes], base: str) -> None:
         assert serve(wrapped(application, base)).outcome() == serve(application).outcome()
 
 
-def test_what_is_pending_is_cleared_when_the_request_leaves(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the lock, for the thread that was inside, and only for a request that was marked."""
+def test_what_is_pending_is_taken_back_when_the_request_leaves(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that was inside, after whoever raises has given back the lock, and only if it was marked."""
     calls: list[tuple[int, Any, bool]] = []
 
     def view(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -393,6 +393,8 @@ def test_what_is_pending_is_cleared_when_the_request_leaves(base: str, monkeypat
 
         monkeypatch.setattr(interrupt, "_set_async_exception", note)
         assert interrupt.raise_into(core, core.started)
+        core.lock.acquire()
+        threading.Timer(0.05, core.lock.release).start()
         start_response(*OK)
         return [b"whole"]
 
@@ -400,8 +402,8 @@ def test_what_is_pending_is_cleared_when_the_request_leaves(base: str, monkeypat
     application = wrapped(view, base)
     assert b"".join(serve(application, environ()).chunks) == b"whole"
     assert calls[0] == (ident, HarakiriTimeout, True)
-    assert calls[1:]
-    assert set(calls[1:]) == {(ident, None, True)}
+    assert {(called, locked) for called, _, locked in calls[1:]} == {(ident, False)}
+    assert calls[-1] == (ident, None, False)
     calls.clear()
     monkeypatch.setattr(interrupt, "_set_async_exception", lambda *call: calls.append((*call, True)))
     serve(wrapped(lambda _, start_response: [] if start_response(*OK) is None else [b"unmarked"], base), environ())
