@@ -328,11 +328,16 @@ class _GuardedBody:
     def __init__(self, call: _Call, iterable: Iterable[bytes]) -> None:
         self._call = call
         self._iterable = iterable
-        #: The application's own, from the first chunk on.
+        #: The application's own, from iter() on.
         self._next: Callable[[], bytes] | None = None
         self._is_over = False
 
     def __iter__(self) -> _GuardedBody:
+        # The application's own iter() is called here and not with the first chunk, where a StopIteration that comes out
+        # of it would look like the end of the body. If it is interrupted, the first chunk is the time-out's.
+        call = self._call
+        if call.core.marked != call.token and call.guarded(iter, (self._iterable,)):
+            self._next = call.results.pop().__next__
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -373,6 +378,7 @@ class _GuardedBody:
             core.inside = call.token
             step = self._next
             if step is None:
+                # A server that calls next() on what it got, without iter(): no server should.
                 step = self._next = iter(self._iterable).__next__
             return step()
         finally:
