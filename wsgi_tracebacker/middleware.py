@@ -148,6 +148,7 @@ class GeneratorBody(_Following):
     gi_code = _of_the_generator("gi_code")
     gi_frame = _of_the_generator("gi_frame")
     gi_running = _of_the_generator("gi_running")
+    gi_state = _of_the_generator("gi_state")
     gi_suspended = _of_the_generator("gi_suspended")
     gi_yieldfrom = _of_the_generator("gi_yieldfrom")
     __name__ = _of_the_generator("__name__")

@@ -138,8 +138,10 @@ def test_our_module_loads_the_standard_library_only() -> None:
     env = {"PATH": "", "WSGI_TB_APP": "tests.programs.unwrapped:application"}
     command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r}); {code}"]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, cwd=PROJECT, check=True, timeout=30)
+    # 3.15's own, which it makes when it is built and does not name.
+    loaded = set(ended.stdout.split()) - {"_missing_stdlib_info"}
     # The tests are where the application is.
-    assert set(ended.stdout.split()) == {"__main__", "wsgi_tracebacker", "tests"} - set(sys.stdlib_module_names)
+    assert loaded == {"__main__", "wsgi_tracebacker", "tests"} - set(sys.stdlib_module_names)
 
 
 TWICE = """
