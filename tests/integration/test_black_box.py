@@ -19,7 +19,7 @@ import pytest
 from tests.integration.test_worker_environment import application, messages, served
 from tests.programs.black_box_stories import CROWD
 from tests.support import black_boxes, clients
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.formats import blackbox as layout
@@ -153,10 +153,10 @@ def test_requests_beyond_the_table_are_counted(base: str) -> None:
 def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
     """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("only root can give a process shared memory of its own")
+        cannot_be_tried("only root can give a process shared memory of its own")
     script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
     if subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
+        cannot_be_tried("file systems cannot be mounted here")
     with worker(base, "full-memory", "unshare", "-m", "sh", "-c", script, "sh") as process:
         output, errors = process.communicate("go on\n", timeout=PATIENCE_SECONDS)
         assert (process.returncode, output) == (0, "served on\n"), errors
@@ -267,7 +267,7 @@ def test_what_is_not_ours_is_left_as_it_is(
 ) -> None:
     """Where a file of ours should be stands something else: it stays, untouched, and the application is served."""
     if what == "another user's" and os.geteuid() != 0:
-        pytest.skip("only root can make files of others")
+        cannot_be_tried("only root can make files of others")
     path = black_boxes.path_of(base, 1, kind)
     # Somebody has died here, so that there is a postmortem to be kept.
     black_boxes.path_of(base, 1, layout.TABLE).write_bytes(header(base))

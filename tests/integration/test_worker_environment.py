@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import clients
-from tests.support.programs import PROJECT, require_program
+from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
@@ -392,7 +392,7 @@ stop()'
 def test_a_socket_in_a_private_tmp_is_one_warning(short_path: Path) -> None:
     """Where systemd made the folder for the service alone, nobody else would find the socket: that is said once."""
     if os.geteuid() != 0:
-        pytest.skip("only root may mount")
+        cannot_be_tried("only root may mount")
     (short_path / "systemd-private-0ac1-shop.service-q1w2e3" / "tmp").mkdir(parents=True)
     command = [require_program("unshare"), "--mount", "sh", "-c", _IN_A_PRIVATE_TMP, "sh", str(short_path)]
     done = subprocess.run([*command, sys.executable], capture_output=True, text=True, cwd=PROJECT, check=False)

@@ -22,7 +22,7 @@ import pytest
 from tests.servers import asking
 from tests.servers.faulty import can_be_read, check_served, look_on, said, wait_until_read
 from tests.support import black_boxes, clients
-from tests.support.programs import PROJECT, require_program
+from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.servers import stat_fields
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox as layout
@@ -68,9 +68,9 @@ time_t time(time_t *where) {
 
 def as_root(base: str) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("only root can mount a file system of its own")
+        cannot_be_tried("only root can mount a file system of its own")
     if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
+        cannot_be_tried("file systems cannot be mounted here")
     os.mkdir(os.path.dirname(base))
 
 
@@ -196,7 +196,7 @@ def test_it_runs_out_of_descriptors(faulty: StartFaulty, base: str) -> None:
 def test_there_are_no_threads(faulty: StartFaulty, base: str) -> None:
     """A user who may have no thread more is served without a socket, which is said once; it comes with the threads."""
     if os.geteuid() != 0:
-        pytest.skip("only root can run a worker as another user")
+        cannot_be_tried("only root can run a worker as another user")
     require_program("prlimit")
     other = 54_321
     os.chmod(os.path.dirname(base), 0o777)
@@ -350,7 +350,7 @@ def test_a_debugger_is_attached(faulty: StartFaulty, base: str, short_path: Path
                 leave.touch()
                 output, errors = debugger.communicate(timeout=60)
                 if "Operation not permitted" in errors:
-                    pytest.skip("processes cannot be traced here")
+                    cannot_be_tried("processes cannot be traced here")
                 assert is_held, errors
                 assert "Thread 1" in output, errors
                 # It goes on for some looks of the watchdog: that it ends at once is not what saves it.

@@ -10,9 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, cannot_be_tried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,9 +47,7 @@ main()
 def needs_root() -> None:
     """Only root can be two users; CI is root."""
     if os.geteuid() != 0:
-        if os.environ.get("CI") == "true":
-            pytest.fail("under CI=true the tests of other users have to run as root", pytrace=False)
-        pytest.skip("only root can become another user")
+        cannot_be_tried("only root can become another user")
 
 
 def as_stranger(what: str, *arguments: str, uid: int = STRANGER) -> list[str]:

@@ -22,7 +22,7 @@ import pytest
 from tests.programs import story
 from tests.servers import asking
 from tests.support import clients
-from tests.support.programs import missing, require_program
+from tests.support.programs import cannot_be_tried, require_program
 from tests.support.servers import process_group
 from tests.support.waiting import wait_until
 
@@ -230,7 +230,7 @@ class _Story:
             def attached() -> bool:
                 text = messages.read_text()
                 if "Operation not permitted" in text:
-                    missing("the right to trace a process")
+                    cannot_be_tried("processes cannot be traced here")
                 assert tracer.poll() is None, text
                 return all(re.search(rf"Process {pid} attached", text) for pid in pids)
 
