@@ -59,8 +59,16 @@ CASES = (
     Case(500, 10),
     Case(500, 40, quick_rounds=2),
     Case(500, 200),
+    # CPU-bound: every answer has to wait for the GIL.
+    Case(4, 10, busy=2, rounds=15),
     Case(4, 40, busy=2),
-    Case(500, 40, busy=2),
+    Case(4, 200, busy=2, rounds=15),
+    Case(64, 10, busy=2, rounds=15),
+    Case(64, 40, busy=2, rounds=15),
+    Case(64, 200, busy=2, rounds=15),
+    Case(500, 10, busy=2, rounds=15),
+    Case(500, 40, busy=2, rounds=15),
+    Case(500, 200, busy=2, rounds=15),
 )
 
 #: What one subject may take of one case, in seconds. uWSGI's cost grows with the square of the threads.

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOPIC = "Memory of a worker"
-WRAPPED_PRIVATE, WRAPPED_RSS = "private, gained by being there", "RSS, gained by being there"
-FIRST = "private, gained by the first dump"
+#: What the kernel counts, by the column of Memory.
+KINDS = ("private", "RSS")
+WRAPPED, FIRST = "gained by being there", "gained by the first dump"
 #: How many more.
 MANY, QUICK_MANY = 100_000, 2_000
 OURS, MANHOLE, UWSGI = "wsgi_tracebacker", "manhole", "uWSGI's tracebacker"
@@ -45,7 +46,7 @@ class Memory(NamedTuple):
 
 
 def case_name_of_many(quick: bool) -> str:
-    return f"private, gained by {QUICK_MANY if quick else MANY:,} more dumps"
+    return f"gained by {QUICK_MANY if quick else MANY:,} more dumps"
 
 
 def memory_of(pid: int) -> Memory:
@@ -91,22 +92,27 @@ def measure(quick: bool) -> list[Row]:
 def _rows(found: dict[str, list[Found]], many: dict[str, int], problems: dict[str, str], many_case: str) -> list[Row]:
     bare = found[BARE]
     rows = []
-    for case, column in ((WRAPPED_PRIVATE, 0), (WRAPPED_RSS, 1)):
+    for column, kind in enumerate(KINDS):
+        case = f"{kind}, {WRAPPED}"
         rows.append(row(TOPIC, case, BARE, "MB", [one.begin[column] for one in bare], None))
         for name in (OURS, MANHOLE):
             if name in found:
                 gained = [one.begin[column] - other.begin[column] for one, other in zip(found[name], bare, strict=True)]
                 rows.append(row(TOPIC, case, name, "MB", gained, None))
-    for name in (OURS, UWSGI, MANHOLE):
-        if name in found:
-            gained = [one.first.private - one.begin.private for one in found[name]]
-            rows.append(row(TOPIC, FIRST, name, "MB", gained, None))
-    for name in (OURS, UWSGI, MANHOLE):
-        last = found[name][-1] if name in found else None
-        if last is not None and last.many is not None:
-            gained = [last.many.private - last.first.private]
-            rows.append(row(TOPIC, many_case, name, "MB", gained, None, f"{many[name]:,} dumps"))
-    return rows + [missing(TOPIC, many_case, name, "MB", why) for name, why in problems.items()]
+    for column, kind in enumerate(KINDS):
+        for name in (OURS, UWSGI, MANHOLE):
+            if name in found:
+                gained = [one.first[column] - one.begin[column] for one in found[name]]
+                rows.append(row(TOPIC, f"{kind}, {FIRST}", name, "MB", gained, None))
+    for column, kind in enumerate(KINDS):
+        case = f"{kind}, {many_case}"
+        for name in (OURS, UWSGI, MANHOLE):
+            last = found[name][-1] if name in found else None
+            if last is not None and last.many is not None:
+                gained = [last.many[column] - last.first[column]]
+                rows.append(row(TOPIC, case, name, "MB", gained, None, f"{many[name]:,} dumps"))
+        rows += [missing(TOPIC, case, name, "MB", why) for name, why in problems.items()]
+    return rows
 
 
 def gunicorn_worker(wrap: str, dumps: list[Callable[[str], object]], many: int) -> Found:

@@ -40,6 +40,7 @@ OBJECT = "response object, as frameworks return"
 CHUNKS = "generator of 1,000 chunks"
 THREADED = ", 8 threads"
 DJANGO = "under Django"
+DJANGO_STREAM, DJANGO_CHUNKS = f"{DJANGO}, a stream of one chunk", f"{DJANGO}, a stream of 1,000 chunks"
 PASS_THROUGH, OFF = "pass-through, itself", f"switched off ({settings.DISABLE_VARIABLE}), itself"
 OURS = "wsgi_tracebacker adds"
 ARMED, KILL = "the same with harakiri=30 adds", "with harakiri_action=kill adds"
@@ -58,6 +59,15 @@ CALLS, CALLS_OF = 20_000, {TIMER: 200, LATER: 400, PROFILER: 1_000}
 #: A body of 1,000 chunks takes that much longer.
 _CALLS_OF_CHUNKS = {CHUNKS: 600}
 DJANGO_CALLS = 200
+#: Whether there is a quick run of them too.
+DJANGO_CASES = {
+    DJANGO: True,
+    DJANGO + THREADED: False,
+    DJANGO_STREAM: False,
+    DJANGO_STREAM + THREADED: False,
+    DJANGO_CHUNKS: False,
+    DJANGO_CHUNKS + THREADED: False,
+}
 
 ROUNDS = 6
 PROCESSES = 10
@@ -264,10 +274,14 @@ def added_under_django(case: str, rounds: int) -> tuple[dict[str, list[float]], 
     import django  # noqa: PLC0415
     from django.conf import settings as django_settings  # noqa: PLC0415
     from django.core.handlers.wsgi import WSGIHandler  # noqa: PLC0415
-    from django.http import HttpResponse  # noqa: PLC0415
+    from django.http import HttpResponse, StreamingHttpResponse  # noqa: PLC0415
     from django.urls import path  # noqa: PLC0415
 
     def article(request: Any) -> Any:  # noqa: ARG001
+        if case.startswith(DJANGO_CHUNKS):
+            return StreamingHttpResponse(b"x" for _ in range(CHUNK_COUNT))
+        if case.startswith(DJANGO_STREAM):
+            return StreamingHttpResponse(b"x" for _ in range(1))
         return HttpResponse(b"x")
 
     django_settings.configure(
@@ -335,8 +349,9 @@ def measure(quick: bool) -> list[Row]:
         # Several processes: where the memory of one happens to lie makes a third of the whole.
         count = 2 if quick else case.processes
         rows += _rows(name, [(name, ROUNDS), (name, ROUNDS, "without black box")], count)
-    for name in (DJANGO,) if quick else (DJANGO, DJANGO + THREADED):
-        rows += _rows(name, [(name, ROUNDS)], 1 if quick else FEWER_PROCESSES)
+    for name, is_quick in DJANGO_CASES.items():
+        if is_quick or not quick:
+            rows += _rows(name, [(name, ROUNDS)], 1 if quick else FEWER_PROCESSES)
     firsts = [_in_a_process(FIRST, 1)[0][FIRST][0] for _ in range(5 if quick else 20)]
     rows.append(row(TOPIC, FIRST, OURS, "ms", firsts, None))
     return rows
@@ -357,7 +372,7 @@ def _rows(case: str, ways: list[tuple[Any, ...]], count: int) -> list[Row]:
             for name, found in values.items():
                 samples.setdefault(name, []).extend(found)
     # What is added to 1,000 chunks is less than the noise of them.
-    compared = None if case.startswith(CHUNKS) else statistics.median(samples[OURS])
+    compared = None if case.startswith((CHUNKS, DJANGO_CHUNKS)) else statistics.median(samples[OURS])
     rows = [row(TOPIC, case, subject, "µs", values, compared) for subject, values in samples.items()]
     return rows + [missing(TOPIC, case, subject, "µs", why) for subject, why in problems.items()]
 

@@ -72,6 +72,11 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         for subject, limit in ((throughput.OURS, 0.98), (throughput.READ_TEXT, 0.95), (throughput.READ_JSON, 0.95)):
             found = medians.of(throughput.TOPIC, throughput.RATIO, subject)
             yield _at_least(f"requests answered: {subject}", found, limit, "times those of it bare")
+            slower = medians.of(throughput.TOPIC, throughput.RATIO_P99, subject)
+            yield _at_most(f"99th percentile: {subject}", slower, round(1 / limit, 2), "times that of it bare")
+        for subject in (throughput.READ_TEXT, throughput.READ_JSON):
+            pace = medians.of(throughput.TOPIC, throughput.PACES, subject)
+            yield _at_least(f"{throughput.PACES}: {subject}", pace, 0.95 * throughput.PACE, "a second")
     if growth.TOPIC in topics:
         for case in dict.fromkeys(row.case for row in rows if row.topic == growth.TOPIC):
             sizes = [(row.subject, row.median) for row in rows if row.topic == growth.TOPIC and row.case == case]

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
 TOPIC = "A server under load"
 CPU = "processor time of the worker, for a request"
+PACES = "dumps taken meanwhile"
 REQUESTS, P50, P99 = "requests answered", "time of a request, median", "time of a request, 99th percentile"
 PACE = 100
+#: An answer may take longer than a hundredth of a second beside eight busy threads: one reader alone would fall behind.
+READERS = 4
 BARE, OURS = "gunicorn gthread", "gunicorn gthread, wrapped"
 READ_TEXT, READ_JSON = f"the same, read {PACE} times a second as text", f"the same, read {PACE} times a second as JSON"
 UWSGI, UWSGI_READ = "uWSGI, with its tracebacker", f"uWSGI, its tracebacker read {PACE} times a second"
@@ -97,24 +100,27 @@ def run_wrk(wrk: str, address: str, seconds: int) -> Load:
 
 @contextlib.contextmanager
 def read_at_pace(path: str, question: bytes) -> Iterator[list[int]]:
-    """Somebody who takes dumps, 100 a second or as many as are given; the list holds the bytes of each."""
+    """Some who take turns to take 100 dumps a second, or as many as are given; the list holds the bytes of each."""
     sizes: list[int] = []
     over = threading.Event()
+    begin = time.monotonic()
 
-    def read() -> None:
-        due = time.monotonic()
+    def read(number: int) -> None:
+        due = begin + number / PACE
         while not over.wait(max(0.0, due - time.monotonic())):
             sizes.append(len(processes.ask(path, question)))
             # Late is late: not a burst of those that were missed.
-            due = max(due + 1 / PACE, time.monotonic())
+            due = max(due + READERS / PACE, time.monotonic())
 
-    reader = threading.Thread(target=read)
-    reader.start()
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(READERS)]
+    for reader in readers:
+        reader.start()
     try:
         yield sizes
     finally:
         over.set()
-        reader.join()
+        for reader in readers:
+            reader.join()
 
 
 def measure(quick: bool) -> list[Row]:
@@ -170,6 +176,8 @@ def _rows(
             rows.append(row(TOPIC, case, name, unit, values, reference, note))
         if UWSGI not in subjects:
             rows.append(missing(TOPIC, case, UWSGI, unit, processes.NOT_INSTALLED))
+    read_ones = [name for name in (READ_TEXT, READ_JSON, UWSGI_READ) if name in subjects]
+    rows += [row(TOPIC, PACES, name, "a second", paces[name][1:], None) for name in read_ones]
     for case, column in ((RATIO, 0), (RATIO_P99, 2), (RATIO_CPU, 4)):
         for name, other in COMPARED.items():
             if name in subjects:

@@ -37,10 +37,10 @@ above, and so does everybody else.""",
     throughput.TOPIC: """\
 gunicorn's `gthread` with one worker of 8 threads, bare and wrapped, both up all the time, under `wrk` with 8
 connections, in turns of a second. The page is a kilobyte and takes no time of its own, so this is the worst case:
-whatever an application does makes our share smaller. Ratios are made of the turns of one round. wrk, worker and reader
-share the processors, so a dump that is taken meanwhile costs what the client of it costs too; the processor time of
-the worker is what it pays itself. uWSGI is another server, quicker by far at such a page: only what reading does to
-it can be compared, and its idle threads have no frames to show.""",
+whatever an application does makes our share smaller. Ratios are made of the turns of one round. wrk, the worker and
+four readers, who take turns, share the processors: a dump that is taken meanwhile costs what the client of it costs
+too, and the processor time of the worker is what it pays itself. uWSGI is another server, quicker by far at such a
+page: only what reading does to it can be compared, and its idle threads have no frames to show.""",
     dump_latency.TOPIC: """\
 From connecting to the end of the reply, all of them on the same process: a uWSGI worker whose threads each stand in a
 request. `py-spy` and `pystack` are programs that are started for each dump, so their start is in it; they stop the
@@ -58,7 +58,7 @@ library, is what it cannot be quicker than; `uwsgi --connect-and-read` is a C pr
 one worker at a time, and prints text as it comes.""",
     memory.TOPIC: """\
 Real gunicorn workers of 8 threads, four of them in requests that wait 20 frames deep. What is gained by being there is
-the difference to a bare worker that served the same. The dumps of the last table are half text and half JSON; the
+the difference to a bare worker that served the same. The dumps of the last tables are half text and half JSON; the
 others take fewer, because uWSGI loses memory with each, and manhole starts a thread for each.""",
     growth.TOPIC: """\
 What one more thread, frame, worker or request in flight costs. With ten times the threads, a dump takes a little more
