@@ -7,8 +7,9 @@ the end of the process; it does not survive a fork (whoever owns it starts a new
 stalls, trickles or never reads costs its own connection and nobody else anything; no lock is held while something is
 sent, and no reply waits for another one. It ends only through ``stop()``, or with the process.
 
-Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and each
-system call is one: so the interval is lowered while a client is served, and always put back. A long reply is served in
+Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and them
+two switches; each system call is one, but for getsockopt(), which Python makes without letting go. So there are as few
+as can be, and the interval is lowered while a client is served, and always put back. A long reply is served in
 pieces, as the client takes them: it stays lowered between them, for a moment.
 """
 
@@ -65,6 +66,9 @@ _SWITCH_INTERVAL = 50e-6
 _HURRY_SECONDS = 0.05
 
 _CLOSED = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+#: Of <asm-generic/socket.h>, since Linux 4.12: a number that no other socket of this boot has.
+_SO_COOKIE = 57
 
 
 class SwitchInterval:
@@ -138,7 +142,7 @@ class Listener:
         self.interval = SwitchInterval()
         self._primitives = primitives
         self._listening: _socket.socket | None = None
-        self._listening_inode: tuple[int, int] | None = None
+        self._listening_cookie: bytes | None = None
         self._listen_on(listening)
         self._answer = answer
         self._silent_path = silent_path
@@ -236,26 +240,37 @@ class Listener:
         if not ready and not self._clients:
             return
         self.interval.lower()
-        if not self._waker.is_ours():
+        # Who closes all descriptors closes the first of these too, and to ask that one takes no system call that lets
+        # go of the GIL.
+        if not self._is_still_listening() and not self._waker.is_ours():
             self._abandon_all()
             return
         for descriptor, event in ready:
             if listening is not None and descriptor == listening.fileno():
-                if not event & _CLOSED and inode_of(descriptor) == self._listening_inode:
-                    self._accept(listening)
-                else:
-                    # Somebody closed our descriptor. Whatever has its number now is not ours to accept on.
+                if event & _CLOSED:
                     self._listening = None
+                elif self._listening is not None:
+                    self._accept(listening)
             elif descriptor == self._waker.descriptor:
                 # Only stop() wakes it, and the loop ends.
-                pass
+                if not self._waker.is_ours():
+                    self._abandon_all()
+                    return
             elif descriptor in self._clients:
                 self._advance(self._clients[descriptor], event)
         self._enforce_deadlines()
 
     def _listen_on(self, listening: _socket.socket | None) -> None:
         self._listening = listening
-        self._listening_inode = inode_of(listening.fileno()) if listening is not None else None
+        self._listening_cookie = _cookie(listening) if listening is not None else None
+
+    def _is_still_listening(self) -> bool:
+        """Whether there is a socket that accepts, and nobody closed it. Whatever has its number otherwise is not ours
+        to accept on.
+        """
+        if self._listening is not None and _cookie(self._listening) != self._listening_cookie:
+            self._listening = None
+        return self._listening is not None
 
     def _abandon_all(self) -> None:
         """Somebody closed our descriptor, and most likely all others: whatever has their numbers now is not ours to
@@ -265,8 +280,7 @@ class Listener:
             self.dropped += 1
             client.socket.detach()
         self._clients.clear()
-        if self._listening is not None and inode_of(self._listening.fileno()) != self._listening_inode:
-            self._listening = None
+        self._is_still_listening()
         self._waker.renew()
 
     def _pause(self) -> None:
@@ -283,29 +297,32 @@ class Listener:
         return found
 
     def _accept(self, listening: _socket.socket) -> None:
-        while True:
-            try:
-                # Not socket.accept(): under gevent it hands back a patched socket, even from an original one.
-                descriptor, _ = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in (errno.ECONNABORTED, errno.EINTR):
-                    self._accepts_from = monotonic() + _ACCEPT_PAUSE_SECONDS
-                return
-            connection = _socket.socket(fileno=descriptor)
+        # One; if there are more, poll() says so at once, and to be told that there are none takes as long.
+        try:
+            # Not socket.accept(): under gevent it hands back a patched socket, even from an original one.
+            descriptor, _ = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ECONNABORTED, errno.EINTR):
+                self._accepts_from = monotonic() + _ACCEPT_PAUSE_SECONDS
+            return
+        connection = _socket.socket(fileno=descriptor)
+        if connection.gettimeout() is not None:
+            # An application has set a default for all sockets; Python would wait so long on this one, whatever the
+            # flags of a call. Else MSG_DONTWAIT does it, without a call of its own.
             connection.setblocking(False)
-            if not self._is_permitted(connection):
-                self.refused += 1
-                connection.close()
-                continue
-            self.accepted += 1
-            if len(self._clients) >= MAX_CLIENTS:
-                self._drop(min(self._clients.values(), key=lambda client: client.accepted_at))
-            client = _Client(connection, monotonic())
-            self._clients[descriptor] = client
-            # Ours and curl have sent their question by now: that saves a round of poll().
-            self._receive(client)
+        if not self._is_permitted(connection):
+            self.refused += 1
+            connection.close()
+            return
+        self.accepted += 1
+        if len(self._clients) >= MAX_CLIENTS:
+            self._drop(min(self._clients.values(), key=lambda client: client.accepted_at))
+        client = _Client(connection, monotonic())
+        self._clients[descriptor] = client
+        # Ours and curl have sent their question by now: that saves a round of poll().
+        self._receive(client)
 
     def _advance(self, client: _Client, event: int) -> None:
         if event & select.POLLNVAL:
@@ -317,7 +334,7 @@ class Listener:
 
     def _receive(self, client: _Client) -> None:
         try:
-            received = client.socket.recv(_RECEIVE_BYTES)
+            received = client.socket.recv(_RECEIVE_BYTES, _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -368,8 +385,9 @@ class Listener:
         outgoing = client.outgoing
         try:
             # MSG_NOSIGNAL: a server that embeds Python may leave SIGPIPE deadly.
+            flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
             while outgoing:
-                outgoing = outgoing[client.socket.send(outgoing, _socket.MSG_NOSIGNAL) :]
+                outgoing = outgoing[client.socket.send(outgoing, flags) :]
         except BlockingIOError:
             client.outgoing = outgoing
             return
@@ -421,3 +439,12 @@ class Listener:
         except OSError:
             pass
         client.socket.close()
+
+
+def _cookie(socket: _socket.socket) -> bytes | None:
+    """What tells a socket from all others; None if there is no socket any more where it was."""
+    try:
+        return socket.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
+    except OSError as error:
+        # A kernel that has no such numbers: then by what is open there.
+        return repr(inode_of(socket.fileno())).encode() if error.errno == errno.ENOPROTOOPT else None
