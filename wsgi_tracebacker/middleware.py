@@ -105,10 +105,11 @@ class _Following:
                 # Another thread may have read this body; it has nothing to do with the next one.
                 core.reader_ident = core.ident
                 core.environ = None
-                core.ended = monotonic()
-                core.finished += 1.0
                 core.marks[0] = 0.0
                 core.started = 0.0
+                # Whoever raises into this call from a signal's handler finds the request over.
+                core.ended = monotonic()
+                core.finished += 1.0
                 if core.fuse is not None:
                     core.disarm()
 
@@ -174,10 +175,10 @@ class GeneratorBody(_Following):
             if core.started == started:
                 core.reader_ident = core.ident
                 core.environ = None
-                core.ended = monotonic()
-                core.finished += 1.0
                 core.marks[0] = 0.0
                 core.started = 0.0
+                core.ended = monotonic()
+                core.finished += 1.0
                 if core.fuse is not None:
                     core.disarm()
 
@@ -341,7 +342,9 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
     #: The last kind of response that is followed: most applications have one, their framework's.
     followed = _NO_KIND
 
-    def __call__(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: N807
+    def __call__(  # noqa: N807, PLR0915  (as above)
+        environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
         nonlocal local, followed
         try:
             core = local.core
@@ -369,53 +372,57 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                 (script + path if script else path).encode(),
                 started,
             )
-        except Exception:
+        except Exception as error:
             # An unusual method, a server that leaves out what may be empty by PEP 3333, or an environ that is no dict.
+            if faults.is_of_signal_handler(error):
+                raise
             core.note(environ, started)
         core.environ = environ
         core.settings = settings
         core.phase = APP
         core.started = started
+        # To its end, and not only the call: the handler of a signal may raise between any two calls, as time-outs do,
+        # and a request that never ends would hide all later ones of its thread.
         try:
             result = call(environ, start_response)
+            kind = type(result)
+            body: _Following
+            if kind is GeneratorType:
+                body = GeneratorBody()
+            elif (
+                kind is list
+                or kind is tuple
+                or (
+                    (
+                        # Read once: other threads store it.
+                        kind is not (known := followed).kind
+                        or type(environ) is not dict
+                        or environ.get("wsgi.file_wrapper") is not known.file_wrapper
+                    )
+                    and is_whole(result, environ)
+                )
+            ):
+                core.environ = None
+                core.marks[0] = 0.0
+                core.started = 0.0
+                core.ended = monotonic()
+                core.finished += 1.0
+                if core.fuse is not None:
+                    core.disarm()
+                return result
+            else:
+                if kind is not known.kind:
+                    known = followed = _followed_kind(kind, environ)
+                body = known.body()
+            body.tb_core = core
+            body.tb_iterable = result
+            body.tb_lease = core.lease
+            body.tb_started = started
+            core.phase = BODY
+            return body
         except BaseException:
             core.end(monotonic())
             raise
-        kind = type(result)
-        body: _Following
-        if kind is GeneratorType:
-            body = GeneratorBody()
-        elif (
-            kind is list
-            or kind is tuple
-            or (
-                (
-                    # Read once: other threads store it.
-                    kind is not (known := followed).kind
-                    or type(environ) is not dict
-                    or environ.get("wsgi.file_wrapper") is not known.file_wrapper
-                )
-                and is_whole(result, environ)
-            )
-        ):
-            core.environ = None
-            core.ended = monotonic()
-            core.finished += 1.0
-            core.marks[0] = 0.0
-            core.started = 0.0
-            if core.fuse is not None:
-                core.disarm()
-            return result
-        else:
-            if kind is not known.kind:
-                known = followed = _followed_kind(kind, environ)
-            body = known.body()
-        body.tb_core = core
-        body.tb_iterable = result
-        body.tb_lease = core.lease
-        body.tb_started = started
-        core.phase = BODY
-        return body
 
     return __call__
 
@@ -449,7 +456,9 @@ def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironmen
         found.attend(settings)
         core = agent.idle_core(found, environ)
         agent.look_again()
-    except Exception:
+    except Exception as error:
+        if faults.is_of_signal_handler(error):
+            raise
         faults.caught("when a request began")
         return None
     return None if core is None else (core, found.local)

@@ -703,6 +703,9 @@ def idle_core(agent: Agent, environ: dict[str, Any]) -> Core | None:
     if core.phase != requests.APP:
         # Perhaps its body was dropped without close().
         agent.cores.settle(core)
+    elif core.started > 0.0 and core.environ is None:
+        # It was on its way out when the handler of a signal raised.
+        core.end(monotonic())
     if core.started == 0.0:
         return core
     if core.started < 0.0:

@@ -6,8 +6,10 @@ Knows what was logged already. Refuses to raise.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.worker import logs
@@ -42,6 +44,25 @@ def caught(where: str, say: Callable[[str], object] | None = None) -> None:
         where,
         exception=sys.exc_info()[1],
     )
+
+
+def is_of_signal_handler(error: BaseException) -> bool:
+    """Whether an exception that was caught around code of ours came out of the handler of a signal.
+
+    It raises into whatever runs just then, as time-outs do, and means the application.
+    """
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    raised_through = error.__traceback__
+    while raised_through is not None:
+        if raised_through.tb_frame.f_code in handlers:
+            return True
+        raised_through = raised_through.tb_next
+    return False
+
+
+def _code_of(handler: object) -> CodeType | None:
+    code = getattr(getattr(handler, "__func__", handler), "__code__", None)
+    return code if type(code) is CodeType else None
 
 
 def warn_once(key: str, message: str, *arguments: object) -> None:

@@ -5,8 +5,9 @@ deadlines' consequences.
 
 A ``Core`` is reused from request to request: beginning and ending one are plain stores, no allocation, no lock.
 ``started`` is the token of the request: not zero means in flight, and a value that is still the same proves that it
-is still the same request. The writer stores ``started`` last when it begins and clears it last when it ends, so a
-reader that finds the same token before and after it looked has read one request and not two halves.
+is still the same request. The writer stores ``started`` last when it begins, so a reader that finds the same token
+before and after it looked has read one request and not two halves. When it ends, the writer clears ``started`` before
+it calls anything: the handler of a signal may raise out of any call, and what stands after it would not be done.
 """
 
 from __future__ import annotations
@@ -185,10 +186,10 @@ class Core:
         """The request is over."""
         self.reader_ident = self.ident
         self.environ = None
-        self.ended = now
-        self.finished += 1.0
         self.marks[0] = 0.0
         self.started = 0.0
+        self.ended = now
+        self.finished += 1.0
         if self.fuse is not None:
             self.disarm()
 

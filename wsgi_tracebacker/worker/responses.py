@@ -28,7 +28,9 @@ def is_whole(result: object, environ: WSGIEnvironment) -> bool:
         if wrapper is None:
             return False
         return _is_made_by(wrapper, result)
-    except Exception:
+    except Exception as error:
+        if faults.is_of_signal_handler(error):
+            raise
         faults.caught("when a response was looked at")
         return True
 

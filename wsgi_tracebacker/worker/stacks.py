@@ -10,7 +10,6 @@ columns and source looked up, and kept: a code object's line never changes, so w
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import itertools
@@ -19,7 +18,7 @@ import os
 import stat
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
@@ -27,8 +26,10 @@ from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode
 from wsgi_tracebacker.model import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from types import CodeType, FrameType
+
+T = TypeVar("T")
 
 #: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
 RawStack = list[tuple["CodeType", int]]
@@ -98,8 +99,9 @@ def walk_at_once(
     # Its first step is the greenlet itself, which has no place in a stack.
     walks += [_walking((greenlet, "gr_frame"), skipped=1) for greenlet in suspended]
     walks.append(map(operator.truth, suspended))
-    with _collector_held():
-        *found, lives = list(map(list, walks))
+    found: list[Any]
+    lives: list[bool]
+    *found, lives = _with_collector_held(functools.partial(list, map(list, walks)))
     return found[: len(steps)], found[len(steps) :], lives
 
 
@@ -109,6 +111,7 @@ def _walking(first: Iterable[Any], *, skipped: int = 0) -> Iterator[tuple[CodeTy
     return map(_place, itertools.takewhile(_is_there, itertools.islice(frames, skipped, None)))
 
 
+_call: Callable[[Callable[[], Any]], Any] = operator.methodcaller("__call__")
 _place = operator.attrgetter("f_code", "f_lasti")
 _is_there = functools.partial(operator.is_not, None)
 
@@ -119,20 +122,23 @@ def _frames_of_now() -> Iterator[dict[int, FrameType]]:
 
 
 def _current_frames() -> dict[int, FrameType]:
-    with _collector_held():
-        return sys._current_frames()
+    return _with_collector_held(sys._current_frames)
 
 
-@contextlib.contextmanager
-def _collector_held() -> Iterator[None]:
+def _with_collector_held(function: Callable[[], T]) -> T:
+    """Call it while no collection can begin.
+
+    Held off and let go again by C code alone: between two lines of ours another thread could look whether the collector
+    is on, and would switch it off for good when it puts back what it found.
+    """
     if not (_HOLD_COLLECTOR and gc.isenabled()):
-        yield
-        return
-    gc.disable()
+        return function()
     try:
-        yield
-    finally:
+        # Not by way of a name: the frame of this call is among those that it gets, and would keep them all.
+        return cast("T", list(map(_call, (gc.disable, function, gc.enable)))[1])
+    except BaseException:
         gc.enable()
+        raise
 
 
 class Places:
