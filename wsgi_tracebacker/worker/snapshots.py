@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
     _Stood = dict[tuple[int, int | None], tuple[stacks.RawStack, list[stacks.Place], int]]
 
-#: What one snapshot may spend on reading /proc, at 8 µs a thread and 6 more for what it waits in: enough for the
-#: 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest
-#: requests come first.
+#: What one snapshot may spend on reading /proc, in CPU time, at 8 µs a thread and 6 more for what it waits in: enough
+#: for the 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest requests come
+#: first.
 _KERNEL_BUDGET_SECONDS = 0.0003
-#: Of the time since the snapshot before, and never less than this: whoever takes a hundred a second shall not have
-#: the worker read /proc for 3 % of its time. Measured with 8 threads: a snapshot takes 0.5 ms, two thirds of it that.
-_KERNEL_SHARE = 0.01
-_LEAST_KERNEL_BUDGET_SECONDS = 0.0001
+#: Of the time since the snapshot before. Whoever takes a hundred a second shall not have the worker read /proc all the
+#: time: each thread is six calls that let go of the GIL, and beside eight busy threads to get it back costs more than
+#: all the rest of a snapshot.
+_KERNEL_SHARE = 0.002
+#: Threads that are read in any case, and how long ago the snapshot before must have been for that.
+_ALWAYS_READ, _SELDOM_SECONDS = 8, 0.5
 
 _UNKNOWN_STATUS: Final = kernel.ThreadStatus()
 
@@ -114,7 +116,7 @@ class Snapshots:
         by_age = [(core, request, requests.describe_last(core, now_monotonic)) for _, core, request in oldest_first]
         entries = list(self._entries(looked, hubs, by_age, now_monotonic))
         native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
-        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), self._kernel_budget_seconds(now_monotonic))
+        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), *self._kernel_budget(now_monotonic))
         files: dict[str, SourceFile | None] = {}
         # By core, then what serves nothing, in the order in which the interpreter has it.
         entries.sort(key=lambda entry: (entry.core is None, entry.core.number or 0 if entry.core is not None else 0))
@@ -123,9 +125,11 @@ class Snapshots:
         in_flight = sum(1 for request in flights if request is not None)
         return json_format.snapshot_bytes(worker(in_flight), now_unix, documents)
 
-    def _kernel_budget_seconds(self, now: float) -> float:
+    def _kernel_budget(self, now: float) -> tuple[float, int]:
+        """CPU time for reading /proc, and how many threads are read in any case."""
         since_last, self._last_asked_kernel = now - self._last_asked_kernel, now
-        return max(_LEAST_KERNEL_BUDGET_SECONDS, min(_KERNEL_BUDGET_SECONDS, since_last * _KERNEL_SHARE))
+        at_least = _ALWAYS_READ if since_last >= _SELDOM_SECONDS else 1
+        return min(_KERNEL_BUDGET_SECONDS, since_last * _KERNEL_SHARE), at_least
 
     def _entries(
         self,
