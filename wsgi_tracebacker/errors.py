@@ -56,6 +56,12 @@ class NoWorkersFound(TracebackerError):
     exit_code = 3
 
 
+class CannotWrite(TracebackerError):
+    """The operator's: what was asked for could not be written to stdout, because a disk is full for instance."""
+
+    exit_code = 4
+
+
 class FormatError(TracebackerError, ValueError):
     """Bytes that are not what they should be: a card, a reply or a dump, cut short, garbled, or of another version."""
 

@@ -241,3 +241,32 @@ def test_no_control_character_of_a_path_gets_out(
         assert not re.search(r"^worker 9", text, re.MULTILINE)
     assert r"\x1b[2J" in outputs[0].stdout.decode()
     assert "owned" in outputs[0].stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirected", "code", "said"),
+    [
+        (["read"], ">/dev/full", 4, "wsgi-tb: stdout cannot be written: No space left on device\n"),
+        (["list"], ">/dev/full", 4, "wsgi-tb: stdout cannot be written: No space left on device\n"),
+        (["--help"], ">/dev/full", 4, "wsgi-tb: stopped by the system: [Errno 28] No space left on device\n"),
+        (["read"], ">&-", 0, ""),
+        (["list", "--format", "json"], ">&-", 0, ""),
+        (["read", "/nowhere/tb"], "2>&-", 3, ""),
+        (["read", "/nowhere/tb"], "2>/dev/full", 3, ""),
+        (["read", "/nowhere/tb"], ">&- 2>&-", 3, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    server: Gunicorn, base: str, arguments: list[str], redirected: str, code: int, said: str
+) -> None:
+    """One line where there is somebody to tell, the exit code that it would have, and never a traceback of ours."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirected}', "sh", sys.executable, "-m", "wsgi_tracebacker", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env={**os.environ, "WSGI_TB_SOCKET": base},
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (code, said)

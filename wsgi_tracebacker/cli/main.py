@@ -10,9 +10,9 @@ import os
 import sys
 from typing import NoReturn
 
-from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail
+from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail, have_streams
 from wsgi_tracebacker.cli.plain import plain_bases
-from wsgi_tracebacker.errors import TracebackerError
+from wsgi_tracebacker.errors import CannotWrite, TracebackerError
 
 
 def main() -> NoReturn:
@@ -21,6 +21,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
+    have_streams()
     try:
         bases = plain_bases(sys.argv[1:], os.environ)
         if bases is not None:
@@ -38,3 +39,7 @@ def _run() -> int:
     except TracebackerError as error:
         fail(str(error))
         return error.exit_code
+    except OSError as error:
+        # Click's own writing: the help, the version, a script for the shell.
+        fail(f"stopped by the system: {error}")
+        return CannotWrite.exit_code

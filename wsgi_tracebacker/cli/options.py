@@ -15,7 +15,8 @@ Exit codes:
   0  every worker answered
   1  some did not: dead, no permission, timed out, ... (named on stderr)
   2  the command was not understood
-  3  no worker was found"""
+  3  no worker was found
+  4  the output could not be written"""
 
 
 class Seconds(click.FloatRange):

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from wsgi_tracebacker.errors import CannotWrite
 from wsgi_tracebacker.formats.escape import printable
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ def write_bytes(content: bytes) -> None:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _silence_stdout()
+    except OSError as error:
+        _silence_stdout()
+        raise CannotWrite(f"stdout cannot be written: {error.strerror}") from error
+
+
+def have_streams() -> None:
+    """Where the caller has closed stdout or stderr, as services may, what goes there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open to the end)
 
 
 def fail(message: str | None) -> int:
@@ -54,7 +65,8 @@ def fail(message: str | None) -> int:
         for line in (message or "").splitlines():
             sys.stderr.write(_encodable(f"wsgi-tb: {printable(line)}\n"))
         sys.stderr.flush()
-    except BrokenPipeError:
+    except OSError:
+        # Nobody is left who could be told; the exit code is what it is.
         pass
     if message is None:
         _silence_stdout()

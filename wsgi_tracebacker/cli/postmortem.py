@@ -38,6 +38,7 @@ Exit codes:
   1  some file could not be read (named on stderr)
   2  the command was not understood
   3  nothing is known of the base: no worker, living or dead
+  4  the output could not be written
 """
 
 

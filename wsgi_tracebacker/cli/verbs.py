@@ -28,6 +28,7 @@ Exit codes:
   1  some did not; each is named on stderr, with the reason
   2  the command was not understood
   3  no worker was found
+  4  the output could not be written
 """
 
 

@@ -399,9 +399,9 @@ def test_no_postmortem_is_said(dug: list[Findings]) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["read", "--help"], ["list", "-h"], ["postmortem", "--help"]])
 def test_help_tells_the_exit_codes(arguments: list[str]) -> None:
-    """0 to 3."""
+    """0 to 4."""
     text = run(*arguments).stdout
-    assert [line.split()[0] for line in text.partition("Exit codes:\n")[2].splitlines()] == ["0", "1", "2", "3"]
+    assert [line.split()[0] for line in text.partition("Exit codes:\n")[2].splitlines()] == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
