@@ -66,7 +66,8 @@ _NOBODYS: Final = AbandonedCore(None, 0, None, None)
 class _Following:
     """What the bodies have in common: whose request it is, and its end. No ``__getattr__``: see GeneratorBody."""
 
-    __slots__ = ("tb_core", "tb_iterable", "tb_lease", "tb_started")
+    # A generator can be referred to weakly, and so can the objects of frameworks.
+    __slots__ = ("__weakref__", "tb_core", "tb_iterable", "tb_lease", "tb_started")
 
     tb_core: Core
     tb_iterable: Any
@@ -118,10 +119,11 @@ class Body(_Following):
     """The iterable of a request whose body is made while it is read.
 
     ``__iter__`` gives the application's own iterator, so a chunk costs nothing; ``close()`` ends the request.
-    Whatever else is asked of it is asked of the application's iterable.
+    Whatever else is asked of it is asked of the application's iterable. It takes attributes as an object does, above
+    all a ``close`` of other middleware's in place of its own: 30 ns.
     """
 
-    __slots__ = ()
+    __slots__ = ("__dict__",)
 
     def __getattr__(self, name: str) -> Any:
         # Reached for a slot only if it was never stored (a copy): there is nothing to ask then.

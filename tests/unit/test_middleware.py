@@ -467,6 +467,38 @@ def test_it_looks_like_what_it_is(base: str) -> None:
 
 
 @needs_reference_counts
+def test_other_middleware_may_put_its_own_close_there(base: str) -> None:
+    """As on the application's own object: the server calls it, it calls the former one, and the request ends."""
+    iterable = Iterable([b"x"])
+    events: list[str] = []
+
+    def around(request: Any, start_response: Any) -> Any:
+        body: Any = TracebackerMiddleware(application_of(iterable), base)(request, start_response)
+        former = body.close
+
+        def close() -> None:
+            events.append("other")
+            former()
+
+        body.close = close
+        body.note = "an attribute of other middleware's"
+        assert (body.note, body.own) == ("an attribute of other middleware's", "an attribute of the application's")
+        return body
+
+    served = serve(around)
+    assert (served.chunks, served.error, events, iterable.closed) == ([b"x"], None, ["other"], 1)
+    assert requests_in(snapshot(base)) == []
+
+
+@pytest.mark.parametrize("make", [generated, Iterable], ids=["generator", "object"])
+def test_a_body_can_be_referred_to_weakly(base: str, make: Callable[[list[bytes]], Any]) -> None:
+    """As generators and the objects of frameworks can."""
+    body: Any = TracebackerMiddleware(application_of(make([b"x"])), base)(environ(), lambda *_: print)
+    reference: Any = weakref.ref(body)
+    assert reference() is body
+    body.close()
+
+
 def test_a_middleware_goes_when_nobody_has_it(base: str) -> None:
     """Nothing of ours keeps a wrapped application alive, and no collection is needed to let it go."""
 
