@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ import pytest
 from tests.support import black_boxes, clients
 from tests.support.listeners import answering, http, listener, silent
 from tests.support.programs import PROJECT
-from tests.support.strangers import BYSTANDER, STRANGER, as_stranger, needs_root, tries, watched
+from tests.support.strangers import BYSTANDER, STRANGER, Watched, as_stranger, needs_root, tries, watched
 from tests.support.waiting import wait_until
 from tests.unit.formats.hostile import is_fit
 from tests.unit.formats.test_blackbox import HEADER, row, table
@@ -312,9 +313,26 @@ def forger(sticky: str) -> Iterator[Forger]:
 SECRET = b"root's own secret\nis on every line\nof this file\n"
 
 
-def allowed(path: str) -> bool:
-    """What a reader may open: /proc, the cards, and the program itself (that is Python's doing)."""
-    return path.startswith(("/proc/", "/sys/")) or path.endswith((".py", ".pyc", ".so", ".worker")) or path == "None"
+#: What the kernel says of the machine, and of a process or one of its threads.
+OF_THE_KERNEL = re.compile(
+    r"/proc/(?:stat|sys/kernel/random/boot_id|([0-9]+)/(?:task/[0-9]+/)?(?:schedstat|stat|status))"
+)
+
+
+def touched(done: Watched, base: str, *pids: int) -> set[str]:
+    """What a reader opened beside what it may: the kernel's word on these processes, the cards of the base, and the
+    program itself (that is Python's doing).
+    """
+
+    def allowed(path: str) -> bool:
+        of_the_kernel = OF_THE_KERNEL.fullmatch(path)
+        if of_the_kernel:
+            return of_the_kernel[1] is None or int(of_the_kernel[1]) in pids
+        if os.path.dirname(path) == os.path.dirname(base):
+            return re.fullmatch(re.escape(base) + r"[0-9]+\.worker", path) is not None
+        return path.endswith((".py", ".pyc", ".so"))
+
+    return {path for path in done.opened if not allowed(path)}
 
 
 def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> None:
@@ -335,6 +353,9 @@ def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> 
     named = [
         *("/etc/shadow", secret, own_table, link, pipe, two, "/dev/zero", "/dev/kmsg", "/", "/proc/self/mem"),
         *("/proc/1/environ", "relative", "", "x" * 5000),
+        # Such as a reader opens by itself, but not these.
+        *("/proc/1/stat", "/proc/self/status", "/proc/self/fd/0"),
+        *(forger.put(name, SECRET, 0) for name in ("x.worker", "x.py")),
     ]
     numbers = {forger.forge(black_box=path, stacks=path, dump_signal=signal.SIGTERM): path for path in named}
     last = forger.forge(black_box=endless)
@@ -346,13 +367,17 @@ def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> 
     assert (done.code, b"Traceback" in done.err, b"honest" in done.out) == (1, False, True), done.err.decode()
     assert b"secret" not in done.out + done.err.replace(secret.encode(), b"")
     assert not done.sent
-    touched = {path for path in done.opened if not allowed(path)}
+    # Those of the cards, of whoever holds the sockets, and the honest one's.
+    pids = (forger.pid, os.getpid(), 5)
     # It is the stranger's own, and as large as it likes; of it no more than a table is read.
-    assert touched <= {endless}, touched
+    assert touched(done, forger.base, *pids) <= {endless}
+    assert done.opened.isdisjoint(named)
     assert all(f"worker {number} (" in done.err.decode() for number in (*numbers, last))
     assert f"worker {honest} (" not in done.err.decode()
     done = watched("list", forger.base, "--timeout", "0.3", "--format", "json")
     assert (done.code, len(json.loads(done.out)["workers"]), done.sent) == (1, forger.count, [])
+    assert touched(done, forger.base, *pids) <= {endless}
+    assert done.opened.isdisjoint(named)
 
 
 class Victim:
@@ -482,7 +507,7 @@ def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind
         # One in each place is as it should be, of a stranger who may tell tales of itself.
         assert done.out.count(b"died with 1 request in flight") == 2
         regular = {path for path in made if not os.path.islink(path) and os.path.isfile(path)}
-        assert {path for path in done.opened if not allowed(path)} <= regular
+        assert touched(done, forger.base) <= regular
         assert not done.sent
         assert all(is_fit(line) for line in (done.out + done.err).decode().splitlines())
     finally:

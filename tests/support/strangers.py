@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 STRANGER, BYSTANDER = 54321, 54322
 
 #: Runs the command, and writes whatever it opened, connected to and signalled to the descriptor that is its first
-#: argument.
+#: argument. A descriptor that only stands for a thing (O_PATH) opens nothing; what is opened through one is noted by
+#: what it stands for.
 WATCHED = """
 import json, os, sys
 EVENTS = int(sys.argv.pop(1))
+O_PATH, OPENED_AGAIN = getattr(os, "O_PATH", 0o10000000), "/proc/self/fd/"
 def note(event, arguments):
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & O_PATH:
+        return
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(OPENED_AGAIN):
+        arguments = (os.readlink(arguments[0]), *arguments[1:])
     if event == "open" or event.startswith(("os.kill", "os.remove", "os.rename", "os.link", "os.symlink", "os.mkdir",
             "os.chmod", "os.chown", "os.truncate", "os.utime", "signal.", "socket.connect", "fcntl.", "subprocess.",
             "os.exec", "os.fork", "os.system")):

@@ -16,6 +16,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
 from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
 from wsgi_tracebacker.reader.process import STOPPED
@@ -299,11 +300,11 @@ def _connect(connection: socket.socket, path: str) -> None:
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         connection.connect(path)
         return
-    # The same file by a shorter name: folders of containers, seen from outside, are deep. PyPy has no O_PATH.
+    # The same file by a shorter name: folders of containers, seen from outside, are deep.
     folder, name = os.path.split(path)
-    descriptor = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = opening.look(folder, follow=True)
     try:
-        connection.connect(f"/proc/self/fd/{descriptor}/{name}")
+        connection.connect(f"{opening.path_of(descriptor)}/{name}")
     finally:
         os.close(descriptor)
 

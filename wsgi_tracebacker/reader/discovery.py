@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.reader import files
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model import Card
@@ -107,28 +108,28 @@ def read_card(path: str, socket_owner: int | None) -> tuple[Card | None, int | N
     To be believed it is a regular file of ``socket_owner`` or, where there is no socket, of the user who reads;
     root then believes everybody's, because nothing is done with it but showing it.
     """
+
+    def may_be_believed(status: os.stat_result) -> None:
+        believed = status.st_uid == socket_owner if socket_owner is not None else os.geteuid() in (0, status.st_uid)
+        if not believed:
+            raise PermissionError(f"{path} belongs to uid {status.st_uid}")
+
     for attempt in range(_CARD_ATTEMPTS):
         if attempt:
             time.sleep(_CARD_RETRY_SECONDS)
         try:
-            # Looked at before it is opened: opening a device or a pipe can already do something.
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                return None, None
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            descriptor = files.open_regular(path, may_be_believed)
         except OSError:
             return None, None
         try:
-            found = os.fstat(descriptor)
-            believed = found.st_uid == socket_owner if socket_owner is not None else os.geteuid() in (0, found.st_uid)
-            if not stat.S_ISREG(found.st_mode) or not believed:
-                return None, None
+            owner = os.fstat(descriptor).st_uid
             content = os.read(descriptor, cards.MAX_CARD_BYTES + 1)
         except OSError:
             return None, None
         finally:
             os.close(descriptor)
         try:
-            return cards.decode(content), found.st_uid
+            return cards.decode(content), owner
         except FormatError:
             continue
     return None, None

@@ -1,37 +1,50 @@
 """Files that another user named, opened so that they can do no harm.
 
 Knows how a reader that may do more than the worker (root) is led astray: by symbolic links, by devices and pipes, by
-files of others, by files without end. Refuses all of these.
+files of others, by files without end, and by what was one thing a moment ago. Refuses all of these.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
-_READ_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+from wsgi_tracebacker import opening
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Its owner can have a lease on a regular file, for which an open would wait.
+_FLAGS = os.O_NONBLOCK | os.O_NOCTTY
 
 
 def open_file_of(path: str, owner: int, *, writable: bool = False) -> int:
     """The descriptor of a regular file that belongs to ``owner`` and has one name. Raises OSError for any other."""
-    # Looked at before it is opened: opening a device or a pipe can already do something.
-    _check(os.lstat(path), path, owner)
-    descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _READ_FLAGS)
+
+    def may_be_opened(status: os.stat_result) -> None:
+        if status.st_uid != owner:
+            raise PermissionError(f"{path} belongs to uid {status.st_uid}, not to {owner}")
+        if status.st_nlink != 1:
+            raise PermissionError(f"{path} has {status.st_nlink} names")
+
+    return open_regular(path, may_be_opened, writable=writable)
+
+
+def open_regular(path: str, may_be_opened: Callable[[os.stat_result], None], *, writable: bool = False) -> int:
+    """The descriptor of a regular file that passes a check; nothing else is opened. Raises OSError, as the check does.
+
+    What is checked is what is opened: a user who named the path can swap any folder on it for a link at any moment.
+    """
+    looked_at = opening.look(path)
     try:
-        _check(os.fstat(descriptor), path, owner)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check(status: os.stat_result, path: str, owner: int) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise FileNotFoundError(f"{path} is no regular file")
-    if status.st_uid != owner:
-        raise PermissionError(f"{path} belongs to uid {status.st_uid}, not to {owner}")
-    if status.st_nlink != 1:
-        raise PermissionError(f"{path} has {status.st_nlink} names")
+        status = os.fstat(looked_at)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(f"{path} is no regular file")
+        may_be_opened(status)
+        return opening.reopen(looked_at, (os.O_RDWR if writable else os.O_RDONLY) | _FLAGS)
+    finally:
+        os.close(looked_at)
 
 
 def read_at_most(descriptor: int, limit: int, offset: int = 0) -> bytes:

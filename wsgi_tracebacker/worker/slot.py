@@ -22,6 +22,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.worker import faults
@@ -35,8 +36,6 @@ MAX_NUMBER = 1024
 #: Clients that the kernel keeps waiting for us; more get EAGAIN.
 _BACKLOG = 64
 
-#: PyPy does not name it; the number is the same on every architecture that Debian has, from <asm-generic/fcntl.h>.
-_O_PATH = getattr(os, "O_PATH", 0o10000000)
 _OWNER_ONLY = 0o600
 _OWNER_AND_GROUP = 0o660
 
@@ -323,9 +322,9 @@ def _may_be_bound(path: str) -> bool:
 
 def _set_mode(path: str, mode: int, group_id: int | None) -> None:
     """Change a path that must not be a symlink by now; ``os.chmod(follow_symlinks=False)`` does not exist on Linux."""
-    descriptor = os.open(path, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = opening.look(path)
     try:
-        through_descriptor = f"/proc/self/fd/{descriptor}"
+        through_descriptor = opening.path_of(descriptor)
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             raise FileExistsError(errno.EEXIST, "replaced by somebody else", path)
         if group_id is not None:

@@ -1,0 +1,80 @@
+"""Files that another user named, while that user does something about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.swapping import Swapper
+from wsgi_tracebacker import opening
+from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.reader import discovery, dump, files, graveyard, table
+from wsgi_tracebacker.reader.process import Processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+UID = os.geteuid()
+
+
+def card_naming(path: str) -> Card:
+    return Card(1, "/tb", os.getpid(), 1, "boot", 1, UID, None, None, "/", 0.0, path, path, 12)
+
+
+def ask_for_a_dump(path: str) -> None:
+    list(dump.ask(card_naming(path), Processes(), lambda: "it is not"))
+
+
+@pytest.mark.parametrize("first", ["file", "pipe"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: table.Table(card_naming(path)).close(),
+        ask_for_a_dump,
+        lambda path: discovery.read_card(path, UID),
+        lambda path: graveyard._content(path, UID),
+        lambda path: os.close(files.open_file_of(path, UID, writable=True)),
+    ],
+    ids=["table", "stacks", "card", "postmortem", "writable"],
+)
+def test_what_is_opened_is_what_was_looked_at(
+    read: Callable[[str], object], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a path leads to from one call to the next: a pipe that stands there now and then is never opened."""
+    for folder in ("theirs", "own"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "own" / "tb1.worker").write_bytes(cards.encode(card_naming("")))
+    os.mkfifo(tmp_path / "theirs" / "tb1.worker")
+    swapper = Swapper(f"{tmp_path}/own", f"{tmp_path}/theirs")
+    if first == "pipe":
+        swapper.swap()
+    with monkeypatch.context() as patched, contextlib.suppress(OSError, dump.Refused):
+        swapper.take_part(patched)
+        read(f"{tmp_path}/own/tb1.worker")
+    assert swapper.opened == ([stat.S_IFREG] if first == "file" else [])
+
+
+def test_a_file_that_is_removed_meanwhile_is_the_one_that_was_looked_at(tmp_path: Path) -> None:
+    """What was opened is what passed the check, under no name at all."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    descriptor = files.open_regular(str(path), lambda _: path.unlink())
+    try:
+        assert files.read_at_most(descriptor, 100) == b"content"
+    finally:
+        os.close(descriptor)
+
+
+def test_without_proc_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is missing, and does not make do with the path."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(opening, "path_of", lambda descriptor: f"{tmp_path}/proc/self/fd/{descriptor}")
+    with pytest.raises(OSError, match="/proc is not mounted"):
+        files.open_file_of(str(path), UID)
