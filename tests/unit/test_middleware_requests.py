@@ -385,7 +385,12 @@ def test_a_body_read_on_another_thread_is_blamed_on_that_one_only(base: str) -> 
     reader.start()
     try:
         reading.wait(30)
-        (thread,) = [thread for thread in snapshot(base)["threads"] if thread["request"]]
+        threads = snapshot(base)["threads"]
+        (thread,) = [thread for thread in threads if thread["request"]]
+        # Each thread once, and by its own name: that of the core is the thread's that called the application.
+        assert (thread["name"], thread["core"]) == ("reader", 0)
+        assert [shown["name"] for shown in threads].count("WSGIWorker1Core0") == 1
+        assert len({shown["ident"] for shown in threads}) == len(threads)
         assert (thread["ident"], "stream" in [name["function"].rpartition(".")[2] for name in thread["frames"]]) == (
             reader.ident,
             True,

@@ -205,7 +205,11 @@ class Snapshots:
         return known[1], known[2]
 
     def _name(self, entry: _Entry) -> str:
-        return self._cores.name_of(entry.core) if entry.core is not None else _thread_name(entry.ident, entry.native_id)
+        core = entry.core
+        # A body that another thread reads is shown where it is read; the thread that has the core's name is shown too.
+        if core is not None and core.ident == entry.ident:
+            return self._cores.name_of(core)
+        return _thread_name(entry.ident, entry.native_id)
 
 
 def _thread_name(ident: int, native_id: int | None) -> str:
