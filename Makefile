@@ -102,7 +102,7 @@ bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench $(ARGS)
 
 bench-page: $(VENV)/.with-bench $(VENV)/.with-uwsgi
-	@$(RUN) bench --json docs/benchmarks.json
+	@$(RUN) bench --only-when-quiet --json docs/benchmarks.json
 	@$(RUN) docs.measurements
 
 fuzz: $(VENV)/.with-test

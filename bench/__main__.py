@@ -47,11 +47,15 @@ def main() -> None:
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)}; all of them by default")
     parser.add_argument("--quick", action="store_true", help="fewer samples: a look, not a result")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured to FILE too")
+    parser.add_argument("--only-when-quiet", action="store_true", help="do nothing where others use the machine")
     arguments = parser.parse_args()
     unknown = set(arguments.topics) - set(TOPICS)
     if unknown:
         parser.error(f"no topic {', '.join(sorted(unknown))}: there are {', '.join(TOPICS)}")
 
+    load = os.getloadavg()[0]
+    if arguments.only_when_quiet and load > samples.QUIET_LOAD:
+        parser.exit(1, f"others use the machine (load average {load:.1f}): the page would show that; try again later\n")
     # The programs are started as modules: found from here, wherever this was started.
     os.chdir(Path(__file__).parent.parent)
     for name in [name for name in os.environ if name.startswith("WSGI_TB_")]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
+#: Load average above which somebody else uses the machine.
+QUIET_LOAD = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import dump_latency, growth, memory, pauses, reader_process, recorder_load, request_cost, throughput
-from bench.samples import number
+from bench.samples import QUIET_LOAD, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
     yield f"This run is of {machine['date']}: wsgi_tracebacker {machine['version']}, {machine['python']}, on"
     yield f"{machine['machine']} ({machine['processor']}). Beside it: {peers}."
     yield f"Load average when it began: {machine['load']:.1f}, when it ended: {machine['load_after']:.1f}."
-    if machine["load"] > 1.0:
+    if machine["load"] > QUIET_LOAD:
         yield "**The machine was not quiet**: others used it meanwhile, and times are longer than they need be."
     if machine["quick"]:
         yield "**It was a quick run**, with few samples: a look, not a result."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench import __main__ as bench_main
 from bench import (
     dump_latency,
     growth,
@@ -211,6 +212,18 @@ def test_the_page_is_what_the_file_says() -> None:
     assert not document["machine"]["quick"]
     assert {row["topic"] for row in document["rows"]} == {topic.TOPIC for topic in TOPICS.values()}
     assert set(measurements.ABOUT) == {topic.TOPIC for topic in TOPICS.values()}
+
+
+def test_a_page_is_only_made_on_a_quiet_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Where others use it, nothing is measured and no file is written."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (samples.QUIET_LOAD + 0.1, 0.0, 0.0))
+    monkeypatch.setattr(sys, "argv", ["bench", "--only-when-quiet", "--json", str(tmp_path / "run.json"), "recorder"])
+    with pytest.raises(SystemExit, match="1"):
+        bench_main.main()
+    assert "others use the machine (load average 1.1)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_prints_a_table_and_writes_it_down(tmp_path: Path) -> None:
