@@ -17,9 +17,12 @@ import os
 O_PATH = getattr(os, "O_PATH", 0o10000000)
 
 
-def look(path: str) -> int:
-    """A descriptor that stands for what is at a path, a link included, and opens nothing. Raises OSError."""
-    return os.open(path, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+def look(path: str, *, follow: bool = False, folder: int | None = None) -> int:
+    """A descriptor that stands for what is at a path, and opens nothing. Raises OSError.
+
+    A link stands for itself, or with ``follow`` for what it leads to. ``folder`` is what a relative path starts from.
+    """
+    return os.open(path, O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=folder)
 
 
 def reopen(looked_at: int, flags: int) -> int:

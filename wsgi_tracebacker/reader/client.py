@@ -302,7 +302,7 @@ def _connect(connection: socket.socket, path: str) -> None:
         return
     # The same file by a shorter name: folders of containers, seen from outside, are deep.
     folder, name = os.path.split(path)
-    descriptor = os.open(folder, opening.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = opening.look(folder, follow=True)
     try:
         connection.connect(f"{opening.path_of(descriptor)}/{name}")
     finally:

@@ -1,7 +1,8 @@
 """Source lines for frames of another process.
 
-Knows whose eyes to read with: only files that the worker itself may read are shown, so that a worker cannot have
-root read a file to it by naming that as its source. Refuses everything but regular files of a bounded size.
+Knows whose eyes to read with, and whose paths: only files that the worker itself may read, and reach from the root
+folder, are shown, so that a worker cannot have root read a file to it by naming that as its source. Refuses everything
+but regular files of a bounded size.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
 from wsgi_tracebacker.reader.files import read_at_most
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model import Frame, Stack
     from wsgi_tracebacker.reader.process import Identity
+
+
+#: What these name in the worker is something else in the reader.
+_OF_WHOEVER_LOOKS = ("/proc/", "/dev/fd/", "/dev/std")
 
 
 class Sources:
@@ -49,24 +55,57 @@ class Sources:
         if not filename or filename.startswith("<"):
             return None
         path = os.path.join(self._cwd or "/", filename)
+        if path.startswith(_OF_WHOEVER_LOOKS):
+            return None
         try:
             with _acting_as(self._identity):
-                # Looked at before it is opened: opening a device or a pipe can already do something. O_NONBLOCK: it may
-                # have become one since.
-                if not _is_source(os.stat(path)):
-                    return None
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+                descriptor = _open_source(path)
         except (OSError, ValueError):
             return None
         try:
             status = os.fstat(descriptor)
-            if not _is_source(status):
-                return None
             return SourceFile(decode_lines(read_at_most(descriptor, MAX_SOURCE_BYTES)), status.st_mtime)
         except OSError:
             return None
         finally:
             os.close(descriptor)
+
+
+def _open_source(path: str) -> int:
+    """The descriptor of a source file. Raises OSError for what is none, and for what we may not reach or read."""
+    # Through a link into /proc/self/fd or /proc/self/cwd a path leads past folders that may not be entered: with the
+    # worker's rights, but to what root has open. So what is opened is found anew, by the real path that it has.
+    named = opening.look(path, follow=True)
+    try:
+        status = os.fstat(named)
+        if not _is_source(status):
+            raise FileNotFoundError(f"{path} is no source")
+        reached = _walk_to(os.readlink(opening.path_of(named)))
+        try:
+            if not os.path.samestat(os.fstat(reached), status):
+                raise FileNotFoundError(f"{path} is somewhere else by now")
+            return opening.reopen(reached, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        finally:
+            os.close(reached)
+    finally:
+        os.close(named)
+
+
+def _walk_to(real_path: str) -> int:
+    """A descriptor that stands for what is at a path, reached folder by folder. Raises OSError; links are not followed.
+
+    Not in one call: that follows whatever link has been swapped for a folder meanwhile.
+    """
+    at = opening.look("/")
+    try:
+        for name in real_path.split("/")[1:]:
+            step = opening.look(name, folder=at)
+            os.close(at)
+            at = step
+    except BaseException:
+        os.close(at)
+        raise
+    return at
 
 
 def _is_source(status: os.stat_result) -> bool:

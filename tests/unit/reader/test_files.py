@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.interpreters import needs_outside_help
+from tests.support.swapping import Swapper
 from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.model import Card
@@ -20,53 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UID = os.geteuid()
-
-
-class Swapper:
-    """Who named ``path``, and swaps the folder on it for a link, and back, with every call that is made meanwhile.
-
-    By turns the path leads to a regular file of the user's own and to a pipe of somebody else's.
-    """
-
-    def __init__(self, folder: Path, content: bytes) -> None:
-        self._folder, self._link, self._aside = (str(folder / name) for name in ("folder", "link", "aside"))
-        theirs = folder / "theirs"
-        theirs.mkdir()
-        os.mkdir(self._folder)
-        os.symlink(theirs, self._link)
-        self.path = f"{self._folder}/tb1.worker"
-        os.mkfifo(theirs / "tb1.worker")
-        with open(self.path, "wb") as file:
-            file.write(content)
-        #: What was opened; to look at a thing is not to open it.
-        self.opened: list[int] = []
-
-    def swap(self) -> None:
-        os.rename(self._folder, self._aside)
-        os.rename(self._link, self._folder)
-        os.rename(self._aside, self._link)
-
-    def take_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def after(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any, **keywords: Any) -> Any:
-                try:
-                    return real(*arguments, **keywords)
-                finally:
-                    self.swap()
-
-            return call
-
-        real_open, real_fstat = os.open, os.fstat
-
-        def note(path: str, flags: int, *arguments: Any, **keywords: Any) -> int:
-            descriptor = real_open(path, flags, *arguments, **keywords)
-            if not flags & opening.O_PATH:
-                self.opened.append(stat.S_IFMT(real_fstat(descriptor).st_mode))
-            return descriptor
-
-        for name in ("stat", "lstat", "fstat"):
-            monkeypatch.setattr(os, name, after(getattr(os, name)))
-        monkeypatch.setattr(os, "open", after(note))
 
 
 def card_naming(path: str) -> Card:
@@ -82,7 +37,7 @@ def ask_for_a_dump(path: str) -> None:
     "read",
     [
         lambda path: table.Table(card_naming(path)).close(),
-        ask_for_a_dump,
+        pytest.param(ask_for_a_dump, marks=needs_outside_help),
         lambda path: discovery.read_card(path, UID),
         lambda path: graveyard._content(path, UID),
         lambda path: os.close(files.open_file_of(path, UID, writable=True)),
@@ -93,12 +48,16 @@ def test_what_is_opened_is_what_was_looked_at(
     read: Callable[[str], object], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a path leads to from one call to the next: a pipe that stands there now and then is never opened."""
-    swapper = Swapper(tmp_path, cards.encode(card_naming("")))
+    for folder in ("theirs", "own"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "own" / "tb1.worker").write_bytes(cards.encode(card_naming("")))
+    os.mkfifo(tmp_path / "theirs" / "tb1.worker")
+    swapper = Swapper(f"{tmp_path}/own", f"{tmp_path}/theirs")
     if first == "pipe":
         swapper.swap()
     with monkeypatch.context() as patched, contextlib.suppress(OSError, dump.Refused):
         swapper.take_part(patched)
-        read(swapper.path)
+        read(f"{tmp_path}/own/tb1.worker")
     assert swapper.opened == ([stat.S_IFREG] if first == "file" else [])
 
 

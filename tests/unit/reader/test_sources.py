@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.swapping import Swapper
 from wsgi_tracebacker.model import Frame, Stack
 from wsgi_tracebacker.reader.process import Identity
 from wsgi_tracebacker.reader.sources import Sources
@@ -32,10 +33,17 @@ def test_a_line_is_read_by_its_number(tmp_path: Path) -> None:
 
 
 def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:
-    """Code without a file, names that are not there, folders, pipes, devices, and what the kernel makes up: that would
-    speak of the reader.
+    """Code without a file, names that are not there, folders, pipes, devices, and what the kernel makes up or has open:
+    that would speak of the reader.
     """
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.py").write_text("one\ntwo\n", encoding="utf-8")
+    with (tmp_path / "a.py").open(encoding="utf-8") as file:
+        number = file.fileno()
+        for path in (f"/proc/self/fd/{number}", f"/proc/{os.getpid()}/fd/{number}", f"/dev/fd/{number}"):
+            assert os.stat(path).st_size
+            assert shown(path).source is None
+        assert shown(str(number), cwd="/proc/self/fd").source is None
     for name in (
         "<string>",
         "",
@@ -44,6 +52,7 @@ def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:
         str(tmp_path / "pipe"),
         "nul\0",
         "/dev/zero",
+        "/dev/stdin",
         "/proc/self/maps",
     ):
         assert shown(name).source is None
@@ -61,3 +70,56 @@ def test_root_reads_with_the_workers_eyes(short_path: Path) -> None:
     assert shown(str(secret), NOBODY).source is None
     assert shown(str(public), NOBODY).source == "two"
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_reads_what_the_worker_can_reach(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to what root has open, or to where it stands, leads past a folder that the worker may not enter: nothing
+    is shown then. Links to what it may reach are followed.
+    """
+    os.chmod(short_path, 0o755)
+    private = short_path / "private"
+    (private / "inner").mkdir(parents=True)
+    for path in (private / "inner" / "log.py", short_path / "public.py"):
+        path.write_text("one\ntwo\n", encoding="utf-8")
+    private.chmod(0o700)
+    monkeypatch.chdir(private / "inner")
+    with (private / "inner" / "log.py").open(encoding="utf-8") as file:
+        for name, target in (
+            ("descriptor.py", f"/proc/self/fd/{file.fileno()}"),
+            ("current", "/proc/self/cwd"),
+            ("link.py", "public.py"),
+        ):
+            (short_path / name).symlink_to(target)
+        assert (short_path / "current" / "log.py").samefile(short_path / "descriptor.py")
+        for name in ("descriptor.py", "current/log.py", "private/inner/log.py"):
+            assert shown(str(short_path / name), NOBODY).source is None
+        for name in ("link.py", "public.py"):
+            assert shown(str(short_path / name), NOBODY).source == "two"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("turn", [0, 1])
+@pytest.mark.parametrize("named", ["own", "private"])
+def test_root_reads_what_it_has_looked_at(
+    named: str, turn: int, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder on the path that is swapped for a link to where root stands, and back, with every call: what the worker
+    may not reach is never shown, also where it is below the very folder that is swapped.
+    """
+    os.chmod(short_path, 0o755)
+    for folder, mode, content in (("own", 0o755, "one\ntwo\n"), ("private", 0o700, "one\nsecret\n")):
+        inner = short_path / folder / "inner" / "innermost"
+        inner.mkdir(parents=True)
+        (inner / "log.py").write_text(content, encoding="utf-8")
+        (short_path / folder).chmod(mode)
+    monkeypatch.chdir(short_path / "private" / "inner")
+    (short_path / "private" / "inner" / "inner").symlink_to(".")
+    swapper = Swapper(str(short_path / named), "/proc/self/cwd")
+    os.chown(short_path, NOBODY.uid, NOBODY.gid)
+    if turn:
+        swapper.swap()
+    with monkeypatch.context() as patched:
+        swapper.take_part(patched)
+        source = shown(str(short_path / named / "inner" / "innermost" / "log.py"), NOBODY).source
+    assert source in (None, "two")
