@@ -223,6 +223,33 @@ def test_nothing_is_sent_over_a_network(base: str) -> None:
     assert {arguments[1] for event, arguments in noted if event == "socket.bind"} == {f"{base}1"}
 
 
+#: Serves a request until it is told to go on, under an eye on whatever is opened for writing or changed by its path.
+#: What is reached through a descriptor is noted by what that one stands for; O_PATH opens nothing.
+CAREFUL = """
+import json, os, sys
+changes = []
+O_PATH = getattr(os, "O_PATH", 0o10000000)
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[2], int):
+        if arguments[2] & O_PATH or not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+    elif event not in ("os.remove", "os.rename", "os.link", "os.truncate", "os.chmod", "os.chown", "os.utime"):
+        return
+    path = str(arguments[0])
+    changes.append(os.readlink(path) if path.startswith("/proc/self/fd/") else path)
+sys.addaudithook(note)
+from wsgi_tracebacker import TracebackerMiddleware, stop
+def application(environ, start_response):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return []
+wrapped = TracebackerMiddleware(application, sys.argv[1])
+wrapped({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": "/held"}, lambda *_: lambda _: None)
+stop()
+print(json.dumps(changes))
+"""
+
+
 @pytest.mark.parametrize("what", ["link", "dangling link", "pipe", "folder", "file", "second name", "socket"])
 @pytest.mark.parametrize("suffix", ["", ".worker"], ids=["socket", "card"])
 def test_what_a_stranger_planted_costs_a_number_and_nothing_else(what: str, suffix: str, sticky: str) -> None:
@@ -252,12 +279,22 @@ def test_what_a_stranger_planted_costs_a_number_and_nothing_else(what: str, suff
     if what != "second name":
         give(planted)
     before = planted.lstat()
-    with held(sticky):
-        assert clients.request(f"{sticky}2", "/worker").status == 200
-        done = watched("read", sticky, "--timeout", "0.3")
-        assert b"GET /held" in done.out
-        assert b"Traceback" not in done.err
-        assert b"is on every line" not in done.out + done.err
+    command = [sys.executable, "-c", CAREFUL, sticky]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+            assert clients.request(f"{sticky}2", "/worker").status == 200
+            done = watched("read", sticky, "--timeout", "0.3")
+            assert b"GET /held" in done.out
+            assert b"Traceback" not in done.err
+            assert b"is on every line" not in done.out + done.err
+            out, _ = worker.communicate("go on\n", timeout=60)
+        finally:
+            worker.kill()
+    changed = json.loads(out)
+    assert f"{sticky}2.worker" in changed
+    assert {str(planted), str(victim), f"{sticky}.made"}.isdisjoint(changed)
     after = planted.lstat()
     assert (before.st_ino, before.st_mode, before.st_uid, before.st_size, before.st_mtime_ns) == (
         after.st_ino,

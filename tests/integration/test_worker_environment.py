@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +25,6 @@ from wsgi_tracebacker.worker import agent, cores, faults, kernel, listener, peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def application(request: Any, start_response: Any) -> Any:
@@ -403,3 +403,33 @@ def test_a_socket_in_a_private_tmp_is_one_warning(short_path: Path) -> None:
     [line] = done.stderr.splitlines()
     assert line.startswith("WARNING wsgi_tracebacker: /var/tmp is one that systemd made for this service alone")
     assert "/var/tmp/tb<N>" in line
+
+
+_WITHOUT_PROC = """
+mount -t tmpfs tmpfs /proc && exec "$2" -c '
+import sys
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from tests.integration.test_worker_environment import application
+wrapped = TracebackerMiddleware(application, sys.argv[1])
+for _ in range(2):
+    assert serve(wrapped, environ("/")).chunks == [b"/"]
+stop()' "$1"
+"""
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["a card is left", "first"])
+def test_without_proc_it_is_served_after_one_warning(base: str, left: bool) -> None:
+    """A card and a socket cannot be opened and set up safely there: the worker cannot be read, and says why."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    card = Path(f"{base}1.worker")
+    if left:
+        card.touch()
+    command = [require_program("unshare"), "--mount", "sh", "-c", _WITHOUT_PROC, "sh", base, sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"WARNING wsgi_tracebacker: cannot open a socket at {base}<N>")
+    assert "/proc" in line
+    assert list(card.parent.iterdir()) == ([card] if left else [])

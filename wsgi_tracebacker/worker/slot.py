@@ -10,7 +10,8 @@ The rules, each of which prevents something that was seen to go wrong elsewhere:
 - After locking, the descriptor's inode is compared with the path's: an owner that unlinks its card while we wait
   would leave us with the lock of a file that nobody can find.
 - Only the lock's owner binds or unlinks, and only what is a socket, owned by us, on which nobody listens. Files of
-  strangers are stepped over: the number is simply taken.
+  strangers are stepped over: the number is simply taken. They are not opened either: that alone wakes whoever waits at
+  a pipe for a writer.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ _BACKLOG = 64
 _OWNER_ONLY = 0o600
 _OWNER_AND_GROUP = 0o660
 
-#: Errors that mean "this path is somebody else's": step over it. Any other error is the environment's refusal.
-_STRANGERS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+#: O_NONBLOCK: an open waits for whoever has a lease on the file.
+_CARD_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+
+#: Errors that mean "this card is ours, but somebody took the right to write it": step over it. Any other error is the
+#: environment's refusal.
+_LOCKED_UP = (errno.EACCES, errno.EPERM)
 
 #: How often one number is tried again because its card was replaced under us.
 _REPLACED_TRIES = 8
@@ -227,8 +232,6 @@ def _claim_number(base: str, number: int) -> Slot | None:
         taken = False
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
-                return None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -259,25 +262,36 @@ def _claim_number(base: str, number: int) -> Slot | None:
 
 
 def _open_card(path: str) -> int | None:
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    """The card of a number, made if there is none; None, and nothing is opened, if what stands there is not ours."""
     try:
         # Two steps, because O_CREAT on an existing file of somebody else in a sticky folder is refused with EACCES
         # (fs.protected_regular) although nothing is wrong with ours.
         try:
-            return os.open(path, flags)
+            return _open_ours(path)
         except FileNotFoundError:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+            return os.open(path, _CARD_FLAGS | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     except FileExistsError:
         # Somebody made it between the two: a starter like us, who will have locked it.
         try:
-            return os.open(path, flags)
+            return _open_ours(path)
         except OSError:
             return None
     except OSError as error:
-        # EACCES on an existing path is a stranger's file; on a path that is not there, the folder refuses us.
-        if error.errno in _STRANGERS and os.path.lexists(path):
+        # EACCES on a path that is not there: the folder refuses us.
+        if error.errno in _LOCKED_UP and os.path.lexists(path):
             return None
         raise
+
+
+def _open_ours(path: str) -> int | None:
+    looked_at = opening.look(path)
+    try:
+        status = os.fstat(looked_at)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
+            return None
+        return opening.reopen(looked_at, _CARD_FLAGS)
+    finally:
+        os.close(looked_at)
 
 
 def _is_card(descriptor: int) -> bool:

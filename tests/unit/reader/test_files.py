@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
 from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import card as cards
@@ -36,7 +37,7 @@ def ask_for_a_dump(path: str) -> None:
     "read",
     [
         lambda path: table.Table(card_naming(path)).close(),
-        ask_for_a_dump,
+        pytest.param(ask_for_a_dump, marks=needs_outside_help),
         lambda path: discovery.read_card(path, UID),
         lambda path: graveyard._content(path, UID),
         lambda path: os.close(files.open_file_of(path, UID, writable=True)),

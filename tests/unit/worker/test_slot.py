@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import resource
+import select
 import socket
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.model import Card
 from wsgi_tracebacker.worker import slot
@@ -125,12 +128,54 @@ def make_card_a(kind: str, base: str) -> str:
     return path
 
 
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]]]:
+    """What was opened for writing, or was to be: the path, and what it led to."""
+    noted = []
+    real = os.open
+
+    def note(path: str, flags: int, *arguments: Any, **keywords: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and not flags & opening.O_PATH:
+            noted.append((path, inode(path)))
+        return real(path, flags, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", note)
+    return noted
+
+
+def inode(path: str) -> tuple[int, int]:
+    """Zeros where nothing is."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def a_reader_of(pipe: str) -> Iterator[None]:
+    """Waits at a pipe for whoever writes to it, and says if somebody has come."""
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        # The end of a file that had a writer; one that never had any has no end.
+        assert poll.poll(0) == []
+    finally:
+        os.close(descriptor)
+
+
 @pytest.mark.parametrize("kind", ["directory", "fifo", "symlink", "symlink to a file", "hard link", "socket"])
-def test_a_strangers_file_at_the_cards_path_is_stepped_over(base: str, claimed: list[slot.Slot], kind: str) -> None:
+def test_a_strangers_file_at_the_cards_path_is_stepped_over(
+    base: str, claimed: list[slot.Slot], kind: str, opened: list[tuple[str, tuple[int, int]]]
+) -> None:
     """What is no card of ours is neither opened for writing nor removed: the next number is taken."""
     path = make_card_a(kind, base)
     before = os.lstat(path)
-    assert claim(base, claimed).number == 2
+    with a_reader_of(path) if kind == "fifo" else contextlib.nullcontext():
+        assert claim(base, claimed).number == 2
+    assert opened == [(f"{base}2.worker", (0, 0))]
     after = os.lstat(path)
     assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
     if os.path.exists(f"{base}elsewhere"):
@@ -232,6 +277,25 @@ def test_after_the_last_number_there_is_none(
     assert descriptors() == before
 
 
+def test_a_card_of_ours_is_the_one_that_was_looked_at(
+    base: str, claimed: list[slot.Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead worker's card that becomes a pipe between the look and the open: the pipe is not opened."""
+    claim(base, []).forget()
+    path, pipe = f"{base}1.worker", f"{base}.pipe"
+    os.mkfifo(pipe)
+    real = opening.reopen
+
+    def reopen(looked_at: int, flags: int) -> int:
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            os.rename(pipe, path)
+        return real(looked_at, flags)
+
+    with a_reader_of(pipe):
+        monkeypatch.setattr(opening, "reopen", reopen)
+        assert claim(base, claimed).number == 2
+
+
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
 @pytest.mark.parametrize("group", [None, os.getegid()])
 def test_the_modes_are_ours_under_any_umask(base: str, claimed: list[slot.Slot], umask: int, group: int | None) -> None:
@@ -290,10 +354,10 @@ def free_descriptors(count: int) -> tuple[int, int]:
     return soft, hard
 
 
-@pytest.mark.parametrize("free", range(4))
+@pytest.mark.parametrize("free", range(5))
 @pytest.mark.parametrize("stale", [True, False])
 def test_no_descriptors_leave_nothing_behind(base: str, free: int, stale: bool) -> None:
-    """With no, one or two descriptors to be had, claiming fails or works, and leaves no descriptor or lock."""
+    """With no, one or a few descriptors to be had, claiming fails or works, and leaves no descriptor or lock."""
     if stale:
         claim(base, []).forget()
     before = descriptors()
