@@ -149,6 +149,31 @@ def test_requests_beyond_the_table_are_counted(base: str) -> None:
     assert f"\n  {BEYOND} more threads had no row in its table" in told.stdout
 
 
+def test_a_worker_that_lost_its_card_is_not_told_dead(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A cleaner took card and socket of one that serves: the next one takes another number, both can be read, and
+    when the first one dies indeed its requests are told.
+    """
+    table = black_boxes.path_of(base, 1, layout.TABLE)
+    with worker(base, "lose-card") as process:
+        os.unlink(f"{base}1")
+        os.unlink(f"{base}1.worker")
+        assert served(TracebackerMiddleware(application, base))
+        assert messages(caplog) == []
+        assert not black_boxes.path_of(base, 1, layout.POSTMORTEM).exists()
+        assert layout.decode_header(table.read_bytes()).pid == process.pid
+        assert json.loads(clients.request(f"{base}2", "/worker").body)["worker"]["pid"] == os.getpid()
+
+        def is_back() -> bool:
+            try:
+                return bool(json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["pid"] == process.pid)
+            except OSError:
+                return False
+
+        wait_until(is_back, "the first one has its number again")
+        assert "no worker" in command("postmortem", base).stderr
+    assert f"worker 1, pid {process.pid}, died with 1 request in flight" in command("postmortem", base).stdout
+
+
 @pytest.mark.parametrize("size", ["64k", "300k"], ids=["from the beginning", "later"])
 def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
     """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""

@@ -197,6 +197,16 @@ def fork(base: str) -> None:
     say("served on")
 
 
+def lose_card(base: str) -> None:
+    """A request in flight, while somebody removes the worker's card and its socket."""
+    # So that it looks at its paths soon.
+    vars(agent).update(TICK_SECONDS=1.0)
+    worker = Worker(base)
+    worker.crowd(1, threading.Event().wait)
+    say("ready")
+    time.sleep(3600)
+
+
 STORIES = {
     "out-of-memory": out_of_memory,
     "killed-for-memory": killed_for_memory,
@@ -204,6 +214,7 @@ STORIES = {
     "full-memory": full_memory,
     "succeed": succeed,
     "fork": fork,
+    "lose-card": lose_card,
 }
 
 

@@ -334,7 +334,7 @@ class Agent:
     def _take_slot(self, preferred: int | None = None) -> None:
         base = self.settings.base
         try:
-            taken = slot.claim(base, preferred)
+            taken = _claim(base, preferred)
             if taken is None:
                 faults.warn_once(
                     "numbers",
@@ -809,6 +809,23 @@ def _after_fork() -> None:
         faults.forget()
     except Exception:
         faults.caught("after a fork")
+
+
+def _claim(base: str, preferred: int | None) -> slot.Slot | None:
+    """Take a number, but not one whose worker lives and has only lost its card and its socket.
+
+    Its black box has the name of that number: here it would lose that too, and if it died before its next look at its
+    paths, its requests. So it gets its number back.
+    """
+    first = 1
+    taken = slot.claim(base, preferred)
+    while taken is not None and postmortem.lives_on(base, taken.number, os.getpid()):
+        taken.release()
+        if taken.number != preferred:
+            first = taken.number + 1
+        preferred = None
+        taken = slot.claim(base, first=first)
+    return taken
 
 
 def _uwsgi_worker_id() -> int | None:
