@@ -282,6 +282,21 @@ def test_no_table_of_a_predecessor_harms_its_successor(kind: str, base: str, cap
     }
 
 
+def test_a_death_is_told_without_the_stacks_of_an_earlier_one(base: str) -> None:
+    """A worker without a signal opens its stacks file when it has something to report: until then there is none, and
+    not that of whoever had its number before.
+    """
+    stacks = black_boxes.path_of(base, 1, layout.STACKS)
+    with worker(base, "without-signal") as first:
+        stacks.write_text("the first one's report\n")
+    with worker(base, "without-signal") as second:
+        assert not stacks.exists()
+    told = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
+    assert sorted((each["pid"], each["stacks"]) for each in told) == sorted(
+        [(first.pid, "the first one's report\n"), (second.pid, None)]
+    )
+
+
 KINDS = [layout.TABLE, layout.STACKS, layout.POSTMORTEM]
 
 

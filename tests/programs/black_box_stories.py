@@ -197,6 +197,14 @@ def fork(base: str) -> None:
     say("served on")
 
 
+def without_signal(base: str) -> None:
+    """A request in flight in a worker that nobody can ask for its stacks."""
+    worker = Worker(base, dump_signal=None)
+    worker.crowd(1, threading.Event().wait)
+    say("ready")
+    time.sleep(3600)
+
+
 def lose_card(base: str) -> None:
     """A request in flight, while somebody removes the worker's card and its socket."""
     # So that it looks at its paths soon.
@@ -215,6 +223,7 @@ STORIES = {
     "succeed": succeed,
     "fork": fork,
     "lose-card": lose_card,
+    "without-signal": without_signal,
 }
 
 

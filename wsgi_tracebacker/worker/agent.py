@@ -391,6 +391,9 @@ class Agent:
         refused: list[tuple[str, str, object]] = []
         base = self.settings.base
         self._close_black_box(remove=True)
+        # Whether we ever write one of our own or not: what a predecessor reported must not be told beside our table.
+        stacks_path = blackbox.path_of(base, number, layout.STACKS)
+        blackbox.remove(stacks_path)
         try:
             self._table = blackbox.create(blackbox.path_of(base, number, layout.TABLE), self._header(number))
         except (OSError, ValueError) as error:
@@ -399,7 +402,7 @@ class Agent:
             self.cores.record_in(self._table)
             if self.listener is not None and self.listener.native_id is not None:
                 self._table.set_listener(self.listener.native_id)
-        self._stacks_file = StacksFile(blackbox.path_of(base, number, layout.STACKS))
+        self._stacks_file = StacksFile(stacks_path)
         if self.settings.dump_signal is not None:
             dump_signal = DumpSignal(self.settings.dump_signal)
             if dump_signal.register(self._stacks_file):
