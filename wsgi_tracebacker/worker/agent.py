@@ -525,7 +525,7 @@ class Agent:
             started_at=self._started_at or 0.0,
             monotonic=monotonic(),
             unix=unix_time(),
-            cores=0,
+            unrecorded_cores=0,
             is_closed=False,
             boot_id=kernel.boot_id(),
             server=self._server,
