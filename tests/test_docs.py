@@ -218,7 +218,7 @@ def test_every_endpoint_and_status_is_in_the_reference() -> None:
 # --------------------------------------------------------------------------------------------------------- black box
 
 POSTMORTEM = Postmortem(
-    1, "/b", 1, None, None, 0.0, 0.0, 0.0, (LostRequest(0, 1, "GET", "/", 0.0, None, None),), 0, None
+    1, "/b", 1, None, None, 0.0, 0.0, 0.0, (LostRequest(0, 1, "GET", "/", 0.0, None, None),), 0, 0, 0, None
 )
 
 
@@ -256,6 +256,7 @@ def test_every_field_of_the_header_is_in_the_reference() -> None:
     read = layout.decode_header(bytes(content))
     assert {name: getattr(read, name) for name in header} == expected
     assert f"{layout.FILE_BYTES:,} bytes" in reference("black-box")
+    assert f"{layout.MAX_ROWS:,} rows ({layout.MAX_FILE_BYTES:,} bytes)" in reference("black-box")
 
 
 def test_every_field_of_a_row_is_in_the_reference() -> None:
@@ -299,6 +300,7 @@ def test_every_key_of_a_postmortem_is_in_the_reference() -> None:
     document = postmortem_format.document(POSTMORTEM)
     documented = rows(section(reference("black-box"), "The postmortem"))
     assert set(documented) - {"key", "---"} == set(document) | set(document["requests"][0])
+    assert f"at most {postmortem_format.MAX_REQUESTS}" in documented["requests"][0]
 
 
 def test_the_document_of_postmortems_is_in_the_reference(base: str) -> None:

@@ -118,12 +118,17 @@ class Postmortem:
     server: str | None
     application: str | None
     started_at: float
-    #: When a request was begun last; the worker lived then.
+    #: When the last of its requests in flight began, or if none is known, when its table was made; it lived then.
     last_written_at: float
     #: When this was found out.
     found_at: float
+    #: The oldest first, and of very many the oldest only.
     requests: tuple[LostRequest, ...]
-    #: Cores beyond the table: what they served is not known.
+    #: More requests in flight, which began later than those.
+    unlisted_requests: int
+    #: More requests in flight, which were being written down: nothing else is known of them.
+    torn_requests: int
+    #: Cores without a row in the table: whether they served anything is not known.
     unrecorded_cores: int
     #: Its last reports and stacks, if there are any.
     stacks: str | None

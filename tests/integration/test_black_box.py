@@ -23,6 +23,7 @@ from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.formats import postmortem
 from wsgi_tracebacker.worker import agent, blackbox, faults, kernel
 
 if TYPE_CHECKING:
@@ -124,29 +125,88 @@ def test_what_the_kernel_killed_for_its_memory_is_told(base: str) -> None:
     assert f"worker 1, pid {process.pid}, died with 2 requests in flight" in errors
 
 
-def test_requests_beyond_the_table_are_counted(base: str) -> None:
-    """600 in flight: the worker shows all of them; without its answer, and after its death, 512 and the number of the
-    rest.
+def test_the_table_grows_with_its_cores(base: str) -> None:
+    """600 in flight: all of them are shown by the worker, without its answer, and after its death; of those, where they
+    are listed, the oldest.
     """
     with worker(base, "crowded") as process:
         document = json.loads(clients.request(f"{base}1", "/worker").body)
         assert document["worker"]["requests_in_flight"] == CROWD
         content = black_boxes.path_of(base, 1, layout.TABLE).read_bytes()
         rows, torn = layout.decode_rows(content, content)
-        assert (len(rows), torn, layout.decode_header(content).cores) == (layout.ROWS, 0, CROWD)
-        assert {row.path for row in rows} <= {f"/crowd/{number}" for number in range(CROWD)}
-        assert sorted(row.core for row in rows) == list(range(layout.ROWS))
+        assert (torn, layout.decode_header(content).unrecorded_cores) == (0, 0)
+        assert {row.path for row in rows} == {f"/crowd/{number}" for number in range(CROWD)}
+        assert sorted(row.core for row in rows) == list(range(CROWD))
 
         process.send_signal(signal.SIGSTOP)
         result = command("read", base, "--format", "json", "--timeout", "5")
         document = json.loads(result.stdout)
         [stopped] = document["workers"]
         assert (stopped["state"], stopped["source"]) == ("stopped", "table")
-        assert sum(thread["request"] is not None for thread in stopped["threads"]) == layout.ROWS
+        assert sum(thread["request"] is not None for thread in stopped["threads"]) == CROWD
+        assert "not in its table" not in result.stderr
+    told = command("postmortem", base)
+    assert f"pid {process.pid}, died with {CROWD} requests in flight" in told.stdout
+    assert f"\n  {CROWD - postmortem.MAX_REQUESTS} requests more, begun later" in told.stdout
+
+
+def test_what_has_no_row_is_said(base: str) -> None:
+    """No room for more rows: those without one are counted, before and after the worker's death, and served."""
+    with worker(base, "crowded-without-room") as process:
+        process.send_signal(signal.SIGSTOP)
+        result = command("read", base, "--format", "json", "--timeout", "5")
         assert f"{BEYOND} of its cores are not in its table" in result.stderr
     told = command("postmortem", base)
     assert f"pid {process.pid}, died with {layout.ROWS} requests in flight" in told.stdout
-    assert f"\n  {BEYOND} more threads had no row in its table" in told.stdout
+    assert f"\n  threads beyond its table: {BEYOND}; what they served, if anything, is not known" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("story", "told"),
+    [
+        ("last-of-a-crowd", f"  (core {CROWD - 1}, "),
+        ("after-a-crowd", "  GET /crowd/0  (core 0, "),
+        ("after-a-crowd-without-room", "  GET /crowd/0  (core 0, "),
+        ("no-crowd", None),
+    ],
+)
+def test_of_a_crowd_only_who_is_there_is_told(story: str, told: str | None, base: str) -> None:
+    """What counts is who serves at the end: the last core of all, the first one after all others and their threads
+    have ended, or nobody, though their threads wait for more.
+    """
+    with worker(base, story) as process:
+        pass
+    if told is not None:
+        head, request = command("postmortem", base).stdout.splitlines()
+        assert f"pid {process.pid}, died with 1 request in flight" in head
+        assert told in request
+    else:
+        assert "died with requests in flight" in command("postmortem", base).stderr
+
+
+def test_a_worker_that_lost_its_card_is_not_told_dead(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A cleaner took card and socket of one that serves: the next one takes another number, both can be read, and
+    when the first one dies indeed its requests are told.
+    """
+    table = black_boxes.path_of(base, 1, layout.TABLE)
+    with worker(base, "lose-card") as process:
+        os.unlink(f"{base}1")
+        os.unlink(f"{base}1.worker")
+        assert served(TracebackerMiddleware(application, base))
+        assert messages(caplog) == []
+        assert not black_boxes.path_of(base, 1, layout.POSTMORTEM).exists()
+        assert layout.decode_header(table.read_bytes()).pid == process.pid
+        assert json.loads(clients.request(f"{base}2", "/worker").body)["worker"]["pid"] == os.getpid()
+
+        def is_back() -> bool:
+            try:
+                return bool(json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["pid"] == process.pid)
+            except OSError:
+                return False
+
+        wait_until(is_back, "the first one has its number again")
+        assert "no worker" in command("postmortem", base).stderr
+    assert f"worker 1, pid {process.pid}, died with 1 request in flight" in command("postmortem", base).stdout
 
 
 @pytest.mark.parametrize("size", ["64k", "300k"], ids=["from the beginning", "later"])
@@ -209,7 +269,7 @@ def header(base: str, **changes: object) -> bytes:
         "started_at": 1_000.0,
         "monotonic": 10.0,
         "unix": 1_010.0,
-        "cores": 1,
+        "unrecorded_cores": 0,
         "is_closed": False,
         "boot_id": kernel.boot_id(),
         "server": None,
@@ -255,6 +315,21 @@ def test_no_table_of_a_predecessor_harms_its_successor(kind: str, base: str, cap
     assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {
         "wsgi_tracebacker.postmortem"
     }
+
+
+def test_a_death_is_told_without_the_stacks_of_an_earlier_one(base: str) -> None:
+    """A worker without a signal opens its stacks file when it has something to report: until then there is none, and
+    not that of whoever had its number before.
+    """
+    stacks = black_boxes.path_of(base, 1, layout.STACKS)
+    with worker(base, "without-signal") as first:
+        stacks.write_text("the first one's report\n")
+    with worker(base, "without-signal") as second:
+        assert not stacks.exists()
+    told = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
+    assert sorted((each["pid"], each["stacks"]) for each in told) == sorted(
+        [(first.pid, "the first one's report\n"), (second.pid, None)]
+    )
 
 
 KINDS = [layout.TABLE, layout.STACKS, layout.POSTMORTEM]

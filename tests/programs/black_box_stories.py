@@ -6,6 +6,7 @@ to do when it is sent a line.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sys
@@ -127,6 +128,72 @@ def crowded(base: str) -> None:
     time.sleep(3600)
 
 
+def last_of_a_crowd(base: str) -> None:
+    """Of a crowd, only one beyond the table is in flight still, while the threads of all others wait for more."""
+    _crowd_ends(base, last=True)
+
+
+def no_crowd(base: str) -> None:
+    """The threads of a crowd wait for more."""
+    _crowd_ends(base, last=False)
+
+
+def _crowd_ends(base: str, *, last: bool) -> None:
+    worker = Worker(base)
+    there, at_home = threading.Barrier(CROWD + 1), threading.Barrier(CROWD + 1 - last)
+
+    def stay() -> None:
+        there.wait()
+        core = agent.serving_core()
+        if last and core is not None and core.number == CROWD - 1:
+            # Which of them has it is chance: each tells its own.
+            threading.Event().wait()
+
+    def serve_one(number: int) -> None:
+        worker.request(f"/crowd/{number}")
+        at_home.wait()
+        threading.Event().wait()
+
+    for number in range(CROWD):
+        worker.acts[f"/crowd/{number}"] = stay
+        threading.Thread(target=serve_one, args=(number,), daemon=True).start()
+    there.wait()
+    at_home.wait()
+    say("ready")
+    time.sleep(3600)
+
+
+def after_a_crowd(base: str) -> None:
+    """One request in flight, when a crowd and its threads have gone."""
+    worker = Worker(base)
+    for thread in worker.crowd(CROWD, lambda: None):
+        thread.join()
+    own = agent.running()
+    while own is not None and own.cores.all():
+        time.sleep(0.001)
+    worker.crowd(1, threading.Event().wait)
+    say("ready")
+    time.sleep(3600)
+
+
+def without_room(story: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, while there is no shared memory for more rows."""
+
+    def told(base: str) -> None:
+        # On a thread that ends: its core is free again.
+        first = threading.Thread(target=Worker(base).request, args=("/first",))
+        first.start()
+        first.join()
+
+        def full(*_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        vars(os).update(posix_fallocate=full)
+        story(base)
+
+    return told
+
+
 def full_memory(base: str) -> None:
     """Shared memory is full from the beginning, or becomes so: the rows are written to all the same."""
     worker = Worker(base)
@@ -197,13 +264,38 @@ def fork(base: str) -> None:
     say("served on")
 
 
+def without_signal(base: str) -> None:
+    """A request in flight in a worker that nobody can ask for its stacks."""
+    worker = Worker(base, dump_signal=None)
+    worker.crowd(1, threading.Event().wait)
+    say("ready")
+    time.sleep(3600)
+
+
+def lose_card(base: str) -> None:
+    """A request in flight, while somebody removes the worker's card and its socket."""
+    # So that it looks at its paths soon.
+    vars(agent).update(TICK_SECONDS=1.0)
+    worker = Worker(base)
+    worker.crowd(1, threading.Event().wait)
+    say("ready")
+    time.sleep(3600)
+
+
 STORIES = {
     "out-of-memory": out_of_memory,
     "killed-for-memory": killed_for_memory,
     "crowded": crowded,
+    "crowded-without-room": without_room(crowded),
+    "after-a-crowd-without-room": without_room(after_a_crowd),
+    "last-of-a-crowd": last_of_a_crowd,
+    "no-crowd": no_crowd,
+    "after-a-crowd": after_a_crowd,
     "full-memory": full_memory,
     "succeed": succeed,
     "fork": fork,
+    "lose-card": lose_card,
+    "without-signal": without_signal,
 }
 
 

@@ -2,14 +2,15 @@
 
 Knows where each field is, and how a row that is being written is told from a whole one. Refuses to open anything.
 
-The file has a header of 1 KiB and rows of 384 bytes, little-endian. The worker writes, anybody who may read the file
-reads at any time, without a lock:
+The file has a header of 1 KiB and rows of 384 bytes, little-endian. It begins with 512 rows, and gets 512 more whenever
+there are more cores, up to 4,096; it never shrinks. The worker writes, anybody who may read the file reads at any time,
+without a lock:
 
 ========  =====  ======================================================================================
 header    bytes  content
 ========  =====  ======================================================================================
 0         16     ``WSGI-TB-BLACKBOX``
-16        4      version of this layout, 1
+16        4      version of this layout, 2
 20        4      number of rows
 24        4      bytes of the header
 28        4      bytes of a row
@@ -22,7 +23,7 @@ header    bytes  content
 64        8      start of the process, Unix seconds
 72        8      CLOCK_MONOTONIC and
 80        8      Unix seconds at one instant, to turn one into the other
-88        4      cores that were given out; those beyond the rows are not recorded
+88        4      cores that there are now and have no row: what they serve is not recorded
 92        4      1 after an orderly end
 96        40     boot id
 136       64     server
@@ -65,13 +66,17 @@ from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats.times import is_time
 
 MAGIC = b"WSGI-TB-BLACKBOX"
-VERSION = 1
+VERSION = 2
 
 HEADER_BYTES = 1024
 ROW_BYTES = 384
-#: A worker with more threads than this has other worries; 512 rows are 193 KiB of shared memory.
+#: Rows that a table begins with, and gets at a time: 192 KiB of shared memory, which is enough for nearly all workers.
 ROWS = 512
+#: Rows of the longest table, 1.5 MiB. A gunicorn worker of greenlets has 1,000 clients if it is not told otherwise; one
+#: with more than this has other worries.
+MAX_ROWS = 4_096
 FILE_BYTES = HEADER_BYTES + ROWS * ROW_BYTES
+MAX_FILE_BYTES = HEADER_BYTES + MAX_ROWS * ROW_BYTES
 
 METHOD_BYTES = 16
 PATH_BYTES = 192
@@ -82,6 +87,7 @@ _HEADER = struct.Struct("<16s7I I Q Q d d d I I 40s 64s 128s 48s".replace(" ", "
 #: head, method, path, tail. Where bytes lie in this order anyway the machine's own format packs 5 ns faster; the fields
 #: are where they are without its alignment.
 FLIGHT = struct.Struct(f"{'@' if sys.byteorder == 'little' else '<'}d{METHOD_BYTES}s{PATH_BYTES}sd")
+_HEAD = struct.Struct("<d")
 #: ident, native id, core.
 OWNER = struct.Struct("<QIi")
 OWNER_OFFSET = FLIGHT.size
@@ -90,8 +96,9 @@ DETAIL = struct.Struct(f"<d{REMOTE_ADDRESS_BYTES}s{REQUEST_ID_BYTES}s")
 DETAIL_OFFSET = OWNER_OFFSET + OWNER.size
 
 #: Offsets of the fields of the header that change while the worker lives.
+ROWS_OFFSET = 20
 LISTENER_OFFSET = 44
-CORES_OFFSET = 88
+UNRECORDED_OFFSET = 88
 CLOSED_OFFSET = 92
 NUMBER = struct.Struct("<I")
 
@@ -111,8 +118,8 @@ class Header:
     #: The two clocks at one instant.
     monotonic: float
     unix: float
-    #: Cores given out, those beyond the table too.
-    cores: int
+    #: Cores that there are now and have no row.
+    unrecorded_cores: int
     is_closed: bool
     boot_id: str
     server: str | None
@@ -170,7 +177,7 @@ def encode_header(header: Header) -> bytes:
         header.started_at,
         header.monotonic,
         header.unix,
-        header.cores,
+        header.unrecorded_cores,
         int(header.is_closed),
         _bytes(header.boot_id, 40),
         _bytes(header.server, 64),
@@ -186,7 +193,9 @@ def decode_header(content: bytes) -> Header:
     fields = _HEADER.unpack_from(content)
     if fields[1] != VERSION:
         raise FormatError(f"the black box is of version {fields[1]}, this program reads version {VERSION}")
-    if fields[2:5] != (ROWS, HEADER_BYTES, ROW_BYTES) or len(content) != FILE_BYTES:
+    # A read that a growing table overtakes has the old number of rows and some of the new ones.
+    rows, odd = divmod(len(content) - HEADER_BYTES, ROW_BYTES)
+    if fields[3:5] != (HEADER_BYTES, ROW_BYTES) or odd or not ROWS <= fields[2] <= rows <= MAX_ROWS:
         raise FormatError("the black box is cut short, or laid out in another way")
     if not all(map(is_time, fields[11:14])):
         raise FormatError("the black box has times that no clock shows")
@@ -200,7 +209,7 @@ def decode_header(content: bytes) -> Header:
         started_at=fields[11],
         monotonic=fields[12],
         unix=fields[13],
-        cores=fields[14],
+        unrecorded_cores=fields[14],
         is_closed=bool(fields[15]),
         boot_id=_text(fields[16]) or "",
         server=_text(fields[17]),
@@ -221,8 +230,7 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
     for offset in range(HEADER_BYTES, min(len(content), len(again)) - ROW_BYTES + 1, ROW_BYTES):
         raw = content[offset : offset + ROW_BYTES]
         head, method, path, tail = FLIGHT.unpack_from(raw)
-        if not head > 0.0 or not is_time(head):
-            # Idle, or NaN or an infinity in a table that is not ours.
+        if not _is_start(head):
             continue
         flight = slice(offset, offset + FLIGHT.size)
         if head != tail or content[flight] != again[flight]:
@@ -244,6 +252,17 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
             )
         )
     return rows, torn
+
+
+def decode_last_start(content: bytes) -> float | None:
+    """When the last of the requests in flight began, also if its row is torn; None if there is none."""
+    heads = (_HEAD.unpack_from(content, offset)[0] for offset in range(HEADER_BYTES, len(content) - 7, ROW_BYTES))
+    return max(filter(_is_start, heads), default=None)
+
+
+def _is_start(head: float) -> bool:
+    # Not while a row is idle, nor NaN or an infinity in a table that is not ours.
+    return head > 0.0 and is_time(head)
 
 
 def decode_owners(content: bytes) -> dict[int, tuple[int, int]]:

@@ -21,25 +21,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Rises when a key changes its meaning.
-VERSION = 1
+VERSION = 2
 
 #: How faulthandler begins a thread; each thread is once in a dump.
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})\b", re.MULTILINE)
+
+#: Of the requests, the oldest: more than anybody reads in a log, and with long paths 1 MiB in the file that is kept.
+MAX_REQUESTS = 512
 
 #: Of the stacks file, its end: the last reports.
 MAX_STACKS_CHARACTERS = 64 * 1024
 
 
 def of_table(content: bytes, base: str, found_at: float, stacks: bytes | None) -> Postmortem | None:
-    """The postmortem of a dead worker's table; None if it ended in order, or nothing was in flight.
+    """The postmortem of a dead worker's table; None if it ended in order, or nothing can have been in flight.
 
     Raises FormatError for what is no table. The worker is dead: nobody writes, so one read is enough.
     """
     header = blackbox.decode_header(content)
     rows, torn = blackbox.decode_rows(content, content)
-    unrecorded = max(0, header.cores - blackbox.ROWS)
-    if header.is_closed or not (rows or torn):
+    if header.is_closed or not (rows or torn or header.unrecorded_cores):
         return None
+    last_start = blackbox.decode_last_start(content)
     to_unix = header.unix - header.monotonic
     return Postmortem(
         number=header.number,
@@ -48,7 +51,7 @@ def of_table(content: bytes, base: str, found_at: float, stacks: bytes | None) -
         server=header.server,
         application=header.application,
         started_at=header.started_at,
-        last_written_at=max((row.started for row in rows), default=header.monotonic) + to_unix,
+        last_written_at=(header.monotonic if last_start is None else last_start) + to_unix,
         found_at=found_at,
         requests=tuple(
             LostRequest(
@@ -60,9 +63,11 @@ def of_table(content: bytes, base: str, found_at: float, stacks: bytes | None) -
                 remote_address=row.remote_address,
                 request_id=row.request_id,
             )
-            for row in sorted(rows, key=lambda row: row.started)
+            for row in sorted(rows, key=lambda row: row.started)[:MAX_REQUESTS]
         ),
-        unrecorded_cores=unrecorded,
+        unlisted_requests=max(0, len(rows) - MAX_REQUESTS),
+        torn_requests=torn,
+        unrecorded_cores=header.unrecorded_cores,
         stacks=_last(stacks.decode("utf-8", "backslashreplace")) if stacks else None,
     )
 
@@ -83,12 +88,11 @@ def _last(stacks: str) -> str:
 
 def lines(postmortem: Postmortem) -> Iterator[str]:
     """For people and for the log."""
-    count = len(postmortem.requests)
-    started, last = _time(postmortem.started_at), _time(postmortem.last_written_at)
-    yield (
-        f"worker {postmortem.number}, pid {postmortem.pid}, died with {count} request{'' if count == 1 else 's'} in"
-        f" flight; started {started}, its last request began {last}"
-    )
+    unlisted, torn = postmortem.unlisted_requests, postmortem.torn_requests
+    count = len(postmortem.requests) + unlisted + torn
+    died = f"died with {_requests(count)} in flight" if count else "may have died with requests in flight"
+    last = f", its last request began {_time(postmortem.last_written_at)}" if count else ""
+    yield f"worker {postmortem.number}, pid {postmortem.pid}, {died}; started {_time(postmortem.started_at)}{last}"
     for request in postmortem.requests:
         facts = [f"core {request.core}", f"since {_time(request.started_at)}"]
         if request.request_id:
@@ -96,12 +100,20 @@ def lines(postmortem: Postmortem) -> Iterator[str]:
         if request.remote_address:
             facts.append(f"from {request.remote_address}")
         yield printable(f"  {request.method} {request.path}  ({', '.join(facts)})")
+    if unlisted:
+        yield f"  {_requests(unlisted)} more, begun later"
+    if torn:
+        yield f"  {_requests(torn)} that {'was' if torn == 1 else 'were'} being noted: nothing else is known"
     if postmortem.unrecorded_cores:
-        yield f"  {postmortem.unrecorded_cores} more threads had no row in its table: what they served is not known"
+        yield f"  threads beyond its table: {postmortem.unrecorded_cores}; what they served, if anything, is not known"
     if postmortem.stacks:
         yield "its last report or stacks:"
         for line in postmortem.stacks.rstrip().split("\n"):
             yield "  " + printable(line)
+
+
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
 
 
 def _time(unix: float) -> str:
@@ -128,7 +140,7 @@ def decode(content: bytes) -> Postmortem:
     try:
         found = json.loads(content)
         if not isinstance(found, dict) or found.get("postmortem") != VERSION:
-            raise FormatError("this is no postmortem of version 1")
+            raise FormatError(f"this is no postmortem of version {VERSION}")
         requests = tuple(
             LostRequest(
                 core=int(request["core"]),
@@ -142,7 +154,7 @@ def decode(content: bytes) -> Postmortem:
             for request in found["requests"]
         )
         kept = {field.name: found[field.name] for field in fields(Postmortem)}
-        for key in ("number", "pid", "unrecorded_cores"):
+        for key in ("number", "pid", "unlisted_requests", "torn_requests", "unrecorded_cores"):
             kept[key] = int(kept[key])
         for key in ("started_at", "last_written_at", "found_at"):
             kept[key] = _a_time(kept[key])

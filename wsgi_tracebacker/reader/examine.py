@@ -194,8 +194,8 @@ class _Unanswering:
             unix=time.time(),
             clocks_are_ours=self.processes.is_boot(self.card.boot_id),
         )
-        if reading.unrecorded_cores:
-            self.notes.append(f"{reading.unrecorded_cores} of its cores are not in its table")
+        if reading.header.unrecorded_cores:
+            self.notes.append(f"{reading.header.unrecorded_cores} of its cores are not in its table")
         if self._standing == SAME:
             snapshot = snapshot._replace(stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
         if dumped is not None:

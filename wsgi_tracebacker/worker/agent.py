@@ -334,7 +334,7 @@ class Agent:
     def _take_slot(self, preferred: int | None = None) -> None:
         base = self.settings.base
         try:
-            taken = slot.claim(base, preferred)
+            taken = _claim(base, preferred)
             if taken is None:
                 faults.warn_once(
                     "numbers",
@@ -391,6 +391,9 @@ class Agent:
         refused: list[tuple[str, str, object]] = []
         base = self.settings.base
         self._close_black_box(remove=True)
+        # Whether we ever write one of our own or not: what a predecessor reported must not be told beside our table.
+        stacks_path = blackbox.path_of(base, number, layout.STACKS)
+        blackbox.remove(stacks_path)
         try:
             self._table = blackbox.create(blackbox.path_of(base, number, layout.TABLE), self._header(number))
         except (OSError, ValueError) as error:
@@ -399,7 +402,7 @@ class Agent:
             self.cores.record_in(self._table)
             if self.listener is not None and self.listener.native_id is not None:
                 self._table.set_listener(self.listener.native_id)
-        self._stacks_file = StacksFile(blackbox.path_of(base, number, layout.STACKS))
+        self._stacks_file = StacksFile(stacks_path)
         if self.settings.dump_signal is not None:
             dump_signal = DumpSignal(self.settings.dump_signal)
             if dump_signal.register(self._stacks_file):
@@ -522,7 +525,7 @@ class Agent:
             started_at=self._started_at or 0.0,
             monotonic=monotonic(),
             unix=unix_time(),
-            cores=0,
+            unrecorded_cores=0,
             is_closed=False,
             boot_id=kernel.boot_id(),
             server=self._server,
@@ -812,6 +815,23 @@ def _after_fork() -> None:
         faults.forget()
     except Exception:
         faults.caught("after a fork")
+
+
+def _claim(base: str, preferred: int | None) -> slot.Slot | None:
+    """Take a number, but not one whose worker lives and has only lost its card and its socket.
+
+    Its black box has the name of that number: here it would lose that too, and if it died before its next look at its
+    paths, its requests. So it gets its number back.
+    """
+    first = 1
+    taken = slot.claim(base, preferred)
+    while taken is not None and postmortem.lives_on(base, taken.number, os.getpid()):
+        taken.release()
+        if taken.number != preferred:
+            first = taken.number + 1
+        preferred = None
+        taken = slot.claim(base, first=first)
+    return taken
 
 
 def _uwsgi_worker_id() -> int | None:

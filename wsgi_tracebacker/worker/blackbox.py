@@ -4,8 +4,8 @@ Knows where these files are, who may read them and how large they may grow. Refu
 is none of, and the application is served. The layout of the table is in ``formats.blackbox``.
 
 The files are in ``/dev/shm``: a write there never waits for a disk, which shared maps of files on one do, for
-hundreds of milliseconds. They are allocated in full (a sparse file is SIGBUS when memory runs out), never truncated
-while somebody may have them mapped, and never synced.
+hundreds of milliseconds. What is mapped is allocated in full (a sparse file is SIGBUS when memory runs out), never
+truncated while somebody may have it mapped, and never synced.
 
 A report is written to the stacks file before it is logged, because logging may hang: an overdue request may hold the
 lock of the very handler that the report would go to.
@@ -30,7 +30,7 @@ MAX_STACKS_BYTES = 512 * 1024
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  (0600, no symlinks followed, the owner checked)
 _OWNER_ONLY = 0o600
 
-#: What a row is written to by cores that have none in the table: beyond its end, or before there is one.
+#: A row's memory, its offset there, and its head.
 Row = tuple["mmap.mmap | memoryview[int]", int, "memoryview[float]"]
 
 
@@ -62,29 +62,67 @@ class Table:
         self._descriptor = descriptor
         self._memory = memory
         self._inode = inode
+        #: A part of the table each: where its first row is. The header is in the first.
+        self._parts = [(memory, layout.HEADER_BYTES)]
 
     def row(self, core: int) -> Row | None:
         """The row of a core; None beyond the end."""
-        if core >= layout.ROWS:
+        place = self._place(core)
+        if place is None:
             return None
-        offset = layout.row_offset(core)
-        return self._memory, offset, memoryview(self._memory)[offset : offset + 8].cast("d")
+        memory, offset = place
+        return memory, offset, memoryview(memory)[offset : offset + 8].cast("d")
 
-    def own(self, core: int, ident: int, native_id: int | None) -> None:
-        """Say once which thread a row is for, and how many cores were given out so far."""
-        if core < layout.ROWS:
-            offset = layout.row_offset(core) + layout.OWNER_OFFSET
-            layout.OWNER.pack_into(self._memory, offset, ident, native_id or 0, core)
-        known = layout.NUMBER.unpack_from(self._memory, layout.CORES_OFFSET)[0]
-        if core >= known:
-            layout.NUMBER.pack_into(self._memory, layout.CORES_OFFSET, core + 1)
+    def own(self, core: int, ident: int, native_id: int | None) -> bool:
+        """Say once which thread a row is for; whether there is one."""
+        place = self._place(core)
+        while place is None and self._grow():
+            place = self._place(core)
+        if place is None:
+            return False
+        memory, offset = place
+        layout.OWNER.pack_into(memory, offset + layout.OWNER_OFFSET, ident, native_id or 0, core)
+        return True
 
     def describe(self, core: int, token: float, remote_address: str | None, request_id: str | None) -> None:
         """Add to the row of a request that stays."""
-        if core < layout.ROWS:
-            offset = layout.row_offset(core) + layout.DETAIL_OFFSET
+        place = self._place(core)
+        if place is not None:
+            memory, offset = place
+            offset += layout.DETAIL_OFFSET
             content = layout.detail_bytes(token, remote_address, request_id)
-            self._memory[offset : offset + len(content)] = content
+            memory[offset : offset + len(content)] = content
+
+    def _place(self, core: int) -> tuple[mmap.mmap, int] | None:
+        part, index = divmod(core, layout.ROWS)
+        if part >= len(self._parts):
+            return None
+        memory, offset = self._parts[part]
+        return memory, offset + index * layout.ROW_BYTES
+
+    def _grow(self) -> bool:
+        """Add rows; whether that was possible. Called under the lock of the cores.
+
+        The file gets longer, and what is mapped of it stays where it is: cores go on writing to it.
+        """
+        begin = layout.row_offset(len(self._parts) * layout.ROWS)
+        length = layout.ROWS * layout.ROW_BYTES
+        # Only whole pages are mapped.
+        surplus = begin % mmap.ALLOCATIONGRANULARITY
+        if begin + length > layout.MAX_FILE_BYTES or inode_of(self._descriptor) != self._inode:
+            return False
+        try:
+            os.posix_fallocate(self._descriptor, begin, length)
+            memory = mmap.mmap(self._descriptor, surplus + length, offset=begin - surplus)
+        except (OSError, ValueError):
+            return False
+        self._parts.append((memory, surplus))
+        layout.NUMBER.pack_into(self._memory, layout.ROWS_OFFSET, len(self._parts) * layout.ROWS)
+        return True
+
+    def set_unrecorded(self, cores: int) -> None:
+        """Say how many cores have no row."""
+        layout.NUMBER.pack_into(self._memory, layout.UNRECORDED_OFFSET, cores)
 
     def set_listener(self, native_id: int) -> None:
         """Say which thread answers the socket."""
@@ -109,7 +147,7 @@ class Table:
         if inode_of(self._descriptor) == self._inode:
             os.close(self._descriptor)
         else:
-            _kept.append(self._memory)
+            _kept.extend(memory for memory, _ in self._parts)
         self._descriptor = -1
         # The memory stays mapped until the last core has let go of its row.
 
@@ -146,7 +184,7 @@ def read(path: str) -> bytes | None:
         if not _is_ours(os.fstat(descriptor)):
             return None
         # Larger than any file of ours: what is over that is not.
-        return os.pread(descriptor, layout.FILE_BYTES + MAX_STACKS_BYTES, 0)
+        return os.pread(descriptor, layout.MAX_FILE_BYTES + 1, 0)
     except OSError:
         return None
     finally:

@@ -59,6 +59,8 @@ class Cores:
         #: Requests finished by cores that were freed.
         self._finished_before = 0.0
         self._table: Table | None = None
+        #: Numbers of the cores for which the table has no row.
+        self._unrecorded: set[int] = set()
         self._worker_number: int | None = None
 
     def take(
@@ -114,13 +116,16 @@ class Cores:
         """From now on, requests are noted in this table; those in flight go on there."""
         with self._lock:
             self._table = table
+            self._unrecorded.clear()
             for core in self._taken.values():
                 self._give_row(core)
 
     def _give_row(self, core: Core) -> None:
         table, number = self._table, core.number
         if table is not None and number is not None:
-            table.own(number, core.ident, core.native_id)
+            if not table.own(number, core.ident, core.native_id):
+                self._unrecorded.add(number)
+                table.set_unrecorded(len(self._unrecorded))
             core.move_row(table.row(number))
 
     def abandon(self) -> None:
@@ -175,6 +180,10 @@ class Cores:
                 dropped.append(self._taken.pop(core.number))
                 heapq.heappush(self._numbers, core.number)
                 self._finished_before += core.finished
+                if core.number in self._unrecorded:
+                    self._unrecorded.discard(core.number)
+                    if self._table is not None:
+                        self._table.set_unrecorded(len(self._unrecorded))
 
 
 def _end_if_dropped(core: Core, dropped: list[object]) -> None:

@@ -1,7 +1,9 @@
 """Whoever takes the number of a worker that died says what that one was doing.
 
-Knows where a predecessor's table, stacks and postmortem are. Refuses to judge whether it is dead: its lock was free,
-and now is ours.
+Knows where a predecessor's table, stacks and postmortem are, and that a free lock is no proof of its death: a cleaner
+of ``/tmp`` takes card and socket away from one that lives, and whoever makes a card there has the lock of another file.
+So nothing is told of a process that the kernel says runs. Where it cannot say (the table is of another boot, or of
+another pid namespace), the lock is believed.
 
 Each death is said once, because what is said is in the table, and the table is read and taken away under the lock: by
 a successor, or by a master that saw its worker end, whoever is first.
@@ -19,7 +21,27 @@ from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.worker import blackbox, kernel, slot
 
 if TYPE_CHECKING:
+    from wsgi_tracebacker.formats.blackbox import Header
     from wsgi_tracebacker.reports import Postmortem
+
+
+def lives_on(base: str, number: int, own_pid: int) -> bool:
+    """Whether another process goes on writing the table of a number, though the lock of that was free."""
+    content = blackbox.read(blackbox.path_of(base, number, layout.TABLE))
+    try:
+        header = layout.decode_header(content) if content is not None else None
+    except FormatError:
+        return False
+    return header is not None and header.pid != own_pid and _lives(header)
+
+
+def _lives(header: Header) -> bool:
+    return (
+        not header.is_closed
+        and header.boot_id == kernel.boot_id()
+        and header.pid_namespace == kernel.pid_namespace()
+        and kernel.runs(header.pid, header.start_ticks)
+    )
 
 
 def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmortem | None:
@@ -29,7 +51,7 @@ def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmort
         return None
     try:
         header = layout.decode_header(content)
-        if (header.pid, header.start_ticks) == (own_pid, own_start_ticks):
+        if (header.pid, header.start_ticks) == (own_pid, own_start_ticks) or _lives(header):
             return None
         stacks = blackbox.read(blackbox.path_of(base, number, layout.STACKS))
         postmortem = postmortem_format.of_table(content, base, unix_time(), stacks)
@@ -54,8 +76,9 @@ def bury(base: str, pid: int) -> tuple[bool, Postmortem | None]:
             continue
         try:
             died = take(base, number, os.getpid(), kernel.start_ticks() or 0)
-            for kind in (layout.TABLE, layout.STACKS):
-                blackbox.remove(blackbox.path_of(base, number, kind))
+            if not lives_on(base, number, os.getpid()):
+                for kind in (layout.TABLE, layout.STACKS):
+                    blackbox.remove(blackbox.path_of(base, number, kind))
         finally:
             # Its socket is gone already: claiming a number makes room for the next socket.
             taken.release()

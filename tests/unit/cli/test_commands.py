@@ -367,7 +367,7 @@ def dug(monkeypatch: pytest.MonkeyPatch) -> list[Findings]:
 
 
 LOST = Postmortem(
-    2, "/tmp/tb", 43, None, None, 0.0, 5.0, 9.0, (LostRequest(0, 43, "GET", "/x", 5.0, None, None),), 0, None
+    2, "/tmp/tb", 43, None, None, 0.0, 5.0, 9.0, (LostRequest(0, 43, "GET", "/x", 5.0, None, None),), 0, 0, 0, None
 )
 
 

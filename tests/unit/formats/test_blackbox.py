@@ -20,7 +20,7 @@ HEADER = blackbox.Header(
     started_at=1000.5,
     monotonic=50.25,
     unix=2000.75,
-    cores=2,
+    unrecorded_cores=0,
     is_closed=False,
     boot_id="e890ee4d-2e34-4b35-818d-9ad3f633b640",
     server="gunicorn/27.0.1",
@@ -75,6 +75,25 @@ def test_rows_that_are_being_written_are_counted() -> None:
     assert blackbox.decode_rows(table(row(path=b"/a")), table(row(path=b"/b"))) == ([], 1)
 
 
+def test_a_table_that_grows_is_read() -> None:
+    """With all of its rows, also by a read that met its old number of rows and some of the new ones."""
+    last = row(41.0, b"/last", core=blackbox.ROWS)
+    grown = table(row()) + last.ljust(blackbox.ROW_BYTES, b"\0")
+    header = grown[:20] + struct.pack("<I", blackbox.ROWS + 1) + grown[24:]
+    for content in (grown, header):
+        assert blackbox.decode_header(content) == HEADER
+        rows, torn = blackbox.decode_rows(content, content)
+        assert ([each.path for each in rows], torn) == (["/x", "/last"], 0)
+        assert blackbox.decode_last_start(content) == 41.0
+        assert set(blackbox.decode_owners(content)) == {0, blackbox.ROWS}
+
+
+def test_the_last_start_is_that_of_any_request() -> None:
+    """Also of one that was being noted; not of an idle row, and of none where there is none."""
+    assert blackbox.decode_last_start(table(row(40.0), row(42.0, tail=39.0), row(0.0, tail=50.0))) == 42.0
+    assert blackbox.decode_last_start(table(row(0.0), row(float("nan")), row(1e300))) is None
+
+
 @pytest.mark.parametrize(
     ("field", "path"),
     [
@@ -114,6 +133,8 @@ def test_files_of_other_bases_have_other_names() -> None:
         table()[:100],
         table().replace(blackbox.MAGIC, b"WSGI-TB-blackbox"),
         table()[:20] + struct.pack("<I", blackbox.ROWS - 1) + table()[24:],
+        table()[:20] + struct.pack("<I", blackbox.ROWS * 2) + table()[24:],
+        table().ljust(blackbox.MAX_FILE_BYTES + blackbox.ROW_BYTES, b"\0"),
     ],
 )
 def test_what_is_no_whole_table_is_an_error(content: bytes) -> None:
@@ -124,7 +145,7 @@ def test_what_is_no_whole_table_is_an_error(content: bytes) -> None:
 
 def test_another_version_is_named() -> None:
     """Both versions are, its and ours."""
-    with pytest.raises(FormatError, match="of version 9, this program reads version 1"):
+    with pytest.raises(FormatError, match="of version 9, this program reads version 2"):
         blackbox.decode_header(table()[:16] + struct.pack("<I", 9) + table()[20:])
 
 

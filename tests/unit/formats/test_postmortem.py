@@ -42,6 +42,8 @@ postmortems = st.builds(
         ),
         max_size=3,
     ).map(tuple),
+    unlisted_requests=_counts,
+    torn_requests=_counts,
     unrecorded_cores=_counts,
     stacks=_optional,
 )
@@ -62,16 +64,50 @@ def test_a_dead_workers_table_tells_what_it_served() -> None:
 def test_nothing_in_flight_is_no_postmortem() -> None:
     """Nor is an end in order, whatever the rows hold."""
     assert postmortem.of_table(table(row(0.0)), "/tmp/tb", 0.0, None) is None
-    closed = replace(HEADER, is_closed=True)
+    closed = replace(HEADER, is_closed=True, unrecorded_cores=1)
     assert postmortem.of_table(table(row(), header=closed), "/tmp/tb", 0.0, None) is None
 
 
-def test_threads_beyond_the_table_are_counted() -> None:
-    """More requests than rows are not lost in silence."""
-    found = postmortem.of_table(table(row(), header=replace(HEADER, cores=600)), "/tmp/tb", 0.0, None)
+def test_of_very_many_requests_the_oldest_are_told() -> None:
+    """The others are counted, not lost in silence."""
+    many = table() + table()[blackbox.HEADER_BYTES :]
+    content = bytearray(many)
+    for index in range(600):
+        offset = blackbox.row_offset(index)
+        whole = row(1000.0 - index, core=index)
+        content[offset : offset + len(whole)] = whole
+    found = postmortem.of_table(bytes(content), "/tmp/tb", 0.0, None)
     assert found is not None
-    assert found.unrecorded_cores == 600 - blackbox.ROWS
-    assert "  88 more threads had no row in its table: what they served is not known" in list(postmortem.lines(found))
+    assert (len(found.requests), found.unlisted_requests) == (512, 88)
+    assert (found.requests[0].core, found.requests[-1].core) == (599, 88)
+    head, *_, last = postmortem.lines(found)
+    assert "died with 600 requests in flight" in head
+    assert last == "  88 requests more, begun later"
+
+
+def test_a_request_that_was_being_noted_is_told() -> None:
+    """Death came between two bytes of its row: what those say is not believed, but it is counted."""
+    found = postmortem.of_table(table(row(42.0, tail=39.0)), "/tmp/tb", 0.0, None)
+    assert found is not None
+    assert (found.requests, found.torn_requests) == ((), 1)
+    head, last = postmortem.lines(found)
+    assert "died with 1 request in flight" in head
+    assert last == "  1 request that was being noted: nothing else is known"
+    assert found.last_written_at == HEADER.unix - HEADER.monotonic + 42.0
+
+
+def test_what_cannot_even_be_counted_is_said() -> None:
+    """Cores beyond the end of the table may have served something, which is no claim that they did."""
+    header = replace(HEADER, unrecorded_cores=88)
+    found = postmortem.of_table(table(row(0.0), header=header), "/tmp/tb", 0.0, None)
+    assert found is not None
+    head, last = postmortem.lines(found)
+    assert "may have died with requests in flight; started 1970-01-01" in head
+    assert "its last request began" not in head
+    assert last == "  threads beyond its table: 88; what they served, if anything, is not known"
+    found = postmortem.of_table(table(row(), header=header), "/tmp/tb", 0.0, None)
+    assert found is not None
+    assert "died with 1 request in flight" in next(iter(postmortem.lines(found)))
 
 
 def test_it_reads_well() -> None:
@@ -87,7 +123,7 @@ def test_it_reads_well() -> None:
 
 
 GENUINE = {
-    "postmortem": 1,
+    "postmortem": 2,
     "number": 3,
     "base": "/tmp/tb",
     "pid": 4711,
@@ -96,6 +132,8 @@ GENUINE = {
     "started_at": 1.0,
     "last_written_at": 2.0,
     "found_at": 3.0,
+    "unlisted_requests": 0,
+    "torn_requests": 0,
     "unrecorded_cores": 0,
     "stacks": "one\ntwo",
     "requests": [
@@ -161,7 +199,7 @@ _headers = st.builds(
     started_at=_numbers,
     monotonic=_numbers,
     unix=_numbers,
-    cores=st.integers(0, 2**32 - 1),
+    unrecorded_cores=st.integers(0, 2**32 - 1),
     boot_id=texts,
     server=_optional,
     application=_optional,
@@ -180,7 +218,7 @@ def test_any_table_is_a_postmortem_or_a_format_error(
             can_be_shown(found)
 
 
-@pytest.mark.parametrize("change", [{"postmortem": 2}, {"requests": None}, {"pid": "x"}, {"requests": [{}]}])
+@pytest.mark.parametrize("change", [{"postmortem": 1}, {"requests": None}, {"pid": "x"}, {"requests": [{}]}])
 def test_another_shape_is_an_error(change: dict[str, object]) -> None:
     """A version that is not known, keys that are missing or of the wrong type."""
     found = postmortem.of_table(table(row()), "/tmp/tb", 0.0, None)

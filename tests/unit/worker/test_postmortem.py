@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.servers import asking
 from tests.support import black_boxes
 from tests.unit.worker.test_slot import card
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats.blackbox import FLIGHT
-from wsgi_tracebacker.worker import blackbox, postmortem, slot
+from wsgi_tracebacker.worker import blackbox, kernel, postmortem, slot
 
 if TYPE_CHECKING:
-    import pytest
-
     from wsgi_tracebacker.worker.slot import Slot
 
 #: Of no process: above the kernel's own limit.
 DEAD = 2**22 + 7
 
 
-def leave(base: str, *, in_flight: bool, pid: int = DEAD) -> Slot:
-    """A worker with all its files; it is dead once its slot is forgotten."""
+def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
+    """A worker with all its files; it is dead once its slot is forgotten, if ``whose`` does not say that it lives."""
     taken = slot.claim(base)
     assert taken is not None
     taken.write_card(card(taken.number, base)._replace(pid=pid))
@@ -38,14 +39,14 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD) -> Slot:
         started_at=1.0,
         monotonic=monotonic(),
         unix=2.0,
-        cores=1,
+        unrecorded_cores=0,
         is_closed=False,
         boot_id="boot",
         server="gunicorn",
         application="shop",
         python="CPython",
     )
-    table = blackbox.create(blackbox.path_of(base, taken.number, layout.TABLE), header)
+    table = blackbox.create(blackbox.path_of(base, taken.number, layout.TABLE), replace(header, **whose))
     row = table.row(0)
     assert row is not None
     table.own(0, 1, 1)
@@ -76,6 +77,50 @@ def test_a_dead_worker_is_buried(base: str) -> None:
     assert left(base) == ["postmortem"]
     assert postmortem.bury(base, DEAD) == (False, None)
     assert postmortem.take(base, 1, os.getpid(), 1) is None
+
+
+def living() -> dict[str, Any]:
+    """What a header says of another process that lives: the one that runs the tests."""
+    pid = os.getppid()
+    return {
+        "pid": pid,
+        "start_ticks": kernel.start_ticks(pid) or 0,
+        "boot_id": kernel.boot_id(),
+        "pid_namespace": kernel.pid_namespace(),
+    }
+
+
+def test_who_lives_is_not_told_dead(base: str) -> None:
+    """A card that was removed frees a lock, and ends no worker: nothing is told, kept or taken away from it."""
+    leave(base, in_flight=True, **living()).release()
+    before = left(base)
+    assert postmortem.lives_on(base, 1, os.getpid())
+    assert postmortem.take(base, 1, os.getpid(), 1) is None
+    assert left(base) == before
+    # Not even if the card there is of another one, which did die.
+    other = slot.claim(base)
+    assert other is not None
+    other.write_card(card(1, base)._replace(pid=DEAD))
+    other.forget()
+    assert postmortem.bury(base, DEAD) == (True, None)
+    assert left(base) == before
+
+
+@pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "boot"}, {"pid_namespace": 1}, {"is_closed": True}])
+def test_of_another_life_a_pid_says_nothing(base: str, change: dict[str, object]) -> None:
+    """It was used again, or was another boot's or another namespace's, or its worker ended in order."""
+    leave(base, in_flight=True, **{**living(), **change}).forget()
+    assert not postmortem.lives_on(base, 1, os.getpid())
+    assert (postmortem.take(base, 1, os.getpid(), 1) is None) == ("is_closed" in change)
+
+
+def test_nobody_lives_where_there_is_no_table(base: str) -> None:
+    """None at all, one that cannot be read, and this process's own."""
+    assert not postmortem.lives_on(base, 1, os.getpid())
+    black_boxes.path_of(base, 1, layout.TABLE).write_bytes(b"garbage")
+    assert not postmortem.lives_on(base, 1, os.getpid())
+    leave(base, in_flight=True, **living()).forget()
+    assert not postmortem.lives_on(base, 1, os.getppid())
 
 
 def test_one_that_served_nothing_is_buried_in_silence(base: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker import agent, blackbox
+from wsgi_tracebacker.worker.cores import Cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,17 +77,67 @@ def test_an_unusual_method_is_cut_to_its_field(base: str, method: str) -> None:
     assert [row.method for row in seen] == [method[: layout.METHOD_BYTES]]
 
 
-def test_cores_beyond_the_table_are_counted(tmp_path: Path) -> None:
-    """The table says how many cores were given out; those without a row write to memory of their own."""
+def test_the_table_gets_rows_for_its_cores(tmp_path: Path) -> None:
+    """As they come, up to its end; what was in flight goes on, and those beyond the end are counted while they live."""
     header = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
     table = blackbox.create(str(tmp_path / "table"), header)
     try:
-        assert table.row(layout.ROWS - 1) is not None
-        assert table.row(layout.ROWS) is None
-        table.own(layout.ROWS + 87, 1, 1)
-        content = Path(table.path).read_bytes()
-        assert layout.decode_header(content).cores == layout.ROWS + 88
+        cores = Cores(_thread.allocate_lock)
+        many = [cores.take(1, 1, None) for _ in range(2)]
+        many[1][0].note({"REQUEST_METHOD": "GET", "PATH_INFO": "/first"}, 5.0)
+        many[1][0].started = 5.0
+        cores.record_in(table)
+
+        def content() -> bytes:
+            whole = Path(table.path).read_bytes()
+            assert os.stat(table.path).st_blocks * 512 >= len(whole)
+            return whole
+
+        assert len(content()) == layout.FILE_BYTES
+        many += [cores.take(1, 1, None) for _ in range(layout.ROWS)]
+        assert len(content()) == layout.row_offset(2 * layout.ROWS)
+        last = many[-1][0]
+        last.note({"REQUEST_METHOD": "GET", "PATH_INFO": "/last"}, 6.0)
+        last.started = 6.0
+        table.describe(layout.ROWS + 1, 6.0, "192.0.2.1", None)
+        rows, _ = layout.decode_rows(content(), content())
+        assert [(row.core, row.path, row.remote_address) for row in rows] == [
+            (1, "/first", None),
+            (layout.ROWS + 1, "/last", "192.0.2.1"),
+        ]
+        last.end(7.0)
+        assert [row.core for row in layout.decode_rows(content(), content())[0]] == [1]
+
+        many += [cores.take(1, 1, None) for _ in range(layout.MAX_ROWS - layout.ROWS)]
+        assert len(content()) == layout.MAX_FILE_BYTES
+        assert layout.decode_header(content()).unrecorded_cores == 2
+        many[-1][0].note({"REQUEST_METHOD": "GET", "PATH_INFO": "/beyond"}, 6.0)
+        assert many[-1][0].noted() == ("GET", "/beyond")
+        del many[2:], last
+        gc.collect()
+        cores.all()
+        assert layout.decode_header(content()).unrecorded_cores == 0
     finally:
+        table.close(remove=True)
+
+
+def test_a_table_whose_descriptor_is_anothers_does_not_grow(tmp_path: Path) -> None:
+    """An application that closes all descriptors and opens its own: its file is not made longer."""
+    header = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
+    table = blackbox.create(str(tmp_path / "table"), header)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"x")
+    descriptor, own = os.open(precious, os.O_RDWR), os.dup(table._descriptor)
+    os.dup2(descriptor, table._descriptor)
+    try:
+        assert table.own(layout.ROWS - 1, 1, 1)
+        assert not table.own(layout.ROWS, 1, 1)
+        assert table.row(layout.ROWS) is None
+        assert precious.read_bytes() == b"x"
+    finally:
+        os.dup2(own, table._descriptor)
+        os.close(own)
+        os.close(descriptor)
         table.close(remove=True)
 
 
