@@ -89,8 +89,8 @@ _GRANIAN = {
     "length": LENGTH,
     "warned": WARNED,
     "killed": SERVICE_ENDS,
-    "SIGTERM": FILES_STAY,
-    "SIGINT": FILES_STAY,
+    "SIGTERM": CLEAN,
+    "SIGINT": CLEAN,
 }
 _UVICORN = {
     "software": NO_SOFTWARE,
@@ -123,7 +123,7 @@ _ROWS: dict[str, dict[str, Cell]] = {
     "gunicorn 25 eventlet": _GREENLETS,
     "uWSGI --threads": _UWSGI,
     "uWSGI without threads": {**_UWSGI, "seen": TWO_WORKERS},
-    "Apache mod_wsgi daemon": {**_APACHE, "SIGTERM": FILES_STAY, "SIGINT": FILES_STAY},
+    "Apache mod_wsgi daemon": _APACHE,
     "Apache mod_wsgi daemon, %{GLOBAL}": _APACHE,
     "Apache mod_wsgi embedded, event, %{GLOBAL}": _APACHE,
     "Apache mod_wsgi embedded, prefork, %{GLOBAL}": {**_APACHE, "seen": ONE_CORE},
@@ -146,7 +146,7 @@ _ROWS: dict[str, dict[str, Cell]] = {
         "seen": ANY_THREE_CORES,
         "sendfile": NO_WRAPPER,
         "length": NO_LENGTH,
-        "SIGINT": FILES_STAY,
+        "SIGTERM": CLEAN,
     },
     "gevent.pywsgi": {
         **_ONE_PROCESS,
