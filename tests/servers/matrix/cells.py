@@ -42,8 +42,6 @@ SERVICE_ENDS = Cell("no: the service ends", ("the service ends",))
 CLEAN = Cell("nothing is left")
 FILES_STAY = Cell("files stay")
 RELOADS = Cell("reloads", ("it reloads",))
-#: uWSGI runs no atexit in a worker that it takes for busy, which it is for a moment after its response.
-MOSTLY_CLEAN = Cell("nothing, or files stay", ("nothing is left", "files stay"))
 
 ONE_CORE = Cell("`WSGIWorker1Core0`", ("WSGIWorker1Core0",))
 TWO_WORKERS = Cell("`WSGIWorker1Core0`, `WSGIWorker2Core0`", ("WSGIWorker1–2Core0",))  # noqa: RUF001
@@ -79,7 +77,6 @@ _UWSGI = {
     **_GUNICORN,
     "software": NO_SOFTWARE,
     "SIGTERM": RELOADS,
-    "SIGINT": MOSTLY_CLEAN,
 }
 _APACHE = {**_GUNICORN, "software": software("Apache")}
 _GRANIAN = {

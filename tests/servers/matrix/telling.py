@@ -308,6 +308,7 @@ class _Story:
             self._server = self._kind.start(self._where)
         self._wait_until_first_worker()
         wait_until(lambda: asking.are_idle(self._base), "it is done with the request before")
+        wait_until(self._server.is_idle, "it knows that itself")
         before = set(process_group(self._server.pid))
         self._server.process.send_signal(number)
 
