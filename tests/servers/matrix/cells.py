@@ -122,6 +122,8 @@ _ROWS: dict[str, dict[str, Cell]] = {
     "uWSGI without threads": {**_UWSGI, "seen": TWO_WORKERS},
     "Apache mod_wsgi daemon": _APACHE,
     "Apache mod_wsgi daemon, %{GLOBAL}": _APACHE,
+    "Apache mod_wsgi embedded, event": _APACHE,
+    "Apache mod_wsgi embedded, prefork": {**_APACHE, "seen": ONE_CORE},
     "Apache mod_wsgi embedded, event, %{GLOBAL}": _APACHE,
     "Apache mod_wsgi embedded, prefork, %{GLOBAL}": {**_APACHE, "seen": ONE_CORE},
     "granian --respawn-failed-workers": {**_GRANIAN, "warned": NOT_WARNED, "killed": RESPAWNS},

@@ -23,7 +23,7 @@ from tests.programs import story
 from tests.servers import asking
 from tests.support import clients
 from tests.support.programs import cannot_be_tried, require_program
-from tests.support.servers import process_group
+from tests.support.servers import END_SECONDS, process_group
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ class _Story:
             # A server that ends has fewer processes, and no new ones.
             return "it reloads" if set(process_group(self._server.pid)) - before else None
 
-        what = wait_until(over, lambda: f"it has ended: {process_group(self._server.pid)}")
+        what = wait_until(over, lambda: f"it has ended: {process_group(self._server.pid)}", END_SECONDS)
         assert what is not None
         if what == "it reloads":
             self._kill_all()
