@@ -92,6 +92,49 @@ def test_a_process_that_exits_in_order_leaves_no_file(base: str) -> None:
         assert os.listdir(os.path.dirname(base)) == []
 
 
+#: A server whose workers are children of multiprocessing, as granian's are; the one that it has forks once, and says
+#: which files there are then.
+CHILD = """
+import multiprocessing, multiprocessing.util, os, sys
+from wsgi_tracebacker import TracebackerMiddleware
+
+application = TracebackerMiddleware(lambda *_: [], sys.argv[1])
+
+def serve(forks):
+    list(application({"REQUEST_METHOD": "GET"}, print))
+    if forks:
+        pid = os.fork()
+        if pid == 0:
+            multiprocessing.util._exit_function()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print(*sorted(os.listdir(os.path.dirname(sys.argv[1]))), flush=True)
+
+if sys.argv[2] == "parent too":
+    serve(False)
+worker = multiprocessing.get_context("fork").Process(target=serve, args=(True,))
+worker.start()
+worker.join()
+print(*sorted(os.listdir(os.path.dirname(sys.argv[1]))), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("parent", "number"), [("parent not", 1), ("parent too", 2)])
+def test_a_child_of_multiprocessing_leaves_no_file(parent: str, number: int, base: str) -> None:
+    """It runs no atexit, but its finalizers: they take away what is its own. What it forks takes nothing away, and what
+    its parent has asked for is not its end.
+    """
+    command = [sys.executable, "-S", "-c", CHILD, base, parent]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=True)
+    of_parent = ["tb1", "tb1.worker"] if number == 2 else []
+    assert ended.stderr == ""
+    assert [line.split() for line in ended.stdout.splitlines()] == [
+        [*of_parent, f"tb{number}", f"tb{number}.worker"],
+        of_parent,
+    ]
+    assert os.listdir(os.path.dirname(base)) == []
+
+
 def test_two_hundred_processes_never_share_a_number(base: str) -> None:
     """200 processes that start, are killed or end, and start again at random: one owner a number, none leaked."""
     rng = random.Random(20)

@@ -124,10 +124,28 @@ def test_uwsgis_respawned_worker_has_its_number(lazy: tuple[str, ...], uwsgi: St
     clients.request(server.address, "/quick")
     assert asking.pids(base) == {1: server.worker_pids()[1]}
     assert asking.files(base) == asking.expected_files(1)
-    # Whether atexit runs is left to chance: not in a worker that uWSGI takes for busy, which it is for a moment after
-    # its response. So files may stay.
+    os.killpg(server.pid, signal.SIGKILL)
     server.stop()
+    assert asking.files(base) == asking.expected_files(1)
     successor = uwsgi(*WRAPPED, *lazy)
     clients.request(successor.address, "/quick")
     assert asking.pids(base) == {1: successor.worker_pids()[1]}
     assert asking.files(base) == asking.expected_files(1)
+
+
+@pytest.mark.parametrize(
+    ("end_signal", "arguments"),
+    [(signal.SIGINT, ()), (signal.SIGINT, ("--lazy-apps",)), (signal.SIGTERM, ("--die-on-term",))],
+    ids=["SIGINT", "SIGINT lazy-apps", "SIGTERM die-on-term"],
+)
+def test_an_end_in_order_leaves_no_file(
+    end_signal: signal.Signals, arguments: tuple[str, ...], uwsgi: StartUwsgi, base: str
+) -> None:
+    """A worker that uWSGI knows to be idle runs atexit, also in a process that was forked in C."""
+    server = uwsgi(*WRAPPED, *arguments)
+    clients.request(server.address, "/quick")
+    assert asking.files(base) == asking.expected_files(1)
+    wait_until(lambda: asking.are_idle(base) and server.is_idle(), "it is done with the request")
+    server.end_signal = end_signal
+    server.stop()
+    assert asking.files(base) == []

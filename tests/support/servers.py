@@ -6,9 +6,12 @@ Each server has a process group of its own, and the end of the test proves that 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +125,10 @@ class Server:
         if code is not None:
             raise AssertionError(f"{self.command[0]} ended with {code}; its log is:\n{self.log_text()}")
 
+    def is_idle(self) -> bool:
+        """Whether the server itself says that it is done with all requests; no server but uWSGI says anything."""
+        return True
+
     def stop(self) -> None:
         """End the server and prove that nobody of its process group is left. May be said twice."""
         if self.process.poll() is None:
@@ -229,9 +236,11 @@ class Uwsgi(Server):
 
     def __init__(self, *arguments: str, log: Path, env: Mapping[str, str], enable_threads: bool = True) -> None:
         processes = arguments[arguments.index("--processes") + 1] if "--processes" in arguments else "1"
+        # In no folder: the path of a log may be too long for a socket.
+        self._stats = f"wsgi-tb-{secrets.token_hex(8)}"
         super().__init__(
             [
-                *(require_program("uwsgi"), "--http-socket", "127.0.0.1:0", "--master"),
+                *(require_program("uwsgi"), "--http-socket", "127.0.0.1:0", "--master", "--stats", f"@{self._stats}"),
                 *(("--enable-threads",) if enable_threads else ()),
                 *("--virtualenv", sys.prefix, "--pythonpath", str(PROJECT)),
                 *arguments,
@@ -251,6 +260,16 @@ class Uwsgi(Server):
         except BaseException:
             self.stop()
             raise
+
+    def is_idle(self) -> bool:
+        """Whether none of its cores is in a request: for a moment after its response it still is, and a worker that is
+        ended then runs no atexit (``uwsgi_worker_is_busy()`` in uWSGI's ``python_plugin.c``).
+        """
+        with socket.socket(socket.AF_UNIX) as connection:
+            # The abstract name that uWSGI makes of its argument ends in a NUL as well.
+            connection.connect(f"\0{self._stats}\0")
+            told = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
+        return not any(core["in_request"] for worker in told["workers"] for core in worker["cores"])
 
     def worker_pids(self) -> dict[int, int]:
         """As uWSGI itself numbers its workers: the pid that was started last for each number."""

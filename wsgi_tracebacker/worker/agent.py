@@ -11,7 +11,6 @@ forked child (``MADV_WIPEONFORK``). ``os.register_at_fork`` is not enough: uWSGI
 from __future__ import annotations
 
 import _thread
-import atexit
 import grp
 import logging
 import mmap
@@ -30,6 +29,7 @@ from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.model import Card, Counters, Worker
 from wsgi_tracebacker.worker import (
     blackbox,
+    ending,
     faults,
     greenlets,
     interrupt,
@@ -801,7 +801,7 @@ def _register_hooks() -> None:
     if not _hooks_registered:
         _hooks_registered = True
         os.register_at_fork(after_in_child=_after_fork)
-        atexit.register(stop)
+    ending.call(stop)
 
 
 def _after_fork() -> None:

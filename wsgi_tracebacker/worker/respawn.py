@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-#: The start of ``SERVER_SOFTWARE``, and why killing a process of that server ends the service.
+#: The start of ``SERVER_SOFTWARE``, or what we call who has none, and why killing a process of that server ends the
+#: service.
 _NOTHING_RESPAWNS = {
     "waitress": "waitress has only this one: the whole service ends",
     "Cheroot": "cheroot has only this one: the whole service ends",
@@ -16,11 +17,15 @@ _NOTHING_RESPAWNS = {
     "Werkzeug": "werkzeug's server has only this one: the whole service ends",
     "WSGIServer": "wsgiref's server has only this one: the whole service ends",
     "gevent": "gevent's server has only this one: the whole service ends",
-    "Hypercorn": "hypercorn ends when one of its workers dies",
+    "hypercorn": "hypercorn ends when one of its workers dies",
+    "eventlet": "eventlet's server has only this one: the whole service ends",
     "TwistedWeb": "Twisted has only this one: the whole service ends",
     "granian": "granian starts a new worker only with --respawn-failed-workers",
     "uvicorn": "uvicorn runs without --workers and has only this one: the whole service ends",
 }
+
+#: What is loaded where a server without a ``SERVER_SOFTWARE`` runs, and what it is called above.
+_UNNAMED = {"twisted.web.wsgi": "TwistedWeb", "hypercorn": "hypercorn", "eventlet.wsgi": "eventlet"}
 
 
 def why_nothing_respawns(server_software: str | None, *, is_multiprocess: bool = False) -> str | None:
@@ -37,6 +42,9 @@ def why_nothing_respawns(server_software: str | None, *, is_multiprocess: bool =
             return None
         return None
     name = (server_software or _unnamed_server() or "").lower()
+    if "gunicorn/" in name:
+        # Its gevent_pywsgi is "gevent/26.9.0 gunicorn/27.0.1".
+        return None
     for start, reason in _NOTHING_RESPAWNS.items():
         if name.startswith(start.lower()):
             return None if _is_replaced(start, is_multiprocess=is_multiprocess) else reason
@@ -44,12 +52,13 @@ def why_nothing_respawns(server_software: str | None, *, is_multiprocess: bool =
 
 
 def _unnamed_server() -> str | None:
-    """Which of the servers that do not say their name this is: Twisted, or uvicorn without workers of its own."""
+    """Which of the servers that do not say their name this is; of uvicorn's, the one without workers of its own."""
     if "gunicorn" in sys.modules:
         # Its workers may be uvicorn's, and it starts new ones.
         return None
-    if "twisted.web.wsgi" in sys.modules:
-        return "TwistedWeb"
+    for module, name in _UNNAMED.items():
+        if module in sys.modules:
+            return name
     # With --workers (and with --reload) it starts them through multiprocessing.
     multiprocessing = sys.modules.get("multiprocessing.process")
     if "uvicorn" in sys.modules and (multiprocessing is None or multiprocessing.parent_process() is None):

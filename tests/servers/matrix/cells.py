@@ -42,8 +42,6 @@ SERVICE_ENDS = Cell("no: the service ends", ("the service ends",))
 CLEAN = Cell("nothing is left")
 FILES_STAY = Cell("files stay")
 RELOADS = Cell("reloads", ("it reloads",))
-#: uWSGI runs no atexit in a worker that it takes for busy, which it is for a moment after its response.
-MOSTLY_CLEAN = Cell("nothing, or files stay", ("nothing is left", "files stay"))
 
 ONE_CORE = Cell("`WSGIWorker1Core0`", ("WSGIWorker1Core0",))
 TWO_WORKERS = Cell("`WSGIWorker1Core0`, `WSGIWorker2Core0`", ("WSGIWorker1–2Core0",))  # noqa: RUF001
@@ -79,7 +77,6 @@ _UWSGI = {
     **_GUNICORN,
     "software": NO_SOFTWARE,
     "SIGTERM": RELOADS,
-    "SIGINT": MOSTLY_CLEAN,
 }
 _APACHE = {**_GUNICORN, "software": software("Apache")}
 _GRANIAN = {
@@ -89,8 +86,8 @@ _GRANIAN = {
     "length": LENGTH,
     "warned": WARNED,
     "killed": SERVICE_ENDS,
-    "SIGTERM": FILES_STAY,
-    "SIGINT": FILES_STAY,
+    "SIGTERM": CLEAN,
+    "SIGINT": CLEAN,
 }
 _UVICORN = {
     "software": NO_SOFTWARE,
@@ -123,8 +120,10 @@ _ROWS: dict[str, dict[str, Cell]] = {
     "gunicorn 25 eventlet": _GREENLETS,
     "uWSGI --threads": _UWSGI,
     "uWSGI without threads": {**_UWSGI, "seen": TWO_WORKERS},
-    "Apache mod_wsgi daemon": {**_APACHE, "SIGTERM": FILES_STAY, "SIGINT": FILES_STAY},
+    "Apache mod_wsgi daemon": _APACHE,
     "Apache mod_wsgi daemon, %{GLOBAL}": _APACHE,
+    "Apache mod_wsgi embedded, event": _APACHE,
+    "Apache mod_wsgi embedded, prefork": {**_APACHE, "seen": ONE_CORE},
     "Apache mod_wsgi embedded, event, %{GLOBAL}": _APACHE,
     "Apache mod_wsgi embedded, prefork, %{GLOBAL}": {**_APACHE, "seen": ONE_CORE},
     "granian --respawn-failed-workers": {**_GRANIAN, "warned": NOT_WARNED, "killed": RESPAWNS},
@@ -146,7 +145,7 @@ _ROWS: dict[str, dict[str, Cell]] = {
         "seen": ANY_THREE_CORES,
         "sendfile": NO_WRAPPER,
         "length": NO_LENGTH,
-        "SIGINT": FILES_STAY,
+        "SIGTERM": CLEAN,
     },
     "gevent.pywsgi": {
         **_ONE_PROCESS,

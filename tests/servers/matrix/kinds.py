@@ -66,6 +66,9 @@ KINDS = {
         ),
         Kind("Apache mod_wsgi daemon", apache(EVENT, DAEMON)),
         Kind("Apache mod_wsgi daemon, %{GLOBAL}", apache(EVENT, DAEMON + GLOBAL)),
+        # Apache kills it ten seconds after its end has begun.
+        Kind("Apache mod_wsgi embedded, event", apache(EVENT, EMBEDDED)),
+        Kind("Apache mod_wsgi embedded, prefork", apache(PREFORK, EMBEDDED), at_a_time=1),
         Kind("Apache mod_wsgi embedded, event, %{GLOBAL}", apache(EVENT, EMBEDDED + GLOBAL)),
         Kind("Apache mod_wsgi embedded, prefork, %{GLOBAL}", apache(PREFORK, EMBEDDED + GLOBAL), at_a_time=1),
         Kind(

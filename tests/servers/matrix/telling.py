@@ -23,7 +23,7 @@ from tests.programs import story
 from tests.servers import asking
 from tests.support import clients
 from tests.support.programs import cannot_be_tried, require_program
-from tests.support.servers import process_group
+from tests.support.servers import END_SECONDS, process_group
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -308,6 +308,7 @@ class _Story:
             self._server = self._kind.start(self._where)
         self._wait_until_first_worker()
         wait_until(lambda: asking.are_idle(self._base), "it is done with the request before")
+        wait_until(self._server.is_idle, "it knows that itself")
         before = set(process_group(self._server.pid))
         self._server.process.send_signal(number)
 
@@ -317,7 +318,7 @@ class _Story:
             # A server that ends has fewer processes, and no new ones.
             return "it reloads" if set(process_group(self._server.pid)) - before else None
 
-        what = wait_until(over, lambda: f"it has ended: {process_group(self._server.pid)}")
+        what = wait_until(over, lambda: f"it has ended: {process_group(self._server.pid)}", END_SECONDS)
         assert what is not None
         if what == "it reloads":
             self._kill_all()

@@ -20,10 +20,10 @@ from wsgi_tracebacker.worker.respawn import why_nothing_respawns
         ("Werkzeug/3.1.9", True),
         ("WSGIServer/0.2", True),
         ("gevent/26.9 Python/3.11", True),
-        ("Hypercorn", True),
         ("TwistedWeb/26.10", True),
         ("granian", True),
         ("gunicorn/27.0.1", False),
+        ("gevent/26.9.0 gunicorn/27.0.1", False),
         ("Apache/2.4", False),
         ("mine", False),
         ("", False),
@@ -52,14 +52,18 @@ def test_granian_that_respawns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_servers_that_do_not_say_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twisted and uvicorn are known by their modules; gunicorn, which may run uvicorn's workers, starts new ones."""
-    for name in ("gunicorn", "twisted.web.wsgi", "uvicorn"):
+    """They are known by their modules; gunicorn, which may run workers of theirs, starts new ones."""
+    unnamed = {"twisted.web.wsgi": "Twisted", "hypercorn": "hypercorn", "eventlet.wsgi": "eventlet"}
+    for name in ("gunicorn", "uvicorn", *unnamed):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert why_nothing_respawns(None) is None
-    with monkeypatch.context() as modules:
-        modules.setitem(sys.modules, "twisted.web.wsgi", SimpleNamespace())
-        assert "Twisted" in (why_nothing_respawns(None) or "")
-        assert why_nothing_respawns("mine") is None
+    for module, name in unnamed.items():
+        with monkeypatch.context() as modules:
+            modules.setitem(sys.modules, module, SimpleNamespace())
+            assert (why_nothing_respawns(None) or "").startswith(name)
+            assert why_nothing_respawns("mine") is None
+            modules.setitem(sys.modules, "gunicorn", SimpleNamespace())
+            assert why_nothing_respawns(None) is None
     monkeypatch.setitem(sys.modules, "uvicorn", SimpleNamespace())
     process = SimpleNamespace(parent_process=lambda: None)
     monkeypatch.setitem(sys.modules, "multiprocessing.process", process)
