@@ -149,7 +149,8 @@ def _ask(
     listening = {path: target for path, target in targets.items() if target.inode is not None}
     examiners = [_examiner(target, timeout_seconds, processes, may_signal) for target in listening.values()]
     questions = [(target.socket, limit_seconds) for target in listening.values()]
-    outcomes = dict(zip(listening, client.ask_all(questions, examiners), strict=True))
+    owners = [target.owner for target in listening.values()]
+    outcomes = dict(zip(listening, client.ask_all(questions, examiners, owners), strict=True))
     taken_at = time.time()
     answers = {}
     for path, target in targets.items():
