@@ -40,7 +40,7 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import client, examine, process, stall
+from wsgi_tracebacker.reader import client, discovery, examine, process, stall
 from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
 from wsgi_tracebacker.worker import (
     blackbox,
@@ -531,6 +531,11 @@ def test_numbers_of_security_are_those_of_the_code() -> None:
     page = (DOCS / "security.md").read_text()
     assert f"{card_format.MAX_CARD_BYTES >> 10} KiB for a card, {client.MAX_REPLY_BYTES >> 20} MiB for a reply" in page
     assert f"{client.MAX_USER_BYTES >> 20} MiB for all replies of one user" in page
+    assert f"can be asked at once, which is {client._MAX_OPEN}," in page
+    assert discovery.MAX_USER_WORKERS // client._MAX_OPEN == 4
+    assert "by four times what one worker may take" in page
+    for text in (page, reference("command")):
+        assert f" {discovery.MAX_USER_WORKERS:,} workers are looked at" in text
     assert f"have at most {blackbox.MAX_STACKS_BYTES >> 10} KiB" in page
     assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
     assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page

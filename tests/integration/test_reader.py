@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.listeners import answering, http, listener, silent, talking
+from tests.support.strangers import BYSTANDER, STRANGER, needs_root
 from wsgi_tracebacker.errors import BadReply, NoWorkersFound, PermissionDenied, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.formats import uwsgi
 from wsgi_tracebacker.model import Card, Frame, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import client
+from wsgi_tracebacker.reader import client, discovery
+from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.examine import Examination
 from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.reader.survey import survey
@@ -104,6 +106,38 @@ def test_many_workers_are_asked_at_once(base: str, done: threading.Event, listen
     assert time.monotonic() - started < 1.5
     late = [number for number, outcome in enumerate(outcomes, 1) if isinstance(outcome, client.Failure)]
     assert late == [10, 20, 30, 40]
+
+
+def test_silent_sockets_keep_only_their_own_users_waiting(
+    base: str, done: threading.Event, listeners: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many one user binds before the others': the others are asked beside them, the reader's own user first."""
+    monkeypatch.setattr(client, "_MAX_OPEN", 4)
+    own = os.geteuid()
+    silent_one, honest_one = own + 1, own + 2
+    asked: list[int] = []
+
+    def last(connection: socket.socket, number: int) -> None:
+        asked.append(number)
+        answering(http(SNAPSHOT))(connection)
+        if len(asked) == 12:
+            done.set()
+
+    # Until all the others have been answered.
+    for number in range(1, 9):
+        listeners.enter_context(listener(f"{base}{number}", silent(done)))
+    for number in range(9, 21):
+        listeners.enter_context(listener(f"{base}{number}", functools.partial(last, number=number)))
+    listeners.callback(done.set)
+    owners = [silent_one] * 8 + [honest_one] * 6 + [own] * 6
+    outcomes = client.ask_all([(f"{base}{number}", 5.0) for number in range(1, 21)], owners=owners)
+    for outcome in outcomes[:8]:
+        assert isinstance(outcome, client.Failure)
+        # None was waited for in vain.
+        assert isinstance(outcome.error, BadReply)
+    assert all(isinstance(outcome, Reply) for outcome in outcomes[8:])
+    # When the first of the others was asked, no more than three of these were still waited for.
+    assert set(asked[:3]) <= set(range(15, 21))
 
 
 def test_an_answer_is_better_than_an_examination(base: str, done: threading.Event) -> None:
@@ -249,6 +283,30 @@ def test_a_long_path_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(folder)
     with listener("s1", answering(http(SNAPSHOT))):
         assert client.ask(str(folder / "s1"), 5).content == http(SNAPSHOT)
+
+
+def test_one_user_is_waited_for_in_few_rounds(
+    base: str, listeners: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any number of silent sockets of another user few are asked, and one line says how many are not; workers of
+    one user that answer are all shown, as many as there can be.
+    """
+    needs_root()
+    monkeypatch.setattr(client, "_MAX_OPEN", 2)
+    monkeypatch.setattr(discovery, "MAX_USER_WORKERS", 8)
+    monkeypatch.setattr(surveys, "MAX_USER_WORKERS", 8)
+    for number in range(1, 31):
+        bound = listeners.enter_context(socket.socket(socket.AF_UNIX))
+        bound.bind(f"{base}{number}")
+        bound.listen()
+        os.chown(f"{base}{number}", STRANGER, STRANGER)
+    for number in range(31, 39):
+        listeners.enter_context(listener(f"{base}{number}", answering(http(SNAPSHOT))))
+        os.chown(f"{base}{number}", BYSTANDER, BYSTANDER)
+    found = survey([base], 0.2)
+    assert [answer.state for answer in found.answers] == ["busy"] * 8 + ["alive"] * 8
+    (line,) = found.missing
+    assert line == f"22 workers of uid {STRANGER} are left out: of another user no more than 8 are looked at"
 
 
 def test_a_survey_has_every_worker_in_order(base: str, done: threading.Event, listeners: contextlib.ExitStack) -> None:

@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,7 @@ from wsgi_tracebacker.reader.process import STOPPED
 from wsgi_tracebacker.reader.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
     from wsgi_tracebacker.reader.examine import Examination
 
@@ -41,7 +41,7 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 #: one cannot use up what is another's.
 MAX_USER_BYTES = 128 * 1024 * 1024
 
-#: Connections open at a time; the usual limit of descriptors is 1,024.
+#: Connections open at a time; the usual limit of descriptors is 1,024. Whose turn it is says ``_Queue``.
 _MAX_OPEN = 256
 
 #: Who answers at all nearly always does so in milliseconds. An examination begins after this, and not before: what it
@@ -80,6 +80,7 @@ def ask(path: str, timeout_seconds: float) -> Reply:
 def ask_all(
     questions: Sequence[tuple[str, float]],
     examiners: Sequence[Examine | None] = (),
+    owners: Sequence[int] = (),
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
@@ -87,20 +88,22 @@ def ask_all(
 
     A worker that has an examiner is examined while it is waited for, and its examiner says when that ends. Its own
     answer is better than anything that is found out about it, so it may still give one as long as others are waited
-    for.
+    for. ``owners`` are the users whom the sockets belong to: where there are too many to be asked at once, one user's
+    do not wait for another's.
     """
     received_of: dict[int, int] = {}
     conversations = [_Conversation(path, seconds, received_of) for path, seconds in questions]
     for conversation, examine in zip(conversations, examiners, strict=False):
         conversation.examine = examine
-    waiting = deque(conversations)
+    for conversation, owner in zip(conversations, owners, strict=False):
+        conversation.owner = owner
+    waiting = _Queue(conversations)
     connecting: list[_Conversation] = []
     connected: dict[int, _Conversation] = {}
     poll = select.poll()
     try:
         while waiting or any(c.outcome is None for c in (*connecting, *connected.values())):
-            while waiting and len(connecting) + len(connected) < _MAX_OPEN:
-                conversation = waiting.popleft()
+            for conversation in waiting.take(_MAX_OPEN, (*connecting, *connected.values())):
                 conversation.begin(clock())
                 connecting.append(conversation)
             for conversation in connecting:
@@ -142,6 +145,37 @@ def _advance(poll: select.poll, connected: dict[int, _Conversation], wait_second
         poll.modify(descriptor, select.POLLIN)
 
 
+class _Queue:
+    """Conversations that have not begun: those of the reader's own user first, then whose user has the fewest open.
+
+    So whoever binds any number of sockets that say nothing has them wait for each other, and not the workers behind.
+    """
+
+    def __init__(self, conversations: Sequence[_Conversation]) -> None:
+        self._of_owner: dict[int, deque[_Conversation]] = {}
+        # Where as many are open, the lowest uid: services have lower ones than people.
+        for conversation in sorted(conversations, key=lambda each: each.owner):
+            self._of_owner.setdefault(conversation.owner, deque()).append(conversation)
+
+    def __bool__(self) -> bool:
+        return bool(self._of_owner)
+
+    def take(self, limit: int, opened: Collection[_Conversation]) -> Iterator[_Conversation]:
+        """The next ones, as many as may be open beside these."""
+        if not self._of_owner or len(opened) >= limit:
+            return
+        own = os.geteuid()
+        opened_of = Counter(conversation.owner for conversation in opened)
+        for _ in range(limit - len(opened)):
+            owner = min(self._of_owner, key=lambda each: (each != own, opened_of[each]))
+            opened_of[owner] += 1
+            yield self._of_owner[owner].popleft()
+            if not self._of_owner[owner]:
+                del self._of_owner[owner]
+                if not self._of_owner:
+                    return
+
+
 class _Conversation:
     """One question and its answer, as far as they have got."""
 
@@ -158,12 +192,15 @@ class _Conversation:
         "is_over",
         "limit_seconds",
         "outcome",
+        "owner",
         "path",
         "peer",
     )
 
     def __init__(self, path: str, limit_seconds: float, received_of: dict[int, int]) -> None:
         self.path = path
+        #: The user whom the socket belongs to, as far as it matters whose turn it is.
+        self.owner = 0
         #: Bytes received from each user, in all conversations.
         self._received_of = received_of
         self.limit_seconds = limit_seconds

@@ -19,7 +19,7 @@ from wsgi_tracebacker.errors import (
     WorkerUnreachable,
 )
 from wsgi_tracebacker.reader import client, reply
-from wsgi_tracebacker.reader.discovery import Target, find
+from wsgi_tracebacker.reader.discovery import MAX_USER_WORKERS, Target, find
 from wsgi_tracebacker.reader.process import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, Processes
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ class Answer(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """The answers in the order of the arguments and then of the numbers; and one line for each that found nobody."""
+    """The answers in the order of the arguments and then of the numbers; and a line for each that is missing there.
+
+    That is an argument that found nobody, a number that is not there, and whatever one user has too many of.
+    """
 
     answers: tuple[Answer, ...]
     missing: tuple[str, ...]
@@ -100,16 +103,19 @@ def _look(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str,
     """What is there, by path (so that one worker named twice is asked once), and a line for what is not."""
     targets: dict[str, Target] = {}
     missing: list[str] = []
-    for argument in arguments:
-        try:
-            found = find(argument)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+    found = find(arguments)
+    for argument, behind in zip(arguments, found.targets, strict=True):
+        if isinstance(behind, (OSError, ValueError)):
+            reason = behind.strerror if isinstance(behind, OSError) else str(behind)
             missing.append(f"no workers behind {argument!r}: its folder cannot be listed: {reason}")
             continue
-        if not found:
+        if not behind:
             missing.append(_nobody(argument))
-        targets.update((os.path.abspath(target.socket), target) for target in found)
+        targets.update((os.path.abspath(target.socket), target) for target in behind)
+    missing += [
+        f"{count} workers of uid {uid} are left out: of another user no more than {MAX_USER_WORKERS} are looked at"
+        for uid, count in sorted(found.left_out.items())
+    ]
     if not numbers:
         return targets, missing
     there = sorted({target.number for target in targets.values() if target.number is not None})
@@ -143,7 +149,8 @@ def _ask(
     listening = {path: target for path, target in targets.items() if target.inode is not None}
     examiners = [_examiner(target, timeout_seconds, processes, may_signal) for target in listening.values()]
     questions = [(target.socket, limit_seconds) for target in listening.values()]
-    outcomes = dict(zip(listening, client.ask_all(questions, examiners), strict=True))
+    owners = [target.owner for target in listening.values()]
+    outcomes = dict(zip(listening, client.ask_all(questions, examiners, owners), strict=True))
     taken_at = time.time()
     answers = {}
     for path, target in targets.items():

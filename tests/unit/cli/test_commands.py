@@ -46,7 +46,7 @@ SNAPSHOT = Snapshot(
 
 
 def answer(number: int, **changes: object) -> Answer:
-    target = Target(f"/run/tb{number}", number, 1, None, None)
+    target = Target(f"/run/tb{number}", number, 1, None, None, 0)
     facts: dict[str, object] = {"state": "alive", "snapshot": None, "error": None, "number": number, "pid": None}
     return Answer(target=target, **{**facts, **changes})  # type: ignore[arg-type]  # one fact by its name
 

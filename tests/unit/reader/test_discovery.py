@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.strangers import BYSTANDER, STRANGER, needs_root
+from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.model import Card
-from wsgi_tracebacker.reader.discovery import find, read_card
+from wsgi_tracebacker.reader import discovery
+from wsgi_tracebacker.reader.discovery import read_card
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from wsgi_tracebacker.reader.discovery import Target
 
 CARD = Card(
     number=1,
@@ -45,6 +51,14 @@ class Folder:
         path = self.path / f"{base}{number}.worker"
         path.write_bytes(cards.encode(CARD._replace(number=number, base=str(self.path / base))))
         return str(path)
+
+
+def find(argument: str) -> tuple[Target, ...]:
+    """What is behind one argument."""
+    (found,) = discovery.find([argument]).targets
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 @pytest.fixture
@@ -197,7 +211,75 @@ def test_half_a_card_and_a_huge_one_are_none(folder: Folder) -> None:
     """What cannot be a whole card is passed over, after a bounded read."""
     path = folder.card("tb", 1)
     whole = (folder.path / "tb1.worker").read_bytes()
-    (folder.path / "tb1.worker").write_bytes(whole[:-10])
-    assert read_card(path, None) == (None, None)
-    (folder.path / "tb1.worker").write_bytes(whole + b" " * cards.MAX_CARD_BYTES)
-    assert read_card(path, None) == (None, None)
+    for broken in (whole[:-10], whole + b" " * cards.MAX_CARD_BYTES):
+        (folder.path / "tb1.worker").write_bytes(broken)
+        with pytest.raises(FormatError):
+            read_card(path, None)
+        assert find(folder.base) == ()
+
+
+def test_cards_that_are_being_written_are_read_again_after_one_pause(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, of however many arguments: whoever plants them must not hold up the reader for each."""
+    numbers = range(1, 50)
+    for number in numbers:
+        (folder.path / f"tb{number}.worker").write_bytes(b"{")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        folder.card("tb", 7)
+
+    monkeypatch.setattr(time, "sleep", pause)
+    found = discovery.find([folder.base, *(f"{folder.base}{number}.worker" for number in numbers)])
+    assert len(pauses) == 1
+    shown = [[target.number for target in behind] for behind in found.targets if not isinstance(behind, Exception)]
+    assert shown == [[7], *([7] if number == 7 else [] for number in numbers)]
+
+
+def test_a_folder_is_listed_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell's ``/tmp/tbsocket*`` may be thousands of arguments."""
+    paths = [folder.card("tb", number) for number in range(1, 10)]
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def noted(path: str) -> list[str]:
+        listed.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", noted)
+    assert [len(behind) for behind in discovery.find(paths).targets if not isinstance(behind, Exception)] == [1] * 9
+    assert listed == [str(folder.path)]
+
+
+def test_of_another_user_only_so_many_are_looked_at(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets, cards and broken cards count, each number once; other users, and the reader's own, lose nothing."""
+    needs_root()
+    monkeypatch.setattr(discovery, "MAX_USER_WORKERS", 3)
+    for number in range(1, 11):
+        path = folder.socket(f"tb{number}") if number % 2 else folder.card("tb", number)
+        os.chown(path, STRANGER, STRANGER)
+        if number == 2:
+            (folder.path / "tb2.worker").write_bytes(b"{")
+    for number, owner in ((11, BYSTANDER), (12, BYSTANDER), (13, BYSTANDER), *((each, 0) for each in range(14, 19))):
+        os.chown(folder.card("tb", number), owner, owner)
+    found = discovery.find([folder.base, f"{folder.base}3", f"{folder.base}9"])
+    first, *others = found.targets
+    assert not isinstance(first, Exception)
+    assert [target.number for target in first] == [1, 3, *range(11, 19)]
+    assert {target.owner for target in first} == {0, STRANGER, BYSTANDER}
+    assert [len(behind) for behind in others if not isinstance(behind, Exception)] == [1, 0]
+    assert found.left_out == {STRANGER: 7}
+
+
+def test_what_others_left_is_not_counted_by_somebody_who_is_not_root(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards without sockets, which that one does not believe."""
+    monkeypatch.setattr(discovery, "MAX_USER_WORKERS", 3)
+    for number in range(1, 6):
+        folder.card("tb", number)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert discovery.find([folder.base]) == (((),), {})
