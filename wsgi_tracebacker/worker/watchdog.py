@@ -68,6 +68,8 @@ _STOPPED_CPU_SHARE = 0.02
 
 #: Of the switches of a thread that waits for the GIL all the time; a loaded machine lets it have fewer.
 _GIL_WAIT_SHARE = 0.1
+#: PyPy does not have it.
+_RUSAGE_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 
 #: A greenlet that is to be raised into has so long to give way to its hub, which throws into it.
 _GIVES_WAY_SECONDS = 0.3
@@ -371,9 +373,14 @@ class Watchdog:
     def _was_stopped(self, late_seconds: float) -> bool:
         """Whether this thread is late because it could not run at all, and not because it had to wait for the GIL.
 
-        Who waits for that wakes up once in each switch interval and asks for it.
+        Who waits for that wakes up once in each switch interval and asks for it. PyPy does not count that; there it
+        was stopped if the process used no CPU.
         """
-        switches, before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw, self._switches_seen
+        if _RUSAGE_THREAD is None:
+            cpu, cpu_before = process_time(), self._cpu_seen
+            self._cpu_seen = cpu
+            return late_seconds > _MISSED_SECONDS and cpu - cpu_before < late_seconds * _STOPPED_CPU_SHARE
+        switches, before = resource.getrusage(_RUSAGE_THREAD).ru_nvcsw, self._switches_seen
         self._switches_seen = switches
         waited = late_seconds / sys.getswitchinterval()
         return late_seconds > _MISSED_SECONDS and switches - before < waited * _GIL_WAIT_SHARE
