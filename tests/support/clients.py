@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Address = tuple[str, int] | str
 
 TIMEOUT_SECONDS = 30.0
+#: Of a client that is too late with its question each time.
+TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,18 @@ def request(
     On a busy machine the question may come so late that a worker takes us for a silent client: then it is asked again.
     """
     with contextlib.closing(connection_to(address, timeout_seconds)) as connection:
-        while True:
-            connection.request(method, target, body=body, headers=dict(headers or {}))
+        for last in (*[False] * (TRIES - 1), True):
             try:
+                connection.request(method, target, body=body, headers=dict(headers or {}))
                 response = connection.getresponse()
             except http.client.BadStatusLine as error:
-                if not str(error).startswith(uwsgi.HEADER.decode().rstrip()):
+                if last or not str(error).startswith(uwsgi.HEADER.decode().rstrip()):
+                    raise
+                connection.close()
+                continue
+            except BrokenPipeError:
+                # It has its answer and its end before it asked.
+                if last or isinstance(address, tuple):
                     raise
                 connection.close()
                 continue
@@ -90,6 +98,7 @@ def request(
                 headers={name.lower(): value for name, value in response.getheaders()},
                 body=response.read(),
             )
+        raise AssertionError("the last try returns or raises")
 
 
 @contextlib.contextmanager

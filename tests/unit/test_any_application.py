@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -468,12 +469,14 @@ class Wire(SimpleHandler):
 
 
 def on_the_wire(application: Any) -> bytes:
+    """All bytes of a response, but for the time of day."""
     wire = Wire()
+    raised = b""
     try:
         wire.run(application)
     except BaseException as error:
-        return wire.output.getvalue() + repr(type(error)).encode()
-    return wire.output.getvalue()
+        raised = repr(type(error)).encode()
+    return re.sub(rb"(?m)^Date: .*\r$", b"Date:\r", wire.output.getvalue(), count=1) + raised
 
 
 #: Its ``iter`` ends with what ends a loop.
