@@ -478,6 +478,44 @@ def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger:
             assert daemon.communicate()[0] == ""
 
 
+def test_root_empties_no_file_that_a_card_names(forger: Forger) -> None:
+    """A large file of the card's user may be where that one cannot reach it: it is left alone, and so is the worker."""
+    processes = Processes()
+    content = b"x" * (dump.MAX_STACKS_BYTES + 1)
+    path = forger.put("home.bak", content)
+    name = os.path.join(os.path.dirname(path), layout.file_name(forger.base, 1, STRANGER, layout.STACKS))
+    os.rename(path, name)
+    card = card_of(forger.base, 1, forger.pid, stacks=name, dump_signal=signal.SIGUSR1)
+    with pytest.raises(dump.Refused, match=f"its stacks file is full, and only a reader of uid {STRANGER} may"):
+        next(dump.ask(card, processes, lambda: None))
+    assert Path(name).read_bytes() == content
+
+
+def test_a_full_stacks_file_starts_anew_for_root_too(sticky: str, short_path: Path) -> None:
+    """However often root reads a stalled worker of another user, its file keeps its bound and its stacks are shown."""
+    needs_root()
+    path = short_path / "public.py"
+    path.write_bytes(SECRET)
+    path.chmod(0o644)
+    command = as_stranger("run", sticky)
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            worker.stdin.write(f"{path}\n")
+            worker.stdin.flush()
+            assert worker.stdout.readline() == "ready\n"
+            stacks = json.loads(Path(f"{sticky}1.worker").read_bytes())["stacks"]
+            os.truncate(stacks, dump.MAX_STACKS_BYTES + 1)
+            done = watched("read", sticky, "--format", "json", "--timeout", "10")
+            [document] = json.loads(done.out)["workers"]
+            assert document["source"] == "faulthandler", done.err
+            assert os.stat(stacks).st_size < dump.MAX_STACKS_BYTES
+        finally:
+            worker.kill()
+            worker.communicate()
+
+
 def test_root_reads_no_file_to_a_worker(sticky: str, short_path: Path) -> None:
     """A stalled worker names a file of root's as its source: its stack is shown, without a line of it; and its own
     file's lines are.

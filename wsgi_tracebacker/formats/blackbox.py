@@ -142,6 +142,9 @@ class Row:
     request_id: str | None
 
 
+#: Where workers keep these files, if it is there.
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  (0600, no symlinks followed, the owner checked)
+
 #: What is beside each other, by the ending of its name.
 TABLE, STACKS, POSTMORTEM = "table", "stacks", "postmortem"
 

@@ -16,7 +16,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import faulthandler
+from wsgi_tracebacker.formats import blackbox, faulthandler
 from wsgi_tracebacker.reader import files
 from wsgi_tracebacker.reader.process import SAME
 
@@ -34,7 +34,7 @@ _LOCK_RETRY_SECONDS = 0.01
 _DUMP_SECONDS = 1.0
 _LOOK_SECONDS = 0.002
 
-#: The worker's own bound for the file. It cannot keep it while Python does not run, so its owner's readers do.
+#: The worker's own bound for the file. It cannot keep it while Python does not run, so readers do.
 MAX_STACKS_BYTES = 512 * 1024
 
 #: ``struct flock`` on 64-bit Linux: type, whence, start, length, pid. For locks of open files the pid has to be 0.
@@ -62,7 +62,7 @@ def ask(card: Card, processes: Processes, still_stalled: Callable[[], str | None
     descriptor = files.open_file_of(card.stacks, card.uid, writable=True)
     try:
         yield from _lock(descriptor)
-        noted = _room(descriptor)
+        noted = _room(descriptor, card)
         blocked = _send(card, processes, number, still_stalled)
         yield from _completion(card, processes, number, blocked, descriptor, noted)
         content = files.read_at_most(descriptor, faulthandler.MAX_BYTES, noted)
@@ -87,15 +87,23 @@ def _lock(descriptor: int) -> Generator[float, None, None]:
         yield _LOCK_RETRY_SECONDS
 
 
-def _room(descriptor: int) -> int:
-    """The size of the file before the dump; it starts anew when it is full and ours."""
+def _room(descriptor: int, card: Card) -> int:
+    """The size of the file before the dump; it starts anew when it is full."""
     status = os.fstat(descriptor)
     if status.st_size <= MAX_STACKS_BYTES:
         return status.st_size
-    if status.st_uid == os.geteuid():
-        os.ftruncate(descriptor, 0)
-        return 0
-    return status.st_size
+    # Root may do more than the user who wrote the card. In a folder of root's there may be files of the user's that are
+    # out of his reach, a backup of his home for one, and a card can name any path: so root empties only what has the
+    # name of that worker's stacks file in shared memory, where nobody puts anything away from anybody.
+    if status.st_uid != os.geteuid() and card.stacks != _in_shared_memory(card):
+        raise Refused(f"its stacks file is full, and only a reader of uid {status.st_uid} may begin it anew")
+    os.ftruncate(descriptor, 0)
+    return 0
+
+
+def _in_shared_memory(card: Card) -> str:
+    name = blackbox.file_name(card.base, card.number, card.uid, blackbox.STACKS)
+    return os.path.join(blackbox.SHARED_MEMORY, name)
 
 
 def _send(card: Card, processes: Processes, number: int, still_stalled: Callable[[], str | None]) -> frozenset[int]:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.formats.blackbox import Header
     from wsgi_tracebacker.reports import Postmortem
 
-#: Where workers keep their black boxes, if it is there.
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  (only read, no symlinks followed, the owner checked)
+SHARED_MEMORY = blackbox.SHARED_MEMORY
 
 #: No file of ours is larger: a table, a stacks file that is full, a postmortem with a part of one.
 _MAX_BYTES = 2 * 1024 * 1024

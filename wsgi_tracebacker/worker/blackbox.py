@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Reports and stacks that are kept; those of a deep stack have some 20 KiB. When full, the file starts anew.
 MAX_STACKS_BYTES = 512 * 1024
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  (0600, no symlinks followed, the owner checked)
+SHARED_MEMORY = layout.SHARED_MEMORY
 _OWNER_ONLY = 0o600
 
 #: A row's memory, its offset there, and its head.
