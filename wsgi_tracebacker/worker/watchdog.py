@@ -262,8 +262,8 @@ class Watchdog:
                 poll = self._primitives.poll()
                 poll.register(self._waker.descriptor, select.POLLIN)
                 if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
-                    planned = monotonic()
-                    self._waker.clear()
+                    # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
+                    planned = min(planned, self._waker.clear(), monotonic())
             # What was counted is said while there is somebody to say it.
             self._summaries(_NEVER)
         except Exception:
