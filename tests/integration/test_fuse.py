@@ -10,21 +10,25 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.interpreters import needs_outside_help
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
+from tests.unit.wsgi import serve
+from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.worker import blackbox
+from wsgi_tracebacker.worker import agent, blackbox
 from wsgi_tracebacker.worker.fuse import Fuse
 from wsgi_tracebacker.worker.requests import Core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 pytestmark = needs_outside_help
 
@@ -213,6 +217,37 @@ def test_it_wakes_the_watchdog_once_and_not_for_every_request() -> None:
         assert deadlines.woken == 2
     finally:
         fuse.close()
+
+
+def test_no_request_goes_on_before_there_is_a_fuse(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request of a process makes it; another thread's first one, which may stall at once, waits for that."""
+    making, may_be_made = threading.Event(), threading.Event()
+    seen: list[Fuse | None] = []
+
+    def make(**options: Any) -> Fuse:
+        making.set()
+        assert may_be_made.wait(PATIENCE_SECONDS)
+        return Fuse(**options)
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        core = agent.serving_core()
+        assert core is not None
+        seen.append(core.fuse)
+        start_response("200 OK", [])
+        return [b""]
+
+    monkeypatch.setattr("wsgi_tracebacker.worker.fuse.Fuse", make)
+    wrapped = TracebackerMiddleware(application, base, harakiri=60.0, harakiri_action="kill")
+    first, second = (threading.Thread(target=serve, args=(wrapped,)) for _ in range(2))
+    first.start()
+    assert making.wait(PATIENCE_SECONDS)
+    second.start()
+    second.join(0.3)
+    assert seen == []
+    may_be_made.set()
+    first.join()
+    second.join()
+    assert [fuse is not None for fuse in seen] == [True, True]
 
 
 def test_it_may_be_closed_while_it_is_pushed() -> None:
