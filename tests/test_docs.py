@@ -331,7 +331,10 @@ def test_numbers_of_the_signal_and_the_fuse_are_those_of_the_code() -> None:
     assert (stall.HALF_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE, examine._HOLDER_LOOKS) == (0.5, 3, 0.25, 5)
     text = section(reference("harakiri"), "A stalled worker")
     assert f"{fuse._DUMP_SECONDS:g} seconds later SIGKILL" in text
-    assert f"{fuse.WITHOUT_CPU_SECONDS:g} seconds later" in text
+    assert f"After {fuse._GRACE_SECONDS:g} seconds of that" in text
+    how = section((DOCS / "how-it-works.md").read_text(), "The fuse")
+    assert f"after {fuse._GRACE_SECONDS:g} seconds one sends" in how
+    assert f"{fuse._DUMP_SECONDS:g} seconds later the other one" in how
     margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]
     assert margin.split(" | ")[1] == f"{settings.DEFAULT_MARGIN_SECONDS:g}"
     signal_row = rows(section(reference("options"), "Options of the middleware"))["dump_signal"][0]

@@ -287,7 +287,7 @@ class TracebackerMiddleware:
         else:
             if self.__settings.harakiri_action == "raise":
                 called = Interruptible(called, agent.serving_core)
-            if self.__settings.harakiri_action == "kill" and self.__settings.needs_watchdog:
+            if self.__settings.harakiri_action == "kill":
                 called = _Fused(called, self.__settings)
             if self.__settings.decide is not None:
                 called = _Deciding(called, self.__settings)
@@ -534,11 +534,8 @@ class _Fused:
         try:
             core = agent.serving_core()
             fuse = agent.fuse()
-            if fuse is not None and core is not None and core.settings is self._settings:
-                own = core.own_limit
-                limit = own[2] if own is not None and own[0] == core.started else self._settings.harakiri
-                if limit is not None:
-                    fuse.request_begins(limit)
+            if fuse is not None and core is not None and core.settings is self._settings and core.environ is environ:
+                fuse.attend(core)
         except Exception:
             faults.caught("when the fuse was armed")
         return self._app(environ, start_response)

@@ -1,6 +1,6 @@
 """A wrapped WSGI callable that can do to its worker what applications do: hold the GIL for ever, burn CPU, die.
 
-``/stall…`` backtracks for ever, ``/wait`` waits for ever, ``/spin`` starts 64 threads that burn CPU and answers,
+``/stall…`` backtracks for ever, ``/wait…`` waits for ever, ``/spin`` starts 64 threads that burn CPU and answers,
 ``/die/exit`` and ``/die/fault`` end the process on the spot; anything else answers at once.
 """
 
@@ -26,7 +26,7 @@ def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     path = environ["PATH_INFO"]
     if path.startswith("/stall"):
         backtrack_for_ever()
-    elif path == "/wait":
+    elif path.startswith("/wait"):
         threading.Event().wait()
     elif path == "/spin":
         for _ in range(SPINNING_THREADS):

@@ -1,10 +1,13 @@
-"""A worker whose only request stalls it, for tests of what happens when Python cannot run.
+"""A worker whose requests keep the GIL, for tests of what happens when Python cannot run.
 
-Called as ``python -m tests.programs.stalls BASE LIMIT STORY``; says ``ready`` on stdout when the story begins.
+Called as ``python -m tests.programs.stalls BASE LIMIT MARGIN STORY``; says ``ready`` on stdout when the story begins,
+and ``served on`` when it has come to its end.
 """
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 import re
 import sys
@@ -12,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker import TracebackerMiddleware, set_harakiri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +25,28 @@ if TYPE_CHECKING:
 FOR_EVER = ("(a+)+$", "a" * 40 + "b")
 
 
+#: So long is nobody's limit, and longer than any test.
+LONG_SECONDS = 60.0
+
+
 def backtrack_for_ever() -> None:
     re.match(*FOR_EVER)
+
+
+def hold_the_gil(seconds: float) -> None:
+    # PyDLL calls with the GIL held, as a careless extension does. Not usleep(): the signal for the stacks would wake it
+    # up, and a worker that is about to be killed would get away.
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    ends = time.time() + seconds
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_timedlock(mutex, (ctypes.c_long * 2)(int(ends), int(ends % 1 * 1_000_000_000)))
+
+
+def use_a_cpu() -> None:
+    """Without the GIL, and for ever: CPU time is no sign of a stall."""
+    hashing = threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 2**31 - 1), daemon=True)
+    hashing.start()
+    time.sleep(0.1)
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -32,6 +55,16 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         backtrack_for_ever()
     elif path.startswith("/sleep/"):
         time.sleep(float(path.removeprefix("/sleep/")))
+    elif path.startswith("/hold/"):
+        hold_the_gil(float(path.removeprefix("/hold/")))
+    elif path.startswith("/own/"):
+        set_harakiri(float(path.split("/")[2]))
+        hold_the_gil(float(path.split("/")[3]))
+    elif path == "/told":
+        say("ready")
+        # In pieces: what is left of it when the process is stopped is done when it goes on.
+        for _ in range(6):
+            time.sleep(0.05)
     elif path == "/fork":
         child = os.fork()
         if not child:
@@ -46,31 +79,83 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    base, limit, story = sys.argv[1:]
-    wrapped = TracebackerMiddleware(application, socket=base, harakiri=float(limit), harakiri_action="kill")
+def limits_of(story: str, limit: float) -> float | dict[str, float] | None:
+    if story == "unlimited":
+        return {"/": limit, "/hold": 0}
+    if story == "mixed":
+        return {"/": limit, "/sleep": LONG_SECONDS}
+    return None if story == "own" else limit
+
+
+def main() -> None:  # noqa: PLR0915  (one branch a story)
+    base, limit_word, margin_word, story = sys.argv[1:]
+    limit, margin = float(limit_word), float(margin_word)
+    #: Beyond any moment that a limit may be enforced at, on a machine with much to do.
+    too_long = limit + margin + 2.0
+    wrapped = TracebackerMiddleware(
+        application,
+        socket=base,
+        harakiri=limits_of(story, limit),
+        harakiri_action="kill",
+        harakiri_margin=margin,
+    )
 
     def request(path: str) -> None:
         list(wrapped({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}, lambda *_: lambda _: None))
 
+    def begin(path: str) -> threading.Thread:
+        thread = threading.Thread(target=request, args=(path,), daemon=True)
+        thread.start()
+        return thread
+
     if story == "stall":
         say("ready")
         request("/stall")
-    elif story == "young":
-        # An old request ends just in time, and the next one holds the GIL at once.
-        request(f"/sleep/{float(limit) * 0.9}")
+    elif story == "deadlock":
+        say("ready")
+        request(f"/hold/{LONG_SECONDS}")
+    elif story == "mixed":
+        begin(f"/sleep/{LONG_SECONDS}")
+        time.sleep(0.2)
         say("ready")
         request("/stall")
-    elif story == "stopped":
-        thread = threading.Thread(target=request, args=(f"/sleep/{float(limit) / 2}",))
-        thread.start()
+    elif story == "own":
+        request("/quick")
         say("ready")
-        thread.join()
+        request(f"/own/{limit}/{LONG_SECONDS}")
+    elif story == "young":
+        use_a_cpu()
+        # It is in flight when the old one ends, just in time.
+        old = begin(f"/sleep/{limit * 0.9}")
+        time.sleep(limit * 0.3)
+        say("ready")
+
+        def wait_and_hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            old.join()
+            return application(environ, start_response)
+
+        wrapped = TracebackerMiddleware(wait_and_hold, base, harakiri=LONG_SECONDS, harakiri_action="kill")
+        request(f"/hold/{too_long}")
+        say("served on")
+    elif story in ("idle", "unlimited", "own, long"):
+        use_a_cpu()
+        request("/quick")
+        say("ready")
+        # Nobody else gets the GIL between the end of this one and what comes.
+        request("/quick")
+        if story == "idle":
+            hold_the_gil(too_long)
+        else:
+            request(f"/hold/{too_long}" if story == "unlimited" else f"/own/{LONG_SECONDS}/{too_long}")
+        say("served on")
+    elif story == "stopped":
+        request("/quick")
+        request("/told")
         request("/quick")
         say("served on")
     elif story == "busy":
         say("ready")
-        ends = time.monotonic() + 3 * float(limit)
+        ends = time.monotonic() + 3 * limit
         while time.monotonic() < ends:
             request("/quick")
         say("served on")

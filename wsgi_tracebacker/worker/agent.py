@@ -52,7 +52,7 @@ from wsgi_tracebacker.worker.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.reporter import Reporter
 from wsgi_tracebacker.worker.requests import Core
-from wsgi_tracebacker.worker.watchdog import Watchdog
+from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
 
 if TYPE_CHECKING:
     import _socket
@@ -228,17 +228,19 @@ class Agent:
         if not settings.needs_watchdog or any(known is settings for known in self._attended):
             return
         with self._attending:
-            self._attended.append(settings)
+            if any(known is settings for known in self._attended):
+                return
             watchdog = self._ensure_watchdog()
+            if settings.harakiri_action == "kill" and watchdog is not None:
+                self._ensure_fuse(settings, watchdog)
+            # Not before: another thread's first request would go on, and may stall before there is a fuse to arm.
+            self._attended.append(settings)
         if watchdog is not None:
             watchdog.attend(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
             self._warn_if_nothing_respawns()
         if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
             faults.warn_once("locks", _LEAVES_LOCKS)
-        if settings.harakiri_action == "kill" and watchdog is not None:
-            with self._attending:
-                self._ensure_fuse(settings, watchdog)
 
     def _ensure_fuse(self, settings: Settings, watchdog: Watchdog) -> None:
         if self.fuse is not None:
@@ -251,9 +253,11 @@ class Agent:
                 allocate_lock=self.primitives.allocate_lock,
                 dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
                 margin_seconds=settings.harakiri_margin,
+                deadline_of=kill_deadline,
+                start_thread=watchdog.start_beside,
                 wake=watchdog.wake,
             )
-        except (ImportError, OSError, AttributeError) as error:
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:
             faults.warn_once("fuse", "no timers (%s); a worker in which Python cannot run will not be killed", error)
         else:
             watchdog.fuse = self.fuse
@@ -605,6 +609,8 @@ class Agent:
         for part in (self.listener, self._watchdog):
             if part is not None and part.ident is not None:
                 own.add(part.ident)
+        if self.fuse is not None:
+            own.add(self.fuse.ident)
         return own
 
 

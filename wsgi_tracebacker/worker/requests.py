@@ -176,7 +176,7 @@ class Core:
         self.inside = 0.0
         self.inside_ident = ident
         self.marked = 0.0
-        #: Set while a kill without Python is timed for the request in flight.
+        #: Set while the request in flight has a deadline at which its process may be killed without Python.
         self.fuse: Fuse | None = None
         #: Called when a request got a limit of its own.
         self.on_limit: Callable[[Core], None] | None = None

@@ -106,7 +106,13 @@ class Settings:
     @property
     def needs_watchdog(self) -> bool:
         """Whether any request may need one."""
-        return self.harakiri is not None or self.slow is not None or self.decide is not None
+        # Where requests may be killed, one that gives itself a limit must not wait for the timers of that to be made.
+        return (
+            self.harakiri is not None
+            or self.slow is not None
+            or self.decide is not None
+            or self.harakiri_action == "kill"
+        )
 
 
 def from_options(

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+from time import monotonic
+
+_NEVER = float("inf")
 
 _ONE = (1).to_bytes(8, sys.byteorder)
 
@@ -50,13 +53,15 @@ def silence(descriptor: int) -> None:
 class Waker:
     """An eventfd that is looked at before it is used."""
 
-    __slots__ = ("_inode", "descriptor")
+    __slots__ = ("_inode", "_rung_at", "descriptor")
 
     def __init__(self) -> None:
         """Raises OSError when there is no descriptor."""
         #: For poll(); -1 when it was closed.
         self.descriptor = -1
         self._inode: tuple[int, int] | None = None
+        #: Monotonic time of the first call to wake() that is not yet heard.
+        self._rung_at = _NEVER
         self.renew()
 
     def renew(self) -> None:
@@ -72,20 +77,29 @@ class Waker:
     def wake(self) -> None:
         """Wake the thread up; does nothing if it cannot be."""
         if self.is_ours():
+            # The thread cannot say itself when it was woken: it may have waited for the GIL since.
+            if self._rung_at == _NEVER:
+                self._rung_at = monotonic()
             try:
                 ring(self.descriptor)
             except OSError:
                 pass
 
-    def clear(self) -> None:
-        """After it woke the thread up; what is no more ours is replaced, or poll() would come back at once for ever."""
-        if not self.is_ours():
+    def clear(self) -> float:
+        """After it woke the thread up; what is no more ours is replaced, or poll() would come back at once for ever.
+
+        The monotonic time at which it was woken; infinite if that is not known.
+        """
+        if self.is_ours():
+            try:
+                silence(self.descriptor)
+            except BlockingIOError:
+                pass
+        else:
             self.renew()
-            return
-        try:
-            silence(self.descriptor)
-        except BlockingIOError:
-            pass
+        # Not before: a time that is noted in between would stay behind with nothing to hear, for a later waking.
+        rung_at, self._rung_at = self._rung_at, _NEVER
+        return rung_at
 
     def close(self) -> None:
         """Let go of it; may be said twice."""

@@ -21,7 +21,7 @@ import resource
 import select
 import signal
 import sys
-from time import monotonic, process_time, strftime
+from time import monotonic, strftime
 from time import time as unix_time
 from typing import TYPE_CHECKING
 
@@ -59,12 +59,13 @@ _MIN_SLEEP_SECONDS = 0.002
 _SAMPLE_EARLY_SHARE = 0.3
 #: This thread that much late: requests may have come and gone unseen.
 _MISSED_SECONDS = 0.2
+#: Between two looks while requests may be killed: so well is known for how long this process was stopped.
+LOOK_SECONDS = 1.0
 #: Nothing to wait for: as good as for ever, and short enough for poll().
 _IDLE_SECONDS = 3600.0
 
-#: This thread that much late, with less than this share of a CPU used by the whole process: it was stopped.
+#: A stop that is shorter than this is no reason to change limits.
 _STOPPED_SECONDS = 1.0
-_STOPPED_CPU_SHARE = 0.02
 
 #: Of the switches of a thread that waits for the GIL all the time; a loaded machine lets it have fewer.
 _GIL_WAIT_SHARE = 0.1
@@ -190,8 +191,6 @@ class Watchdog:
         self.wakes_at = _NEVER
         #: Set where requests may be killed: pushed forward as long as this thread runs.
         self.fuse: Fuse | None = None
-        #: CPU seconds of the process at the last look.
-        self._cpu_seen = 0.0
         #: How often this thread had given up its CPU by then.
         self._switches_seen = 0
         self._stopping = False
@@ -208,6 +207,10 @@ class Watchdog:
         except BaseException:
             self._ended.release()
             raise
+
+    def start_beside(self, work: Callable[[], None]) -> None:
+        """Start another thread. Readers leave it out of a dump, as they do with this one: by its outermost frame."""
+        self._primitives.start_new_thread(_run_beside, (work,))
 
     def stop(self, timeout_seconds: float) -> None:
         """End the thread."""
@@ -239,11 +242,10 @@ class Watchdog:
 
     def limit_changed(self, core: Core) -> None:
         """A request got a limit of its own: wake up if that comes before the next look."""
-        fuse = core.fuse
+        fuse = self.fuse
         if fuse is not None:
             # Not at the next look: the request may stall before that.
-            fuse.request_ended(core)
-            self.wake()
+            fuse.attend(core)
         slow_at, overdue_at = thresholds(core, core.started)
         if min(slow_at, overdue_at) < self.wakes_at:
             self.wake()
@@ -262,8 +264,8 @@ class Watchdog:
                 poll = self._primitives.poll()
                 poll.register(self._waker.descriptor, select.POLLIN)
                 if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
-                    planned = monotonic()
-                    self._waker.clear()
+                    # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
+                    planned = min(planned, self._waker.clear(), monotonic())
             # What was counted is said while there is somebody to say it.
             self._summaries(_NEVER)
         except Exception:
@@ -275,22 +277,20 @@ class Watchdog:
         """Do what is due; the seconds until something may be due again."""
         self.wakes_at = _NEVER
         now = monotonic()
-        if self.fuse is not None:
-            self._forgive_a_stop(late_seconds)
         if self._was_stopped(late_seconds):
             self._hub_watch.process_was_stopped(now)
+            if self.fuse is not None:
+                self._forgive_a_stop(late_seconds)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
-        deadlines: list[tuple[float, Core, float]] = []
+        serving: list[Core] = []
         for core in self._cores.all():
             token = core.started
             if token <= 0.0:
                 self._look_back(core, now, late_seconds)
                 continue
             slow_at, overdue_at = thresholds(core, token)
-            settings = core.settings
-            if overdue_at != _NEVER and settings is not None and settings.harakiri_action == "kill":
-                deadlines.append((overdue_at, core, token))
+            serving.append(core)
             watch = self._watches.get(id(core))
             if watch is not None and watch.token == token and watch.reported is None and now < min(slow_at, overdue_at):
                 # Its limit was moved or taken away: it is not slow any more.
@@ -308,7 +308,7 @@ class Watchdog:
                     wake_at = now
                     continue
             due.append(watch)
-        wake_at = min(wake_at, self._push_fuse(deadlines, now))
+        wake_at = min(wake_at, self._push_fuse(serving, now))
         for key, watch in list(self._watches.items()):
             if watch.core.started != watch.token:
                 del self._watches[key]
@@ -323,12 +323,11 @@ class Watchdog:
         self.wakes_at = wake_at
         return max(0.0, wake_at - monotonic())
 
-    def _push_fuse(self, deadlines: list[tuple[float, Core, float]], now: float) -> float:
+    def _push_fuse(self, serving: list[Core], now: float) -> float:
         """Python runs: nobody is to be killed yet. When that has to be said again."""
         if self.fuse is None:
             return _NEVER
-        self.fuse.push(min(deadlines, key=lambda entry: entry[0], default=None), bool(deadlines))
-        return now + self.fuse.look_seconds if deadlines else _NEVER
+        return now + LOOK_SECONDS if self.fuse.push(serving) else _NEVER
 
     def _look_back(self, core: Core, now: float, late_seconds: float) -> None:
         """Report an overdue request that began and ended while this thread could not run.
@@ -386,13 +385,8 @@ class Watchdog:
         return late_seconds > _MISSED_SECONDS and switches - before < waited * _GIL_WAIT_SHARE
 
     def _forgive_a_stop(self, late_seconds: float) -> None:
-        """Nobody is killed for time in which the process was stopped, by a debugger or an operator.
-
-        It was, if this thread is late and the process used no CPU meanwhile; a GIL that was held by a C call uses it.
-        """
-        cpu, before = process_time(), self._cpu_seen
-        self._cpu_seen = cpu
-        if late_seconds < _STOPPED_SECONDS or cpu - before > late_seconds * _STOPPED_CPU_SHARE:
+        """Nobody is killed for time in which the process was stopped, by a debugger or an operator."""
+        if late_seconds < _STOPPED_SECONDS:
             return
         for core in self._cores.all():
             token, settings, own = core.started, core.settings, core.own_limit
@@ -691,6 +685,13 @@ class Watchdog:
         return wake_at
 
 
+def _run_beside(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:
+        faults.caught("beside the watchdog")
+
+
 def in_flight(cores: Cores, now: float) -> list[tuple[Core, OtherRequest]]:
     """The requests in flight with their cores, the oldest first."""
     found = []
@@ -721,6 +722,14 @@ def thresholds(core: Core, token: float) -> tuple[float, float]:
         return _NEVER, overdue_at
     slow_at = token + slow + (since if settings.slow is None else 0.0)
     return min(slow_at, overdue_at), overdue_at
+
+
+def kill_deadline(core: Core, token: float) -> float:
+    """When the process may be killed for the request ``token`` of a core, on the monotonic clock; infinite: never."""
+    settings = core.settings
+    if settings is None or settings.harakiri_action != "kill" or core.outer is not None:
+        return _NEVER
+    return thresholds(core, token)[1]
 
 
 def _first_event(settings: Settings) -> float | None:

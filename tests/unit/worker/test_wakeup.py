@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,6 +54,16 @@ def test_it_is_awake_until_it_is_cleared(waker: Waker) -> None:
     waker.clear()
     waker.clear()
     assert not is_awake(waker)
+
+
+def test_it_says_when_it_was_woken_first(waker: Waker) -> None:
+    """And not when that was heard; nothing is left over for the next time."""
+    before = time.monotonic()
+    waker.wake()
+    between = time.monotonic()
+    waker.wake()
+    assert before <= waker.clear() <= between
+    assert waker.clear() == math.inf
 
 
 def test_what_has_its_number_now_is_left_alone(waker: Waker) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +21,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, logs, watchdog
+from wsgi_tracebacker.worker import agent, blackbox, faults, logs, wakeup, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
@@ -599,3 +601,35 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
     agent.stop()
     assert logged.of("harakiri") == []
     assert logged.of("slow") == []
+
+
+@needs_outside_help
+def test_a_request_that_woke_it_up_and_keeps_the_gil_is_reported_late(
+    base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends before the watchdog, woken by its limit, has the GIL: that has waited since it was woken."""
+    # PyDLL calls with the GIL held; os.eventfd_write() would let the watchdog have it for a moment, as a rule.
+    libc = ctypes.PyDLL(None)
+    monkeypatch.setattr(wakeup, "ring", lambda descriptor: libc.eventfd_write(descriptor, ctypes.c_uint64(1)))
+
+    def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        set_harakiri(0.1)
+        libc.usleep(500_000)
+        start_response("200 OK", [])
+        return [b""]
+
+    application = TracebackerMiddleware(hold, base, harakiri=60.0)
+    interval = sys.getswitchinterval()
+    serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=60.0))
+    watching = agent.running()
+    assert watching is not None
+    wait_until(lambda: watching._watchdog is not None and watching._watchdog.wakes_at < NEVER, "it sleeps")
+    try:
+        # Whoever waits for the GIL asks for it after that time: not before the request has ended.
+        sys.setswitchinterval(5.0)
+        serve(application, environ("/hold"))
+    finally:
+        sys.setswitchinterval(interval)
+    [overdue] = wait_for(logged, "harakiri")
+    assert overdue.startswith("harakiri: GET /hold 0.5")
+    assert "when it had ended: Python could not run" in overdue
