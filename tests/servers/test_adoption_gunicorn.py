@@ -104,23 +104,31 @@ def test_a_gevent_worker_listens_while_it_imports(gunicorn: StartGunicorn, base:
     assert server.get("/quick").text == "done\n"
 
 
-@pytest.mark.parametrize("program", ["hand.py", "flask_way.py"])
-@preload
-def test_an_application_that_is_wrapped_by_hand_is_left_as_it_is(
-    program: str, preload: tuple[str, ...], gunicorn: StartGunicorn, short_path: Path, base: str
-) -> None:
-    """Its own socket and name count from the end of its import on, and nobody warns of two bases."""
-    own = f"{short_path}/own"
-    wrap = f"TracebackerMiddleware(app, socket={own!r}, application='by hand', show_query=True)"
+by_hand = pytest.mark.parametrize("program", ["hand.py", "flask_way.py"])
+
+
+def write_wrapped(path: Path, options: str) -> None:
+    """A module whose own code has the middleware."""
+    wrap = f"TracebackerMiddleware(app, {options})"
     text = (
         "from tests.programs.unwrapped import application as app\nfrom wsgi_tracebacker import TracebackerMiddleware\n"
     )
-    if program == "hand.py":
+    if path.name == "hand.py":
         text += f"application = {wrap}\n"
     else:
         text += "class Flask:\n    def __call__(self, *args): return self.wsgi_app(*args)\n"
         text += f"application = Flask()\napplication.wsgi_app = {wrap}\n"
-    (short_path / program).write_text(text)
+    path.write_text(text)
+
+
+@preload
+@by_hand
+def test_an_application_that_is_wrapped_by_hand_keeps_its_options(
+    program: str, preload: tuple[str, ...], gunicorn: StartGunicorn, short_path: Path, base: str
+) -> None:
+    """Its own socket and name count from the end of its import on, and nobody warns of two bases."""
+    own = f"{short_path}/own"
+    write_wrapped(short_path / program, f"socket={own!r}, application='by hand', show_query=True")
     server = gunicorn(
         program.removesuffix(".py"), *OURS, *preload, "--chdir", str(short_path), env={"PYTHONPATH": str(PROJECT)}
     )
@@ -128,7 +136,7 @@ def test_an_application_that_is_wrapped_by_hand_is_left_as_it_is(
     with clients.in_flight(server.address, f"/wait?{short_path}/gate"):
         thread = asking.waits_in(own, "wait_for_the_file")
         assert thread["request"]["query"] == f"{short_path}/gate"
-        assert [frame["function"].rpartition(".")[2] for frame in thread["frames"]].count("__serve_unusual") <= 1
+        assert len(asking.serving(own)) == 1
         (short_path / "gate").touch()
     assert asking.ask(own, 1, "/worker")["worker"]["application"] == "by hand"
     assert asking.files(base) == []
@@ -273,6 +281,23 @@ def test_a_sync_worker_reports_before_its_time_out_what_came_late_on_its_connect
         timed_out = server.wait_for_log(r"WORKER TIMEOUT")
     text = server.log_text()[: timed_out.start()]
     assert re.search(r"harakiri: GET /lock 0\.\d+ s \(limit 0\.[67]\d* s\), .*; logged, still running", text)
+    assert "wait_for_a_lock" in text
+
+
+@by_hand
+def test_an_application_that_is_wrapped_by_hand_without_a_limit_is_reported_before_the_time_out(
+    program: str, gunicorn: StartGunicorn, short_path: Path
+) -> None:
+    """Once, and as its own code wants it: with the query."""
+    write_wrapped(short_path / program, "show_query=True")
+    server = gunicorn(
+        *(program.removesuffix(".py"), *OURS, "--timeout", "2", "--chdir", str(short_path)),
+        env={"PYTHONPATH": str(PROJECT)},
+    )
+    with clients.in_flight(server.address, "/lock?1"):
+        timed_out = server.wait_for_log(r"WORKER TIMEOUT")
+    text = server.log_text()[: timed_out.start()]
+    assert len(re.findall(r"harakiri: GET /lock\?1 1\.\d s \(limit 1\.[345]\d* s\), ", text)) == 1
     assert "wait_for_a_lock" in text
 
 

@@ -34,7 +34,7 @@ from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats import traceback as traceback_format
-from wsgi_tracebacker.middleware import settings_of
+from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.worker import agent, faults, logs, postmortem, standing_aside
 from wsgi_tracebacker.worker import settings as settings_module
@@ -103,7 +103,14 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
     except Exception:
         faults.caught("when a gunicorn worker moved to its application's socket")
     if not _modules(worker).isdisjoint(_WSGI_WORKERS):
-        worker.wsgi = wrapped(worker.wsgi, harakiri=_limit_before_timeout(worker, settings))
+        limit = _limit_before_timeout(worker, own or settings)
+        if own is None:
+            worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
+        elif limit is not None and own.harakiri is None and own.decide is None:
+            # The middleware of the application's own code has no limit and cannot be given one any more. It lets
+            # requests pass that another one like it tracks already.
+            options = {**settings_module.options_of(own), "harakiri": limit}
+            worker.wsgi = TracebackerMiddleware(worker.wsgi, **options)
     else:
         faults.warn_once(
             "worker class",

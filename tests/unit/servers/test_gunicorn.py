@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -18,6 +19,7 @@ from tests.programs import unwrapped
 from tests.servers import asking
 from tests.support.interpreters import needs_raise
 from tests.unit.worker.test_postmortem import DEAD, leave
+from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import gunicorn as hooks
@@ -40,6 +42,16 @@ class _Log:
 
 class _OwnSyncWorker(SyncWorker):  # type: ignore[misc]
     """What a project derives."""
+
+
+class _Framework:
+    """What Flask's own way of wrapping leaves outside."""
+
+    def __init__(self, wsgi_app: Any) -> None:
+        self.wsgi_app = wsgi_app
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.wsgi_app(*arguments)
 
 
 class _Foreign:
@@ -207,6 +219,46 @@ def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyP
     assert settings is not None
     assert settings.decide is not None
     assert (settings.decide({}), settings.harakiri_action) == (7.0, "log")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({}, 7.0),
+        ({"harakiri": 20}, None),
+        ({"harakiri": 3}, None),
+        ({"harakiri": {"/": 20}}, None),
+        ({"harakiri_action": "kill"}, None),
+    ],
+    ids=["no limit", "one", "a shorter one", "one by path", "kill"],
+)
+@pytest.mark.parametrize("way", ["by hand", "Flask's way"])
+def test_the_limit_of_an_application_that_wraps_itself(
+    options: dict[str, Any], limit: float | None, way: str, base: str
+) -> None:
+    """Where it has none, it has the one before the time-out, and is else as its own code wants it; where it has one,
+    nothing is changed.
+    """
+    app: Any = TracebackerMiddleware(unwrapped.application, base, show_query=True, application="mine", **options)
+    if way != "by hand":
+        app = _Framework(app)
+    own = settings_of(app)
+    worker = worker_of(SyncWorker, app, timeout=8)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    settings = settings_of(worker.wsgi)
+    assert settings is not None
+    assert own is not None
+    if limit is None:
+        assert worker.wsgi is app
+    else:
+        assert settings.decide is not None
+        assert settings.decide({}) == limit
+        assert dataclasses.replace(settings, decide=None) == own
+        served = serve(worker.wsgi, environ("/quick"))
+        assert served.chunks == [b"done\n"]
+        [document] = asking.snapshots(base)
+        assert document["worker"]["requests_finished"] == 1
 
 
 def test_switched_off_there_is_nothing(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
