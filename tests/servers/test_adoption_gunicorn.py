@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.servers import asking
+from tests.servers.matrix.starting import eventlet_python
 from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox, postmortem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.conftest import StartGunicorn
+    from tests.support.servers import Gunicorn
 
 UNWRAPPED = "tests.programs.unwrapped:application"
 OURS = ("-c", "python:wsgi_tracebacker.servers.gunicorn")
@@ -31,9 +34,25 @@ CLASSES = {
     "sync": ("--worker-class", "sync"),
     "gthread": ("--worker-class", "gthread", "--threads", "2"),
     "gevent": ("--worker-class", "gevent"),
+    "eventlet": ("--worker-class", "eventlet"),
 }
 worker_classes = pytest.mark.parametrize("worker_class", CLASSES.values(), ids=CLASSES.keys())
 preload = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+
+
+@pytest.fixture
+def gunicorn(gunicorn: StartGunicorn) -> StartGunicorn:
+    """For eventlet, gunicorn 25: the last one that has it."""
+
+    def start(application: str, *arguments: str, env: Mapping[str, str] | None = None) -> Gunicorn:
+        if "eventlet" not in arguments:
+            return gunicorn(application, *arguments, env=env)
+        # What gunicorn itself warns of.
+        quiet = {**(env or {}), "PYTHONWARNINGS": "ignore"}
+        return gunicorn(application, *arguments, env=quiet, python=eventlet_python())
+
+    return start  # type: ignore[return-value]
+
 
 ABORTED = r"\[ERROR\] Worker \(pid:(\d+)\) is aborted with "
 
@@ -213,8 +232,9 @@ def test_an_option_that_can_never_work_keeps_gunicorn_from_starting(base: str, t
         (CLASSES["sync"], "/gil", "hold_the_gil"),
         (CLASSES["gevent"], "/spin", "spin"),
         (CLASSES["gevent"], "/gil", "hold_the_gil"),
+        (CLASSES["eventlet"], "/spin", "spin"),
     ],
-    ids=["sync lock", "sync spin", "sync C call with the GIL", "gevent spin", "gevent C call with the GIL"],
+    ids=["sync lock", "sync spin", "sync C call with the GIL", "gevent spin", "gevent C call with the GIL", "eventlet"],
 )
 def test_what_a_time_out_aborts_is_in_gunicorns_error_log(
     worker_class: tuple[str, ...], target: str, function: str, gunicorn: StartGunicorn, base: str
@@ -242,12 +262,18 @@ def test_what_a_time_out_aborts_is_in_gunicorns_error_log(
     assert "postmortem" not in server.log_text()
 
 
-@pytest.mark.parametrize(("target", "has_stack"), [("/c", True), ("/c-gil", False)], ids=["without", "with the GIL"])
-def test_a_c_call_that_no_signal_ends(target: str, has_stack: bool, gunicorn: StartGunicorn, base: str) -> None:
+@pytest.mark.parametrize(
+    ("worker_class", "target", "has_stack"),
+    [(CLASSES["sync"], "/c", True), (CLASSES["sync"], "/c-gil", False), (CLASSES["gthread"], "/c-gil", False)],
+    ids=["sync without the GIL", "sync with the GIL", "gthread with the GIL"],
+)
+def test_a_c_call_that_no_signal_ends(
+    worker_class: tuple[str, ...], target: str, has_stack: bool, gunicorn: StartGunicorn, base: str
+) -> None:
     """gunicorn's handler cannot run, so the worker is killed, and the master names the request; with its stack where
-    the watchdog could run before.
+    the watchdog could run before. With the GIL held, a worker of threads has no heartbeat either.
     """
-    server = gunicorn(UNWRAPPED, *OURS, "--timeout", "2")
+    server = gunicorn(UNWRAPPED, *OURS, *worker_class, "--timeout", "2")
     [killed] = server.workers()
     with clients.in_flight(server.address, target):
         server.wait_for_log(rf"postmortem: worker 1, pid {killed}, died with 1 request in flight")
