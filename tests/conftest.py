@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from datetime import timedelta
@@ -109,6 +110,7 @@ class StartGunicorn(Protocol):
         unix: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: Path = PROJECT,
+        python: str = sys.executable,
     ) -> Gunicorn: ...
 
 
@@ -128,6 +130,7 @@ def gunicorn(base: str, short_path: Path, tmp_path: Path) -> Iterator[StartGunic
             unix: bool = False,
             env: Mapping[str, str] | None = None,
             cwd: Path = PROJECT,
+            python: str = sys.executable,
         ) -> Gunicorn:
             number = next(counter)
             server = Gunicorn(
@@ -137,6 +140,7 @@ def gunicorn(base: str, short_path: Path, tmp_path: Path) -> Iterator[StartGunic
                 unix=short_path / f"http{number}" if unix else None,
                 env={"WSGI_TB_SOCKET": base, **(env or {})},
                 cwd=cwd,
+                python=python,
             )
             return servers.enter_context(server)
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = "tests.programs.greenlets:application"
-PRELOAD = "gevent --preload"
-KINDS = ("gevent", PRELOAD, "pywsgi", "pywsgi patched", "eventlet")
+KINDS = ("gevent", "gevent --preload", "pywsgi", "pywsgi patched", "eventlet", "eventlet --preload")
 
 
 class Pywsgi(Server):
@@ -91,10 +90,10 @@ def start(base: str, tmp_path: Path) -> Iterator[Callable[..., Started]]:
             env = {"WSGI_TB_SOCKET": base, "HARAKIRI_LOG": str(log)}
             env |= {f"WSGI_TB_{name.upper()}": value for name, value in options.items()}
             server: Server
-            if kind == "eventlet":
+            if kind.startswith("eventlet"):
                 server = Gunicorn(
                     PROGRAM,
-                    *("--worker-class", "eventlet", *GRACEFULLY),
+                    *("--worker-class", *kind.split(), *GRACEFULLY),
                     log=tmp_path / "server.log",
                     # What gunicorn itself warns of.
                     env={**env, "PYTHONWARNINGS": "ignore"},

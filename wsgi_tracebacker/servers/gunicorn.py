@@ -27,18 +27,21 @@ from __future__ import annotations
 
 import functools
 import os
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats import traceback as traceback_format
-from wsgi_tracebacker.middleware import settings_of
+from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.worker import agent, faults, logs, postmortem, standing_aside
 from wsgi_tracebacker.worker import settings as settings_module
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
@@ -57,10 +60,12 @@ _WSGI_WORKERS = (
 )
 _SYNC = "gunicorn.workers.sync"
 
-#: How long before gunicorn's timeout a sync worker's request is reported: a second, or a quarter of a short timeout.
-#: The worker's heartbeat is a moment older than its request, by the time that the request took to arrive.
+#: How long before gunicorn's timeout a sync worker's request is reported: a second, or a quarter of what is left of the
+#: timeout where that is little.
 _BEFORE_TIMEOUT_SECONDS = 1.0
 _BEFORE_TIMEOUT_SHARE = 0.25
+#: The shortest limit. The master looks once a second, so that a worker may outlive its timeout by as much.
+_LEAST_SECONDS = 0.05
 
 #: The master sends SIGKILL about a second after SIGABRT.
 _ABORT_SECONDS = 0.75
@@ -98,7 +103,14 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
     except Exception:
         faults.caught("when a gunicorn worker moved to its application's socket")
     if not _modules(worker).isdisjoint(_WSGI_WORKERS):
-        worker.wsgi = wrapped(worker.wsgi, harakiri=_limit_before_timeout(worker, settings))
+        limit = _limit_before_timeout(worker, own or settings)
+        if own is None:
+            worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
+        elif limit is not None and own.harakiri is None and own.decide is None:
+            # The middleware of the application's own code has no limit and cannot be given one any more. It lets
+            # requests pass that another one like it tracks already.
+            options = {**settings_module.options_of(own), "harakiri": limit}
+            worker.wsgi = TracebackerMiddleware(worker.wsgi, **options)
     else:
         faults.warn_once(
             "worker class",
@@ -124,22 +136,44 @@ def _same_place(one: Settings, other: Settings) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
-def _limit_before_timeout(worker: Worker, settings: Settings) -> float | None:
-    """Seconds after which a sync worker's request is reported because gunicorn is about to end the worker.
+def _limit_before_timeout(worker: Worker, settings: Settings) -> Callable[[object], float] | None:
+    """What says after how many seconds a sync worker's request is reported because gunicorn is about to end the worker.
 
-    None where a limit was set, or set to none, where overdue requests are to be raised into or killed for (the
-    time-out is gunicorn's business), and for workers whose heartbeat does not wait for requests.
+    None where there is to be no limit, where overdue requests are to be raised into or killed for (the time-out is
+    gunicorn's business), and for workers whose heartbeat does not wait for requests.
     """
-    timeout = worker.cfg.timeout
+    timeout: float = worker.cfg.timeout
     if not timeout or _SYNC not in _modules(worker) or settings.harakiri_action != "log":
         return None
-    limit: float = timeout - min(_BEFORE_TIMEOUT_SECONDS, timeout * _BEFORE_TIMEOUT_SHARE)
-    if settings.harakiri is None:
-        # 0 is for who wants no reports.
-        return None if os.environ.get(settings_module.ENVIRONMENT_VARIABLES["harakiri"], "").strip() else limit
-    if settings.harakiri <= limit:
+    own = settings.harakiri
+    # 0 is for who wants no reports.
+    if own is None and os.environ.get(settings_module.ENVIRONMENT_VARIABLES["harakiri"], "").strip():
         return None
+
+    def limit(_: object) -> float:
+        left = timeout - _silent_seconds(worker)
+        left -= min(_BEFORE_TIMEOUT_SECONDS, left * _BEFORE_TIMEOUT_SHARE)
+        # Reports show it.
+        left = max(round(left, 2), _LEAST_SECONDS)
+        return left if own is None else min(left, own)
+
     return limit
+
+
+def _silent_seconds(worker: Worker) -> float:
+    """How long ago a sync worker's last heartbeat was, which is what gunicorn goes by.
+
+    That is before it accepted the connection, and a client may take its time to send the request. With several
+    addresses it is before the worker waited for a connection: up to half of the timeout ago.
+    """
+    try:
+        last: float = worker.tmp.last_update()
+    except OSError:
+        # The application has closed what is not its own.
+        return 0.0
+    now = monotonic()
+    # Up to gunicorn 21 it is the wall clock's time, which is far beyond the other's.
+    return max(0.0, now - last if last < now + 1.0 else time() - last)
 
 
 def worker_abort(worker: Worker) -> None:

@@ -179,6 +179,28 @@ def from_options(
     )
 
 
+def options_of(settings: Settings) -> dict[str, Any]:
+    """What from_options() makes the same settings of, where the environment variables are the same."""
+    return {
+        "socket": settings.base,
+        "group": settings.group,
+        "application": settings.application or "",
+        "name_threads": settings.name_threads,
+        "show_query": settings.show_query,
+        "remote_address_header": _header_of(settings.remote_address_key),
+        "request_id_header": _header_of(settings.request_id_key),
+        "harakiri": settings.decide or settings.harakiri or 0,
+        "slow": settings.slow or 0,
+        "harakiri_action": settings.harakiri_action,
+        "harakiri_grace": settings.harakiri_grace or 0,
+        "samples_per_second": settings.samples_per_second,
+        "on_harakiri": settings.on_harakiri,
+        "harakiri_margin": settings.harakiri_margin,
+        "dump_signal": settings.dump_signal,
+        "hub_blocked": settings.hub_blocked or 0,
+    }
+
+
 def _checked_hub_blocked(value: object, variables: Mapping[str, str]) -> float | None:
     if value is None and not variables.get(ENVIRONMENT_VARIABLES["hub_blocked"], "").strip():
         return DEFAULT_HUB_BLOCKED_SECONDS
@@ -311,3 +333,8 @@ def _environ_key(header: str | None) -> str | None:
     if not all(character.isalnum() or character in "-_" for character in header):
         raise ConfigurationError(f"{header!r} is not the name of a header")
     return "HTTP_" + header.upper().replace("-", "_")
+
+
+def _header_of(key: str | None) -> str:
+    """The way back; empty for a key that is no header's, which is the default, and for none."""
+    return key.removeprefix("HTTP_").replace("_", "-") if key is not None and key.startswith("HTTP_") else ""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import os
 import sys
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ from tests.programs import unwrapped
 from tests.servers import asking
 from tests.support.interpreters import needs_raise
 from tests.unit.worker.test_postmortem import DEAD, leave
+from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import gunicorn as hooks
@@ -22,6 +27,8 @@ from wsgi_tracebacker.worker import agent, primitives
 from wsgi_tracebacker.worker.settings import from_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsgi_tracebacker.worker.settings import Settings
 
 
@@ -37,6 +44,16 @@ class _OwnSyncWorker(SyncWorker):  # type: ignore[misc]
     """What a project derives."""
 
 
+class _Framework:
+    """What Flask's own way of wrapping leaves outside."""
+
+    def __init__(self, wsgi_app: Any) -> None:
+        self.wsgi_app = wsgi_app
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.wsgi_app(*arguments)
+
+
 class _Foreign:
     def handle_abort(self) -> None: ...
 
@@ -47,9 +64,16 @@ def worker_of(kind: Any, app: object = unwrapped.application, *, timeout: float 
     worker.cfg = SimpleNamespace(timeout=timeout, proc_name="shop:app")
     worker.app = SimpleNamespace(wsgi=lambda: app, app_uri="shop:app", callable=app if preloaded else None)
     worker.log = _Log()
+    worker.tmp = SimpleNamespace(last_update=time.monotonic)
     if kind is _Foreign:
         worker.load_wsgi = lambda: setattr(worker, "wsgi", app)
     return worker
+
+
+def limit_of(worker: Any, settings: Settings) -> float | None:
+    """The limit of a request that the worker has just accepted."""
+    limit = hooks._limit_before_timeout(worker, settings)
+    return None if limit is None else limit({})
 
 
 def test_gunicorn_takes_nothing_but_the_hooks() -> None:
@@ -134,7 +158,7 @@ def test_an_option_that_can_never_work_is_the_workers_end(monkeypatch: pytest.Mo
         (SyncWorker, 0, {}, None),
         (_OwnSyncWorker, 30, {}, 29.0),
         (ThreadWorker, 30, {}, None),
-        (SyncWorker, 30, {"harakiri": 10.0}, None),
+        (SyncWorker, 30, {"harakiri": 10.0}, 10.0),
         (SyncWorker, 30, {"harakiri": 60.0}, 29.0),
         pytest.param(SyncWorker, 30, {"harakiri_action": "raise"}, None, marks=needs_raise),
         (SyncWorker, 30, {"harakiri_action": "kill"}, None),
@@ -145,14 +169,44 @@ def test_the_limit_before_the_time_out(
 ) -> None:
     """Only where the time-out looks at requests, and where nobody asked for something else that comes first."""
     settings: Settings = from_options(**options)
-    assert hooks._limit_before_timeout(worker_of(kind, timeout=timeout), settings) == limit
+    assert limit_of(worker_of(kind, timeout=timeout), settings) == limit
+
+
+@pytest.mark.parametrize("clock", [time.monotonic, time.time])
+@pytest.mark.parametrize(
+    ("silent_seconds", "options", "limit"),
+    [
+        (6.0, {}, 23.0),
+        (28.0, {}, 1.5),
+        # The master has yet to see it.
+        (30.5, {}, 0.05),
+        (6.0, {"harakiri": 10.0}, 10.0),
+        (25.0, {"harakiri": 10.0}, 4.0),
+    ],
+)
+def test_the_limit_counts_from_the_heartbeat(
+    silent_seconds: float, options: dict[str, Any], limit: float, clock: Callable[[], float]
+) -> None:
+    """As the time-out does, by gunicorn's old clock and by its new one: the request may have come late on its
+    connection.
+    """
+    worker = worker_of(SyncWorker)
+    worker.tmp.last_update = lambda: clock() - silent_seconds
+    assert limit_of(worker, from_options(**options)) == limit
+
+
+def test_a_heartbeat_that_cannot_be_read_is_one_of_now() -> None:
+    """The application may have closed gunicorn's file, as all that is not its own."""
+    worker = worker_of(SyncWorker)
+    worker.tmp.last_update = functools.partial(os.fstat, -1)
+    assert limit_of(worker, from_options()) == 29.0
 
 
 def test_no_limit_is_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator who says 0 wants no reports; an empty variable is none."""
     for text, limit in (("0", None), (" ", 29.0)):
         monkeypatch.setenv("WSGI_TB_HARAKIRI", text)
-        assert hooks._limit_before_timeout(worker_of(SyncWorker), from_options()) == limit
+        assert limit_of(worker_of(SyncWorker), from_options()) == limit
 
 
 def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +217,48 @@ def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyP
     worker.load_wsgi()
     settings = settings_of(worker.wsgi)
     assert settings is not None
-    assert (settings.harakiri, settings.harakiri_action) == (7.0, "log")
+    assert settings.decide is not None
+    assert (settings.decide({}), settings.harakiri_action) == (7.0, "log")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({}, 7.0),
+        ({"harakiri": 20}, None),
+        ({"harakiri": 3}, None),
+        ({"harakiri": {"/": 20}}, None),
+        ({"harakiri_action": "kill"}, None),
+    ],
+    ids=["no limit", "one", "a shorter one", "one by path", "kill"],
+)
+@pytest.mark.parametrize("way", ["by hand", "Flask's way"])
+def test_the_limit_of_an_application_that_wraps_itself(
+    options: dict[str, Any], limit: float | None, way: str, base: str
+) -> None:
+    """Where it has none, it has the one before the time-out, and is else as its own code wants it; where it has one,
+    nothing is changed.
+    """
+    app: Any = TracebackerMiddleware(unwrapped.application, base, show_query=True, application="mine", **options)
+    if way != "by hand":
+        app = _Framework(app)
+    own = settings_of(app)
+    worker = worker_of(SyncWorker, app, timeout=8)
+    hooks.post_fork(None, worker)
+    worker.load_wsgi()
+    settings = settings_of(worker.wsgi)
+    assert settings is not None
+    assert own is not None
+    if limit is None:
+        assert worker.wsgi is app
+    else:
+        assert settings.decide is not None
+        assert settings.decide({}) == limit
+        assert dataclasses.replace(settings, decide=None) == own
+        served = serve(worker.wsgi, environ("/quick"))
+        assert served.chunks == [b"done\n"]
+        [document] = asking.snapshots(base)
+        assert document["worker"]["requests_finished"] == 1
 
 
 def test_switched_off_there_is_nothing(base: str, monkeypatch: pytest.MonkeyPatch) -> None:

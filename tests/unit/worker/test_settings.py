@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.formats.card import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
-from wsgi_tracebacker.worker.settings import DEFAULT_SOCKET, ENVIRONMENT_VARIABLES, from_options
+from wsgi_tracebacker.worker.settings import DEFAULT_SOCKET, ENVIRONMENT_VARIABLES, from_options, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,3 +139,68 @@ def test_a_folder_that_was_removed_is_no_mistake(tmp_path: Path, monkeypatch: py
     assert from_options(socket="/tmp/tb", environment={}).base == "/tmp/tb"
     assert from_options(socket="tb", environment={}).base == "tb"
     monkeypatch.chdir(tmp_path)
+
+
+#: One of each that is neither its default nor what the other one has.
+SAID = {
+    "socket": "/run/x/tb",
+    "group": "adm",
+    "application": "shop",
+    "name_threads": False,
+    "show_query": True,
+    "remote_address_header": "X-Real-IP",
+    "request_id_header": "X-Trace",
+    "harakiri": 30,
+    "slow": 2,
+    "harakiri_action": "kill",
+    "samples_per_second": 5,
+    "on_harakiri": print,
+    "harakiri_margin": 3,
+    "dump_signal": 40,
+    "hub_blocked": 2,
+}
+SAID_NOTHING = {
+    "application": "",
+    "remote_address_header": "",
+    "request_id_header": "",
+    "harakiri": 0,
+    "slow": 0,
+    "dump_signal": None,
+    "hub_blocked": 0,
+}
+VARIABLES = {
+    ENVIRONMENT_VARIABLES[option]: word
+    for option, word in {
+        "group": "7",
+        "application": "other",
+        "show_query": "1",
+        "remote_address_header": "X-Other",
+        "request_id_header": "X-Other",
+        "harakiri": "9",
+        "slow": "4",
+        "samples_per_second": "7",
+        "harakiri_margin": "7",
+        "dump_signal": "41",
+        "hub_blocked": "7",
+    }.items()
+}
+
+
+@pytest.mark.parametrize("environment", [{}, VARIABLES], ids=["no variables", "variables"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, SAID, SAID_NOTHING, {"harakiri": {"/api": 3}}, {"harakiri": len}],
+    ids=["nothing", "all", "none of all", "prefixes", "a callable"],
+)
+def test_settings_are_options_again(options: dict[str, Any], environment: dict[str, str]) -> None:
+    """What was said, what was left to the variables, and what was said to be none."""
+    found = settings(environment, **options)
+    assert set(options_of(found)) == {*ENVIRONMENT_VARIABLES, "on_harakiri"}
+    assert settings(environment, **options_of(found)) == found
+
+
+@needs_raise
+def test_a_grace_is_an_option_again() -> None:
+    """It needs the action that no other interpreter has."""
+    found = settings(harakiri_action="raise", harakiri_grace=5)
+    assert settings(**options_of(found)) == found
