@@ -21,7 +21,7 @@ import resource
 import select
 import signal
 import sys
-from time import monotonic, strftime
+from time import monotonic, process_time, strftime
 from time import time as unix_time
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,8 @@ _STOPPED_SECONDS = 1.0
 
 #: Of the switches of a thread that waits for the GIL all the time; a loaded machine lets it have fewer.
 _GIL_WAIT_SHARE = 0.1
-#: PyPy does not have it.
+#: PyPy does not have it, and goes by this: a process that used less of a CPU was stopped.
+_STOPPED_CPU_SHARE = 0.02
 _RUSAGE_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 
 #: A greenlet that is to be raised into has so long to give way to its hub, which throws into it.
@@ -193,6 +194,7 @@ class Watchdog:
         self.fuse: Fuse | None = None
         #: How often this thread had given up its CPU by then.
         self._switches_seen = 0
+        self._cpu_seen = process_time()
         self._stopping = False
         self._waker = Waker()
         self._ended = primitives.allocate_lock()
