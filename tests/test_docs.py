@@ -539,6 +539,8 @@ def test_numbers_of_security_are_those_of_the_code() -> None:
     assert "by four times what one worker may take" in page
     for text in (page, reference("command")):
         assert f" {discovery.MAX_USER_WORKERS:,} workers are looked at" in text
+    assert f"A reply has at most {client.MAX_REPLY_BYTES >> 20} MiB, all" in reference("command")
+    assert f"all replies of one user together {client.MAX_USER_BYTES >> 20} MiB" in reference("command")
     assert f"have at most {blackbox.MAX_STACKS_BYTES >> 10} KiB" in page
     assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
     assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page

@@ -24,6 +24,9 @@ EXIT_UNANSWERED = 1
 #: 128 + SIGINT, as shells have it.
 EXIT_INTERRUPTED = 130
 
+#: What is put together before it is written. All of it would be as much memory again as what it shows.
+_CHARACTERS_AT_ONCE = 1024 * 1024
+
 
 def wants_colour(choice: str, stream: TextIO) -> bool:
     """Whether to colour: ``always``, ``never``, or ``auto``, which is on a terminal and not against NO_COLOR."""
@@ -34,9 +37,18 @@ def wants_colour(choice: str, stream: TextIO) -> bool:
 
 
 def write_text(lines: Iterable[str]) -> None:
-    """Lines to stdout; characters that its encoding does not have are written as escapes."""
+    """Lines to stdout, as they come; characters that its encoding does not have are written as escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    write_bytes("".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace"))
+    text: list[str] = []
+    length = 0
+    for line in lines:
+        text.append(f"{line}\n")
+        length += len(text[-1])
+        if length >= _CHARACTERS_AT_ONCE:
+            write_bytes("".join(text).encode(encoding, "backslashreplace"))
+            text.clear()
+            length = 0
+    write_bytes("".join(text).encode(encoding, "backslashreplace"))
 
 
 def write_bytes(content: bytes) -> None:

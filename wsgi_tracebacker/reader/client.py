@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 REQUEST = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
 
-#: What a reply may be at most: a snapshot of 500 threads with 100 frames each is 12 MB.
-MAX_REPLY_BYTES = 64 * 1024 * 1024
+#: What a reply may be at most: a snapshot of 500 threads with 200 frames each is 22 MB.
+MAX_REPLY_BYTES = 32 * 1024 * 1024
 
 #: And all replies of one user together: whoever may bind any number of sockets in the folder must not fill the reader's
 #: memory, or keep it reading for minutes. 128 workers with 64 threads each are 64 MB. Users are counted apart, so that
@@ -321,6 +321,7 @@ class _Conversation:
         if self._chunks:
             self.is_over = True
             self.outcome = Reply(b"".join(self._chunks), pid, uid)
+            self._chunks.clear()
         elif os.geteuid() not in (0, uid):
             self._fail(PermissionDenied(f"it answers only its own user (uid {uid}) and root: try as one of them"))
         else:

@@ -12,6 +12,9 @@ from wsgi_tracebacker.errors import BadReply, FormatError
 from wsgi_tracebacker.formats import json
 from wsgi_tracebacker.model import Snapshot, Worker
 
+#: The head of a worker's reply has 150 bytes.
+_MAX_HEAD_BYTES = 8 * 1024
+
 
 class Reply(NamedTuple):
     """All bytes that a worker sent, and whom the kernel names as the one who sent them (SO_PEERCRED)."""
@@ -56,9 +59,10 @@ def snapshot(reply: Reply, taken_at: float) -> Snapshot:
 
 
 def _body(content: bytes) -> bytes:
-    head, separator, body = content.partition(b"\r\n\r\n")
-    if not separator:
-        raise BadReply("its reply broke off within the header")
+    end = content.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)
+    if end < 0:
+        raise BadReply("its reply broke off within the header, or has one that does not end")
+    head, body = content[:end], content[end + 4 :]
     status, *headers = head.split(b"\r\n")
     if status.split(b" ", 2)[1:2] != [b"200"]:
         raise BadReply(f"it answered {status[:100].decode('ascii', 'backslashreplace')!r}")

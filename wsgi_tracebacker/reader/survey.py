@@ -155,7 +155,8 @@ def _ask(
     answers = {}
     for path, target in targets.items():
         if path in outcomes:
-            answers[path] = _answer(target, outcomes[path], taken_at, processes)
+            # Taken out: a reply that has been read is only memory.
+            answers[path] = _answer(target, outcomes.pop(path), taken_at, processes)
         else:
             answers[path] = _no_socket(target, processes)
     return answers

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import main as command
+from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import plain_bases
 from wsgi_tracebacker.cli.read import read
 from wsgi_tracebacker.cli.show import show
@@ -28,7 +29,7 @@ from wsgi_tracebacker.reader.survey import Answer, Survey
 from wsgi_tracebacker.reports import LostRequest, Postmortem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 FRAMES = (Frame("/srv/a.py", 3, "f", "g()", 3, 0, 3),)
 
@@ -356,6 +357,23 @@ def test_every_verb_has_help_with_examples(verb: str) -> None:
     result = run(verb, "--help")
     assert (result.exit_code, "Examples:" in result.stdout) == (0, True)
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_text_is_written_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Not all at once, which would be as much memory again as what is shown; and all of it."""
+    monkeypatch.setattr(output, "_CHARACTERS_AT_ONCE", 4)
+    written = []
+
+    def lines() -> Iterator[str]:
+        for number in range(5):
+            written.append(capfdbinary.readouterr().out)
+            yield str(number)
+
+    output.write_text(lines())
+    written.append(capfdbinary.readouterr().out)
+    assert written == [b"", b"", b"0\n1\n", b"", b"2\n3\n", b"4\n"]
 
 
 @pytest.fixture

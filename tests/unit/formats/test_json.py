@@ -114,7 +114,8 @@ def test_optional_keys_may_be_missing() -> None:
     [
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "more parts"),
+        pytest.param((b"[" + b" " * 50) * 100_000, "not JSON", id="nested"),
         (b"[]", "document is not an object"),
         (changed("schema", to=2), "schema 2"),
         (changed("schema", to=True), "schema is not a whole number"),
@@ -136,6 +137,67 @@ def test_what_is_wrong_is_named(data: bytes, complaint: str) -> None:
     """A document that is not one of ours is a FormatError that names the place."""
     with pytest.raises(FormatError, match=complaint):
         json.decode(data)
+
+
+HEAD = b'{"schema":1,"source":"worker","worker":{},"taken_at":1,"x":'
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"{}",
+        b"[]",
+        b"[[[[]]]]",
+        b'{"filename":"","function":""}',
+        b'{"k":1}',
+        b"1",
+        b'"ab"',
+        b'"\\""',
+        b'"\\\\"',
+        b'"x[","]"',
+        b" [ ]",
+    ],
+)
+def test_a_document_of_many_small_parts_is_refused(part: bytes) -> None:
+    """Each is worth ten times its bytes in memory; whatever strings and escapes stand between them."""
+    for begin, end in ((b"[", b"]"), (b'["\\"[,",', b"]"), (b'{"y":[', b"]}")):
+        document = HEAD + begin + b",".join([part] * 20_000) + end + b',"threads":[]}'
+        standard_json.loads(document)
+        with pytest.raises(FormatError, match="more parts"):
+            json.decode(document)
+
+
+def test_many_different_keys_are_refused() -> None:
+    """One object of them is ten times as large as its text."""
+    keys = b",".join(b'"%x":1' % number for number in range(20_000))
+    with pytest.raises(FormatError, match="more parts"):
+        json.decode(HEAD + b"{" + keys + b'},"threads":[]}')
+
+
+def test_the_smallest_parts_that_we_write_are_read() -> None:
+    """Frames, threads, requests and nested requests with nothing in them, as many as you like."""
+    request = Request("", "", "", "", "", 0, 0, "")
+    for stack in (
+        Stack("", frames=(Frame("", 1, "", "", 1, 0, 1, source_changed=True),) * 5000),
+        Stack("", request=request._replace(nested=(request,) * 5000)),
+    ):
+        snapshot = Snapshot(Worker(), 0, (stack,))
+        assert json.decode(json.encode(snapshot)) == snapshot
+    full = Stack(
+        "", 0, 0, 0, "", True, "", "", 0, request, LastRequest("", "", 0), (), 0, True, "", HubState("", "", 0)
+    )
+    for stack in (full, Stack(""), Stack("", core=0)):
+        snapshot = Snapshot(Worker(), 0, (stack,) * 5000)
+        assert json.decode(json.encode(snapshot)) == snapshot
+
+
+@pytest.mark.parametrize("text", ["[" * 8000, "{" * 8000, "," * 8000, '"[' * 4000, '\\"{' * 4000, "\\[" * 4000])
+def test_no_text_makes_a_document_unreadable(text: str) -> None:
+    """Paths are chosen by whoever sends a request, lines by whoever wrote the program."""
+    request = Request("GET", text, text, text, text, 0.0, 0.0, "app")
+    stack = Stack(text, core=0, request=request, frames=(Frame(text, 1, text, text),))
+    snapshot = Snapshot(Worker(application=text), 0.0, (stack,) * 20)
+    assert json.decode(json.encode(snapshot)) == snapshot
 
 
 _json_values = st.recursive(

@@ -103,10 +103,20 @@ def test_without_a_header_it_is_an_error(data: bytes) -> None:
         uwsgi.parse(data)
 
 
+@pytest.mark.parametrize("line", [b"\n", b"ab\n", b"thread_id = \n"])
+def test_more_lines_than_a_dump_can_have_are_an_error(line: bytes) -> None:
+    """Each costs a hundred bytes and a look; the smallest records are read, as many as you like."""
+    with pytest.raises(FormatError, match="more lines"):
+        uwsgi.parse(uwsgi.UWSGI_HEADER + line * 50_000)
+    smallest = uwsgi.block("", [uwsgi.frame_text(Frame("", None, "", None)).encode()])
+    assert len(uwsgi.parse(uwsgi.UWSGI_HEADER + smallest * 5000)) == 5000
+
+
 def test_bytes_that_are_not_utf_8_are_read() -> None:
-    """A file name in another encoding appears with backslash escapes."""
-    (stack, _) = uwsgi.parse(UWSGI_DUMP.replace(b"./slow.py", b"./caf\xe9.py"))
-    assert stack.frames[0].filename == r"./caf\xe9.py"
+    """A file name in another encoding appears with backslash escapes, whatever else is in it."""
+    for name in (b"./caf\xe9.py", b"\xe2\x82./\xc3\xa9\x80\xff\xed\xa0\x80.py", bytes(range(0x80, 0x100))):
+        (stack, _) = uwsgi.parse(UWSGI_DUMP.replace(b"./slow.py", name))
+        assert stack.frames[0].filename == name.decode("utf-8", "backslashreplace")
 
 
 @given(st.lists(stacks, max_size=4))

@@ -58,6 +58,7 @@ def test_a_peer_in_another_namespace_has_no_pid() -> None:
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "404 Not Found"),
         (b"HTTP/1.1 \x1b[31m\r\n\r\n", r"\\x1b"),
         (b"HTTP/1.0 200 OK\r\nContent-Le", "within the header"),
+        (b"HTTP/1.0 200 OK\r\n" + b"a\r\n" * 10_000 + b"\r\n{}", "within the header"),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n{}", "after 2 bytes"),
         (OK + b'{"schema":1', "cannot be read"),
         (b"*** something else", "cannot be read"),
@@ -97,6 +98,12 @@ def test_any_bytes_are_a_snapshot_or_a_bad_reply(content: bytes) -> None:
 @settings(max_examples=min(50, settings().max_examples))
 @given(st.sampled_from([b"", OK, OK + b'{"x":', uwsgi.HEADER, uwsgi.HEADER + b"thread_id = "]), long_inputs(*_pieces))
 @example(uwsgi.HEADER, (b"thread_id =  filename = " + b"\n \n" * 5000) * 40)
+@example(uwsgi.HEADER, b"ab\n" * 100_000)
+@example(OK + b'{"x":[', b"{}," * 100_000)
+@example(OK + b'{"x":[', b"[]," * 100_000)
+@example(OK + b'{"x":["",', b'"ab",' * 100_000)
+@example(OK + b'{"x":[', b'{"filename":"","function":""},' * 10_000)
+@example(OK[:-2], b"a\r\n" * 100_000 + b"\r\n")
 def test_a_long_reply_costs_no_more_than_its_length(start: bytes, rest: bytes) -> None:
     """Whatever it is made of: neither time nor memory grow faster than it does."""
 
@@ -104,4 +111,4 @@ def test_a_long_reply_costs_no_more_than_its_length(start: bytes, rest: bytes) -
         with contextlib.suppress(BadReply):
             read(content)
 
-    within_bounds(take, start + rest, microseconds_a_byte=1.5, bytes_a_byte=100)
+    within_bounds(take, start + rest, microseconds_a_byte=1.5, bytes_a_byte=20)
