@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.interpreters import COUNTS_REFERENCES, needs_raise
 from tests.unit.wsgi import environ, requests_in, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import agent, faults
@@ -390,7 +391,9 @@ def unclosed_bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(params=sorted(ACTIONS))
+@pytest.fixture(
+    params=[pytest.param(action, marks=[needs_raise] * (action in HOLDS_BACK)) for action in sorted(ACTIONS)]
+)
 def armed(
     unclosed_bodies: None, request: pytest.FixtureRequest, base: str
 ) -> Iterator[tuple[str, Current, TracebackerMiddleware]]:
@@ -447,9 +450,10 @@ def test_all_that_happens_happens_as_without_us(
         # What a server forgot to close ends when it is collected.
         del result, story
         current.story = None
-    if all(plan.closes for plan in plans):
+    # A class is never closed. What is not closed ends where references are counted, see needs_reference_counts.
+    if all(plan.closes and (plan.kind != "class" or COUNTS_REFERENCES) for plan in plans):
         assert in_flight() <= earlier
-    else:
+    elif COUNTS_REFERENCES:
         gc.collect()
         assert len(requests_in(snapshot(base))) <= len(earlier)
 
@@ -514,7 +518,8 @@ def quiet_validator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The validator's iterators complain when they are collected, those that were refused in the making by a fault of
     theirs.
     """
-    monkeypatch.delattr(IteratorWrapper, "__del__")
+    # Not deleted: what PyPy is given as __del__ when the class exists, it does not call.
+    monkeypatch.setattr(IteratorWrapper, "__del__", lambda _: None)
     yield
     gc.collect()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.interpreters import needs_reference_counts
+from tests.support.interpreters import drop_what_nobody_has, needs_reference_counts
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, request_in_flight, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
@@ -259,6 +259,7 @@ def test_overlapping_bodies_on_one_thread_are_all_known(base: str) -> None:
     assert serve(wrapped, environ("/whole")).chunks == [b"/whole"]
     for number in (1, 2):
         bodies[number].close()
+    drop_what_nobody_has()
     document = snapshot(base)
     assert (requests_in(document), document["worker"]["requests_finished"]) == ([], 6)
     cores = [thread["core"] for thread in document["threads"] if thread["core"] is not None]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 VERSION = 2
 
 #: How faulthandler begins a thread; each thread is once in a dump.
-_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})\b", re.MULTILINE)
+_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-fA-F]{1,16})\b", re.MULTILINE)
 
 #: Of the requests, the oldest: more than anybody reads in a log, and with long paths 1 MiB in the file that is kept.
 MAX_REQUESTS = 512
