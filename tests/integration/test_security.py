@@ -723,13 +723,8 @@ def view_that_hangs(environ, start_response):
         time.sleep(3600 if action == "log" else 30)
     return [password.encode(), body, repr(held).encode(), str(kept).encode()]
 wrapped = TracebackerMiddleware(
-<<<<<<< HEAD
     view_that_hangs, socket=base, harakiri=3600, slow=0.2, harakiri_action=action, show_query=show_query == "yes",
     application="app\\x1b[2J\\u202e",
-=======
-    view_that_hangs, socket=base, harakiri=4 if action == "kill" else 0.6, slow=0.2, harakiri_action=action,
-    show_query=show_query == "yes", application="app\\x1b[2J\\u202e",
->>>>>>> pypy
 )
 for path in ("/first", "/shown\\x1b]0;owned\\x07\\x9b2J"):
     threading.current_thread().name = "name\\x1b[2J\\x9b\\r"
