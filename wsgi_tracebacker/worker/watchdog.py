@@ -190,6 +190,8 @@ class Watchdog:
         self._horizon_seconds = _IDLE_SECONDS
         #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
         self.wakes_at = _NEVER
+        #: When it began to look around.
+        self._looks_at = 0.0
         #: Set where requests may be killed: pushed forward as long as this thread runs.
         self.fuse: Fuse | None = None
         #: How often this thread had given up its CPU by then.
@@ -258,11 +260,12 @@ class Watchdog:
             planned = monotonic()
             while not self._stopping:
                 try:
-                    sleep_seconds = self._look_around(max(0.0, monotonic() - planned))
+                    # By what was planned when it began to look: if it was stopped since then, that counts as well.
+                    planned = self._look_around(planned)
                 except Exception:
                     faults.caught("in the watchdog", self._say_fault)
-                    sleep_seconds = _FAULT_PAUSE_SECONDS
-                planned = monotonic() + sleep_seconds
+                    planned = monotonic() + _FAULT_PAUSE_SECONDS
+                sleep_seconds = max(0.0, planned - monotonic())
                 poll = self._primitives.poll()
                 poll.register(self._waker.descriptor, select.POLLIN)
                 if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
@@ -275,10 +278,14 @@ class Watchdog:
         finally:
             self._ended.release()
 
-    def _look_around(self, late_seconds: float) -> float:
-        """Do what is due; the seconds until something may be due again."""
+    def _look_around(self, planned: float) -> float:
+        """Do what is due; the monotonic time at which something may be due again.
+
+        :param planned: when this look was to be.
+        """
         self.wakes_at = _NEVER
-        now = monotonic()
+        now = self._looks_at = monotonic()
+        late_seconds = max(0.0, now - planned)
         if self._was_stopped(late_seconds):
             self._hub_watch.process_was_stopped(now)
             if self.fuse is not None:
@@ -323,7 +330,7 @@ class Watchdog:
         if self._reporter.is_busy:
             wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
-        return max(0.0, wake_at - monotonic())
+        return wake_at
 
     def _push_fuse(self, serving: list[Core], now: float) -> float:
         """Python runs: nobody is to be killed yet. When that has to be said again."""
@@ -444,7 +451,8 @@ class Watchdog:
         if watch.kill_at != _NEVER:
             return self._kill_if_said(watch, now)
         _, overdue_at = thresholds(core, token)
-        if now >= overdue_at and watch.reported is None:
+        # By the time that this look began at: if the process was stopped since then, the next one finds that out first.
+        if self._looks_at >= overdue_at and watch.reported is None:
             # To the microsecond, as it was given: the sum and difference of floats is a little off.
             self._overdue(watch, settings, stack, round(overdue_at - token, 6), now)
         if now >= watch.grace_ends:

@@ -335,11 +335,11 @@ def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
 
     look, failed = watchdog.Watchdog._look_around, threading.Event()
 
-    def look_around(self: watchdog.Watchdog, late_seconds: float) -> float:
+    def look_around(self: watchdog.Watchdog, planned: float) -> float:
         if not failed.is_set():
             failed.set()
             raise OSError("of ours")
-        return look(self, late_seconds)
+        return look(self, planned)
 
     monkeypatch.setattr(logs, "emit", hang)
     monkeypatch.setattr(watchdog.Watchdog, "_look_around", look_around)
