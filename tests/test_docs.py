@@ -40,7 +40,7 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import client, discovery, examine, process, stall
+from wsgi_tracebacker.reader import client, discovery, examine, graveyard, process, stall
 from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
 from wsgi_tracebacker.worker import (
     blackbox,
@@ -541,6 +541,9 @@ def test_numbers_of_security_are_those_of_the_code() -> None:
         assert f" {discovery.MAX_USER_WORKERS:,} workers are looked at" in text
     assert f"A reply has at most {client.MAX_REPLY_BYTES >> 20} MiB, all" in reference("command")
     assert f"all replies of one user together {client.MAX_USER_BYTES >> 20} MiB" in reference("command")
+    together = f" {graveyard.MAX_USER_BYTES >> 20} MiB are read together"
+    assert f"{together}, each file counting for at least {graveyard._OPENING_BYTES >> 10} KiB" in page
+    assert together in reference("command")
     assert f"have at most {blackbox.MAX_STACKS_BYTES >> 10} KiB" in page
     assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
     assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page

@@ -36,7 +36,7 @@ Examples:
 \b
 Exit codes:
   0  shown, or nobody died with requests in flight
-  1  some file could not be read (named on stderr)
+  1  some file was not read (stderr says which, and why)
   2  the command was not understood
   3  nothing is known of the base: no worker, living or dead
   4  the output could not be written
@@ -66,7 +66,8 @@ def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> i
     named = bases_or_default(bases)
     found = dig(named, numbers)
     if form == "json":
-        output.write_bytes(_json(found))
+        for part in _json(found):
+            output.write_bytes(part)
     else:
         output.write_text(_text(found))
     for fault in found.faults:
@@ -88,10 +89,14 @@ def _text(found: Findings) -> Iterator[str]:
         yield from lines(each)
 
 
-def _json(found: Findings) -> bytes:
+def _json(found: Findings) -> Iterator[bytes]:
     import json
 
     from wsgi_tracebacker.formats.postmortem import document
 
-    postmortems = [document(each) for each in found.postmortems]
-    return json.dumps({"schema": SCHEMA, "postmortems": postmortems}).encode("ascii") + b"\n"
+    yield b'{"schema": %d, "postmortems": [' % SCHEMA
+    separator = b""
+    for each in found.postmortems:
+        yield separator + json.dumps(document(each)).encode("ascii")
+        separator = b", "
+    yield b"]}\n"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.formats.escape import printable
+from wsgi_tracebacker.formats.json import check_density
 from wsgi_tracebacker.formats.times import is_time
 from wsgi_tracebacker.reports import LostRequest, Postmortem
 
@@ -138,9 +139,12 @@ def encode(postmortem: Postmortem) -> bytes:
 def decode(content: bytes) -> Postmortem:
     """Read one back. Raises FormatError."""
     try:
+        check_density(content)
         found = json.loads(content)
         if not isinstance(found, dict) or found.get("postmortem") != VERSION:
             raise FormatError(f"this is no postmortem of version {VERSION}")
+        if len(found["requests"]) > MAX_REQUESTS:
+            raise FormatError(f"this is no postmortem: it has more than {MAX_REQUESTS} requests")
         requests = tuple(
             LostRequest(
                 core=int(request["core"]),

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
@@ -30,6 +31,14 @@ SHARED_MEMORY = blackbox.SHARED_MEMORY
 #: No file of ours is larger: a table, a stacks file that is full, a postmortem with a part of one.
 _MAX_BYTES = 2 * 1024 * 1024
 
+#: And all files of one user together: whoever may write in the folder must not fill the reader's memory, or keep it
+#: reading for minutes. That is 600 postmortems of the largest, or the tables of 300 workers without a successor. Users
+#: are counted apart, so that one cannot use up what is another's.
+MAX_USER_BYTES = 64 * 1024 * 1024
+
+#: What a file counts for besides its size: to open one takes as long as to read that.
+_OPENING_BYTES = 4 * 1024
+
 _IN_SHARED_MEMORY = re.compile(r"wsgi_tracebacker\.([0-9]{1,10})\.[0-9a-f]{16}\.([1-9][0-9]{0,4})\.(table|postmortem)")
 _BESIDE_SOCKET = re.compile(r"([1-9][0-9]{0,4})\.(table|postmortem)")
 _NUMBERED = re.compile(r"(.*[^0-9])([1-9][0-9]{0,4})")
@@ -42,7 +51,7 @@ class Findings(NamedTuple):
     postmortems: tuple[Postmortem, ...]
     #: Whether any file of these bases was there, of living workers perhaps.
     is_known: bool
-    #: One line for each file that could not be read.
+    #: One line for each file that could not be read, and for each user who has too many.
     faults: tuple[str, ...]
 
 
@@ -65,13 +74,22 @@ def dig(
     found: dict[str, _File] = {}
     for argument in bases:
         found.update((file.path, file) for file in _files(argument, shared_memory))
+    # All of them until the end: the latest death comes first, whichever file it is in.
     postmortems: list[Postmortem] = []
     faults: list[str] = []
+    read_of: Counter[int] = Counter()
+    left_out: Counter[int] = Counter()
     for file in found.values():
         if numbers and file.number not in numbers:
             continue
         try:
-            read = _kept(file) if file.kind == blackbox.POSTMORTEM else _untaken(file, processes)
+            # Whose it is, and not whose its name says.
+            owner = os.lstat(file.path).st_uid
+            if read_of[owner] >= MAX_USER_BYTES:
+                left_out[owner] += 1
+                continue
+            read_of[owner] += _OPENING_BYTES
+            read = _kept(file, read_of) if file.kind == blackbox.POSTMORTEM else _untaken(file, processes, read_of)
         except FileNotFoundError:
             # Taken by a successor just now.
             continue
@@ -81,6 +99,10 @@ def dig(
             continue
         if read is not None:
             postmortems.append(read)
+    faults += [
+        f"{count} files of uid {uid} are left out: of one user no more than {MAX_USER_BYTES >> 20} MiB are read"
+        for uid, count in sorted(left_out.items())
+    ]
     postmortems.sort(key=lambda each: (-each.last_written_at, each.number))
     return Findings(tuple(postmortems), bool(found), tuple(faults))
 
@@ -135,19 +157,23 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _kept(file: _File) -> Postmortem | None:
+def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
     content = _content(file.path, file.owner)
+    read_of[file.owner] += len(content)
     # One that is being written just now, or that a full disk cut short to nothing.
     return postmortem.decode(content) if content else None
 
 
-def _untaken(file: _File, processes: Processes) -> Postmortem | None:
-    content = _content(file.path, file.owner)
+def _untaken(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
+    content = _content(file.path, file.owner, blackbox.FILE_BYTES + 1)
     header = blackbox.decode_header(content)
     if not _is_dead(header, file, processes):
         return None
+    # Only now: the tables of the living, which are most, cost next to nothing and must not use up what there is.
+    read_of[file.owner] += len(content)
     try:
         stacks = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
+        read_of[file.owner] += len(stacks)
     except OSError:
         stacks = None
     return postmortem.of_table(content, file.base, time.time(), stacks)
@@ -167,9 +193,9 @@ def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
     return False
 
 
-def _content(path: str, owner: int) -> bytes:
+def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> bytes:
     descriptor = files.open_file_of(path, owner)
     try:
-        return files.read_at_most(descriptor, _MAX_BYTES)
+        return files.read_at_most(descriptor, most_bytes)
     finally:
         os.close(descriptor)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.formats.hostile import within_bounds
 from wsgi_tracebacker.formats.escape import printable
 
 
@@ -36,3 +37,11 @@ def test_nothing_unsafe_is_left(text: str) -> None:
     assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI") for c in shown)
     assert shown.encode("utf-8").decode("utf-8") == shown
     assert printable(shown) == shown
+
+
+@pytest.mark.parametrize("text", ["\x01", "a\x1b", "\u202e", "\udc80", "漢\x9b"])
+def test_text_that_is_all_escapes_is_no_work(text: str) -> None:
+    """An enemy's is nothing else, and there may be 32 MiB of it."""
+    encoded = text.encode("utf-8", "surrogatepass") * 1_000_000
+    text *= 1_000_000
+    within_bounds(lambda _: printable(text), encoded, microseconds_a_byte=0.2, bytes_a_byte=40)

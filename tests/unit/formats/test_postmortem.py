@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -122,7 +123,7 @@ def test_it_reads_well() -> None:
     assert stacks == ["its last report or stacks:", "  one", "  two\\x1b"]
 
 
-GENUINE = {
+GENUINE: dict[str, Any] = {
     "postmortem": 2,
     "number": 3,
     "base": "/tmp/tb",
@@ -155,6 +156,22 @@ def can_be_shown(found: Postmortem) -> None:
     encoded = postmortem.encode(found)
     assert postmortem.decode(encoded) == found
     json.loads(encoded, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"requests": GENUINE["requests"] * (postmortem.MAX_REQUESTS + 1)}, "more than 512 requests"),
+        ({"more": [[]] * 10_000}, "more parts"),
+        ({"more": {f"{number:x}": 1 for number in range(10_000)}}, "more parts"),
+    ],
+)
+def test_more_than_a_table_holds_is_no_postmortem(changes: dict[str, Any], complaint: str) -> None:
+    """No file of 2 MiB becomes sixty in memory, or twenty thousand lines; what a full table gives is read."""
+    with pytest.raises(FormatError, match=complaint):
+        postmortem.decode(json.dumps({**GENUINE, **changes}, separators=(",", ":")).encode())
+    found = postmortem.decode(json.dumps(GENUINE).encode())
+    can_be_shown(replace(found, requests=found.requests * blackbox.ROWS))
 
 
 @given(postmortems)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.strangers import STRANGER, needs_root
 from tests.unit.formats.test_blackbox import HEADER, row, table
 from wsgi_tracebacker.formats import blackbox, postmortem
 from wsgi_tracebacker.reader import graveyard
@@ -51,12 +52,13 @@ def dig(shared: Path, *bases: str, numbers: tuple[int, ...] = ()) -> Findings:
     return graveyard.dig(bases, numbers, shared_memory=str(shared))
 
 
-def kept(shared: Path, base: str, number: int, died_at: float) -> None:
+def kept(shared: Path, base: str, number: int, died_at: float, uid: int = UID) -> Path:
     found = postmortem.of_table(table(row(), header=replace(HEADER, number=number)), base, died_at, None)
     assert found is not None
     found = replace(found, last_written_at=died_at)
-    path = shared / blackbox.file_name(base, number, UID, blackbox.POSTMORTEM)
+    path = shared / blackbox.file_name(base, number, uid, blackbox.POSTMORTEM)
     path.write_bytes(postmortem.encode(found))
+    return path
 
 
 def test_what_successors_kept_is_found(shared: Path, base: str) -> None:
@@ -135,3 +137,48 @@ def test_what_is_not_a_workers_file_is_said_and_not_followed(harm: str, shared: 
     if harm not in ("link", "pipe"):
         (fault,) = found.faults
         assert fault.startswith(f"{path}: ")
+
+
+def test_of_one_user_only_so_much_is_read(shared: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says how many of its files are left out; another user's are all shown."""
+    needs_root()
+    paths = [kept(shared, base, number, 10.0 + number, STRANGER) for number in range(1, 9)]
+    for path in paths:
+        os.chown(path, STRANGER, STRANGER)
+    kept(shared, base, 9, 9.0)
+    counts_for = paths[-1].stat().st_size + graveyard._OPENING_BYTES
+    # Whoever has some of it left may have one more file read.
+    monkeypatch.setattr(graveyard, "MAX_USER_BYTES", 2 * counts_for + 1)
+    found = dig(shared, base)
+    assert [each.number for each in found.postmortems] == [3, 2, 1, 9]
+    (fault,) = found.faults
+    assert fault == f"5 files of uid {STRANGER} are left out: of one user no more than 0 MiB are read"
+
+
+@pytest.mark.parametrize("harm", ["garbage", "owner", "table"])
+def test_files_that_are_none_count_too(harm: str, shared: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of whoever they belong to, whatever user is in their names."""
+    for number in range(1, 9):
+        path = kept(shared, base, number, 10.0 + number, UID + 1 if harm == "owner" else UID)
+        if harm == "table":
+            path = path.rename(path.with_suffix(".table"))
+        if harm != "owner":
+            path.write_bytes(b"\xff" * 100)
+    monkeypatch.setattr(graveyard, "MAX_USER_BYTES", 3 * graveyard._OPENING_BYTES)
+    found = dig(shared, base)
+    assert found.postmortems == ()
+    assert len(found.faults) == 4
+    assert found.faults[-1].startswith(f"5 files of uid {UID} are left out: ")
+
+
+def test_tables_of_the_living_take_nothing_from_the_dead(
+    shared: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are nearly all that there is, and nothing of them is kept."""
+    monkeypatch.setattr(graveyard, "MAX_USER_BYTES", blackbox.FILE_BYTES)
+    for number in range(1, 9):
+        put(shared, base, own_header(number=number), number)
+    put(shared, base, own_header(number=9, start_ticks=1), 9)
+    found = dig(shared, base)
+    assert [each.number for each in found.postmortems] == [9]
+    assert found.faults == ()
