@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import black_boxes
+from tests.support.interpreters import needs_outside_help, needs_pydll
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox
@@ -75,6 +76,7 @@ def dumps_so_far(base: str) -> int:
     return black_boxes.path_of(base, 1, blackbox.STACKS).stat().st_size
 
 
+@needs_outside_help
 def test_a_stalled_worker_shows_its_stacks(base: str) -> None:
     """Request, stack, source lines and the GIL's holder; the list says it too, without a signal."""
     with worker(base, "backtrack") as process:
@@ -100,6 +102,7 @@ def test_a_stalled_worker_shows_its_stacks(base: str) -> None:
         assert process.poll() is None
 
 
+@needs_pydll
 def test_a_holder_that_sleeps_is_not_named(base: str) -> None:
     """It is stalled all the same, and the line is there; who holds the GIL is not proven."""
     with worker(base, "deadlock"):
@@ -126,6 +129,7 @@ def test_without_a_signal_there_is_the_table(base: str) -> None:
         assert dumps_so_far(base) == 0
 
 
+@needs_outside_help
 def test_readers_at_the_same_time_do_not_mix_their_dumps(base: str) -> None:
     """Each gets one whole dump."""
     with worker(base, "backtrack"), contextlib.ExitStack() as stack:
@@ -138,6 +142,7 @@ def test_readers_at_the_same_time_do_not_mix_their_dumps(base: str) -> None:
         assert content.count("in backtrack_for_ever") == len(readers)
 
 
+@needs_outside_help
 def test_a_full_stacks_file_starts_anew(base: str) -> None:
     """The worker cannot keep its bound while it is stalled, so readers keep it."""
     with worker(base, "backtrack"):
@@ -158,6 +163,7 @@ def test_a_busy_worker_is_never_signalled(base: str) -> None:
         assert dumps_so_far(base) == 0
 
 
+@needs_pydll
 def test_a_busy_worker_is_shown_after_a_second(base: str) -> None:
     """From its table, with its request, age and thread, in every format."""
     with worker(base, "unproven") as process:
@@ -183,6 +189,7 @@ def test_a_busy_worker_is_shown_after_a_second(base: str) -> None:
         assert dumps_so_far(base) == 0
 
 
+@needs_pydll
 def test_who_asks_for_more_time_waits_for_the_answer(base: str) -> None:
     """--timeout is how long the worker's own answer is waited for."""
     with worker(base, "nap"):
@@ -252,6 +259,7 @@ def start_ticks(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
 
 
+@needs_outside_help
 def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
     """Neither by the start time of the card's process, nor if a card names it truly: it does not catch the signal."""
     with worker(base, "backtrack"), bystander() as other:
@@ -270,6 +278,7 @@ def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
         assert dumps_so_far(base) == 0
 
 
+@needs_outside_help
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, 0, -1, 65])
 def test_a_signal_that_is_not_caught_is_never_sent(base: str, number: int) -> None:
     """Whatever a card says."""
@@ -289,6 +298,7 @@ def test_without_a_handle_on_the_process_nothing_is_signalled(base: str, monkeyp
         assert dumps_so_far(base) == 0
 
 
+@needs_outside_help
 def test_what_goes_on_is_not_signalled(base: str) -> None:
     """The last question before the signal is whether it is still stalled."""
     with worker(base, "backtrack"):
@@ -309,6 +319,7 @@ def test_a_worker_in_another_namespace_is_shown_and_not_signalled(base: str, sho
         assert dumps_so_far(base) == 0
 
 
+@needs_outside_help
 def test_a_listener_that_does_not_accept_is_no_answer_either(base: str) -> None:
     """Its backlog is full: the table is shown all the same, and its stacks."""
     with worker(base, "backtrack"), contextlib.ExitStack() as clients:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import black_boxes, clients
+from tests.support.interpreters import needs_outside_help, needs_raise
 from tests.support.listeners import answering, http, listener, silent
 from tests.support.programs import PROJECT
 from tests.support.strangers import BYSTANDER, STRANGER, as_stranger, needs_root, tries, watched
@@ -397,6 +398,7 @@ def test_no_card_has_root_signal_whom_it_names(forger: Forger) -> None:
         assert [victim.end() for victim in victims] == ["", ""]
 
 
+@needs_outside_help
 def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger: Forger) -> None:
     """The stranger could not signal it, so the stranger's card cannot have root do it, whatever else is proven."""
     command = as_stranger("act")
@@ -416,6 +418,7 @@ def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger:
             assert daemon.communicate()[0] == ""
 
 
+@needs_outside_help
 def test_root_reads_no_file_to_a_worker(sticky: str, short_path: Path) -> None:
     """A stalled worker names a file of root's as its source: its stack is shown, without a line of it; and its own
     file's lines are.
@@ -612,8 +615,8 @@ def view_that_hangs(environ, start_response):
         time.sleep(3600 if action == "log" else 30)
     return [password.encode(), body, repr(held).encode(), str(kept).encode()]
 wrapped = TracebackerMiddleware(
-    view_that_hangs, socket=base, harakiri=0.6, slow=0.2, harakiri_action=action, show_query=show_query == "yes",
-    application="app\\x1b[2J\\u202e",
+    view_that_hangs, socket=base, harakiri=4 if action == "kill" else 0.6, slow=0.2, harakiri_action=action,
+    show_query=show_query == "yes", application="app\\x1b[2J\\u202e",
 )
 for path in ("/first", "/shown\\x1b]0;owned\\x07\\x9b2J"):
     threading.current_thread().name = "name\\x1b[2J\\x9b\\r"
@@ -647,7 +650,7 @@ KINDS_OF_SECRETS = ("query", "header", "cookie", "referer", "user", "body", "loc
 
 
 @pytest.mark.parametrize("show_query", ["no", "yes"])
-@pytest.mark.parametrize("action", ["log", "raise", "kill"])
+@pytest.mark.parametrize("action", ["log", pytest.param("raise", marks=needs_raise), "kill"])
 def test_secrets_are_nowhere_and_escapes_are_escaped(action: str, show_query: str, base: str, tmp_path: Path) -> None:
     """Query, headers, cookies, user, body, locals, reprs and messages: in no log, dump, file, report or postmortem; the
     query only if it was asked for. What is shown of the request has no raw control character there.

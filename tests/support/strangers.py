@@ -34,11 +34,12 @@ from wsgi_tracebacker.cli.main import main
 # What may be imported late is not the question.
 import json, wsgi_tracebacker.reader.examine, wsgi_tracebacker.cli.read, wsgi_tracebacker.formats.postmortem
 import signal
-send = signal.pidfd_send_signal
-def sending(*arguments):
-    note("signal.pidfd_send_signal", arguments)
-    return send(*arguments)
-signal.pidfd_send_signal = sending
+if hasattr(signal, "pidfd_send_signal"):  # PyPy has none
+    send = signal.pidfd_send_signal
+    def sending(*arguments):
+        note("signal.pidfd_send_signal", arguments)
+        return send(*arguments)
+    signal.pidfd_send_signal = sending
 sys.addaudithook(note)
 main()
 """

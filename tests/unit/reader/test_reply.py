@@ -77,7 +77,7 @@ _pieces = (
 )
 _genuine = standard_json.loads(json.encode(FULL._replace(worker=FULL.worker._replace(started_at=999.0))))
 _replies = (
-    st.builds(bytes.__add__, st.sampled_from([b"", OK, b"HTTP/1.", uwsgi.HEADER, OK + b"{"]), st.binary())
+    st.tuples(st.sampled_from([b"", OK, b"HTTP/1.", uwsgi.HEADER, OK + b"{"]), st.binary()).map(b"".join)
     | documents(_genuine).map(lambda document: OK + document)
     | st.lists(st.sampled_from(_pieces) | st.binary(max_size=4)).map(b"".join).map(lambda text: uwsgi.HEADER + text)
 )

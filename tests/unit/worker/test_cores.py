@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.interpreters import needs_reference_counts
+from tests.support.interpreters import drop_what_nobody_has, needs_ends_of_foreign_threads, needs_reference_counts
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
@@ -143,6 +143,7 @@ def void(_: object) -> None:
 
 
 def core_names(base: str) -> list[str]:
+    drop_what_nobody_has()
     return [thread["name"] for thread in snapshot(base)["threads"] if thread["core"] is not None]
 
 
@@ -195,8 +196,12 @@ def foreign_by_start_new_thread(work: Callable[[], None]) -> None:
 
 
 def foreign_by_pthread(work: Callable[[], None]) -> None:
+    def run(_: object) -> int:
+        work()
+        return 0
+
     libc = ctypes.CDLL(None)
-    callback = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda _: work())
+    callback = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(run)
     thread = ctypes.c_ulong()
     assert libc.pthread_create(ctypes.byref(thread), None, callback, None) == 0
     assert libc.pthread_join(thread, None) == 0
@@ -225,4 +230,14 @@ def test_a_thread_that_python_did_not_start_gets_no_dummy(
         None,
         "/foreign",
     )
+
+
+@pytest.mark.parametrize(
+    "start", [foreign_by_start_new_thread, pytest.param(foreign_by_pthread, marks=needs_ends_of_foreign_threads)]
+)
+def test_the_core_of_such_a_thread_is_free_at_its_end(base: str, start: Callable[[Callable[[], None]], None]) -> None:
+    """Its number is given to the next thread that serves."""
+    wrapped = TracebackerMiddleware(lambda *_: [], base)
+    serve(wrapped)
+    start(lambda: void(serve(wrapped, environ("/foreign"))))
     wait_until(lambda: core_names(base) == ["WSGIWorker1Core0"], "its core is free")
