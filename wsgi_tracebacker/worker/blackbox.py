@@ -124,7 +124,10 @@ def create(path: str, header: Header) -> Table:
     descriptor = os.open(path, flags, _OWNER_ONLY)
     try:
         os.fchmod(descriptor, _OWNER_ONLY)
-        os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
+        # PyPy returns the error's number instead of raising it.
+        error: int | None = os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)  # type: ignore[func-returns-value]
+        if error:
+            raise OSError(error, os.strerror(error))
         memory = mmap.mmap(descriptor, layout.FILE_BYTES)
         content = layout.encode_header(header)
         memory[: len(content)] = content
