@@ -10,6 +10,9 @@ Refuses to believe that "current" means anything: it is the thread that took the
 GIL. A dump has the newest 100 threads, so that the main thread may be missing, and the innermost 100 frames of each.
 Texts are cut at 500 characters and written in ASCII, with ``\xe9`` for what is not; such escapes are undone here (a
 backslash of the text itself is written as it is, so that a file called ``\xe9`` would be misread).
+
+PyPy's heads say "most recent call first, approximate line numbers" (each is the first line of its function), its
+idents are in capitals, and its texts in UTF-8.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ MAX_FRAMES = 100
 MAX_BYTES = 16 * 1024 * 1024
 
 _THREAD = re.compile(
-    r"(?:Current thread|Thread) 0x([0-9a-f]{1,16})(?: \[(.{0,200})\])? \(most recent call first\):", re.ASCII
+    r"(?:Current thread|Thread) 0x([0-9a-fA-F]{1,16})(?: \[(.{0,200})\])? "
+    r"\(most recent call first(?:, approximate line numbers)?\):",
+    re.ASCII,
 )
 #: What faulthandler writes where it shows one thread only.
-_ONE_STACK = "Stack (most recent call first):"
+_ONE_STACK = ("Stack (most recent call first):", "Stack (most recent call first, approximate line numbers):")
 _FRAME = re.compile(r'  File (?:"(.*)"|\?\?\?), line ([0-9]{1,10}|\?\?\?) in (.*)', re.ASCII)
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))", re.ASCII)
 _HIGHEST_CHARACTER = 0x10FFFF
@@ -54,11 +59,11 @@ def parse(content: bytes) -> Dump:
     threads: list[_Thread] = []
     is_cut = False
     # Python's own splitlines() splits at more than faulthandler does, but that writes nothing of it raw.
-    for line in content[:MAX_BYTES].decode("ascii", "backslashreplace").split("\n"):
+    for line in content[:MAX_BYTES].decode("utf-8", "backslashreplace").split("\n"):
         header = _THREAD.fullmatch(line)
         if header is not None:
             threads.append(_Thread(int(header[1], 16), _unescaped(header[2]) if header[2] else None))
-        elif line == _ONE_STACK:
+        elif line in _ONE_STACK:
             threads.append(_Thread(None, None))
         elif line == "...":
             is_cut = True

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 #: How faulthandler begins a thread; each thread is once in a dump.
-_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})\b", re.MULTILINE)
+_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-fA-F]{1,16})\b", re.MULTILINE)
 
 #: Of the stacks file, its end: the last reports.
 MAX_STACKS_CHARACTERS = 64 * 1024
