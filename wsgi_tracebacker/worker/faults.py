@@ -70,7 +70,9 @@ def warn_once(key: str, message: str, *arguments: object) -> None:
     if key in _seen or len(_seen) >= _MAX_REMEMBERED:
         return
     _seen.add(key)
-    logs.emit_soon(logs.PACKAGE, logging.WARNING, message, *arguments)
+    # Only the words of an exception: its traceback has the frames of a request, and handlers may keep their records.
+    words = [str(argument) if isinstance(argument, BaseException) else argument for argument in arguments]
+    logs.emit_soon(logs.PACKAGE, logging.WARNING, message, *words)
 
 
 def count() -> int:

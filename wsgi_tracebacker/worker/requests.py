@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from wsgi_tracebacker.worker import blackbox, limits
 if TYPE_CHECKING:
     import mmap
     import threading
-    import weakref
     from collections.abc import Callable
 
     from wsgi_tracebacker.worker.fuse import Fuse
@@ -44,10 +44,24 @@ MAX_TEXT_CHARACTERS = 2048
 class Lease:
     """Held by the body of a request as long as that exists: its reference count tells whether it was dropped.
 
-    A ``__del__`` on the body would say the same and cost every request 65 ns.
+    A ``__del__`` on the body would say the same and cost every request 65 ns. Where references are not counted, each
+    body gets one of its own, and the core sees when that was collected: see LentLease.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
+
+
+class LentLease:
+    """``Core.lease`` on PyPy: a new one for each body that asks, known to the core weakly."""
+
+    def __get__(self, core: Core | None, owner: type[Core] | None = None) -> Lease:
+        lease = Lease()
+        if core is not None:
+            core.lent = weakref.ref(lease)
+        return lease
+
+    def __set__(self, core: Core, lease: Lease) -> None:
+        core.lent = None
 
 
 class RequestHandle:
@@ -112,6 +126,7 @@ class Core:
         "inside",
         "inside_ident",
         "lease",
+        "lent",
         "lock",
         "marked",
         "marks",
@@ -153,6 +168,7 @@ class Core:
         self.offset: int
         self.marks: memoryview[float]
         self.buffer, self.offset, self.marks = blackbox.scratch_row()
+        self.lent: weakref.ref[Lease] | None = None
         self.lease = Lease()
         self.number = number
         #: The thread that called the application.
@@ -235,7 +251,7 @@ class Core:
     def body_was_dropped(self) -> bool:
         """Whether a server dropped the body without calling ``close()``.
 
-        Only told where reference counts are kept; elsewhere the thread's next request ends it.
+        Where references are not counted, that is seen when the body was collected.
         """
         # The token once more at the end: between two of these looks the core's thread may close that body and begin
         # its next request, which holds no lease yet and is not to be ended.
@@ -266,11 +282,15 @@ class AbandonedCore(Core):
 
 
 def _lease_references(core: Core) -> int:
-    # PyPy has no reference counts: there nothing is ever seen as dropped.
-    return sys.getrefcount(core.lease) if _COUNTS_REFERENCES else 1
+    if _COUNTS_REFERENCES:
+        return sys.getrefcount(core.lease)
+    lent = core.lent
+    return int(lent is None or lent() is not None)
 
 
 _COUNTS_REFERENCES = hasattr(sys, "getrefcount")
+if not _COUNTS_REFERENCES:
+    setattr(Core, "lease", LentLease())  # noqa: B010  (over its slot, which mypy knows)
 
 #: What that answers for a lease that nobody else holds. Measured, not assumed: interpreters differ in how many
 #: references a call itself adds.

@@ -116,6 +116,26 @@ def test_this_interpreters_own_dump_is_read() -> None:
         thread.join()
 
 
+def test_pypys_dump_is_read() -> None:
+    """With idents in capitals, other heads, and names as they are."""
+    content = """\
+Thread 0x7FF18D1966C0 (most recent call first, approximate line numbers):
+  File "/é.py", line 2 in wait_beside
+  File "/usr/lib/pypy3.11/threading.py", line 988 in _bootstrap
+
+Current thread 0x7FF19173F780 (most recent call first, approximate line numbers):
+  File "/é.py", line 12 in named_é
+  File "<builtin>/app_main.py", line 1234 in entry_point
+"""
+    beside, current = faulthandler.parse(content.encode()).stacks
+    assert (beside.ident, current.ident) == (0x7FF18D1966C0, 0x7FF19173F780)
+    assert [frame.function for frame in beside.frames] == ["_bootstrap", "wait_beside"]
+    assert (current.frames[-1].filename, current.frames[-1].lineno) == ("/é.py", 12)
+    assert current.frames[-1].function == "named_é"
+    [only] = faulthandler.parse(b"Stack (most recent call first, approximate line numbers):\n").stacks
+    assert only.ident is None
+
+
 @pytest.mark.parametrize("length", range(0, len(DUMP), 7))
 def test_a_dump_that_was_cut_off_gives_what_is_whole(length: int) -> None:
     """No thread and no frame is made up, however it is cut."""

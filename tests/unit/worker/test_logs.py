@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from wsgi_tracebacker.worker import logs
+from wsgi_tracebacker.worker import faults, logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,3 +206,13 @@ def test_a_handler_that_hangs_is_not_waited_for(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == f"ERROR {NAME}: (logging hangs) a fault\nKeyError: 'k'\n"
     handler.let_go.set()
     assert handler.ended.wait(30)
+
+
+def test_what_a_handler_keeps_has_no_frames_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in a warning is there as its words: its traceback would keep the locals of a request."""
+    faults.forget()
+    faults.warn_once("a test", "no socket (%s), %d tries", OSError(28, "No space left on device"), 3)
+    faults.forget()
+    [record] = caplog.records
+    assert record.args == ("[Errno 28] No space left on device", 3)
+    assert record.getMessage() == "no socket ([Errno 28] No space left on device), 3 tries"
