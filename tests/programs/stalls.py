@@ -98,6 +98,8 @@ def main() -> None:  # noqa: PLR0915  (one branch a story)
         harakiri=limits_of(story, limit),
         harakiri_action="kill",
         harakiri_margin=margin,
+        # The watchdog does not look around just then, which would do what the end of the old request is to do.
+        slow=LONG_SECONDS if story == "young" else None,
     )
 
     def request(path: str) -> None:
@@ -125,9 +127,9 @@ def main() -> None:  # noqa: PLR0915  (one branch a story)
         request(f"/own/{limit}/{LONG_SECONDS}")
     elif story == "young":
         use_a_cpu()
-        # It is in flight when the old one ends, just in time.
-        old = begin(f"/sleep/{limit * 0.9}")
-        time.sleep(limit * 0.3)
+        # It is in flight when the old one ends, in time also where all sleep a little longer.
+        old = begin(f"/sleep/{limit * 0.5}")
+        time.sleep(limit * 0.2)
         say("ready")
 
         def wait_and_hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
