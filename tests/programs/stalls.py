@@ -98,6 +98,8 @@ def main() -> None:  # noqa: PLR0915  (one branch a story)
         harakiri=limits_of(story, limit),
         harakiri_action="kill",
         harakiri_margin=margin,
+        # The watchdog does not look around just then, which would do what the end of the old request is to do.
+        slow=LONG_SECONDS if story == "young" else None,
     )
 
     def request(path: str) -> None:
