@@ -165,7 +165,7 @@ def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
 
 
 def _untaken(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
-    content = _content(file.path, file.owner, blackbox.FILE_BYTES + 1)
+    content = _content(file.path, file.owner, blackbox.MAX_FILE_BYTES + 1)
     header = blackbox.decode_header(content)
     if not _is_dead(header, file, processes):
         return None

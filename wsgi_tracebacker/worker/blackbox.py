@@ -112,7 +112,7 @@ class Table:
         if begin + length > layout.MAX_FILE_BYTES or inode_of(self._descriptor) != self._inode:
             return False
         try:
-            os.posix_fallocate(self._descriptor, begin, length)
+            _allocate(self._descriptor, begin, length)
             memory = mmap.mmap(self._descriptor, surplus + length, offset=begin - surplus)
         except (OSError, ValueError):
             return False
@@ -152,6 +152,14 @@ class Table:
         # The memory stays mapped until the last core has let go of its row.
 
 
+def _allocate(descriptor: int, begin: int, length: int) -> None:
+    """Have the room of a part of a file. Raises OSError."""
+    # PyPy returns the error's number instead of raising it.
+    error: int | None = os.posix_fallocate(descriptor, begin, length)  # type: ignore[func-returns-value]
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
 def create(path: str, header: Header) -> Table:
     """Make the table of a worker, in the place of its predecessor's. Raises OSError.
 
@@ -162,10 +170,7 @@ def create(path: str, header: Header) -> Table:
     descriptor = os.open(path, flags, _OWNER_ONLY)
     try:
         os.fchmod(descriptor, _OWNER_ONLY)
-        # PyPy returns the error's number instead of raising it.
-        error: int | None = os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)  # type: ignore[func-returns-value]
-        if error:
-            raise OSError(error, os.strerror(error))
+        _allocate(descriptor, 0, layout.FILE_BYTES)
         memory = mmap.mmap(descriptor, layout.FILE_BYTES)
         content = layout.encode_header(header)
         memory[: len(content)] = content
