@@ -190,8 +190,8 @@ class Watchdog:
         self._horizon_seconds = _IDLE_SECONDS
         #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
         self.wakes_at = _NEVER
-        #: When it began to look around.
-        self._looks_at = 0.0
+        #: When it was started, and when it began to look around last.
+        self._started_at = self._looks_at = 0.0
         #: Set where requests may be killed: pushed forward as long as this thread runs.
         self.fuse: Fuse | None = None
         #: How often this thread had given up its CPU by then.
@@ -206,6 +206,8 @@ class Watchdog:
     def start(self) -> None:
         """Start the thread. Raises RuntimeError when the system gives none."""
         self._ended.acquire()
+        # Not when it first runs: the process may be stopped, or its GIL kept, before it does.
+        self._started_at = monotonic()
         try:
             self._primitives.start_new_thread(self._run, ())
         except BaseException:
@@ -257,7 +259,7 @@ class Watchdog:
     def _run(self) -> None:
         self.ident = self._primitives.get_ident()
         try:
-            planned = monotonic()
+            planned = self._started_at
             while not self._stopping:
                 try:
                     # By what was planned when it began to look: if it was stopped since then, that counts as well.
