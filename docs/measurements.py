@@ -29,7 +29,8 @@ in turns; the next process begins anew, because where memory happens to lie make
 threads it is the time that passes, shared by all requests. In our rows the black box (`/dev/shm`) is always written;
 the row without it is what happens where there is no shared memory. `threading.Timer` and `dump_traceback_later` start
 a thread for each request. The profiler makes a list of the body. With `harakiri_action=raise` each chunk passes a guard
-of its own, which is what a body of 1,000 chunks shows; with all others a chunk costs nothing.
+of its own, which is what a body of 1,000 chunks shows; with all others a chunk costs nothing. With
+`harakiri_action=kill` each request sets a timer of the kernel and puts it off again: two system calls.
 
 dogslow is a middleware of Django's and looks only at what is slow in Django: it is measured there, and we beside it.
 A request of Django's leaves little of us in the processor's caches, so we cost more there than in the tight loops
@@ -61,9 +62,8 @@ Real gunicorn workers of 8 threads, four of them in requests that wait 20 frames
 the difference to a bare worker that served the same. The dumps of the last tables are half text and half JSON; the
 others take fewer, because uWSGI loses memory with each, and manhole starts a thread for each.""",
     growth.TOPIC: """\
-What one more thread, frame, worker or request in flight costs. With ten times the threads, a dump takes a little more
-than ten times as long: their frames do not fit into the processor's caches any more, and the walk over them waits
-for memory. Everything else is a straight line or better.""",
+What one more thread, frame, worker or request in flight costs. The exponents among the targets say how it grows: 1 is a
+straight line, more is steeper.""",
     recorder_load.TOPIC: """\
 What the flight recorder takes of a processor while it records eight slow requests.""",
 }
