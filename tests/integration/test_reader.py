@@ -411,9 +411,9 @@ def test_a_socket_that_was_removed_under_a_running_worker_is_no_death(base: str)
     assert "makes it anew" in str(answer.error)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_socket_of_another_user_is_no_permission(base: str) -> None:
     """Where the file modes keep the reader out it says so, and whom to ask as."""
+    needs_root()
     with listener(base, answering(http(SNAPSHOT))):
         os.seteuid(65534)
         try:
