@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import ctypes
+import errno
 import math
 import signal
 import subprocess
@@ -94,9 +96,9 @@ def test_a_stopped_worker_is_not_killed_for_the_time_it_was_stopped(base: str) -
     """SIGSTOP within a request, for longer than its limit and margin, then SIGCONT: it ends, the next one is served."""
     limit_seconds = 2.0
     with worker(base, "stopped", limit_seconds) as process:
+        wait_until(lambda: timers_of(process.pid) == 4, "the watchdog has set its alarm")
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: state_of(process.pid) == "T", "it is stopped")
-        assert timers_of(process.pid) == 3
         stopped_until = time.monotonic() + limit_seconds + MARGIN_SECONDS + 1.1
         wait_until(lambda: time.monotonic() > stopped_until, "its limit and margin have passed")
         assert state_of(process.pid) == "T"
@@ -248,6 +250,30 @@ def test_no_request_goes_on_before_there_is_a_fuse(base: str, monkeypatch: pytes
     first.join()
     second.join()
     assert [fuse is not None for fuse in seen] == [True, True]
+
+
+def test_its_alarm_ends_any_sleep_of_the_watchdog() -> None:
+    """Also one for which the kernel does not count the time that the process was stopped; and a late one, again."""
+    deadlines = Deadlines()
+    fuse = deadlines.fuse()
+    ppoll, ten_seconds = ctypes.CDLL(None, use_errno=True).ppoll, (ctypes.c_long * 2)(10, 0)
+    slept: list[tuple[int, int, float]] = []
+
+    def sleep() -> None:
+        began = time.monotonic()
+        fuse.alarm(began + 0.1)
+        for _ in range(2):
+            result = ppoll(None, 0, ten_seconds, None)
+            slept.append((result, ctypes.get_errno(), time.monotonic() - began))
+
+    try:
+        sleeping = threading.Thread(target=sleep)
+        sleeping.start()
+        sleeping.join()
+    finally:
+        fuse.close()
+    assert [(result, error) for result, error, _ in slept] == [(-1, errno.EINTR)] * 2
+    assert 0.1 <= slept[0][2] < slept[1][2] < 5.0
 
 
 def test_it_may_be_closed_while_it_is_pushed() -> None:

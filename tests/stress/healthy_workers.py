@@ -329,6 +329,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     options = parser.parse_args()
+    if not options.reads and not options.forks:
+        parser.error("nothing to do: give --reads, --forks or both")
     say(f"seed {options.seed}")
     wrong = []
     with tempfile.TemporaryDirectory(prefix="tb-stress-", dir="/tmp") as folder:

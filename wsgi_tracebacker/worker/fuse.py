@@ -14,6 +14,11 @@ moment on that the timer is armed for, it sends the guard a signal, and as soon 
 handler does nothing. Now the guard uses CPU time, if and only if the process is let run. Two more timers count that
 time: one sends the signal that faulthandler answers with all stacks, and a moment later one sends SIGKILL.
 
+That gives a process that goes on a tenth of a second in which its watchdog has to push the timer, so the watchdog must
+wake up at once. A poll() that was stopped ends when it was to end, but a ppoll() sleeps on for what was left then.
+CPython 3.15 calls that one, and glibc where the kernel has no other, as on aarch64 (sysdeps/unix/sysv/linux/poll.c).
+So a fourth timer sends the watchdog the signal of the guard at the time at which it was to wake up.
+
 POSIX timers are not inherited over a fork, and do not clash with the application's ``faulthandler`` or ``setitimer``.
 ``faulthandler.dump_traceback_later(exit=True)`` is no way: it crashes running workers when it fires in them, and
 hangs every forked child while it is armed.
@@ -50,6 +55,9 @@ _GRACE_SECONDS = 0.1
 _DUMP_SECONDS = 0.05
 #: Between two signals to the guard: as little as there is. It then runs 40 to 100 % of the time.
 _NEXT_SIGNAL_NANOSECONDS = 1
+
+#: Between two signals to a watchdog that is late: one may come just before it begins to sleep, and is lost then.
+_NEXT_ALARM_NANOSECONDS = 50_000_000
 
 #: Setting the timers takes some microseconds, and the guard has nothing to do but to end.
 _CLOSE_SECONDS = 1.0
@@ -200,6 +208,9 @@ class Fuse:
         self._lock = allocate_lock()
         self._pid = os.getpid()
         self._timer: _Timer | None = None
+        #: Of the watchdog, made by its thread.
+        self._alarm: _Timer | None = None
+        self._is_open = True
         #: On the guard's clock: each with when it fires.
         self._ends: list[tuple[_Timer, float]] = []
         #: Deadline and token of every request that may be killed.
@@ -209,7 +220,8 @@ class Fuse:
         self._looked_at = monotonic()
         #: Whether a request came since the watchdog looked around, and whether that will do so soon.
         self._is_used = self._is_watched = False
-        number = _signal_for_guards(dump_signal)
+        self._libc = libc
+        self._number = number = _signal_for_guards(dump_signal)
         self._guard = _Guard(libc, number, allocate_lock, start_thread)
         try:
             self._timer = _Timer(libc, _CLOCK_MONOTONIC, number, self._guard.native_id)
@@ -267,6 +279,20 @@ class Fuse:
             self._is_watched, self._is_used = self._is_used or bool(self._due), False
             return self._is_watched
 
+    def alarm(self, moment: float) -> None:
+        """The thread that pushes, before it sleeps: it wakes up at this monotonic time, however long it is stopped."""
+        try:
+            with self._lock:
+                if not self._is_open:
+                    return
+                if self._alarm is None:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._number})
+                    self._alarm = _Timer(self._libc, _CLOCK_MONOTONIC, self._number, _thread.get_native_id())
+                self._alarm.set(moment, _NEXT_ALARM_NANOSECONDS, flags=_TIMER_ABSTIME)
+        except Exception:
+            # Its own sleep has an end too; that may be too late after a stop.
+            faults.caught("when the watchdog set its alarm")
+
     def _note(self, core: Core) -> None:
         """Note the deadline of the request that this core serves now, or that there is none."""
         # First the request is told, then looked at: it clears its token first, then looks whether it was told.
@@ -306,8 +332,11 @@ class Fuse:
         # may have interrupted the very thread that holds it; and in a child it may be held for ever.
         has_lock = is_ours and self._lock.acquire(timeout=_CLOSE_SECONDS)
         try:
-            timers = [timer for timer in (self._timer, *(timer for timer, _ in self._ends)) if timer is not None]
-            self._timer = None
+            timers = [
+                timer for timer in (self._timer, self._alarm, *(timer for timer, _ in self._ends)) if timer is not None
+            ]
+            self._timer = self._alarm = None
+            self._is_open = False
             self._ends.clear()
             if is_ours:
                 for timer in timers:

@@ -267,6 +267,8 @@ class Watchdog:
                 except Exception:
                     faults.caught("in the watchdog", self._say_fault)
                     planned = monotonic() + _FAULT_PAUSE_SECONDS
+                if self.fuse is not None:
+                    self.fuse.alarm(planned)
                 sleep_seconds = max(0.0, planned - monotonic())
                 poll = self._primitives.poll()
                 poll.register(self._waker.descriptor, select.POLLIN)
