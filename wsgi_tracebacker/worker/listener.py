@@ -10,7 +10,8 @@ sent, and no reply waits for another one. It ends only through ``stop()``, or wi
 Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and them
 two switches; each system call is one, but for getsockopt(), which Python makes without letting go. So there are as few
 as can be, and the interval is lowered while a client is served, and always put back. A long reply is served in
-pieces, as the client takes them: it stays lowered between them, for a moment.
+pieces, as the client takes them: it stays lowered between them, for a moment. Where clients come often and the GIL
+comes back soon anyhow, because the other threads let go of it themselves, it is left alone: see Haste.
 """
 
 from __future__ import annotations
@@ -60,6 +61,16 @@ _FAULT_PAUSE_SECONDS = 1.0
 #: Seconds. Measured beside two busy threads, 64 threads of 31 frames: 31 ms for a dump at 5 ms, 5 ms at 50 µs.
 _SWITCH_INTERVAL = 50e-6
 
+#: How long the GIL takes to come back where nothing is known of it: a default interval.
+_ASSUMED_WAIT_SECONDS = 5e-3
+#: A call that takes longer than this is worth a lowered interval.
+_LONG_WAIT_SECONDS = 2.5e-3
+#: The weight of one call in the mean; and what is left of the mean when another client was served in haste, which
+#: cannot be measured: every fifth or so is measured again.
+_CALL_WEIGHT, _UNMEASURED_DECAY = 0.2, 0.8
+#: After so long without a client nothing is known.
+_HASTE_FORGETS_SECONDS = 1.0
+
 #: How long it stays lowered for a client that has not taken all of its reply. One that reads has a megabyte by then;
 #: one that does not shall not cost the application more than this. Measured beside two busy threads: a reply of two
 #: pieces takes 19 ms if it is put back between them, 11 if it is not.
@@ -80,18 +91,62 @@ class SwitchInterval:
         self._before: float | None = None
         self._lowered = 0.0
 
-    def lower(self) -> None:
-        """From now on, other threads give up the GIL soon. Does nothing if it is lowered already."""
-        if self._before is None and sys.getswitchinterval() > _SWITCH_INTERVAL:
-            self._before = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_INTERVAL)
-            self._lowered = sys.getswitchinterval()
+    @property
+    def is_lowered(self) -> bool:
+        return self._before is not None
+
+    def lower(self) -> bool:
+        """From now on, other threads give up the GIL soon. Whether that was not so before."""
+        if self._before is not None or sys.getswitchinterval() <= _SWITCH_INTERVAL:
+            return False
+        self._before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        self._lowered = sys.getswitchinterval()
+        return True
 
     def restore(self) -> None:
         """Put back what was found."""
         before, self._before = self._before, None
         if before is not None and sys.getswitchinterval() == self._lowered:
             sys.setswitchinterval(before)
+
+
+class Haste:
+    """Decides when the switch interval is lowered.
+
+    Each of some eight busy threads that do little between two system calls, as those of a server under many short
+    requests, takes the GIL again and again at the lowered interval, and the server answers a tenth less than it does
+    when it is read 100 times a second otherwise. There the GIL comes back in 0.3 ms without our doing. Beside threads
+    that compute, it takes an interval or more for each call. So a client that comes alone is served in haste; of
+    those that come often some are not, and the time that their calls take decides.
+    """
+
+    __slots__ = ("_began", "_interval", "_wait")
+
+    def __init__(self) -> None:
+        self._interval = SwitchInterval()
+        self._wait = _ASSUMED_WAIT_SECONDS
+        self._began = 0.0
+
+    def begin(self, now: float) -> None:
+        """Clients are going to be served; ``now`` is monotonic."""
+        if now - self._began >= _HASTE_FORGETS_SECONDS:
+            self._wait = _ASSUMED_WAIT_SECONDS
+        self._began = now
+        if self._wait > _LONG_WAIT_SECONDS and self._interval.lower():
+            self._wait *= _UNMEASURED_DECAY
+
+    def waited(self, seconds: float) -> None:
+        """One call that lets go of the GIL took so long."""
+        if not self._interval.is_lowered:
+            self._wait += (seconds - self._wait) * _CALL_WEIGHT
+            if self._wait > _LONG_WAIT_SECONDS:
+                self._wait = _ASSUMED_WAIT_SECONDS
+                self._interval.lower()
+
+    def end(self) -> None:
+        """Nobody is served any more."""
+        self._interval.restore()
 
 
 class _Client:
@@ -139,7 +194,7 @@ class Listener:
         self.accepted = 0
         self.refused = 0
         self.dropped = 0
-        self.interval = SwitchInterval()
+        self._haste = Haste()
         self._primitives = primitives
         self._listening: _socket.socket | None = None
         self._listening_cookie: bytes | None = None
@@ -179,7 +234,7 @@ class Listener:
 
     def forget(self) -> None:
         """Close the descriptors and nothing else: a forked child has no thread, and its clients are not its own."""
-        self.interval.restore()
+        self._haste.end()
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -204,17 +259,17 @@ class Listener:
                 except Exception:
                     faults.caught("in the listener")
                     self._drop_all()
-                    self.interval.restore()
+                    self._haste.end()
                     if self._listening is not None and self._listening.fileno() < 0:
                         self._listening = None
                     # Not a loop that spins on the same fault.
                     self._pause()
                 finally:
                     if not self._hurries(monotonic()):
-                        self.interval.restore()
+                        self._haste.end()
         finally:
             self._drop_all()
-            self.interval.restore()
+            self._haste.end()
             self._ended.release()
 
     def _hurries(self, now: float) -> bool:
@@ -239,7 +294,7 @@ class Listener:
         ready = self._wait(watched, max(0.0, wake_at - now))
         if not ready and not self._clients:
             return
-        self.interval.lower()
+        self._haste.begin(monotonic())
         # Who closes all descriptors closes the first of these too, and to ask that one takes no system call that lets
         # go of the GIL.
         if not self._is_still_listening() and not self._waker.is_ours():
@@ -298,6 +353,7 @@ class Listener:
 
     def _accept(self, listening: _socket.socket) -> None:
         # One; if there are more, poll() says so at once, and to be told that there are none takes as long.
+        before = monotonic()
         try:
             # Not socket.accept(): under gevent it hands back a patched socket, even from an original one.
             descriptor, _ = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -307,6 +363,8 @@ class Listener:
             if error.errno not in (errno.ECONNABORTED, errno.EINTR):
                 self._accepts_from = monotonic() + _ACCEPT_PAUSE_SECONDS
             return
+        now = monotonic()
+        self._haste.waited(now - before)
         connection = _socket.socket(fileno=descriptor)
         if connection.gettimeout() is not None:
             # An application has set a default for all sockets; Python would wait so long on this one, whatever the
@@ -319,7 +377,7 @@ class Listener:
         self.accepted += 1
         if len(self._clients) >= MAX_CLIENTS:
             self._drop(min(self._clients.values(), key=lambda client: client.accepted_at))
-        client = _Client(connection, monotonic())
+        client = _Client(connection, now)
         self._clients[descriptor] = client
         # Ours and curl have sent their question by now: that saves a round of poll().
         self._receive(client)
@@ -333,6 +391,7 @@ class Listener:
             self._receive(client)
 
     def _receive(self, client: _Client) -> None:
+        before = monotonic()
         try:
             received = client.socket.recv(_RECEIVE_BYTES, _socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -340,6 +399,7 @@ class Listener:
         except OSError:
             self._drop(client)
             return
+        self._haste.waited(monotonic() - before)
         if client.lingers:
             if not received:
                 self._close(client)
@@ -387,7 +447,9 @@ class Listener:
             # MSG_NOSIGNAL: a server that embeds Python may leave SIGPIPE deadly.
             flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
             while outgoing:
+                before = monotonic()
                 outgoing = outgoing[client.socket.send(outgoing, flags) :]
+                self._haste.waited(monotonic() - before)
         except BlockingIOError:
             client.outgoing = outgoing
             return

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 #: for the 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest requests come
 #: first.
 _KERNEL_BUDGET_SECONDS = 0.0003
-#: Of the time since the snapshot before. Whoever takes a hundred a second shall not have the worker read /proc all the
-#: time: each thread is six calls that let go of the GIL, and beside eight busy threads to get it back costs more than
-#: all the rest of a snapshot.
+#: Of the time since the snapshot before. Each thread is six calls that let go of the GIL, and beside eight busy threads
+#: to get it back costs more than all the rest of a snapshot.
 _KERNEL_SHARE = 0.002
-#: Threads that are read in any case, and how long ago the snapshot before must have been for that.
-_ALWAYS_READ, _SELDOM_SECONDS = 8, 0.5
+#: Threads that are read in any case, and how long ago the snapshot before must have been for that; and for any at all:
+#: whoever takes a hundred a second shall not have the worker read /proc all the time.
+_ALWAYS_READ, _SELDOM_SECONDS, _OFTEN_SECONDS = 8, 0.5, 0.05
 
 _UNKNOWN_STATUS: Final = kernel.ThreadStatus()
 
@@ -128,6 +128,8 @@ class Snapshots:
     def _kernel_budget(self, now: float) -> tuple[float, int]:
         """CPU time for reading /proc, and how many threads are read in any case."""
         since_last, self._last_asked_kernel = now - self._last_asked_kernel, now
+        if since_last < _OFTEN_SECONDS:
+            return 0.0, 0
         at_least = _ALWAYS_READ if since_last >= _SELDOM_SECONDS else 1
         return min(_KERNEL_BUDGET_SECONDS, since_last * _KERNEL_SHARE), at_least
 
