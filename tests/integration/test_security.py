@@ -655,34 +655,25 @@ def test_no_answer_drives_the_terminal(arguments: tuple[str, ...], base: str) ->
 
 
 def test_a_flood_of_one_user_fills_no_memory_and_costs_no_other_one(
-    forger: Forger, monkeypatch: pytest.MonkeyPatch
+    sticky: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many sockets one user answers on: together they have a bound, and another user's answer is whole."""
+    needs_root()
     monkeypatch.setattr(client, "MAX_USER_BYTES", 3 << 20)
-
-    def flood(connection: socket.socket) -> None:
-        while True:
-            connection.sendall(b"x" * (1 << 20))
-
     honest = http(Snapshot(Worker(number=1, pid=5), 5.0, (Stack("honest"),)))
-    path = f"{forger.base}1"
-    with contextlib.ExitStack() as stack:
-        paths = []
-        for number in range(2, 8):
-            stack.enter_context(listener(f"{forger.base}{number}", flood))
-            paths.append(f"{forger.base}{number}")
-        stack.enter_context(listener(path, answering(honest)))
-        # All of them are this process's: one is told apart by what the kernel would say of another user's.
-        peer = client._Conversation.connect
-
-        def connect(conversation: Any) -> bool:
-            connected = peer(conversation)
-            if connected and conversation.path != path:
-                conversation.peer = (conversation.peer[0], STRANGER)
-            return connected
-
-        monkeypatch.setattr(client._Conversation, "connect", connect)
-        first, *others = client.ask_all([(each, 10.0) for each in (path, *paths)])
+    path, *paths = (f"{sticky}{number}" for number in range(1, 8))
+    with (
+        listener(path, answering(honest)),
+        subprocess.Popen(
+            as_stranger("flood", *paths), cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as flood,
+    ):
+        try:
+            assert flood.stdout is not None
+            assert flood.stdout.readline() == "ready\n"
+            first, *others = client.ask_all([(each, 10.0) for each in (path, *paths)])
+        finally:
+            flood.kill()
     assert isinstance(first, Reply)
     assert first.content == honest
     for other in others:

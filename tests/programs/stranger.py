@@ -6,6 +6,8 @@ Everything is imported before, with the rights of root: the user need not be abl
     Opens, links to and connects to each of these, and says as JSON what came of it.
 ``run BASE``
     Is an honest worker of that base, and stalls in a file that it may not read, named on stdin; says ``ready``.
+``flood SOCKET ...``
+    Listens on each of these, and sends whoever comes bytes without an end; says ``ready`` when it listens on all.
 ``act``
     Only acts as the user, with root in reserve, and waits; catches the signal of dumps and says ``caught`` for each.
 """
@@ -20,6 +22,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -81,6 +84,27 @@ def stall_in(filename: str) -> None:
     exec(compile(source, filename, "exec"), {"hold": re.match})
 
 
+def flood(paths: list[str]) -> None:
+    listening = []
+    for path in paths:
+        listening.append(socket.socket(socket.AF_UNIX))
+        listening[-1].bind(path)
+        listening[-1].listen()
+    say("ready")
+
+    def serve(one: socket.socket) -> None:
+        while True:
+            connection, _ = one.accept()
+            with connection, contextlib.suppress(OSError):
+                while True:
+                    connection.sendall(b"x" * (1 << 20))
+
+    for one in listening:
+        threading.Thread(target=serve, args=(one,), daemon=True).start()
+    # Until whoever started it is gone.
+    sys.stdin.read()
+
+
 def main() -> None:
     uid, what, *arguments = sys.argv[1:]
     if what == "act":
@@ -94,6 +118,9 @@ def main() -> None:
     os.chdir("/")
     if what == "try":
         say(json.dumps({path: try_path(path) for path in arguments}))
+        return
+    if what == "flood":
+        flood(arguments)
         return
 
     def application(environ: WSGIEnvironment, _: StartResponse) -> list[bytes]:
