@@ -65,9 +65,9 @@ _SWITCH_INTERVAL = 50e-6
 _ASSUMED_WAIT_SECONDS = 5e-3
 #: A call that takes longer than this is worth a lowered interval.
 _LONG_WAIT_SECONDS = 2.5e-3
-#: The weight of one call in the mean; and what is left of the mean when another client was served in haste, which
-#: cannot be measured: every fifth or so is measured again.
-_CALL_WEIGHT, _UNMEASURED_DECAY = 0.2, 0.8
+#: The weight of one call in the mean; and what is left of the mean after a call that was made in haste, which says
+#: nothing: with three calls for a client, every fifth client or so is measured again.
+_CALL_WEIGHT, _UNMEASURED_DECAY = 0.2, 0.955
 #: After so long without a client nothing is known.
 _HASTE_FORGETS_SECONDS = 1.0
 
@@ -95,14 +95,12 @@ class SwitchInterval:
     def is_lowered(self) -> bool:
         return self._before is not None
 
-    def lower(self) -> bool:
-        """From now on, other threads give up the GIL soon. Whether that was not so before."""
-        if self._before is not None or sys.getswitchinterval() <= _SWITCH_INTERVAL:
-            return False
-        self._before = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_INTERVAL)
-        self._lowered = sys.getswitchinterval()
-        return True
+    def lower(self) -> None:
+        """From now on, other threads give up the GIL soon. Does nothing if it is lowered already."""
+        if self._before is None and sys.getswitchinterval() > _SWITCH_INTERVAL:
+            self._before = sys.getswitchinterval()
+            sys.setswitchinterval(_SWITCH_INTERVAL)
+            self._lowered = sys.getswitchinterval()
 
     def restore(self) -> None:
         """Put back what was found."""
@@ -133,16 +131,18 @@ class Haste:
         if now - self._began >= _HASTE_FORGETS_SECONDS:
             self._wait = _ASSUMED_WAIT_SECONDS
         self._began = now
-        if self._wait > _LONG_WAIT_SECONDS and self._interval.lower():
-            self._wait *= _UNMEASURED_DECAY
+        if self._wait > _LONG_WAIT_SECONDS:
+            self._interval.lower()
 
     def waited(self, seconds: float) -> None:
         """One call that lets go of the GIL took so long."""
-        if not self._interval.is_lowered:
-            self._wait += (seconds - self._wait) * _CALL_WEIGHT
-            if self._wait > _LONG_WAIT_SECONDS:
-                self._wait = _ASSUMED_WAIT_SECONDS
-                self._interval.lower()
+        if self._interval.is_lowered:
+            self._wait *= _UNMEASURED_DECAY
+            return
+        self._wait += (seconds - self._wait) * _CALL_WEIGHT
+        if self._wait > _LONG_WAIT_SECONDS:
+            self._wait = _ASSUMED_WAIT_SECONDS
+            self._interval.lower()
 
     def end(self) -> None:
         """Nobody is served any more."""

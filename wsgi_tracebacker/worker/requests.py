@@ -142,6 +142,7 @@ class Core:
         "settings",
         "started",
         "thread",
+        "watched",
     )
 
     def __init__(
@@ -192,6 +193,8 @@ class Core:
         self.inside = 0.0
         self.inside_ident = ident
         self.marked = 0.0
+        #: The token of the last request that the watchdog has told of, or will.
+        self.watched = 0.0
         #: Set while the request in flight has a deadline at which its process may be killed without Python.
         self.fuse: Fuse | None = None
         #: Called when a request got a limit of its own.

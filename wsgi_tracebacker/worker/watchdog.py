@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import PHASES, Request, Stack
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Verdict
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
 from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
@@ -308,6 +308,7 @@ class Watchdog:
             if watch is not None and watch.token == token and watch.reported is None and now < min(slow_at, overdue_at):
                 # Its limit was moved or taken away: it is not slow any more.
                 del self._watches[id(core)]
+                core.watched = 0.0
                 watch = None
             if watch is None or watch.token != token:
                 event_at = min(slow_at, overdue_at)
@@ -315,7 +316,7 @@ class Watchdog:
                     wake_at = min(wake_at, event_at)
                     continue
                 if watch is not None:
-                    self._ended_request(watch, now)
+                    self._ended_request(watch, now, late_seconds)
                 watch = self._begin(core, token, now)
                 if watch is None:
                     wake_at = now
@@ -325,7 +326,7 @@ class Watchdog:
         for key, watch in list(self._watches.items()):
             if watch.core.started != watch.token:
                 del self._watches[key]
-                self._ended_request(watch, now)
+                self._ended_request(watch, now, late_seconds)
         if due:
             wake_at = min(wake_at, self._attend_slow(due, late_seconds))
         wake_at = min(wake_at, self._hub_watch.look(now, late_seconds))
@@ -351,8 +352,7 @@ class Watchdog:
         if late_seconds < _MISSED_SECONDS:
             return
         token, ended, settings = core.noted_start(), core.ended, core.settings
-        watch = self._watches.get(id(core))
-        if settings is None or not 0.0 < token < ended or (watch is not None and watch.token == token):
+        if settings is None or not 0.0 < token < ended or core.watched == token:
             return
         _, overdue_at = thresholds(core, token)
         if ended < overdue_at or now - ended > late_seconds:
@@ -364,7 +364,22 @@ class Watchdog:
         if core.started or core.ended != ended:
             # The row is another request's by now.
             return
-        report = HarakiriReport(
+        verdict = Verdict("unknown", f"no sample: the watchdog could not run for {late_seconds:.1f} s")
+        core.watched = token
+        self._say(self._missed(core, request, token, overdue_at, now, (), verdict), settings)
+
+    def _missed(
+        self,
+        core: Core,
+        request: Request,
+        token: float,
+        overdue_at: float,
+        now: float,
+        timeline: tuple[Span, ...],
+        verdict: Verdict,
+    ) -> HarakiriReport:
+        """Of a request that was overdue when it ended, and could not be reported before."""
+        return HarakiriReport(
             kind="harakiri",
             request=request,
             worker=self._worker_number(),
@@ -374,13 +389,12 @@ class Watchdog:
             late_seconds=now - overdue_at,
             action="log",
             outcome=f"reported {now - overdue_at:.1f} s late, when it had ended: Python could not run",
-            timeline=(),
-            verdict=Verdict("unknown", f"no sample: the watchdog could not run for {late_seconds:.1f} s"),
+            timeline=timeline,
+            verdict=verdict,
             stack=None,
             system_call=None,
             others=(),
         )
-        self._say(report, settings)
 
     def _was_stopped(self, late_seconds: float) -> bool:
         """Whether this thread is late because it could not run at all, and not because it had to wait for the GIL.
@@ -419,6 +433,7 @@ class Watchdog:
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
         recorder = Recorder(self._application, self._places)
+        core.watched = token
         watch = self._watches[id(core)] = _Watch(core, token, settings, request, recorder, now)
         return watch
 
@@ -556,7 +571,7 @@ class Watchdog:
         os.kill(os.getpid(), signal.SIGKILL)
         return _NEVER
 
-    def _ended_request(self, watch: _Watch, now: float) -> None:
+    def _ended_request(self, watch: _Watch, now: float, late_seconds: float) -> None:
         core = watch.core
         # Its end is known to the moment unless the core has begun and finished another one since.
         ended = core.ended if core.finished == watch.finished_before + 1 else now
@@ -572,8 +587,15 @@ class Watchdog:
         if limit is None:
             own = core.own_limit
             limit = watch.settings.harakiri
+            since = 0.0
             if own is not None and own[0] == watch.token:
-                limit = round(own[1] + own[2], 6) if own[2] is not None else None
+                _, since, limit = own
+            overdue_at = watch.token + since + limit if limit is not None else _NEVER
+            if ended >= overdue_at and late_seconds >= _MISSED_SECONDS:
+                timeline, verdict = watch.recorder.timeline(), watch.recorder.verdict()
+                self._say(self._missed(core, request, watch.token, overdue_at, now, timeline, verdict), watch.settings)
+                return
+            limit = round(overdue_at - watch.token, 6) if limit is not None else None
         report = HarakiriReport(
             kind="slow",
             request=request,

@@ -633,3 +633,36 @@ def test_a_request_that_woke_it_up_and_keeps_the_gil_is_reported_late(
     [overdue] = wait_for(logged, "harakiri")
     assert overdue.startswith("harakiri: GET /hold 0.5")
     assert "when it had ended: Python could not run" in overdue
+
+
+@needs_outside_help
+def test_a_slow_request_that_keeps_the_gil_beyond_its_limit_is_reported_when_it_ended(
+    base: str, logged: Logged
+) -> None:
+    """The watchdog has seen it slow, and runs again after its end only: a late report with what it saw, and once."""
+    libc = ctypes.PyDLL(None)
+
+    def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        watching = agent.running()
+        assert watching is not None
+        dog = watching._watchdog
+        assert dog is not None
+        wait_until(lambda: any(watch.last_sample for watch in list(dog._watches.values())), "it is slow")
+        libc.usleep(1_500_000)
+        start_response("200 OK", [])
+        return [b""]
+
+    interval = sys.getswitchinterval()
+    try:
+        # Whoever waits for the GIL asks for it after that time: not before the request has ended.
+        sys.setswitchinterval(5.0)
+        serve(TracebackerMiddleware(hold, base, harakiri=1.0, slow=0.1), environ("/hold"))
+    finally:
+        sys.setswitchinterval(interval)
+    [overdue] = wait_for(logged, "harakiri")
+    assert overdue.startswith("harakiri: GET /hold 1.")
+    assert "when it had ended: Python could not run" in overdue
+    assert "wait_until  (waiting)" in overdue
+    agent.stop()
+    assert len(logged.of("harakiri")) == 1
+    assert logged.of("slow") == []
