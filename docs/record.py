@@ -2,8 +2,9 @@
 
 Knows three marks in a page. A Python block after ``<!-- file: NAME -->`` is saved under that name. A console block
 after ``<!-- recorded -->`` is run, command by command, and its output is replaced by what was printed; after
-``<!-- recorded, shortened -->`` the calls before the application's own are left out, and a line says so. Refuses to
-know what the pages tell.
+``<!-- recorded, shortened -->`` the calls before the application's own are left out, and threads that serve nothing in
+a dump of faulthandler's, and a line says so; with ``at once`` as well, nothing is waited for once requests are in
+flight. Refuses to know what the pages tell.
 
 gunicorn, the sockets and the files are in a temporary folder and end with the recording. In the pages they have the
 names of an ordinary installation: /srv/shop, /tmp/tbsocket, port 8000. Nothing else of the output is changed.
@@ -33,11 +34,14 @@ from wsgi_tracebacker.worker import blackbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.clients import Address
+
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = (
     "README.md",
     "docs/tutorial.md",
     "docs/howto/why-a-request-hangs.md",
+    "docs/howto/worker-that-answers-nothing.md",
     "docs/howto/blocked-hub.md",
     "docs/reference/report.md",
 )
@@ -49,12 +53,16 @@ AGE_SECONDS = 12.0
 FOLDER, BASE, ADDRESS = "/srv/shop", "/tmp/tbsocket", "localhost:8000"  # noqa: S108  (a name, nothing is made there)
 
 _BLOCK = re.compile(
-    r"<!-- (?:file: (?P<file>[\w.]+)|recorded(?P<short>, shortened)?) -->\n+```(?:python|console)\n(?P<body>.*?)```\n",
+    r"<!-- (?:file: (?P<file>[\w.]+)|recorded(?P<short>, shortened)?(?P<young>, at once)?) -->\n+"
+    r"```(?:python|console)\n(?P<body>.*?)```\n",
     re.DOTALL,
 )
 #: ``NAME=VALUE … gunicorn ARGUMENTS 2>LOG &``
 _GUNICORN = re.compile(r"(?P<variables>(?:\w+=\S+ )*)gunicorn (?P<arguments>.*?)(?: 2>(?P<log>\S+))? &")
 _LEFT_OUT = "{}({} calls of Python, gunicorn and the middleware are left out here)\n"
+#: Above each stack of faulthandler's, which has the innermost call first.
+_NEWEST_FIRST = "(most recent call first):"
+_THREADS_LEFT_OUT = "(the threads that serve no requests are left out here)\n"
 
 #: A log to which nothing was added for so long is complete: reports come a moment after what they are about.
 _QUIET_SECONDS = 0.5
@@ -68,6 +76,13 @@ class Recorded(NamedTuple):
     printed: str
 
 
+class _Gunicorn(Gunicorn):
+    """One to which nobody has connected when it is looked at: each connection may cost a thread, which is shown."""
+
+    def wait_until_connectable(self, address: Address) -> None:
+        """It has said that it listens."""
+
+
 class Session:
     """A folder with a server in it, in which the commands of one page run."""
 
@@ -75,7 +90,7 @@ class Session:
         self._folder = folder
         self._base = str(folder / "tb")
         self._age_seconds = age_seconds
-        self._server: Gunicorn | None = None
+        self._server: _Gunicorn | None = None
         self._clients: list[subprocess.Popen[bytes]] = []
         # The script in the virtual environment names an interpreter by its path and breaks when the folder is moved.
         command = folder / "bin" / "wsgi-tb"
@@ -96,8 +111,8 @@ class Session:
     def save(self, name: str, text: str) -> None:
         (self._folder / name).write_text(text)
 
-    def run(self, command: str) -> str:
-        """What one command prints. One that ends in ``&`` is left running."""
+    def run(self, command: str, *, at_once: bool = False) -> str:
+        """What one command prints. One that ends in ``&`` is left running, and is looked at when its request is old."""
         if start := _GUNICORN.fullmatch(command):
             self._start(start)
             return ""
@@ -105,7 +120,7 @@ class Session:
             words = shlex.split(self._real(command[:-1]))
             self._clients.append(subprocess.Popen(words, env=self._environment, stdout=subprocess.DEVNULL))
             wait_until(lambda: self._in_flight() == len(self._clients), "the request is in flight")
-            time.sleep(self._age_seconds)
+            time.sleep(0.0 if at_once else self._age_seconds)
             return ""
         if command.startswith("kill "):
             return self._kill()
@@ -128,7 +143,7 @@ class Session:
         *arguments, application = shlex.split(start["arguments"])
         log = self._folder / (start["log"] or "log")
         log.unlink(missing_ok=True)
-        self._server = Gunicorn(
+        self._server = _Gunicorn(
             application,
             *arguments[: arguments.index("--bind")],
             log=log,
@@ -225,13 +240,24 @@ def commands(body: str) -> Iterator[tuple[str, str]]:
 def shortened(output: str) -> str:
     """Leave out the calls of each stack up to the middleware's own, and say how many they are."""
     lines: list[str] = []
+    idle = False
     for paragraph in re.split(r"(?<=\n)(?=\n)", output):
         head, *calls = re.split(r"^(?= +File )", paragraph, flags=re.MULTILINE)
         ours = [number for number, call in enumerate(calls, 1) if "wsgi_tracebacker/middleware.py" in call]
-        if ours:
-            indent = calls[0][: -len(calls[0].lstrip())]
+        newest_first = _NEWEST_FIRST in head
+        indent = calls[0][: -len(calls[0].lstrip())] if calls else ""
+        if ours and newest_first:
+            calls[ours[0] - 1 :] = [_LEFT_OUT.format(indent, len(calls) - ours[0] + 1)]
+        elif ours:
             calls[: ours[-1]] = [_LEFT_OUT.format(indent, ours[-1])]
+        elif newest_first:
+            # What stands above the first thread of all is no thread's.
+            lines.append("".join(head.splitlines(keepends=True)[:-1]) if not head.startswith("\n") else "")
+            idle = True
+            continue
         lines += [head, *calls]
+    if idle:
+        lines.append(f"\n  {_THREADS_LEFT_OUT}")
     return "".join(lines)
 
 
@@ -243,7 +269,7 @@ def play(page: str, running: Session) -> Iterator[tuple[re.Match[str], list[Reco
             continue
         recorded = []
         for command, written in commands(block["body"]):
-            printed = running.run(command)
+            printed = running.run(command, at_once=block["young"] is not None)
             recorded.append(Recorded(command, written, shortened(printed) if block["short"] else printed))
         yield block, recorded
 

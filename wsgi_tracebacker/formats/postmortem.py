@@ -110,7 +110,7 @@ def lines(postmortem: Postmortem) -> Iterator[str]:
     if postmortem.stacks:
         yield "its last report or stacks:"
         for line in postmortem.stacks.rstrip().split("\n"):
-            yield "  " + printable(line)
+            yield f"  {printable(line)}" if line else ""
 
 
 def _requests(count: int) -> str:
