@@ -119,7 +119,7 @@ def odd_module(folder: Path) -> Any:
     return names["f\u00fcnf"]
 
 
-def test_failure_1_names_that_are_not_ascii_cut_nothing(base: str, tmp_path: Path) -> None:
+def test_names_that_are_not_ascii_cut_nothing(base: str, tmp_path: Path) -> None:
     """uWSGI's dump ends at the first such character, for good: here files, functions, threads and source are whole."""
     main = threading.main_thread()
     main.name = "f\u00e4den \U0001f9f5\ud800\nthread_id = forged"
@@ -146,7 +146,7 @@ def recursive(depth: int, wait: Any) -> None:
         wait()
 
 
-def test_failure_2_a_megabyte_that_is_never_read_stops_nobody(base: str) -> None:
+def test_a_megabyte_that_is_never_read_stops_nobody(base: str) -> None:
     """uWSGI's worker freezes in write(): here requests go on and other readers get their whole dump."""
     with held(base, lambda wait: recursive(450, wait), 12), clients.connect(base + "1") as idle_reader:
         idle_reader.sendall(b"GET /snapshot HTTP/1.0\r\n\r\n")
@@ -159,7 +159,7 @@ def test_failure_2_a_megabyte_that_is_never_read_stops_nobody(base: str) -> None
         assert idle_reader.recv(17) == b"HTTP/1.0 200 OK\r\n"
 
 
-def test_failure_5_and_6_the_request_is_told_and_its_secrets_are_not(base: str) -> None:
+def test_the_request_is_told_and_its_secrets_are_not(base: str) -> None:
     """uWSGI does not say which request a thread serves, and logs query strings: here it is told, without the query."""
     with held(base, waits, 2):
         answers = [clients.request(base + "1", path).body for path in ("/snapshot", "/", "/worker")]
@@ -170,7 +170,7 @@ def test_failure_5_and_6_the_request_is_told_and_its_secrets_are_not(base: str) 
     assert not [answer for answer in answers if b"hush" in answer]
 
 
-def test_failure_9_a_failure_is_no_empty_reply(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_no_empty_reply(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """uWSGI answers a failure with nothing and success: here a silent client reads one line that says so."""
     serve(TracebackerMiddleware(simple, base))
 
@@ -190,7 +190,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.slow
-def test_failure_8_twenty_thousand_dumps_leave_nothing(base: str) -> None:
+def test_twenty_thousand_dumps_leave_nothing(base: str) -> None:
     """uWSGI leaks 10 kB a dump: here neither memory, descriptors nor threads grow."""
     with held(base, lambda wait: recursive(4, wait), 2):
 

@@ -243,7 +243,7 @@ def test_a_trickler_is_dropped_after_its_time_in_all(
     assert running.dropped == 1
 
 
-def test_failure_2_a_client_that_never_reads_disturbs_nobody(
+def test_a_client_that_never_reads_disturbs_nobody(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uWSGI freezes in write(): here a reader that leaves megabytes lying loses its connection, that is all."""
