@@ -510,8 +510,11 @@ class _Deciding:
                 core.own_limit = (core.started, 0.0, seconds)
                 if seconds is not None and core.on_limit is not None:
                     core.on_limit(core)
-        except Exception:
-            # SystemExit, KeyboardInterrupt, gevent's Timeout are not caught: servers raise them into whatever runs.
+        except Exception as error:
+            # SystemExit, KeyboardInterrupt, gevent's Timeout are not caught: servers raise them into whatever runs. An
+            # application's own time-out neither.
+            if faults.is_of_signal_handler(error):
+                raise
             faults.caught("when the harakiri callable was asked for a limit")
         return self._app(environ, start_response)
 
@@ -536,7 +539,9 @@ class _Fused:
             fuse = agent.fuse()
             if fuse is not None and core is not None and core.settings is self._settings and core.environ is environ:
                 fuse.attend(core)
-        except Exception:
+        except Exception as error:
+            if faults.is_of_signal_handler(error):
+                raise
             faults.caught("when the fuse was armed")
         return self._app(environ, start_response)
 

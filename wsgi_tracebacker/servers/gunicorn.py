@@ -94,7 +94,7 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
     except Exception:
         faults.caught("when a gunicorn worker started")
     load_wsgi()
-    own = settings_of(worker.wsgi)
+    own = settings_of(getattr(worker, "wsgi", None))
     try:
         if own is not None and early is not None and not _same_place(own, early.settings):
             # Now it is known which socket, name and group the application's own code wants.
@@ -106,7 +106,7 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
         limit = _limit_before_timeout(worker, own or settings)
         if own is None:
             worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
-        elif limit is not None and own.harakiri is None and own.decide is None:
+        elif limit is not None and own.harakiri in (None, settings.harakiri) and own.decide is None:
             # The middleware of the application's own code has no limit and cannot be given one any more. It lets
             # requests pass that another one like it tracks already.
             options = {**settings_module.options_of(own), "harakiri": limit}

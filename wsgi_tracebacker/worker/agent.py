@@ -140,6 +140,8 @@ class Agent:
         self._dump_signal: DumpSignal | None = None
         self._watchdog: Watchdog | None = None
         self.fuse: Fuse | None = None
+        #: Whether it could not be had, but may be later.
+        self._wants_fuse = False
         self._attended: list[Settings] = []
         self._hubs_watched: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
@@ -242,6 +244,17 @@ class Agent:
         if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
             faults.warn_once("locks", _LEAVES_LOCKS)
 
+    def _attend_again(self) -> None:
+        """Watch what could not be watched: there was no thread or descriptor to be had."""
+        with self._attending:
+            fuse_is_missing = self.fuse is None and self._wants_fuse
+            if self._watchdog is not None and not fuse_is_missing:
+                return
+            attended, self._attended = self._attended, []
+            self._wants_fuse = False
+        for settings in attended:
+            self.attend(settings)
+
     def _ensure_fuse(self, settings: Settings, watchdog: Watchdog) -> None:
         if self.fuse is not None:
             return
@@ -258,6 +271,8 @@ class Agent:
                 wake=watchdog.wake,
             )
         except (ImportError, OSError, AttributeError, RuntimeError) as error:
+            # What the system gives is had later, perhaps; what this Python does not have is not.
+            self._wants_fuse = isinstance(error, (OSError, RuntimeError))
             faults.warn_once("fuse", "no timers (%s); a worker in which Python cannot run will not be killed", error)
         else:
             watchdog.fuse = self.fuse
@@ -356,6 +371,9 @@ class Agent:
             except BaseException:
                 self._close_black_box(remove=True)
                 taken.release()
+                if died is not None:
+                    # Now: the next try finds nothing of the dead any more.
+                    self._say_died(died)
                 raise
             # Not before: where there is no socket either, one warning is enough.
             self._warn_of_surroundings(taken.number, refused)
@@ -446,6 +464,7 @@ class Agent:
     def _check_paths(self) -> _socket.socket | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
         self._note_those_that_stay()
+        self._attend_again()
         current = self.slot
         if current is not None and not current.is_intact():
             # Not release() first: the number would be anybody's for a moment. What is left of ours has no lock file

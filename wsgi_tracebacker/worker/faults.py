@@ -35,7 +35,12 @@ def caught(where: str, say: Callable[[str], object] | None = None) -> None:
         return
     _seen.add(where)
     if say is not None:
-        say(f"a fault of wsgi_tracebacker, {where}; requests are served on\n{traceback.format_exc()}")
+        text = f"a fault of wsgi_tracebacker, {where}; requests are served on\n{traceback.format_exc()}"
+        try:
+            say(text)
+        except Exception:
+            # What was at fault may be what says it.
+            logs.write_to_stderr(text)
         return
     logs.emit_soon(
         logs.PACKAGE,

@@ -33,7 +33,7 @@ import signal
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.worker import faults, kernel
+from wsgi_tracebacker.worker import faults, kernel, primitives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -205,7 +205,10 @@ class Fuse:
         self.margin_seconds = margin_seconds
         self._deadline_of = deadline_of
         self._wake = wake
-        self._lock = allocate_lock()
+        # One that its owner can take again: a garbage collection within may end the request of a body that was dropped.
+        self._lock = primitives.original("_thread", "RLock")()
+        #: How often a deadline was noted: it may be within a look at all of them.
+        self._notes = 0
         self._pid = os.getpid()
         self._timer: _Timer | None = None
         #: Of the watchdog, made by its thread.
@@ -261,7 +264,9 @@ class Fuse:
             with self._lock:
                 self._note(core)
                 self._arm()
-        except Exception:
+        except Exception as error:
+            if faults.is_of_signal_handler(error):
+                raise
             faults.caught("when the fuse was disarmed")
 
     def push(self, cores: Iterable[Core]) -> bool:
@@ -297,6 +302,7 @@ class Fuse:
         """Note the deadline of the request that this core serves now, or that there is none."""
         # First the request is told, then looked at: it clears its token first, then looks whether it was told.
         core.fuse = self
+        self._notes += 1
         token = core.started
         deadline = self._deadline_of(core, token) if token > 0.0 else _NEVER
         if deadline == _NEVER:
@@ -306,17 +312,18 @@ class Fuse:
             self._due[core] = (deadline, token)
 
     def _arm(self) -> None:
-        if self._due:
-            first, _ = min(self._due.values())
-            # The watchdog has run since a deadline that is past: it sees to that request.
-            moment = max(first, self._looked_at) + self.margin_seconds
-        else:
-            moment = 0.0
+        notes, moment = -1, 0.0
+        while notes != self._notes:
+            notes = self._notes
+            # By a copy: what is noted meanwhile would break off a walk.
+            due = self._due.copy().values()
+            # Where the watchdog has run since a deadline that is past, it sees to that request.
+            moment = max(min(due)[0], self._looked_at) + self.margin_seconds if due else 0.0
         before = self.armed_for
         if moment == before or self._timer is None:
             return
-        self.armed_for = moment
         self._timer.set(moment, _NEXT_SIGNAL_NANOSECONDS, flags=_TIMER_ABSTIME)
+        self.armed_for = moment
         if before and monotonic() >= before:
             # The guard has begun to count.
             self._calm()

@@ -211,6 +211,8 @@ class _Call:
             self.has_started = True
             arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
             return self.server_start_response(*arguments)
+        # As they are now: servers take them over when they are called, and an application may change its list then.
+        headers = [*headers] if type(headers) is list else headers
         self.held = (status, headers) if exc_info is None else (status, headers, exc_info)
         return self._write
 

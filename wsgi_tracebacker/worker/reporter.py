@@ -196,13 +196,13 @@ class Reporter:
     def _start(self) -> None:
         if self._ended is not None:
             return
-        self._waker = Waker()
         self._ended = self._primitives.allocate_lock()
         self._ended.acquire()
         try:
+            self._waker = Waker()
             self._primitives.start_new_thread(self._run, ())
-        except RuntimeError:
-            # No thread to be had: better here, on the watchdog's, than not at all.
+        except (OSError, RuntimeError):
+            # No descriptor or thread to be had: better here, on the watchdog's, than not at all.
             self._ended.release()
             self._ended = None
             self._close()
@@ -214,15 +214,18 @@ class Reporter:
         try:
             waker = self._waker
             while waker is not None and not (self._stopping and not self._waiting):
-                if not self._waiting:
-                    poll = self._primitives.poll()
-                    poll.register(waker.descriptor, select.POLLIN)
-                    # Not for ever: who would wake it may find that the descriptor is somebody else's.
-                    if poll.poll(_LOOKS_SECONDS * 1000):
-                        waker.clear()
-                self._work_off()
-        except Exception:
-            faults.caught("in the reporter")
+                try:
+                    if not self._waiting:
+                        poll = self._primitives.poll()
+                        poll.register(waker.descriptor, select.POLLIN)
+                        # Not for ever: who would wake it may find that the descriptor is somebody else's.
+                        if poll.poll(_LOOKS_SECONDS * 1000):
+                            waker.clear()
+                    self._work_off()
+                except Exception:
+                    # As where its descriptor was closed, and there is no other one just now.
+                    faults.caught("in the reporter")
+                    self._primitives.poll().poll(_LOOKS_SECONDS * 1000)
         finally:
             self.idents.discard(ident)
             if self._ended is not None:

@@ -67,6 +67,8 @@ _IDLE_SECONDS = 3600.0
 #: A stop that is shorter than this is no reason to change limits.
 _STOPPED_SECONDS = 1.0
 
+#: Seconds: what Python starts with.
+_DEFAULT_SWITCH_INTERVAL = 0.005
 #: Of the switches of a thread that waits for the GIL all the time; a loaded machine lets it have fewer.
 _GIL_WAIT_SHARE = 0.1
 #: PyPy does not have it, and goes by this: a process that used less of a CPU was stopped.
@@ -267,20 +269,30 @@ class Watchdog:
                 except Exception:
                     faults.caught("in the watchdog", self._say_fault)
                     planned = monotonic() + _FAULT_PAUSE_SECONDS
-                if self.fuse is not None:
-                    self.fuse.alarm(planned)
-                sleep_seconds = max(0.0, planned - monotonic())
-                poll = self._primitives.poll()
-                poll.register(self._waker.descriptor, select.POLLIN)
-                if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
-                    # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
-                    planned = min(planned, self._waker.clear(), monotonic())
+                try:
+                    planned = self._sleep(planned)
+                except Exception:
+                    # As where its descriptor was closed, and there is no other one just now.
+                    faults.caught("when the watchdog slept", self._say_fault)
+                    self._primitives.poll().poll(_FAULT_PAUSE_SECONDS * 1000)
             # What was counted is said while there is somebody to say it.
             self._summaries(_NEVER)
         except Exception:
             faults.caught("when the watchdog ended", self._say_fault)
         finally:
             self._ended.release()
+
+    def _sleep(self, planned: float) -> float:
+        """Until it is time to look around, or somebody wakes it; when the next look was to be."""
+        if self.fuse is not None:
+            self.fuse.alarm(planned)
+        sleep_seconds = max(0.0, planned - monotonic())
+        poll = self._primitives.poll()
+        poll.register(self._waker.descriptor, select.POLLIN)
+        if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
+            # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
+            planned = min(planned, self._waker.clear(), monotonic())
+        return planned
 
     def _look_around(self, planned: float) -> float:
         """Do what is due; the monotonic time at which something may be due again.
@@ -408,7 +420,8 @@ class Watchdog:
             return late_seconds > _MISSED_SECONDS and cpu - cpu_before < late_seconds * _STOPPED_CPU_SHARE
         switches, before = resource.getrusage(_RUSAGE_THREAD).ru_nvcsw, self._switches_seen
         self._switches_seen = switches
-        waited = late_seconds / sys.getswitchinterval()
+        # The listener may have lowered it just now.
+        waited = late_seconds / max(_DEFAULT_SWITCH_INTERVAL, sys.getswitchinterval())
         return late_seconds > _MISSED_SECONDS and switches - before < waited * _GIL_WAIT_SHARE
 
     def _forgive_a_stop(self, late_seconds: float) -> None:
@@ -591,7 +604,9 @@ class Watchdog:
             if own is not None and own[0] == watch.token:
                 _, since, limit = own
             overdue_at = watch.token + since + limit if limit is not None else _NEVER
-            if ended >= overdue_at and late_seconds >= _MISSED_SECONDS:
+            # It was overdue, and then over, while this thread could not run.
+            missed_from = now - late_seconds - _MIN_SLEEP_SECONDS
+            if missed_from <= overdue_at <= ended and late_seconds >= _MISSED_SECONDS:
                 timeline, verdict = watch.recorder.timeline(), watch.recorder.verdict()
                 self._say(self._missed(core, request, watch.token, overdue_at, now, timeline, verdict), watch.settings)
                 return
