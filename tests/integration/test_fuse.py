@@ -19,11 +19,11 @@ import pytest
 from tests.support.interpreters import needs_outside_help
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
-from tests.unit.wsgi import serve
+from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.worker import agent, blackbox
+from wsgi_tracebacker.worker import agent, blackbox, faults
 from wsgi_tracebacker.worker.fuse import Fuse
 from wsgi_tracebacker.worker.requests import Core
 
@@ -194,6 +194,77 @@ def test_a_request_that_begins_is_not_ended_with_the_one_before() -> None:
         assert core.fuse is fuse
     finally:
         fuse.close()
+
+
+def test_a_garbage_collection_while_it_is_armed_may_end_another_request() -> None:
+    """A body that was dropped in a cycle is closed wherever a collection comes, within the fuse's lock too."""
+    deadlines = Deadlines()
+    fuse = deadlines.fuse()
+    now = time.monotonic()
+    dropped, other = deadlines.request(now + 50), deadlines.request(now + 70)
+
+    class Due(dict):  # type: ignore[type-arg]
+        """Is walked while a collection comes."""
+
+        def copy(self) -> Any:
+            found = super().copy()
+            if dropped.started:
+                dropped.end(now)
+            return found
+
+    def begin() -> None:
+        fuse.attend(dropped)
+        fuse._due = Due(fuse._due)
+        fuse.attend(other)
+
+    try:
+        beginning = threading.Thread(target=begin, daemon=True)
+        beginning.start()
+        beginning.join(PATIENCE_SECONDS)
+        assert not beginning.is_alive()
+        assert round(fuse.armed_for - now) == 70 + 60
+        assert list(fuse._due) == [other]
+    finally:
+        fuse.close()
+
+
+class TooLongError(Exception):
+    """An application's own time-out, raised by its signal handler."""
+
+
+@pytest.mark.parametrize("when", ["begins", "ends"])
+def test_a_time_out_by_signal_comes_through_the_fuse(base: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """It strikes wherever the main thread is: it means the application, and is no fault of ours."""
+    arm = Fuse._arm
+    strikes = False
+
+    def time_out(*_: object) -> None:
+        raise TooLongError
+
+    def arm_and_strike(fuse: Fuse) -> None:
+        nonlocal strikes
+        arm(fuse)
+        if strikes and threading.current_thread() is threading.main_thread():
+            strikes = False
+            signal.raise_signal(signal.SIGALRM)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        nonlocal strikes
+        strikes = environ["PATH_INFO"] == "/ends"
+        start_response("200 OK", [])
+        return [b""]
+
+    wrapped = TracebackerMiddleware(application, base, harakiri=60.0, harakiri_action="kill")
+    serve(wrapped)
+    monkeypatch.setattr(Fuse, "_arm", arm_and_strike)
+    before = signal.signal(signal.SIGALRM, time_out)
+    try:
+        strikes = when == "begins"
+        served = serve(wrapped, environ(f"/{when}"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert isinstance(served.error, TooLongError)
+    assert faults.count() == 0
 
 
 def test_it_wakes_the_watchdog_once_and_not_for_every_request() -> None:

@@ -54,6 +54,18 @@ def gunicorn(gunicorn: StartGunicorn) -> StartGunicorn:
     return start  # type: ignore[return-value]
 
 
+@preload
+def test_a_worker_of_asgi_applications_serves_and_can_be_read(
+    preload: tuple[str, ...], gunicorn: StartGunicorn, base: str
+) -> None:
+    """gunicorn's own; its requests are not seen, and that is said."""
+    server = gunicorn("tests.programs.plain_asgi:application", *OURS, "--worker-class", "asgi", *preload)
+    assert server.get("/").body == b"done\n"
+    assert list(asking.pids(base).values()) == server.workers()
+    assert "under gunicorn's ASGIWorker the application is not wrapped" in server.log_text()
+    assert "Traceback" not in server.log_text()
+
+
 ABORTED = r"\[ERROR\] Worker \(pid:(\d+)\) is aborted with "
 
 
@@ -311,14 +323,15 @@ def test_a_sync_worker_reports_before_its_time_out_what_came_late_on_its_connect
 
 
 @by_hand
+@pytest.mark.parametrize("variables", [{}, {"WSGI_TB_HARAKIRI": "60"}], ids=["no limit", "a limit that is too long"])
 def test_an_application_that_is_wrapped_by_hand_without_a_limit_is_reported_before_the_time_out(
-    program: str, gunicorn: StartGunicorn, short_path: Path
+    program: str, variables: dict[str, str], gunicorn: StartGunicorn, short_path: Path
 ) -> None:
-    """Once, and as its own code wants it: with the query."""
+    """Once, and as its own code wants it: with the query. A limit of the environment's is not its own."""
     write_wrapped(short_path / program, "show_query=True")
     server = gunicorn(
         *(program.removesuffix(".py"), *OURS, "--timeout", "2", "--chdir", str(short_path)),
-        env={"PYTHONPATH": str(PROJECT)},
+        env={"PYTHONPATH": str(PROJECT), **variables},
     )
     with clients.in_flight(server.address, "/lock?1"):
         timed_out = server.wait_for_log(r"WORKER TIMEOUT")

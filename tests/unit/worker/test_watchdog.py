@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, logs, wakeup, watchdog
+from wsgi_tracebacker.worker import agent, blackbox, faults, listener, logs, wakeup, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
@@ -607,6 +608,24 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
     agent.stop()
     assert logged.of("harakiri") == []
     assert logged.of("slow") == []
+
+
+@needs_outside_help
+@pytest.mark.parametrize(("switches", "is_stopped"), [(0, True), (100, False)])
+def test_a_stall_is_no_stop_while_the_listener_is_in_haste(base: str, switches: int, is_stopped: bool) -> None:
+    """Who waits for the GIL for a second wakes up some two hundred times, whatever the interval is by then."""
+    serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=60.0))
+    watching = agent.running()
+    assert watching is not None
+    dog = watching._watchdog
+    assert dog is not None
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(listener._SWITCH_INTERVAL)
+        dog._switches_seen = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - switches
+        assert dog._was_stopped(1.0) is is_stopped
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @needs_outside_help
