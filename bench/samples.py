@@ -52,7 +52,8 @@ def row(
         low=low,
         high=high,
         samples=len(values),
-        ratio=median / reference if reference else None,
+        # A difference whose spread is on both sides of nothing is no multiple of anything.
+        ratio=median / reference if reference and low > 0 else None,
         note=note,
     )
 

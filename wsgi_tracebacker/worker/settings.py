@@ -8,6 +8,7 @@ An option that is None is taken from its environment variable, and from its defa
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -231,13 +232,14 @@ def _seconds(option: str, value: object, variables: Mapping[str, str]) -> float 
 
 
 def _checked_rate(value: object, variables: Mapping[str, str]) -> float:
-    rate = _seconds("samples_per_second", value, variables)
-    if rate is None:
-        return DEFAULT_SAMPLES_PER_SECOND
+    given = variables.get(ENVIRONMENT_VARIABLES["samples_per_second"]) if value is None else value
+    try:
+        rate = _seconds("samples_per_second", value, variables) or DEFAULT_SAMPLES_PER_SECOND
+    except ConfigurationError:
+        rate = math.nan
     if not MIN_SAMPLES_PER_SECOND <= rate <= MAX_SAMPLES_PER_SECOND:
-        raise ConfigurationError(
-            f"samples_per_second must be from {MIN_SAMPLES_PER_SECOND:g} to {MAX_SAMPLES_PER_SECOND:g}, not {rate:g}"
-        )
+        least, most = MIN_SAMPLES_PER_SECOND, MAX_SAMPLES_PER_SECOND
+        raise ConfigurationError(f"samples_per_second must be a number from {least:g} to {most:g}, not {given!r}")
     return rate
 
 

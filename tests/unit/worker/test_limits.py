@@ -101,8 +101,13 @@ def test_what_is_no_number_of_seconds(value: object) -> None:
         checked_seconds("harakiri", value)
     with pytest.raises(ConfigurationError):
         by_prefix({"/": value})  # type: ignore[dict-item]
-    for option in ("harakiri", "slow", "harakiri_grace", "samples_per_second"):
-        with pytest.raises(ConfigurationError):
+    for option, said in (
+        ("harakiri", "number of seconds"),
+        ("slow", "number of seconds"),
+        ("harakiri_grace", "number of seconds"),
+        ("samples_per_second", "number from 0.01 to 100"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"{option} must be a {said}|more than a float can hold"):
             from_options(**{option: value}, environment={})  # type: ignore[arg-type]
 
 
