@@ -160,7 +160,7 @@ def _names(folder: str) -> list[str]:
 def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
     content = _content(file.path, file.owner)
     read_of[file.owner] += len(content)
-    # One that is being written just now, or that a full disk cut short to nothing.
+    # One that is being written just now: it is made of a table that is still there.
     return postmortem.decode(content) if content else None
 
 

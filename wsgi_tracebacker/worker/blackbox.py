@@ -211,13 +211,13 @@ def write_whole(path: str, content: bytes) -> bool:
     try:
         os.fchmod(descriptor, _OWNER_ONLY)
         is_whole = os.write(descriptor, content) == len(content)
-        if not is_whole:
-            # Memory ran out half-way: whoever reads half of it would call it damaged.
-            os.unlink(path)
     except OSError:
         pass
     finally:
         os.close(descriptor)
+    if not is_whole:
+        # Memory ran out, half-way or before: whoever reads half of it would call it damaged, and nothing of it nobody.
+        remove(path)
     return is_whole
 
 

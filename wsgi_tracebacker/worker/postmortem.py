@@ -59,8 +59,13 @@ def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmort
         return None
     if postmortem is not None:
         # The latest of each number is kept.
-        path = blackbox.path_of(base, number, layout.POSTMORTEM)
-        blackbox.write_whole(path, postmortem_format.encode(postmortem))
+        path, kept = blackbox.path_of(base, number, layout.POSTMORTEM), postmortem_format.encode(postmortem)
+        if not blackbox.write_whole(path, kept):
+            # Where there is no room, there is that of its table and stacks: what they said is in hand, and whoever
+            # called takes them away in a moment. If it is still not enough, it is told all the same, and not kept.
+            for kind in (layout.TABLE, layout.STACKS):
+                blackbox.remove(blackbox.path_of(base, number, kind))
+            blackbox.write_whole(path, kept)
     return postmortem
 
 
