@@ -36,7 +36,7 @@ Examples:
 \b
 Exit codes:
   0  shown, or nobody died with requests in flight
-  1  some file was not read (stderr says which, and why)
+  1  some file was not read, or its worker may live; stderr says which and why
   2  the command was not understood
   3  nothing is known of the base: no worker, living or dead
   4  the output could not be written

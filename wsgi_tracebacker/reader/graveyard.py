@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.formats import blackbox, postmortem
 from wsgi_tracebacker.formats.card import socket_path
 from wsgi_tracebacker.reader import files
@@ -51,7 +51,7 @@ class Findings(NamedTuple):
     postmortems: tuple[Postmortem, ...]
     #: Whether any file of these bases was there, of living workers perhaps.
     is_known: bool
-    #: One line for each file that could not be read, and for each user who has too many.
+    #: One line for each file that could not be read or judged, and for each user who has too many.
     faults: tuple[str, ...]
 
 
@@ -93,7 +93,7 @@ def dig(
         except FileNotFoundError:
             # Taken by a successor just now.
             continue
-        except (OSError, FormatError) as error:
+        except (OSError, FormatError, WorkerUnreachable) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             faults.append(f"{file.path}: {reason}")
             continue
@@ -180,7 +180,10 @@ def _untaken(file: _File, processes: Processes, read_of: Counter[int]) -> Postmo
 
 
 def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
-    """Whether a table's worker has ended: as the kernel says where it can, else as its socket does."""
+    """Whether a table's worker has ended: as the kernel says where it can, else as its socket does.
+
+    Raises WorkerUnreachable where there is no socket either.
+    """
     if not processes.is_boot(header.boot_id):
         return True
     if processes.same_namespace(header.pid_namespace):
@@ -189,7 +192,13 @@ def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
         try:
             probe.connect(socket_path(file.base, file.number))
         except OSError as error:
-            return error.errno in (errno.ECONNREFUSED, errno.ENOENT)
+            if error.errno == errno.ENOENT:
+                # No proof of death: a cleaner of /tmp takes sockets away from the living.
+                raise WorkerUnreachable(
+                    "whether its worker died cannot be told: its socket is gone, and it is of another pid namespace; "
+                    "run wsgi-tb inside its container"
+                ) from None
+            return error.errno == errno.ECONNREFUSED
     return False
 
 
