@@ -605,6 +605,7 @@ KINDS = (
         "postmortem",
         r"ERROR wsgi_tracebacker\.postmortem: postmortem: worker 1, pid \d+, died with 2 requests in flight; ",
     ),
+    ("stacks", r"its last report or stacks, written [^,]*:$"),
     ("stack", r"  (Current thread|Thread) 0x\w+ \(most recent call first\):$"),
     ("lost", r"  GET /\S+  \(core \d, since [^,]*\)$"),
     (

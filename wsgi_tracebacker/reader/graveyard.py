@@ -158,25 +158,25 @@ def _names(folder: str) -> list[str]:
 
 
 def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
-    content = _content(file.path, file.owner)
+    content, _ = _content(file.path, file.owner)
     read_of[file.owner] += len(content)
     # One that is being written just now: it is made of a table that is still there.
     return postmortem.decode(content) if content else None
 
 
 def _untaken(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
-    content = _content(file.path, file.owner, blackbox.MAX_FILE_BYTES + 1)
+    content, _ = _content(file.path, file.owner, blackbox.MAX_FILE_BYTES + 1)
     header = blackbox.decode_header(content)
     if not _is_dead(header, file, processes):
         return None
     # Only now: the tables of the living, which are most, cost next to nothing and must not use up what there is.
     read_of[file.owner] += len(content)
     try:
-        stacks = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
+        stacks, written_at = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
         read_of[file.owner] += len(stacks)
     except OSError:
-        stacks = None
-    return postmortem.of_table(content, file.base, time.time(), stacks)
+        return postmortem.of_table(content, file.base, time.time(), None)
+    return postmortem.of_table(content, file.base, time.time(), stacks, written_at)
 
 
 def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
@@ -202,9 +202,10 @@ def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
     return False
 
 
-def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> bytes:
+def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> tuple[bytes, float]:
+    """What a file holds, and the Unix time at which it was last written."""
     descriptor = files.open_file_of(path, owner)
     try:
-        return files.read_at_most(descriptor, most_bytes)
+        return files.read_at_most(descriptor, most_bytes), os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)

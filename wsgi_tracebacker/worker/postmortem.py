@@ -53,8 +53,8 @@ def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmort
         header = layout.decode_header(content)
         if (header.pid, header.start_ticks) == (own_pid, own_start_ticks) or _lives(header):
             return None
-        stacks = blackbox.read(blackbox.path_of(base, number, layout.STACKS))
-        postmortem = postmortem_format.of_table(content, base, unix_time(), stacks)
+        stacks, written_at = blackbox.read_dated(blackbox.path_of(base, number, layout.STACKS))
+        postmortem = postmortem_format.of_table(content, base, unix_time(), stacks, written_at)
     except FormatError:
         return None
     if postmortem is not None:

@@ -74,10 +74,12 @@ def test_what_successors_kept_is_found(shared: Path, base: str) -> None:
 def test_a_dead_workers_table_is_read(shared: Path, base: str) -> None:
     """Its process has ended, or its pid is another's by now, or it was before the machine started; with its stacks."""
     path = put(shared, base, own_header(start_ticks=1))
-    path.with_suffix(".stacks").write_bytes(b"the last stacks")
+    stacks = path.with_suffix(".stacks")
+    stacks.write_bytes(b"the last stacks")
+    os.utime(stacks, (1_000.0, 1_234.0))
     (found,) = dig(shared, base).postmortems
     assert [request.path for request in found.requests] == ["/lost"]
-    assert found.stacks == "the last stacks"
+    assert (found.stacks, found.stacks_written_at) == ("the last stacks", 1_234.0)
     put(shared, base, own_header(boot_id="another"))
     assert len(dig(shared, base).postmortems) == 1
 

@@ -69,12 +69,13 @@ def left(base: str) -> list[str]:
 def test_a_dead_worker_is_buried(base: str) -> None:
     """Its requests are told, its files are gone, its postmortem is kept; and nobody can tell it again."""
     leave(base, in_flight=True).forget()
+    os.utime(black_boxes.path_of(base, 1, layout.STACKS), (1_000.0, 1_234.0))
     assert asking.files(base) == ["1", "1.worker"]
     found, died = postmortem.bury(base, DEAD)
     assert found
     assert died is not None
     assert (died.pid, [request.path for request in died.requests]) == (DEAD, ["/lost"])
-    assert died.stacks == "its last words\n"
+    assert (died.stacks, died.stacks_written_at) == ("its last words\n", 1_234.0)
     assert asking.files(base) == []
     assert left(base) == ["postmortem"]
     assert postmortem.bury(base, DEAD) == (False, None)
