@@ -45,7 +45,7 @@ _WAITING_SWITCHES_PER_SECOND = 120.0
 _MIN_AWAKE_SHARE = 0.25
 
 #: By how much the switches of two threads that wait for the same GIL may differ: both wake up every 5 ms, unless the
-#: application has set another interval. Measured in a second: 190 to 196.
+#: application has set another interval. Measured in the same second, on a busy machine: 180 to 196.
 _ALIKE_SHARE = 0.25
 
 #: For a look so soon after the last one nothing can be said about its switches.
