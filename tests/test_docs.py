@@ -595,7 +595,10 @@ _SLOW = (
 KINDS = (
     ("worker", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight$"),
     ("worker, stalled", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight  stalled, no answer$"),
-    ("request, stalled", r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s, (running(, holds the GIL)?|sleeping)$"),
+    (
+        "request, stalled",
+        r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s, (running(, (probably )?holds the GIL)?|sleeping)$",
+    ),
     ("stalled", r" +\d+ +\d+  stalled +\d+ +\d.* s  \S+ +/tmp/tbsocket\d+$"),
     (
         "stalled, said",
@@ -605,6 +608,7 @@ KINDS = (
         "postmortem",
         r"ERROR wsgi_tracebacker\.postmortem: postmortem: worker 1, pid \d+, died with 2 requests in flight; ",
     ),
+    ("stacks", r"its last report or stacks, written [^,]*:$"),
     ("stack", r"  (Current thread|Thread) 0x\w+ \(most recent call first\):$"),
     ("lost", r"  GET /\S+  \(core \d, since [^,]*\)$"),
     (

@@ -132,3 +132,5 @@ class Postmortem:
     unrecorded_cores: int
     #: Its last reports and stacks, if there are any.
     stacks: str | None
+    #: When the last of them was written; None where there are none, or that is not known.
+    stacks_written_at: float | None = None

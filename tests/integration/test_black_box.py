@@ -209,15 +209,21 @@ def test_a_worker_that_lost_its_card_is_not_told_dead(base: str, caplog: pytest.
     assert f"worker 1, pid {process.pid}, died with 1 request in flight" in command("postmortem", base).stdout
 
 
-@pytest.mark.parametrize("size", ["64k", "300k"], ids=["from the beginning", "later"])
-def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
-    """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""
+def with_shared_memory_of(size: str) -> tuple[str, ...]:
+    """A command that runs another one where ``/dev/shm`` is of that size and has nothing in it."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         cannot_be_tried("only root can give a process shared memory of its own")
     script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
-    if subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", "true"], check=False, capture_output=True).returncode:
+    before = ("unshare", "-m", "sh", "-c", script, "sh")
+    if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
         cannot_be_tried("file systems cannot be mounted here")
-    with worker(base, "full-memory", "unshare", "-m", "sh", "-c", script, "sh") as process:
+    return before
+
+
+@pytest.mark.parametrize("size", ["64k", "300k"], ids=["from the beginning", "later"])
+def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
+    """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""
+    with worker(base, "full-memory", *with_shared_memory_of(size)) as process:
         output, errors = process.communicate("go on\n", timeout=PATIENCE_SECONDS)
         assert (process.returncode, output) == (0, "served on\n"), errors
     warnings = errors.splitlines()
@@ -228,15 +234,28 @@ def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
         assert warnings == []
 
 
+def test_a_death_is_told_where_shared_memory_is_full(base: str) -> None:
+    """Somebody filled what was left of it: the successor says who died, and so does the command after that."""
+    python = f"{sys.executable} -m"
+    story = f"{python} tests.programs.black_box_stories {base}"
+    steps = [
+        f"{story} out-of-memory >&2 2>/dev/null",
+        "dd if=/dev/zero of=/dev/shm/filler bs=4k 2>/dev/null",
+        f"echo go on | {story} succeed >/dev/null",
+        f"{python} wsgi_tracebacker postmortem {base}",
+    ]
+    line = [*with_shared_memory_of("256k"), "sh", "-c", "; ".join(steps)]
+    result = subprocess.run(line, capture_output=True, text=True, cwd=PROJECT, check=False, timeout=PATIENCE_SECONDS)
+    for told in (result.stderr, result.stdout):
+        assert "died with 2 requests in flight" in told
+        assert "\n  GET /hungry  (core 1, " in told
+
+
 def test_no_room_for_the_table_is_one_warning(
     base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The application is served, the socket answers, its card names no table, and no half of one is left."""
-
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
     assert served(TracebackerMiddleware(application, base))
     [message] = messages(caplog)
     assert message.startswith("no black box ([Errno 28] No space left on device)")
@@ -245,11 +264,17 @@ def test_no_room_for_the_table_is_one_warning(
     assert not black_boxes.path_of(base, 1, layout.TABLE).exists()
 
 
-def test_half_a_postmortem_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that ends half-way through leaves nothing, instead of what no reader can read."""
+def no_room(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("room", ["for three bytes", "for none"])
+def test_half_a_postmortem_is_not_kept(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that ends half-way through, or at once, leaves nothing, instead of what no reader can read."""
     path = tmp_path / "postmortem"
     write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:3]))
+    some = no_room if room == "for none" else lambda descriptor, content: write(descriptor, content[:3])
+    monkeypatch.setattr(os, "write", some)
     assert not blackbox.write_whole(str(path), b"whole")
     assert not path.exists()
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -343,6 +343,23 @@ def test_a_process_that_ended_is_dead_though_its_socket_is_held(
     write_card(base, own_card(base, 1)._replace(start_ticks=1))
     (answer,) = survey([base], 0.2).answers
     assert (answer.state, answer.error.reason if answer.error else None) == ("dead", "dead")
+
+
+@pytest.mark.parametrize(
+    ("whose", "state"),
+    [
+        ({}, "alive"),
+        ({"start_ticks": 1}, "dead"),
+        ({"pid_namespace": 1}, "unknown"),
+        ({"pid_namespace": 1, "boot_id": "another"}, "dead"),
+    ],
+)
+def test_a_socket_that_is_gone_is_no_death(whose: dict[str, Any], state: str, base: str) -> None:
+    """Its process is asked about, and where that cannot be seen, it is said so with where to try."""
+    write_card(base, own_card(base, 1)._replace(**whose))
+    (answer,) = survey([base], 0.2).answers
+    assert answer.state == state
+    assert ("run wsgi-tb inside its container" in str(answer.error)) == (state == "unknown")
 
 
 def test_only_the_numbers_asked_for_are_asked(base: str, listeners: contextlib.ExitStack) -> None:

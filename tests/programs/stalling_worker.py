@@ -1,7 +1,8 @@
 """One worker without a server, for readers to look at: ``stalling_worker.py BASE STORY``.
 
 Serves one request in its main thread and says ``ready`` when that has begun to be told: ``backtrack`` holds the GIL
-and burns CPU, ``deadlock`` holds the GIL and sleeps, ``unproven`` does so beside threads that compute without it,
+and burns CPU, ``deadlock`` holds the GIL and sleeps, ``beside`` does so beside a request that computes without it,
+``unproven`` does so beside threads that compute without it,
 ``nap`` does that and ends some seconds later, ``spin`` runs 64 CPU-bound threads beside a request that waits, and with
 any other the request just waits.
 """
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     if environ["PATH_INFO"] == "/first":
         return []
+    if environ["PATH_INFO"] == "/compute":
+        compute_without_the_gil()
     # The listener gets its turn before there is none.
     time.sleep(0.2)
     if environ["PATH_INFO"] == "/spin":
@@ -43,7 +46,7 @@ def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     sys.stdout.flush()
     if environ["PATH_INFO"] == "/backtrack":
         backtrack_for_ever()
-    elif environ["PATH_INFO"] == "/deadlock" or environ["PATH_INFO"] == "/unproven":
+    elif environ["PATH_INFO"] in ("/deadlock", "/beside", "/unproven"):
         lock_itself_out()
     elif environ["PATH_INFO"] == "/nap":
         nap_with_the_gil()
@@ -75,9 +78,15 @@ def lock_itself_out() -> None:
 def main() -> None:
     base, story = sys.argv[1:]
     wrapped = TracebackerMiddleware(tell, socket=base)
-    for path in ("/first", f"/{story}"):
+
+    def serve(path: str) -> None:
         environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}
         list(wrapped(environ, lambda *_: lambda _: None))
+
+    serve("/first")
+    if story == "beside":
+        threading.Thread(target=serve, args=("/compute",), daemon=True).start()
+    serve(f"/{story}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ States:
   stopped    it was stopped by a signal (state T)
   disk wait  it waits for a disk (state D)
   dead       its process has ended
-  unknown    it may not be asked
+  unknown    it may not be asked, or cannot be seen from here
 
 \b
 Examples:

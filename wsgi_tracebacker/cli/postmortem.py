@@ -3,9 +3,9 @@
 ``--format json`` prints ``{"schema": 1, "postmortems": [...]}``, the latest death first, each with ``postmortem`` (the
 version of these keys, 2), ``number``, ``base``, ``pid``, ``server``, ``application``, ``started_at``,
 ``last_written_at`` (when its last request began), ``found_at``, ``requests`` (the oldest), ``unlisted_requests`` (how
-many more), ``torn_requests`` (how many more, of which nothing else is known), ``unrecorded_cores`` and ``stacks`` (its
-last reports and stacks, or null). Each request has ``core``, ``native_id``, ``method``, ``path``, ``started_at``,
-``remote_address`` and ``request_id``.
+many more), ``torn_requests`` (how many more, of which nothing else is known), ``unrecorded_cores``, ``stacks`` (its
+last reports and stacks, or null) and ``stacks_written_at`` (when the last of them was written, or null). Each request
+has ``core``, ``native_id``, ``method``, ``path``, ``started_at``, ``remote_address`` and ``request_id``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Examples:
 \b
 Exit codes:
   0  shown, or nobody died with requests in flight
-  1  some file was not read (stderr says which, and why)
+  1  some file was not read, or its worker may live; stderr says which and why
   2  the command was not understood
   3  nothing is known of the base: no worker, living or dead
   4  the output could not be written

@@ -21,7 +21,7 @@ from wsgi_tracebacker.reports import LostRequest, Postmortem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Rises when a key changes its meaning.
+#: Rises when a key changes its meaning; not when one is added.
 VERSION = 2
 
 #: How faulthandler begins a thread; each thread is once in a dump.
@@ -33,10 +33,16 @@ MAX_REQUESTS = 512
 #: Of the stacks file, its end: the last reports.
 MAX_STACKS_CHARACTERS = 64 * 1024
 
+#: The kernel dates files by its last tick, at most 10 ms ago; requests begin by a finer clock.
+_TICK_SECONDS = 0.01
 
-def of_table(content: bytes, base: str, found_at: float, stacks: bytes | None) -> Postmortem | None:
+
+def of_table(
+    content: bytes, base: str, found_at: float, stacks: bytes | None, stacks_written_at: float | None = None
+) -> Postmortem | None:
     """The postmortem of a dead worker's table; None if it ended in order, or nothing can have been in flight.
 
+    ``stacks`` is what its stacks file holds, ``stacks_written_at`` the Unix time at which that was last written.
     Raises FormatError for what is no table. The worker is dead: nobody writes, so one read is enough.
     """
     header = blackbox.decode_header(content)
@@ -70,6 +76,10 @@ def of_table(content: bytes, base: str, found_at: float, stacks: bytes | None) -
         torn_requests=torn,
         unrecorded_cores=header.unrecorded_cores,
         stacks=_last(stacks.decode("utf-8", "backslashreplace")) if stacks else None,
+        # Whoever owns a file can date it as he likes.
+        stacks_written_at=(
+            stacks_written_at if stacks and stacks_written_at is not None and is_time(stacks_written_at) else None
+        ),
     )
 
 
@@ -108,9 +118,19 @@ def lines(postmortem: Postmortem) -> Iterator[str]:
     if postmortem.unrecorded_cores:
         yield f"  threads beyond its table: {postmortem.unrecorded_cores}; what they served, if anything, is not known"
     if postmortem.stacks:
-        yield "its last report or stacks:"
+        yield f"its last report or stacks{_when(postmortem, count)}:"
         for line in postmortem.stacks.rstrip().split("\n"):
             yield f"  {printable(line)}" if line else ""
+
+
+def _when(postmortem: Postmortem, count: int) -> str:
+    """When the stacks were written, and whether they can be of the last request; "" where that is not known."""
+    written_at = postmortem.stacks_written_at
+    if written_at is None:
+        return ""
+    # A dump has no time. One that a reader asked for, of a stall that was over, blames the wrong code.
+    is_older = count and written_at < postmortem.last_written_at - _TICK_SECONDS
+    return f", written {_time(written_at)}{', before its last request began' if is_older else ''}"
 
 
 def _requests(count: int) -> str:
@@ -157,11 +177,15 @@ def decode(content: bytes) -> Postmortem:
             )
             for request in found["requests"]
         )
+        # A postmortem outlives the version that kept it: one from before there was this key has no such time.
+        found.setdefault("stacks_written_at", None)
         kept = {field.name: found[field.name] for field in fields(Postmortem)}
         for key in ("number", "pid", "unlisted_requests", "torn_requests", "unrecorded_cores"):
             kept[key] = int(kept[key])
         for key in ("started_at", "last_written_at", "found_at"):
             kept[key] = _a_time(kept[key])
+        if kept["stacks_written_at"] is not None:
+            kept["stacks_written_at"] = _a_time(kept["stacks_written_at"])
         for key in ("server", "application", "stacks"):
             kept[key] = _optional_text(kept[key])
         kept["base"] = str(kept["base"])

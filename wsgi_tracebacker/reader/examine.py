@@ -7,6 +7,7 @@ number of workers at once, and ends as soon as one of them answers after all.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +38,15 @@ BUSY, STALLED = "busy", "stalled"
 #: Who runs is looked at as often, this far apart: threads that wait for the GIL run for a moment every 5 ms.
 _HOLDER_LOOKS = 5
 _HOLDER_SECONDS = 0.003
+
+#: Where threads of the standard library and of our own wait: none of these functions calls anything that sleeps without
+#: letting go of the GIL first. Of a call in C that the application makes that cannot be said.
+_WAITS = re.compile(
+    r".*/(?:python|pypy)3\.\d+t?/"
+    r"(?:threading\.py:wait|concurrent/futures/thread\.py:_worker|selectors\.py:select|socket\.py:(?:accept|readinto)|"
+    r"ssl\.py:read)|.*/wsgi_tracebacker/worker/(?:listener|watchdog|reporter)\.py:\w+",
+    re.DOTALL,
+)
 
 #: Threads of our own are left out of a dump, as the worker leaves them out itself: by their outermost frame.
 _OWN_THREADS = tuple(f"/wsgi_tracebacker/worker/{module}.py" for module in ("listener", "watchdog", "reporter"))
@@ -86,7 +96,7 @@ def examine(
             found = worker.look(peer)
             looks = [*looks[-2:], found] if found is not None else []
             if len(looks) == 3 and stall.why_not(*looks) is None:
-                return (yield from _stalled(worker, found, may_signal))
+                return (yield from _stalled(worker, looks, may_signal))
             rest = started + limit_seconds - time.monotonic()
             if rest <= 0:
                 late += 1
@@ -102,14 +112,14 @@ def _is_promising(looks: list[Look]) -> bool:
     return len(looks) == 1 or (len(looks) > 1 and stall.why_not_so_far(looks[-2], looks[-1]) is None)
 
 
-def _stalled(worker: _Unanswering, last: Look | None, may_signal: bool) -> Generator[float, int, Examination]:
+def _stalled(worker: _Unanswering, looks: list[Look], may_signal: bool) -> Generator[float, int, Examination]:
+    """Show one that these looks have proven stalled."""
     if not may_signal:
         return worker.examination(STALLED)
 
     def why_not_still() -> str | None:
         now = worker.look(0)
-        assert last is not None
-        return "it cannot be seen any more" if now is None else stall.why_not_still(last, now)
+        return "it cannot be seen any more" if now is None else stall.why_not_still(looks[-1], now)
 
     try:
         content = yield from dump.ask(worker.card, worker.processes, why_not_still)
@@ -118,11 +128,11 @@ def _stalled(worker: _Unanswering, last: Look | None, may_signal: bool) -> Gener
         worker.notes.append(f"no stacks: {error}")
         return worker.examination(STALLED)
     running = yield from _running(worker)
-    return worker.examination(STALLED, dumped, running)
+    return worker.examination(STALLED, dumped, running, stall.waiting(looks[0], looks[-1]))
 
 
 def _running(worker: _Unanswering) -> Generator[float, int, set[int]]:
-    """The threads that run whenever they are looked at: just one is the GIL's holder."""
+    """The threads that run whenever they are looked at."""
     pid, processes = worker.card.pid, worker.processes
     running = set(processes.threads(pid))
     for number in range(_HOLDER_LOOKS):
@@ -178,7 +188,13 @@ class _Unanswering:
             return None
         return stall.look(self.processes, self.card.pid, listener, serving, content, time.monotonic())
 
-    def examination(self, state: str, dumped: Dump | None = None, running: Collection[int] = ()) -> Examination:
+    def examination(
+        self,
+        state: str,
+        dumped: Dump | None = None,
+        running: Collection[int] = (),
+        waiting: Collection[int] = (),
+    ) -> Examination:
         if self._table is None:
             return Examination(state, None, tuple(self.notes))
         try:
@@ -199,7 +215,7 @@ class _Unanswering:
         if self._standing == SAME:
             snapshot = snapshot._replace(stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
         if dumped is not None:
-            snapshot = self._joined(snapshot, reading, dumped, running)
+            snapshot = self._joined(snapshot, reading, dumped, running, waiting)
         return Examination(state, snapshot, tuple(self.notes))
 
     def _with_kernel(self, stack: Stack) -> Stack:
@@ -211,14 +227,22 @@ class _Unanswering:
             cpu_seconds=None if nanoseconds is None else nanoseconds / 1e9,
         )
 
-    def _joined(self, snapshot: Snapshot, reading: Reading, dumped: Dump, running: Collection[int]) -> Snapshot:
+    def _joined(
+        self,
+        snapshot: Snapshot,
+        reading: Reading,
+        dumped: Dump,
+        running: Collection[int],
+        waiting: Collection[int],
+    ) -> Snapshot:
         """The requests with their threads' stacks, then the threads that serve none."""
         if dumped.is_cut:
             self.notes.append(f"faulthandler shows the newest {faulthandler.MAX_THREADS} threads only")
         identity = self.processes.identity(self.card.pid)
         # Nothing is read with greater rights than the process has; where those are not known, with none.
         sources = Sources(identity or Identity(-1, -1, ()), self.card.cwd, snapshot.worker.started_at)
-        stacks = join(snapshot.stacks, reading.owners, dumped, self.processes.threads(self.card.pid), running)
+        alive = self.processes.threads(self.card.pid)
+        stacks = join(snapshot.stacks, reading.owners, dumped, alive, running, waiting)
         if identity is not None:
             stacks = [sources.fill_in(stack) for stack in stacks]
         return snapshot._replace(stacks=tuple(stacks), source="faulthandler")
@@ -230,24 +254,39 @@ def join(
     dumped: Dump,
     alive: Collection[int],
     running: Collection[int],
+    waiting: Collection[int],
 ) -> list[Stack]:
     """The stacks of a dump on the threads of a table.
 
     ``owners`` are ident and native id of each core's thread, ``alive`` the process's threads, ``running`` those that
-    were on a CPU all the time: if it is one, and it serves, it holds the GIL.
+    were on a CPU all the time, ``waiting`` those that wait for the GIL. If just one runs, and it serves a request, it
+    may hold the GIL; that is proven if no other thread can be the one, asleep.
     """
     left = {stack.ident: stack for stack in dumped.stacks}
     idents = [stack.ident for stack in serving]
-    holder = next(iter(running)) if len(running) == 1 else None
-    is_known = holder is not None and any(stack.native_id == holder for stack in serving)
+    suspects = [stack for stack in serving if len(running) == 1 and stack.native_id in running]
+    # Greenlets share a thread: which of their requests runs is not known.
+    suspect = suspects[0] if len(suspects) == 1 else None
+    by_ident = {ident: (core, native_id) for core, (ident, native_id) in owners.items() if native_id in alive}
+    is_proven = (
+        suspect is not None
+        # One that was left out of it could be anywhere.
+        and not dumped.is_cut
+        and all(
+            stack.ident == suspect.ident or by_ident.get(stack.ident or 0, (0, 0))[1] in waiting or _has_let_go(stack)
+            for stack in dumped.stacks
+        )
+    )
     joined = []
     for stack in serving:
         # Greenlets share their thread's ident, and a dump does not say which of them runs.
         own = left.pop(stack.ident, None) if idents.count(stack.ident) == 1 else None
         if own is not None:
             stack = stack._replace(frames=own.frames, frames_omitted=own.frames_omitted)  # noqa: PLW2901
-        joined.append(stack._replace(holds_gil=stack.native_id == holder if is_known else None))
-    by_ident = {ident: (core, native_id) for core, (ident, native_id) in owners.items() if native_id in alive}
+        is_suspect = suspect is not None and stack.core == suspect.core
+        joined.append(
+            stack._replace(holds_gil=is_suspect if is_proven else None, probably_holds_gil=is_suspect and not is_proven)
+        )
     number = joined[0].name.partition("Core")[0] if joined else ""
     # The oldest thread stands last, and that is the main thread.
     main = dumped.stacks[-1].ident if dumped.stacks and not dumped.is_cut else None
@@ -262,3 +301,11 @@ def join(
             stack = stack._replace(name="MainThread", kind="main")  # noqa: PLW2901
         joined.append(stack)
     return joined
+
+
+def _has_let_go(stack: Stack) -> bool:
+    """Whether a thread that sleeps there sleeps without the GIL."""
+    if not stack.frames:
+        return False
+    innermost = stack.frames[-1]
+    return _WAITS.fullmatch(f"{innermost.filename}:{innermost.function.rpartition('.')[2]}") is not None

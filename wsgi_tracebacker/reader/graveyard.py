@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.formats import blackbox, postmortem
 from wsgi_tracebacker.formats.card import socket_path
 from wsgi_tracebacker.reader import files
@@ -51,7 +51,7 @@ class Findings(NamedTuple):
     postmortems: tuple[Postmortem, ...]
     #: Whether any file of these bases was there, of living workers perhaps.
     is_known: bool
-    #: One line for each file that could not be read, and for each user who has too many.
+    #: One line for each file that could not be read or judged, and for each user who has too many.
     faults: tuple[str, ...]
 
 
@@ -93,7 +93,7 @@ def dig(
         except FileNotFoundError:
             # Taken by a successor just now.
             continue
-        except (OSError, FormatError) as error:
+        except (OSError, FormatError, WorkerUnreachable) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             faults.append(f"{file.path}: {reason}")
             continue
@@ -158,29 +158,32 @@ def _names(folder: str) -> list[str]:
 
 
 def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
-    content = _content(file.path, file.owner)
+    content, _ = _content(file.path, file.owner)
     read_of[file.owner] += len(content)
-    # One that is being written just now, or that a full disk cut short to nothing.
+    # One that is being written just now: it is made of a table that is still there.
     return postmortem.decode(content) if content else None
 
 
 def _untaken(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
-    content = _content(file.path, file.owner, blackbox.MAX_FILE_BYTES + 1)
+    content, _ = _content(file.path, file.owner, blackbox.MAX_FILE_BYTES + 1)
     header = blackbox.decode_header(content)
     if not _is_dead(header, file, processes):
         return None
     # Only now: the tables of the living, which are most, cost next to nothing and must not use up what there is.
     read_of[file.owner] += len(content)
     try:
-        stacks = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
+        stacks, written_at = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
         read_of[file.owner] += len(stacks)
     except OSError:
-        stacks = None
-    return postmortem.of_table(content, file.base, time.time(), stacks)
+        return postmortem.of_table(content, file.base, time.time(), None)
+    return postmortem.of_table(content, file.base, time.time(), stacks, written_at)
 
 
 def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
-    """Whether a table's worker has ended: as the kernel says where it can, else as its socket does."""
+    """Whether a table's worker has ended: as the kernel says where it can, else as its socket does.
+
+    Raises WorkerUnreachable where there is no socket either.
+    """
     if not processes.is_boot(header.boot_id):
         return True
     if processes.same_namespace(header.pid_namespace):
@@ -189,13 +192,20 @@ def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
         try:
             probe.connect(socket_path(file.base, file.number))
         except OSError as error:
-            return error.errno in (errno.ECONNREFUSED, errno.ENOENT)
+            if error.errno == errno.ENOENT:
+                # No proof of death: a cleaner of /tmp takes sockets away from the living.
+                raise WorkerUnreachable(
+                    "whether its worker died cannot be told: its socket is gone, and it is of another pid namespace; "
+                    "run wsgi-tb inside its container"
+                ) from None
+            return error.errno == errno.ECONNREFUSED
     return False
 
 
-def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> bytes:
+def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> tuple[bytes, float]:
+    """What a file holds, and the Unix time at which it was last written."""
     descriptor = files.open_file_of(path, owner)
     try:
-        return files.read_at_most(descriptor, most_bytes)
+        return files.read_at_most(descriptor, most_bytes), os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)

@@ -237,9 +237,16 @@ def _with_notes(error: WorkerUnreachable, notes: Sequence[str]) -> WorkerUnreach
 def _no_socket(target: Target, processes: Processes) -> Answer:
     card = target.card
     assert card is not None
-    if _standing(target, processes) == SAME:
+    standing = _standing(target, processes)
+    if standing == SAME:
         error = WorkerUnreachable("its socket is gone though it runs; it makes it anew within a minute")
         return Answer(target, processes.state(card.pid), None, error, card.number, card.pid)
+    if standing == UNKNOWN and processes.is_boot(card.boot_id):
+        error = WorkerUnreachable(
+            "its socket is gone, and whether it runs cannot be told from another pid namespace; "
+            "run wsgi-tb inside its container"
+        )
+        return Answer(target, UNKNOWN, None, error, card.number, card.pid)
     return Answer(target, DEAD, None, WorkerDead("its process has ended"), card.number, card.pid)
 
 

@@ -184,17 +184,24 @@ def create(path: str, header: Header) -> Table:
 
 def read(path: str) -> bytes | None:
     """The content of a table or another file of a dead worker of ours, or None."""
+    content, _ = read_dated(path)
+    return content
+
+
+def read_dated(path: str) -> tuple[bytes | None, float | None]:
+    """What read() says of a file, and the Unix time at which it was last written, None if there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return None
+        return None, None
     try:
-        if not _is_ours(os.fstat(descriptor)):
-            return None
+        status = os.fstat(descriptor)
+        if not _is_ours(status):
+            return None, None
         # Larger than any file of ours: what is over that is not.
-        return os.pread(descriptor, layout.MAX_FILE_BYTES + 1, 0)
+        return os.pread(descriptor, layout.MAX_FILE_BYTES + 1, 0), status.st_mtime
     except OSError:
-        return None
+        return None, None
     finally:
         os.close(descriptor)
 
@@ -211,13 +218,13 @@ def write_whole(path: str, content: bytes) -> bool:
     try:
         os.fchmod(descriptor, _OWNER_ONLY)
         is_whole = os.write(descriptor, content) == len(content)
-        if not is_whole:
-            # Memory ran out half-way: whoever reads half of it would call it damaged.
-            os.unlink(path)
     except OSError:
         pass
     finally:
         os.close(descriptor)
+    if not is_whole:
+        # Memory ran out, half-way or before: whoever reads half of it would call it damaged, and nothing of it nobody.
+        remove(path)
     return is_whole
 
 

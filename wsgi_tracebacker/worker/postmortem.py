@@ -53,14 +53,19 @@ def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmort
         header = layout.decode_header(content)
         if (header.pid, header.start_ticks) == (own_pid, own_start_ticks) or _lives(header):
             return None
-        stacks = blackbox.read(blackbox.path_of(base, number, layout.STACKS))
-        postmortem = postmortem_format.of_table(content, base, unix_time(), stacks)
+        stacks, written_at = blackbox.read_dated(blackbox.path_of(base, number, layout.STACKS))
+        postmortem = postmortem_format.of_table(content, base, unix_time(), stacks, written_at)
     except FormatError:
         return None
     if postmortem is not None:
         # The latest of each number is kept.
-        path = blackbox.path_of(base, number, layout.POSTMORTEM)
-        blackbox.write_whole(path, postmortem_format.encode(postmortem))
+        path, kept = blackbox.path_of(base, number, layout.POSTMORTEM), postmortem_format.encode(postmortem)
+        if not blackbox.write_whole(path, kept):
+            # Where there is no room, there is that of its table and stacks: what they said is in hand, and whoever
+            # called takes them away in a moment. If it is still not enough, it is told all the same, and not kept.
+            for kind in (layout.TABLE, layout.STACKS):
+                blackbox.remove(blackbox.path_of(base, number, kind))
+            blackbox.write_whole(path, kept)
     return postmortem
 
 

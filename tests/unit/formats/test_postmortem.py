@@ -47,6 +47,7 @@ postmortems = st.builds(
     torn_requests=_counts,
     unrecorded_cores=_counts,
     stacks=_optional,
+    stacks_written_at=st.none() | _times,
 )
 
 
@@ -123,6 +124,41 @@ def test_it_reads_well() -> None:
     assert stacks == ["its last report or stacks:", "  one", "  two\\x1b"]
 
 
+@pytest.mark.parametrize(
+    ("later_seconds", "is_older"), [(1.0, False), (0.0, False), (-0.004, False), (-0.1, True), (-3600.0, True)]
+)
+def test_stacks_of_a_stall_that_was_over_are_called_so(later_seconds: float, is_older: bool) -> None:
+    """When they were written is said, and whether that was before the last request began, by more than a tick."""
+    began = HEADER.unix - HEADER.monotonic + 42.0
+    found = postmortem.of_table(table(row(42.0)), "/tmp/tb", 0.0, b"one\n", began + later_seconds)
+    assert found is not None
+    assert found.stacks_written_at == began + later_seconds
+    _, _, heading, stack = postmortem.lines(found)
+    assert heading.startswith("its last report or stacks, written 19")
+    assert heading.endswith(", before its last request began:") == is_older
+    assert stack == "  one"
+
+
+def test_where_no_request_is_known_none_began_later() -> None:
+    """The time that is known then is that of the table."""
+    header = replace(HEADER, unrecorded_cores=88)
+    found = postmortem.of_table(table(row(0.0), header=header), "/tmp/tb", 0.0, b"one\n", 1.0)
+    assert found is not None
+    assert "before" not in list(postmortem.lines(found))[-2]
+
+
+@pytest.mark.parametrize("written_at", [None, 1e300, float("nan")])
+def test_stacks_without_a_time_are_shown_without_one(written_at: float | None) -> None:
+    """None is known, or one that no clock shows; and what was kept before there was that key is still read."""
+    found = postmortem.of_table(table(row()), "/tmp/tb", 0.0, b"one\n", written_at)
+    assert found is not None
+    assert found.stacks_written_at is None
+    document = postmortem.document(found)
+    del document["stacks_written_at"]
+    assert postmortem.decode(json.dumps(document).encode()) == found
+    assert list(postmortem.lines(found))[-2] == "its last report or stacks:"
+
+
 GENUINE: dict[str, Any] = {
     "postmortem": 2,
     "number": 3,
@@ -137,6 +173,7 @@ GENUINE: dict[str, Any] = {
     "torn_requests": 0,
     "unrecorded_cores": 0,
     "stacks": "one\ntwo",
+    "stacks_written_at": 2.5,
     "requests": [
         {
             "core": 0,
@@ -223,14 +260,14 @@ _headers = st.builds(
 )
 
 
-@given(_headers, _numbers, texts, st.none() | st.binary(max_size=200))
+@given(_headers, _numbers, texts, st.none() | st.binary(max_size=200), st.none() | _numbers)
 def test_any_table_is_a_postmortem_or_a_format_error(
-    header: blackbox.Header, started: float, path: str, stacks: bytes | None
+    header: blackbox.Header, started: float, path: str, stacks: bytes | None, written_at: float | None
 ) -> None:
     """Whatever times a dead worker's table has, and whatever stacks it left."""
     content = table(row(started, path.encode("utf-8", "surrogateescape")[:192]), header=header)
     with contextlib.suppress(FormatError):
-        found = postmortem.of_table(content, "/tmp/tb", 3000.0, stacks)
+        found = postmortem.of_table(content, "/tmp/tb", 3000.0, stacks, written_at)
         if found is not None:
             can_be_shown(found)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,10 +31,14 @@ def dumped(ident: int, *frames: Frame) -> Stack:
 
 
 def joined(
-    *stacks: Stack, rows: tuple[Stack, ...] = (serving(0), serving(1)), running: tuple[int, ...] = (11,)
+    *stacks: Stack,
+    rows: tuple[Stack, ...] = (serving(0), serving(1)),
+    running: tuple[int, ...] = (11,),
+    waiting: tuple[int, ...] = (),
+    is_cut: bool = False,
 ) -> list[Stack]:
     owners = {0: (100, 10), 1: (101, 11), 2: (102, 12), 3: (103, 13)}
-    return join(rows, owners, Dump(stacks, is_cut=False), [10, 11, 12, 99], running)
+    return join(rows, owners, Dump(stacks, is_cut), [10, 11, 12, 99], running, waiting)
 
 
 def test_requests_get_the_stacks_of_their_threads() -> None:
@@ -45,9 +49,43 @@ def test_requests_get_the_stacks_of_their_threads() -> None:
 
 
 def test_a_holder_is_named_only_when_it_is_proven() -> None:
-    """Not if nobody runs, if more than one does, or if the one that does serves no request."""
+    """Not if nobody runs, if more than one does, or if the one that does serves no request: then nobody is."""
     for running in ((), (10, 11), (99,)):
-        assert [stack.holds_gil for stack in joined(dumped(101, *FRAMES), running=running)] == [None, None]
+        stacks = joined(dumped(101, *FRAMES), running=running)
+        assert [stack.holds_gil for stack in stacks] == [None, None]
+        assert not any(stack.probably_holds_gil for stack in stacks)
+    # Nor if it has several requests, which are greenlets'.
+    stacks = joined(dumped(101, *FRAMES), rows=(serving(1), serving(1)._replace(core=2)))
+    assert [(stack.holds_gil, stack.probably_holds_gil) for stack in stacks[:2]] == [(None, False)] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "facts", "is_proven"),
+    [
+        (dumped(100, *FRAMES), {}, False),
+        (dumped(100, *FRAMES), {"waiting": (10,)}, True),
+        (dumped(100, *FRAMES), {"waiting": (10,), "is_cut": True}, False),
+        (dumped(9, *FRAMES), {"waiting": (10, 12, 99)}, False),
+        (dumped(9), {}, False),
+        (dumped(9, *FRAMES, Frame("/usr/lib/python3.11/threading.py", 327, "wait")), {}, True),
+        (dumped(9, *FRAMES, Frame("/usr/lib/python3.14t/threading.py", 327, "Condition.wait")), {}, True),
+        (dumped(9, *FRAMES, Frame("/usr/lib/python3.11/threading.py", 982, "run")), {}, False),
+        (dumped(9, *FRAMES, Frame("/srv/shop/threading.py", 327, "wait")), {}, False),
+        (dumped(9, Frame("/usr/lib/python3.11/concurrent/futures/thread.py", 81, "_worker")), {}, True),
+        (dumped(9, Frame("/usr/lib/python3.11/concurrent/futures/thread.py", 81, "_worker"), *FRAMES), {}, False),
+        (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run")), {}, True),
+        (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run"), *FRAMES), {}, False),
+    ],
+)
+def test_a_holder_that_sleeps_may_be_any_that_is_not_known_to_wait(
+    other: Stack, facts: dict[str, Any], is_proven: bool
+) -> None:
+    """Only the one that runs is left if all others wake up for the GIL, or stand where nobody sleeps with it. If not,
+    it is likely: nothing is said of the others, and JSON has no more than that.
+    """
+    first, second, *_ = joined(dumped(101, *FRAMES), other, **facts)
+    assert (first.holds_gil, second.holds_gil) == ((False, True) if is_proven else (None, None))
+    assert (first.probably_holds_gil, second.probably_holds_gil) == (False, not is_proven)
 
 
 def test_threads_that_serve_nothing_follow() -> None:

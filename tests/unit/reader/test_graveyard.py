@@ -74,10 +74,12 @@ def test_what_successors_kept_is_found(shared: Path, base: str) -> None:
 def test_a_dead_workers_table_is_read(shared: Path, base: str) -> None:
     """Its process has ended, or its pid is another's by now, or it was before the machine started; with its stacks."""
     path = put(shared, base, own_header(start_ticks=1))
-    path.with_suffix(".stacks").write_bytes(b"the last stacks")
+    stacks = path.with_suffix(".stacks")
+    stacks.write_bytes(b"the last stacks")
+    os.utime(stacks, (1_000.0, 1_234.0))
     (found,) = dig(shared, base).postmortems
     assert [request.path for request in found.requests] == ["/lost"]
-    assert found.stacks == "the last stacks"
+    assert (found.stacks, found.stacks_written_at) == ("the last stacks", 1_234.0)
     put(shared, base, own_header(boot_id="another"))
     assert len(dig(shared, base).postmortems) == 1
 
@@ -89,14 +91,25 @@ def test_a_living_worker_is_not_declared_dead(shared: Path, base: str) -> None:
 
 
 def test_a_container_is_told_by_its_socket(shared: Path, base: str) -> None:
-    """Its pids mean nothing here: refused or gone is dead, and whoever accepts lives."""
+    """Its pids mean nothing here: refused is dead, and whoever accepts lives."""
     put(shared, base, own_header(pid_namespace=1))
-    assert len(dig(shared, base).postmortems) == 1
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{base}3")
         assert len(dig(shared, base).postmortems) == 1
         listening.listen()
         assert dig(shared, base).postmortems == ()
+
+
+def test_a_container_without_a_socket_is_not_declared_dead(shared: Path, base: str) -> None:
+    """A cleaner took it, or its worker has ended: nothing tells which, and that is said; after a boot it is known."""
+    path = put(shared, base, own_header(pid_namespace=1))
+    found = dig(shared, base)
+    assert found.postmortems == ()
+    (fault,) = found.faults
+    assert fault.startswith(f"{path}: whether its worker died cannot be told: ")
+    assert fault.endswith("; run wsgi-tb inside its container")
+    put(shared, base, own_header(pid_namespace=1, boot_id="another"))
+    assert len(dig(shared, base).postmortems) == 1
 
 
 def test_tables_beside_the_sockets_are_found(shared: Path, base: str) -> None:

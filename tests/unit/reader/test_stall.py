@@ -69,6 +69,15 @@ def test_a_holder_that_sleeps_is_a_stall_too() -> None:
     assert stall.why_not(*waits_for_a_disk) == BUSY
 
 
+def test_who_waits_for_the_gil_wakes_up_as_often_as_the_listener() -> None:
+    """Neither its holder nor a thread that sleeps, nor one that wakes up by another clock, as a loop in C does."""
+    gains = (HOLDER, ASLEEP, WAITS_FOR_THE_GIL, (2, 5, 80), (2, 5, 500), (2, 5, 30))
+    first, _, last = looks(*gains)
+    assert stall.waiting(first, last) == {LISTENER, OTHER + 2, OTHER + 3}
+    first, _, last = looks(*gains, listener=ASLEEP)
+    assert stall.waiting(first, last) == set()
+
+
 def test_threads_that_take_turns_are_busy() -> None:
     """64 CPU-bound threads: the table stands still, each has little CPU, and the listener waits for the GIL."""
     assert stall.why_not(*looks(*[ONE_OF_64_THAT_SPIN] * 64, listener=ITS_LISTENER)) == BUSY

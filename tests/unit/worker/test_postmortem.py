@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from time import monotonic
@@ -13,6 +14,7 @@ from tests.servers import asking
 from tests.support import black_boxes
 from tests.unit.worker.test_slot import card
 from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats.blackbox import FLIGHT
 from wsgi_tracebacker.worker import blackbox, kernel, postmortem, slot
 
@@ -67,16 +69,39 @@ def left(base: str) -> list[str]:
 def test_a_dead_worker_is_buried(base: str) -> None:
     """Its requests are told, its files are gone, its postmortem is kept; and nobody can tell it again."""
     leave(base, in_flight=True).forget()
+    os.utime(black_boxes.path_of(base, 1, layout.STACKS), (1_000.0, 1_234.0))
     assert asking.files(base) == ["1", "1.worker"]
     found, died = postmortem.bury(base, DEAD)
     assert found
     assert died is not None
     assert (died.pid, [request.path for request in died.requests]) == (DEAD, ["/lost"])
-    assert died.stacks == "its last words\n"
+    assert (died.stacks, died.stacks_written_at) == ("its last words\n", 1_234.0)
     assert asking.files(base) == []
     assert left(base) == ["postmortem"]
     assert postmortem.bury(base, DEAD) == (False, None)
     assert postmortem.take(base, 1, os.getpid(), 1) is None
+
+
+@pytest.mark.parametrize("frees", [layout.TABLE, layout.STACKS, None])
+def test_without_room_its_own_files_make_some(frees: str | None, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left goes a moment earlier, so that what it was serving is kept; and is told also if that is in vain."""
+    leave(base, in_flight=True).forget()
+    write = os.write
+
+    def write_if_there_is_room(descriptor: int, content: bytes) -> int:
+        if frees is None or black_boxes.path_of(base, 1, frees).exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write_if_there_is_room)
+    died = postmortem.take(base, 1, os.getpid(), 1)
+    assert died is not None
+    assert [request.path for request in died.requests] == ["/lost"]
+    assert died.stacks == "its last words\n"
+    assert left(base) == ([] if frees is None else ["postmortem"])
+    if frees is not None:
+        kept = black_boxes.path_of(base, 1, layout.POSTMORTEM).read_bytes()
+        assert postmortem_format.decode(kept) == died
 
 
 def living() -> dict[str, Any]:
