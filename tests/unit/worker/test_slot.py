@@ -186,9 +186,7 @@ def test_a_strangers_file_at_the_cards_path_is_stepped_over(
 @pytest.mark.parametrize(
     "kind", ["regular file", "symlink", "directory", "fifo", "live socket", "symlink to a dead socket"]
 )
-def test_a_strangers_file_at_the_sockets_path_is_stepped_over(
-    base: str, claimed: list[slot.Slot], kind: str
-) -> None:
+def test_a_strangers_file_at_the_sockets_path_is_stepped_over(base: str, claimed: list[slot.Slot], kind: str) -> None:
     """uWSGI unlinks whatever stands there, a live server's socket too: here it stays, and the next number is taken."""
     path = f"{base}1"
     server = None
