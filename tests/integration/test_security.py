@@ -99,10 +99,11 @@ def give(path: str | Path, uid: int = STRANGER) -> None:
     os.chown(path, uid, uid, follow_symlinks=False)
 
 
-def write_card(base: str, card: Card) -> None:
+def write_card(base: str, card: Card, owner: int = STRANGER) -> None:
+    """Whoever the card says it is of, its file is the owner's."""
     path = cards.card_path(base, card.number)
     Path(path).write_bytes(cards.encode(card))
-    give(path, card.uid)
+    give(path, owner)
 
 
 # ------------------------------------------------------------------------------------------------- who gets in
@@ -396,6 +397,8 @@ def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> 
         *(forger.put(name, SECRET, 0) for name in ("x.worker", "x.py")),
     ]
     numbers = {forger.forge(black_box=path, stacks=path, dump_signal=signal.SIGTERM): path for path in named}
+    # These say that they are root's, and root's are the files that they name; the cards' own files are the stranger's.
+    lies = [forger.forge(uid=0, black_box=path, stacks=path) for path in (secret, own_table)]
     last = forger.forge(black_box=endless)
     # These are no cards at all.
     for wrong in ({"black_box": "/etc/\0shadow"}, {"cwd": "\ud800"}, {"pid": -1}, {"started_at": float("nan")}):
@@ -410,7 +413,7 @@ def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> 
     # It is the stranger's own, and as large as it likes; of it no more than a table is read.
     assert touched(done, forger.base, *pids) <= {endless}
     assert done.opened.isdisjoint(named)
-    assert all(f"worker {number} (" in done.err.decode() for number in (*numbers, last))
+    assert all(f"worker {number} (" in done.err.decode() for number in (*numbers, *lies, last))
     assert f"worker {honest} (" not in done.err.decode()
     done = watched("list", forger.base, "--timeout", "0.3", "--format", "json")
     assert (done.code, len(json.loads(done.out)["workers"]), done.sent) == (1, forger.count, [])
@@ -447,10 +450,8 @@ def test_no_card_has_root_signal_whom_it_names(forger: Forger) -> None:
         box = forger.put("box", table(row(), header=replace(HEADER, uid=STRANGER)))
         for pid in (*(victim.process.pid for victim in victims), 1, os.getpid()):
             forger.forge(pid=pid, black_box=box, stacks=box, dump_signal=signal.SIGUSR1)
-        # One that says whose it is: the card's file is still the stranger's.
-        number = forger.forge(pid=victims[0].process.pid, black_box=box, stacks=box, dump_signal=signal.SIGUSR1)
-        card = card_of(forger.base, number, victims[0].process.pid, uid=0)
-        Path(cards.card_path(forger.base, number)).write_bytes(cards.encode(card))
+        # One that says that it is root's, as the process is: the card's file is still the stranger's.
+        forger.forge(pid=victims[0].process.pid, uid=0, black_box=box, stacks=box, dump_signal=signal.SIGUSR1)
         done = watched("read", forger.base, "--timeout", "3", "--format", "json")
         assert not done.sent
         states = [worker["state"] for worker in json.loads(done.out)["unanswered"]]

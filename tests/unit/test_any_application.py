@@ -49,13 +49,20 @@ HEADERS: tuple[Any, ...] = (
     [("X", 1)],
     None,
 )
+#: What an application may do with its list of headers when start_response() has returned: a server that keeps the very
+#: list sends what is in it then.
+CHANGES: dict[str, Callable[[list[Any]], object]] = {
+    "append": lambda headers: headers.append(("X-Late", "1")),
+    "clear": lambda headers: headers.clear(),
+}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What an application does, and how far the server goes along."""
 
-    #: While its callable runs: ``("start", status, headers, with exc_info)``, ``("write", chunk)`` and
+    #: While its callable runs: ``("start", status, headers, with exc_info)``, ``("write", chunk)``,
+    #: ``("change", one of CHANGES)`` for the list of headers that start_response() was given last, and
     #: ``("raise", error)``.
     call: tuple[tuple[Any, ...], ...]
     #: The same before its first chunk, where its body has code of its own.
@@ -69,12 +76,19 @@ class Plan:
     takes: int | None
     closes: int
 
+    @property
+    def closings(self) -> int:
+        """How often the server closes what it got. A class has a ``close``, which is for its objects."""
+        return 0 if self.kind == "class" else self.closes
+
 
 class Story:
     """One request to an application of a plan; ``events`` has all that anybody did."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, changes_headers: bool = True) -> None:
         self.plan = plan
+        #: Whether the changes of the plan are made.
+        self.changes_headers = changes_headers
         self.events: Events = []
         #: What the application returned.
         self.returned: Any = None
@@ -88,6 +102,7 @@ class Story:
         self.events.append(("call",))
         self._start_response = start_response
         self._write: Any = None
+        self._headers: Any = None
         self._perform(self.plan.call)
         self.returned = BODIES[self.plan.kind](self, request)
         return self.returned
@@ -99,7 +114,7 @@ class Story:
             if what == "start":
                 status, shared, with_exc_info = arguments
                 # Servers add to what they are given.
-                headers = None if shared is None else list(shared)
+                headers = self._headers = None if shared is None else list(shared)
                 if with_exc_info:
                     try:
                         raise ValueError("shown to the server")
@@ -107,6 +122,9 @@ class Story:
                         self._write = self._start_response(status, headers, sys.exc_info())
                 else:
                     self._write = self._start_response(status, headers)
+            elif what == "change":
+                if self._headers is not None and self.changes_headers:
+                    CHANGES[arguments[0]](self._headers)
             elif self._write is not None:
                 self._write(*arguments)
 
@@ -273,13 +291,15 @@ _errors = st.sampled_from(ERRORS)
 _good_start = st.just(("start", STATUSES[0], HEADERS[1], False))
 _start = st.tuples(st.just("start"), st.sampled_from(STATUSES), st.sampled_from(HEADERS), st.booleans())
 _writes = st.tuples(st.just("write"), st.binary(max_size=2) | st.sampled_from([None, "x"]))
-_steps = st.lists(_good_start | _start | _writes | st.tuples(st.just("raise"), _errors), max_size=3).map(tuple)
-_orderly = st.tuples(_good_start)
+_change = st.tuples(st.just("change"), st.sampled_from(sorted(CHANGES)))
+_raise = st.tuples(st.just("raise"), _errors)
+_steps = st.lists(_good_start | _start | _writes | _change | _raise, max_size=3).map(tuple)
+_orderly = st.tuples(_good_start) | st.tuples(_good_start, _change)
 _chunks = st.binary(max_size=3) | st.binary(max_size=3) | st.sampled_from([None, "x", 5])
 plans = st.builds(
     Plan,
     call=_orderly | _orderly | _steps,
-    body=st.just(()) | _steps,
+    body=st.just(()) | st.tuples(_change) | _steps,
     kind=st.sampled_from(sorted(BODIES)),
     chunks=st.lists(_chunks, max_size=3).map(tuple),
     fails_at=st.none() | st.none() | st.sampled_from(["iter", "next 0", "next 1", "end", "close", "length"]),
@@ -296,6 +316,7 @@ class Server:
         self.story = story
         self.has_started = False
         self.has_sent = False
+        self.headers: Any = None
 
     def note(self, *event: Any) -> None:
         self.story.events.append(event)
@@ -310,6 +331,8 @@ class Server:
         if type(status) is not str:
             raise AssertionError("a status is text")
         self.has_started = True
+        # Not a copy: what is in it when they are sent is sent.
+        self.headers = headers
         return self.write
 
     def write(self, chunk: Any) -> None:
@@ -318,7 +341,12 @@ class Server:
             raise AssertionError("a chunk is bytes")
         if not self.has_started:
             raise AssertionError("not started")
-        self.has_sent = True
+        self.send_headers()
+
+    def send_headers(self) -> None:
+        if not self.has_sent:
+            self.note("sent headers", self.headers and list(self.headers))
+            self.has_sent = True
 
     def serve(self, application: Any, request: Any) -> Any:
         """What the application, wrapped or not, gave to the server."""
@@ -336,10 +364,12 @@ class Server:
                     self.write(chunk)
                     if number == plan.takes:
                         break
+            if self.has_started:
+                self.send_headers()
             self.note("taken")
         except BaseException as error:
             self.note("raised", type(error), error.args)
-        for _ in range(plan.closes if plan.kind != "class" else 0):
+        for _ in range(plan.closings):
             try:
                 if hasattr(result, "close"):
                     result.close()
@@ -423,8 +453,23 @@ many = settings(
 )
 
 
+def changing(change: str, kind: str) -> Plan:
+    """An orderly application, but that it changes its headers before there is a chunk: in its call, and in its body."""
+    return Plan(
+        call=(("start", STATUSES[0], HEADERS[1], False), ("change", change)),
+        body=(("change", "append"),),
+        kind=kind,
+        chunks=(b"ab", b"c"),
+        fails_at=None,
+        error=ValueError,
+        takes=None,
+        closes=1,
+    )
+
+
 @many
 @given(plans=st.lists(plans, min_size=1, max_size=3))
+@example(plans=[changing(change, kind) for change in CHANGES for kind in ("list", "generator", "iterable")])
 def test_all_that_happens_happens_as_without_us(
     armed: tuple[str, Current, TracebackerMiddleware], base: str, plans: list[Plan]
 ) -> None:
@@ -452,7 +497,7 @@ def test_all_that_happens_happens_as_without_us(
         current.story = None
     if not in_flight() <= earlier:
         drop_what_nobody_has()
-    if all(plan.closes for plan in plans):
+    if all(plan.closings for plan in plans):
         assert in_flight() <= earlier
     else:
         gc.collect()
@@ -500,12 +545,18 @@ ITER_STOPS = Plan(
 @many
 @given(plan=plans)
 @example(plan=ITER_STOPS)
+@example(plan=changing("append", "list"))
+@example(plan=changing("clear", "generator"))
 def test_the_client_reads_what_it_reads_without_us(
     armed: tuple[str, Current, TracebackerMiddleware], plan: Plan
 ) -> None:
-    """Byte for byte what the standard library's handler sends, and the body is closed as often."""
-    _, current, wrapped = armed
-    plain = current.story = Story(plan)
+    """Byte for byte what the standard library's handler sends, and the body is closed as often.
+
+    That handler keeps the application's list of headers. With ``raise`` the response is held back until there is a
+    chunk, and then begun with the headers as they were when the application called start_response().
+    """
+    action, current, wrapped = armed
+    plain = current.story = Story(plan, changes_headers=action not in HOLDS_BACK)
     expected = on_the_wire(current)
     story = current.story = Story(plan)
     assert on_the_wire(wrapped) == expected

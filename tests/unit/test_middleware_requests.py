@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper
 
 import pytest
 
@@ -300,21 +302,46 @@ def test_the_next_request_of_a_thread_ends_a_dropped_one(base: str) -> None:
     assert document["worker"]["requests_finished"] == 50
 
 
-@pytest.mark.parametrize("end", ["list", "generator", "raises", "dropped", "file"])
+def chunks() -> Iterator[bytes]:
+    yield b"x"
+
+
+class Sized:
+    """Neither whole nor a generator, and followed in another way than an iterator, for its length."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"x"])
+
+
+#: A body of each kind that the middleware treats in a way of its own.
+BODIES: dict[str, Callable[[Any], Any]] = {
+    "list": lambda _: [b"x"],
+    "iterator": lambda _: iter([b"x"]),
+    "generator": lambda _: chunks(),
+    "sized": lambda _: Sized(),
+    "file": lambda request: request["wsgi.file_wrapper"](io.BytesIO(b"x")),
+}
+
+
+@pytest.mark.parametrize("end", [*BODIES, "raises", "dropped iterator", "dropped generator"])
 def test_the_environ_is_let_go_at_the_end(base: str, end: str) -> None:
     """After the end of a request nothing of ours holds its environ, however it ended."""
+    is_dropped = end.startswith("dropped")
 
     def application(request: Any, start_response: Any) -> Any:
         if end == "raises":
             raise ValueError(end)
-        return [b"x"] if end == "list" else iter([b"x"])
+        return BODIES[end.removeprefix("dropped ")](request)
 
     wrapped = TracebackerMiddleware(application, base)
     for _ in range(2):
         value = Value()
         pointer = weakref.ref(value)
-        served = serve(wrapped, environ(value=value), closes=end != "dropped")
-        if end == "dropped":
+        served = serve(wrapped, {**environ(value=value), "wsgi.file_wrapper": FileWrapper}, closes=not is_dropped)
+        if is_dropped:
             served.result = None
             drop_what_nobody_has()
             snapshot(base)

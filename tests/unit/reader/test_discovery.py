@@ -15,6 +15,7 @@ from wsgi_tracebacker.reader import discovery
 from wsgi_tracebacker.reader.discovery import read_card
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_tracebacker.reader.discovery import Target
@@ -208,7 +209,7 @@ def test_a_card_without_a_socket_is_believed_of_oneself_and_by_root(
 
 
 def test_half_a_card_and_a_huge_one_are_none(folder: Folder) -> None:
-    """What cannot be a whole card is passed over, after a bounded read."""
+    """What cannot be a whole card is passed over."""
     path = folder.card("tb", 1)
     whole = (folder.path / "tb1.worker").read_bytes()
     for broken in (whole[:-10], whole + b" " * cards.MAX_CARD_BYTES):
@@ -216,6 +217,27 @@ def test_half_a_card_and_a_huge_one_are_none(folder: Folder) -> None:
         with pytest.raises(FormatError):
             read_card(path, None)
         assert find(folder.base) == ()
+
+
+def test_of_a_huge_card_no_more_is_read_than_a_card_can_have(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte more says that it is none; the rest of the file, which may be endless, costs nothing."""
+    path = folder.card("tb", 1)
+    os.truncate(path, 1 << 26)
+    sizes: list[int] = []
+
+    def noting(read: Callable[..., bytes]) -> Callable[..., bytes]:
+        def noted(*arguments: int) -> bytes:
+            content = read(*arguments)
+            sizes.append(len(content))
+            return content
+
+        return noted
+
+    for name in ("read", "pread"):
+        monkeypatch.setattr(os, name, noting(getattr(os, name)))
+    with pytest.raises(FormatError):
+        read_card(path, None)
+    assert 0 < sum(sizes) <= cards.MAX_CARD_BYTES + 1
 
 
 def test_cards_that_are_being_written_are_read_again_after_one_pause(
