@@ -687,7 +687,7 @@ def test_a_slow_request_that_keeps_the_gil_beyond_its_limit_is_reported_when_it_
     [overdue] = wait_for(logged, "harakiri")
     assert overdue.startswith("harakiri: GET /hold 1.")
     assert "when it had ended: Python could not run" in overdue
-    assert "wait_until  (waiting)" in overdue
+    assert "wait_until  (CPU unknown)" in overdue
     agent.stop()
     assert len(logged.of("harakiri")) == 1
     assert logged.of("slow") == []
