@@ -153,6 +153,26 @@ def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(kind: str, start: Cal
         assert "in compute_in_the_background" in report
 
 
+@pytest.mark.parametrize("path", ["/compute-in-c", "/sleep-in-c"])
+@pytest.mark.parametrize("kind", ["gevent", "pywsgi", "eventlet"])
+def test_a_hub_that_was_blocked_with_the_gil_kept_is_reported_afterwards(
+    kind: str, path: str, start: Callable[..., Started]
+) -> None:
+    """The watchdog could not run, and the hub answers again by then: what kept it is named all the same."""
+    started = start(kind)
+    with clients.in_flight(started.address, "/wait"):
+        wait_until(lambda: started.serving("/wait"), "it is served")
+        for count in (1, 2):
+            assert started.get(f"{path}?2.5").text == "done\n"
+            report = started.wait_for_record(f"hub: .* is blocked for [1-3].* by GET {path} ")
+            assert "; Python could not run for " in report
+            assert f"in {path[1:].replace('-', '_')}" in report
+            assert "1 other request in flight in this worker: GET /wait" in report
+            started.wait_for_record(f"hub runs again, after it was blocked for .* by GET {path}")
+            # The second one is counted, not said.
+            assert len(started.records("is blocked for")) == 1, count
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_raise_reaches_those_that_wait_and_the_one_that_blocks(kind: str, start: Callable[..., Started]) -> None:
     """A 504 for both; what is streamed ends; others go on, and hundreds afterwards are served by the same worker."""

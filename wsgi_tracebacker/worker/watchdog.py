@@ -306,6 +306,9 @@ class Watchdog:
             self._hub_watch.process_was_stopped(now)
             if self.fuse is not None:
                 self._forgive_a_stop(late_seconds)
+        elif late_seconds > _MISSED_SECONDS:
+            # Before anything here gives up the GIL: what kept it goes on then.
+            self._hub_watch.seize(now, late_seconds)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
         serving: list[Core] = []
