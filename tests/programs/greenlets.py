@@ -132,6 +132,9 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
         wait_for_ever()
     elif path == "/compute":
         compute(float(query))
+    elif path == "/wait-and-compute-in-c":
+        give_way(0.5)
+        compute_in_c(float(query))
     elif path == "/compute-in-c":
         compute_in_c(float(query))
     elif path == "/sleep-in-c":

@@ -200,6 +200,21 @@ def test_raise_reaches_those_that_wait_and_the_one_that_blocks(kind: str, start:
 
 
 @pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+def test_what_ended_before_it_could_be_raised_into_is_not_said_to_have_been(
+    kind: str, start: Callable[..., Started]
+) -> None:
+    """A C call keeps the GIL beyond the limit, and its request is complete before the hub can throw."""
+    started = start(kind, harakiri="1", slow="0.2", harakiri_action="raise")
+    for path in ("/wait-and-compute-in-c", "/compute-in-c"):
+        response = started.get(f"{path}?2")
+        assert (response.status, response.text) == (200, "done\n")
+        said = started.wait_for_record(f"(slow: GET {path} .*; overdue and|harakiri: GET {path} .*when it had ended)")
+        assert "ended before HarakiriTimeout reached it" in said or "when it had ended: Python could not run" in said
+        assert not started.records(f"GET {path} .* ended after HarakiriTimeout was raised")
+        assert not started.records(f"GET {path} .*phase app; HarakiriTimeout waits for the next chunk")
+
+
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
 def test_thousands_of_connections_leave_nothing(kind: str, start: Callable[..., Started]) -> None:
     """A greenlet each: no thread is filed for it, its core is used again, and its descriptors and memory are back."""
     started = start(kind)

@@ -145,9 +145,7 @@ class HubWatch:
             return False
         before, process_before = self._used.get(hub.ident, (0.0, 0.0))
         used_seconds = process_time() - process_before
-        return (
-            cpu_seconds - before >= used_seconds * _KEPT_CPU_SHARE or used_seconds < late_seconds * _SLEPT_CPU_SHARE
-        )
+        return cpu_seconds - before >= used_seconds * _KEPT_CPU_SHARE or used_seconds < late_seconds * _SLEPT_CPU_SHARE
 
     def look(self, now: float, late_seconds: float) -> float:
         """Ask each hub for a sign of life, and report those that owe one for too long; when to do it again."""
@@ -197,9 +195,7 @@ class HubWatch:
             return False
         return hub.native_id == os.getpid() or any(core.ident == hub.ident for core, _ in self._in_flight())
 
-    def _say_blocked(
-        self, hub: greenlets.Hub, seen: _Seen, asked_at: float, now: float, late_seconds: float
-    ) -> _Block:
+    def _say_blocked(self, hub: greenlets.Hub, seen: _Seen, asked_at: float, now: float, late_seconds: float) -> _Block:
         stack, by, in_flight = seen
         core = next((core for core, other in in_flight if other is by), None)
         places, omitted = self._places.resolve(stack, {})

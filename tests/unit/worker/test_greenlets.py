@@ -546,10 +546,13 @@ def test_a_greenlet_that_waits_is_thrown_into_by_its_hub() -> None:
     waiting = greenlet.greenlet(waits)
     waiting.switch()
     fake = FakeHub()
-    throw = raised_into(fake, core_of(waiting))
+    core = core_of(waiting)
+    throw = raised_into(fake, core)
     assert not throw.raise_into_running()
+    assert core.struck == 0.0
     fake.run()
     assert caught == ["here"]
+    assert core.struck == 5.0
     assert throw.is_over
 
 
@@ -562,6 +565,7 @@ def test_a_request_that_ended_before_its_hub_ran_is_left_alone() -> None:
         raised_into(fake, core)
         setattr(core, change, 0.0 if change == "inside" else 6.0)
         fake.run()
+        assert core.struck == 0.0
     assert waiting
     waiting.switch()
     assert waiting.dead
