@@ -13,6 +13,7 @@ if __name__ == "__main__" and sys.argv[1:] == ["patched"]:
 
     monkey.patch_all()
 
+import ctypes
 import json
 import logging
 import os
@@ -54,6 +55,17 @@ def compute(seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass
+
+
+def compute_in_c(seconds: float) -> None:
+    """Keep the GIL: a C function that calls others has no step at which Python would hand it over."""
+    until = time.monotonic() + seconds
+    any(map(until.__lt__, iter(time.monotonic, None)))
+
+
+def sleep_in_c(seconds: float) -> None:
+    """Keep the GIL and use no CPU: PyDLL does not give it up."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
 def sleep_unpatched(seconds: float) -> None:
@@ -120,6 +132,13 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
         wait_for_ever()
     elif path == "/compute":
         compute(float(query))
+    elif path == "/wait-and-compute-in-c":
+        give_way(0.5)
+        compute_in_c(float(query))
+    elif path == "/compute-in-c":
+        compute_in_c(float(query))
+    elif path == "/sleep-in-c":
+        sleep_in_c(float(query))
     elif path == "/unpatched":
         sleep_unpatched(float(query))
     elif path == "/background":

@@ -153,6 +153,26 @@ def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(kind: str, start: Cal
         assert "in compute_in_the_background" in report
 
 
+@pytest.mark.parametrize("path", ["/compute-in-c", "/sleep-in-c"])
+@pytest.mark.parametrize("kind", ["gevent", "pywsgi", "eventlet"])
+def test_a_hub_that_was_blocked_with_the_gil_kept_is_reported_afterwards(
+    kind: str, path: str, start: Callable[..., Started]
+) -> None:
+    """The watchdog could not run, and the hub answers again by then: what kept it is named all the same."""
+    started = start(kind)
+    with clients.in_flight(started.address, "/wait"):
+        wait_until(lambda: started.serving("/wait"), "it is served")
+        for count in (1, 2):
+            assert started.get(f"{path}?2.5").text == "done\n"
+            report = started.wait_for_record(f"hub: .* is blocked for [1-3].* by GET {path} ")
+            assert "; Python could not run for " in report
+            assert f"in {path[1:].replace('-', '_')}" in report
+            assert "1 other request in flight in this worker: GET /wait" in report
+            started.wait_for_record(f"hub runs again, after it was blocked for .* by GET {path}")
+            # The second one is counted, not said.
+            assert len(started.records("is blocked for")) == 1, count
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_raise_reaches_those_that_wait_and_the_one_that_blocks(kind: str, start: Callable[..., Started]) -> None:
     """A 504 for both; what is streamed ends; others go on, and hundreds afterwards are served by the same worker."""
@@ -177,6 +197,21 @@ def test_raise_reaches_those_that_wait_and_the_one_that_blocks(kind: str, start:
     assert started.server.workers() == workers
     wait_until(lambda: not [thread for thread in started.threads() if thread["request"]], "nothing is in flight")
     assert "HarakiriTimeout" not in started.server.log_text()
+
+
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+def test_what_ended_before_it_could_be_raised_into_is_not_said_to_have_been(
+    kind: str, start: Callable[..., Started]
+) -> None:
+    """A C call keeps the GIL beyond the limit, and its request is complete before the hub can throw."""
+    started = start(kind, harakiri="1", slow="0.2", harakiri_action="raise")
+    for path in ("/wait-and-compute-in-c", "/compute-in-c"):
+        response = started.get(f"{path}?2")
+        assert (response.status, response.text) == (200, "done\n")
+        said = started.wait_for_record(f"(slow: GET {path} .*; overdue and|harakiri: GET {path} .*when it had ended)")
+        assert "ended before HarakiriTimeout reached it" in said or "when it had ended: Python could not run" in said
+        assert not started.records(f"GET {path} .* ended after HarakiriTimeout was raised")
+        assert not started.records(f"GET {path} .*phase app; HarakiriTimeout waits for the next chunk")
 
 
 @pytest.mark.parametrize("kind", ["gevent", "eventlet"])

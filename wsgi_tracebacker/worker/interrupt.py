@@ -16,6 +16,8 @@ The rules, each of which was paid for by somebody:
   given back.
 - Taking it back must leave no trace in the interpreter: see ``_take_back``.
 - A result that was finished when it struck is kept.
+- Whether it reached the request is known afterwards: ``Core.struck`` stays only if it came out, was thrown, ended the
+  response, or was not pending any more at the end, because the application has caught it.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ _get_ident = primitives.original("_thread", "get_ident")
 _STATUS = "504 Gateway Timeout"
 _BODY = b"The request took too long.\n"
 
-_set_async_exception: Callable[[Any, Any], int] | None = None
-#: The same without a line of Python, and only to raise.
+#: Each without a line of Python: what raises in a thread, what clears that which is pending for one, and what counts
+#: the references to a class.
 _raise_async: Callable[[int, Any], int] | None = None
+_clear_async: Callable[[int, None], int] | None = None
+_references: Callable[[object], int] | None = None
 _frame_of = operator.attrgetter("gr_frame")
 _call = operator.methodcaller("__call__")
 
@@ -63,8 +67,8 @@ LEAVES_LOCKS = sys.implementation.name == "cpython" and sys.version_info[:2] == 
 
 def prepare() -> None:
     """Load what raising needs, in the server's start and not in the first overdue request."""
-    global _raise_async, _set_async_exception
-    if _set_async_exception is not None:
+    global _clear_async, _raise_async, _references
+    if _raise_async is not None:
         return
     import ctypes  # noqa: PLC0415  (10 ms, and only with this action)
 
@@ -74,12 +78,8 @@ def prepare() -> None:
     # A second prototype: an argument of NULL, which clears what is pending, is no Python object.
     prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
     clear = prototype(("PyThreadState_SetAsyncExc", ctypes.pythonapi))
-
-    def set_async_exception(ident: int, exception: Any) -> int:
-        return int(clear(ident, None) if exception is None else function(ident, exception))
-
-    _raise_async = function
-    _set_async_exception = set_async_exception
+    _raise_async, _clear_async = function, clear
+    _references = sys.getrefcount
 
 
 def raise_into(core: Core, token: float) -> bool:
@@ -87,28 +87,44 @@ def raise_into(core: Core, token: float) -> bool:
 
     If it is not (the server is sending), the request is marked all the same, and ends at its next chunk.
     """
-    if _set_async_exception is None:
+    if _raise_async is None:
         return False
     with core.lock:
         core.marked = token
         if core.inside != token:
             return False
-        return _set_async_exception(core.inside_ident, HarakiriTimeout) == 1
+        is_raised = _raise_async(core.inside_ident, HarakiriTimeout) == 1
+        if is_raised:
+            core.struck = token
+        return is_raised
 
 
-def _take_back(ident: int) -> None:
-    """Take back what may be pending for the calling thread, whose ident this is."""
-    if _set_async_exception is None:
-        return
-    if _MUST_LAND:
-        try:
-            # In place of the one that is pending, if there is one.
-            _set_async_exception(ident, HarakiriTimeout)
-            for _ in range(_LOOKS):
-                pass
-        except HarakiriTimeout:
-            return
-    _set_async_exception(ident, None)
+def _take_back(ident: int) -> bool:
+    """Take back what may be pending for the calling thread, whose ident this is; whether it was.
+
+    One that is pending holds a reference to its class. They are counted before and after by C code alone, between whose
+    calls no other thread runs: the same number if one took the place of another, one less if one was cleared.
+    """
+    if _references is None or _raise_async is None or _clear_async is None:
+        return False
+    idents, classes = (ident,), (HarakiriTimeout,)
+    # In place of the one that is pending, if there is one. Made before: what allocates may run the garbage collector,
+    # and one that is pending lands in what that calls.
+    take = map(_raise_async, idents, classes) if _MUST_LAND else map(_clear_async, idents, (None,))
+    calls = itertools.chain(map(_references, classes), take, map(_references, classes))
+    counts: list[int] = []
+    try:
+        counts.extend(calls)
+        for _ in range(_LOOKS):
+            pass
+    except HarakiriTimeout:
+        if len(counts) < 3:
+            # It landed before it could be taken back.
+            return True
+    else:
+        if _MUST_LAND:
+            _clear_async(ident, None)
+    return counts[2] - counts[0] == (0 if _MUST_LAND else -1)
 
 
 class Throw:
@@ -143,6 +159,8 @@ class Throw:
             greenlet = self._find(should_run=False)
             # If it is not inside now, it is not to be struck later: not in a close() that ends what was timed out.
             self.is_over = True
+            if greenlet is not None:
+                core.struck = self._token
         if greenlet is not None:
             # Comes back here when that greenlet waits again, or has ended.
             greenlet.throw(HarakiriTimeout)
@@ -163,6 +181,8 @@ class Throw:
             lives = map(operator.truth, (greenlet,))
             idents = itertools.compress(itertools.compress((core.inside_ident,), runs), lives)
             self.is_over = list(map(_raise_async, idents, (HarakiriTimeout,))) == [1]
+            if self.is_over:
+                core.struck = self._token
             return self.is_over
 
     def _find(self, *, should_run: bool) -> Any:
@@ -250,7 +270,8 @@ class _Call:
             # Whoever holds the lock has not seen yet that this has left, and may be about to raise. Taken and given
             # back by C code, between whose calls nothing can land.
             list(map(_call, (core.lock.acquire, core.lock.release)))
-            _take_back(core.inside_ident)
+            if _take_back(core.inside_ident):
+                core.struck = 0.0
 
     def guarded(self, function: Callable[..., Any], *arguments: tuple[Any]) -> bool:
         """The same in an outer frame, where HarakiriTimeout ends: whether there is a result.
@@ -263,6 +284,9 @@ class _Call:
         except BaseException as error:
             if not self.was_struck(error):
                 raise
+            if self.results:
+                # It struck our own end routine.
+                self.core.struck = 0.0
             return bool(self.results)
         if not self.results:
             # What map() took for its own end.
@@ -280,6 +304,7 @@ class _Call:
 
     def time_out(self) -> bytes:
         """End the response: with a 504, whose body this is, if nothing was sent, else with an ordinary exception."""
+        self.core.struck = self.token
         if self.has_started:
             raise RequestTimedOut(f"{self.core.noted_request()} was interrupted by harakiri in mid-response")
         self.is_held = False
@@ -363,6 +388,7 @@ class _GuardedBody:
                     raise
                 if isinstance(error.__context__, StopIteration):
                     # It struck our own end routine, and the body is complete.
+                    call.core.struck = 0.0
                     call.release()
                     raise StopIteration from None
             else:

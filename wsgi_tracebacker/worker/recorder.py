@@ -105,6 +105,7 @@ class _Run:
         "places",
         "samples",
         "to_seconds",
+        "unmeasured_seconds",
     )
 
     def __init__(self, key: object, age: float, place: _Place) -> None:
@@ -116,11 +117,20 @@ class _Run:
         self.cpu_seconds: float | None = 0.0
         self.delay_seconds: float | None = 0.0
         self.late_seconds = 0.0
+        #: After its last sample: nobody knows what it used then.
+        self.unmeasured_seconds = 0.0
         self.places: dict[_Place, int] = {place: 1}
 
     @property
     def seconds(self) -> float:
         return self.to_seconds - self.from_seconds
+
+    def share(self, part: float | None) -> float | None:
+        """What that is of the time; None if it is not known for most of it."""
+        measured_seconds = self.seconds - self.unmeasured_seconds
+        if part is None or measured_seconds <= 0.0 or measured_seconds < self.unmeasured_seconds:
+            return None
+        return min(1.0, part / measured_seconds)
 
     @property
     def function(self) -> tuple[str, str] | None:
@@ -146,6 +156,7 @@ class _Run:
         self.cpu_seconds = _sum(self.cpu_seconds, later.cpu_seconds)
         self.delay_seconds = _sum(self.delay_seconds, later.delay_seconds)
         self.late_seconds += later.late_seconds
+        self.unmeasured_seconds += later.unmeasured_seconds
         if self.key != later.key:
             self.key = None
         for place, samples in later.places.items():
@@ -218,7 +229,9 @@ class Recorder:
     def end(self, age_seconds: float) -> None:
         """The request ended: its last run reaches to here."""
         if self._runs:
-            self._runs[-1].to_seconds = max(age_seconds, self._runs[-1].to_seconds)
+            run = self._runs[-1]
+            run.unmeasured_seconds += max(0.0, age_seconds - run.to_seconds)
+            run.to_seconds = max(age_seconds, run.to_seconds)
 
     def _where(self, stack: RawStack, files: dict[str, SourceFile | None]) -> tuple[object, _Place]:
         if not stack:
@@ -304,15 +317,15 @@ def _span(run: _Run) -> Span:
         samples=run.samples,
         changes=run.changes,
         places=len(run.places),
-        cpu_share=_share(run.cpu_seconds, run.seconds),
-        run_delay_share=_share(run.delay_seconds, run.seconds),
+        cpu_share=run.share(run.cpu_seconds),
+        run_delay_share=run.share(run.delay_seconds),
     )
 
 
 def _verdict(run: _Run) -> Verdict:
-    cpu = _share(run.cpu_seconds, run.seconds)
-    delay = _share(run.delay_seconds, run.seconds)
-    late = _share(run.late_seconds, run.seconds)
+    cpu = run.share(run.cpu_seconds)
+    delay = run.share(run.delay_seconds)
+    late = run.share(run.late_seconds)
     since = f"since {run.from_seconds:.1f} s"
     if run.samples < _MIN_SAMPLES or not run.seconds:
         return Verdict("unknown", f"only {run.samples} sample{'s' if run.samples != 1 else ''} {since}")
@@ -333,7 +346,7 @@ def _verdict(run: _Run) -> Verdict:
         times = f"{run.changes} time{'s' if run.changes != 1 else ''}"
         return Verdict("progressing", f"the stack changed {times} in {run.samples} samples {since}")
     if cpu is None:
-        return Verdict("unknown", f"the same stack {since}, and /proc says nothing of its CPU")
+        return Verdict("unknown", f"the same stack {since}, and its CPU time is not known")
     return Verdict("unknown", f"the same stack and {cpu:.0%} CPU {since}")
 
 
@@ -343,7 +356,3 @@ def _sum(one: float | None, other: float | None) -> float | None:
 
 def _difference(now: float | None, before: float | None) -> float | None:
     return None if now is None or before is None else max(0.0, now - before)
-
-
-def _share(part: float | None, whole: float) -> float | None:
-    return None if part is None or whole <= 0.0 else min(1.0, part / whole)

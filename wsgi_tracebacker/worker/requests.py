@@ -141,6 +141,7 @@ class Core:
         "reader_ident",
         "settings",
         "started",
+        "struck",
         "thread",
         "watched",
     )
@@ -193,6 +194,8 @@ class Core:
         self.inside = 0.0
         self.inside_ident = ident
         self.marked = 0.0
+        #: The token of the request that HarakiriTimeout has reached, or is on its way to; taken back where it missed.
+        self.struck = 0.0
         #: The token of the last request that the watchdog has told of, or will.
         self.watched = 0.0
         #: Set while the request in flight has a deadline at which its process may be killed without Python.

@@ -306,6 +306,9 @@ class Watchdog:
             self._hub_watch.process_was_stopped(now)
             if self.fuse is not None:
                 self._forgive_a_stop(late_seconds)
+        elif late_seconds > _MISSED_SECONDS:
+            # Before anything here gives up the GIL: what kept it goes on then.
+            self._hub_watch.seize(now, late_seconds)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
         serving: list[Core] = []
@@ -544,18 +547,22 @@ class Watchdog:
                 "HarakiriTimeout raised in its thread, which takes effect when Python code runs there again (a C call"
                 f" is not interrupted){killed}"
             )
-        if watch.core.phase == requests.APP:
-            return f"not raised into: it was not inside the application at that moment{killed}"
-        return (
-            "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
-            f"{killed}"
-        )
+        return f"{self._not_raised(watch)}{killed}"
+
+    @staticmethod
+    def _not_raised(watch: _Watch) -> str:
+        # True to the phase that the report names, also if the request ends before that is made.
+        if watch.core.started == watch.token:
+            watch.phase = watch.core.phase
+        if watch.phase != requests.BODY:
+            return "not raised into: it was not inside the application at that moment"
+        return "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
 
     def _throw(self, watch: _Watch, hub: greenlets.Hub, now: float) -> str:
         watch.raised = True
         watch.throw = Throw(watch.core, watch.token)
         if not watch.throw.begin(hub):
-            return "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
+            return self._not_raised(watch)
         # One that has not given way by then is raised into without the hub.
         watch.raise_at = now + _GIVES_WAY_SECONDS
         return (
@@ -595,7 +602,9 @@ class Watchdog:
         request = _aged(watch, age)
         outcome = "ended" if watch.reported is None else "overdue and reported, ended at last"
         if watch.raised:
-            outcome = "ended after HarakiriTimeout was raised"
+            outcome = "overdue and reported, ended before HarakiriTimeout reached it"
+            if core.struck == watch.token:
+                outcome = "ended after HarakiriTimeout was raised"
         limit = watch.reported
         if limit is None:
             own = core.own_limit

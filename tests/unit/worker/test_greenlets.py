@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -342,6 +343,7 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     hubs = Hubs()
     hubs._hubs[fake.hub.ident] = fake.hub
     cores = Cores(threading.Lock)
+    cores._taken.update(enumerate(core for core, _ in in_flight))
     watch = HubWatch(hubs, cores, said, lambda: None, stacks.Places(None), lambda: 3, lambda: in_flight)  # type: ignore[arg-type]
     assert watch.attend(limit)
     return watch, said
@@ -399,6 +401,90 @@ def test_a_blocked_hub_is_reported_once_with_the_request_that_blocks_it() -> Non
     assert said.contents[1]["kind"] == "hub-runs-again"
     assert len(said.messages) == 2
     waiting.switch()
+
+
+def spin(seconds: float) -> None:
+    ends = time.thread_time() + seconds
+    while time.thread_time() < ends:
+        pass
+
+
+def seen_after_a_late_look(
+    *,
+    late: float = 4.0,
+    other: Callable[[Core], object] = lambda core: None,
+    beside: Callable[[], object] = lambda: None,
+    serves: bool = True,
+    started: float = 1.0,
+) -> Said:
+    """What is said when the watchdog was so late at 20.0, while a greenlet ran; the hub had answered before."""
+    fake = FakeHub()
+    ident = threading.get_ident()
+    waiting = suspended()
+    found: list[Said] = []
+
+    def runs() -> None:
+        waits = core_of(waiting, ident)
+        here = [in_flight("/waits", waits), in_flight("/runs", core_of(greenlet.getcurrent(), ident))]
+        here[1][0].started = started
+        watch, said = watching(fake, here if serves else here[:1])
+        found.append(said)
+
+        def look(now: float, late: float) -> None:
+            watch.seize(now, late)
+            fake.run()
+            assert watch.look(now, late) == (now if found[0].messages else now + 0.5)
+
+        def elsewhere(*arguments: float) -> None:
+            thread = threading.Thread(target=look, args=arguments)
+            thread.start()
+            thread.join()
+
+        elsewhere(15.5, 0.0)
+        fake.run()
+        spin(0.05)
+        thread = threading.Thread(target=beside)
+        thread.start()
+        thread.join()
+        other(waits)
+        elsewhere(20.0, late)
+        if said.messages:
+            fake.run()
+            watch.look(20.1, 0.0)
+
+    greenlet.greenlet(runs).switch()
+    waiting.switch()
+    return found[0]
+
+
+def test_what_kept_the_gil_is_reported_although_the_hub_answers_by_then() -> None:
+    """It owed nothing when that began, and it was asked nothing meanwhile; a late watchdog is the proof."""
+    said = seen_after_a_late_look()
+    assert said.messages[0].startswith("gevent's hub is blocked for 4.0 s at least by GET /runs ")
+    assert said.messages[0].splitlines()[0].endswith("; Python could not run for 4.0 s")
+    assert "in runs\n" in said.messages[0] or ".runs\n" in said.messages[0]
+    assert said.contents[0]["hub"] == {"library": "gevent", "state": "blocked", "blocked_seconds": 4.0}
+    assert [other["request"]["path"] for other in said.contents[0]["others"]] == ["/waits"]
+    assert said.messages[1].startswith("gevent's hub runs again, after it was blocked for 4.1 s by GET /runs")
+    assert len(said.messages) == 2
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        {"late": 0.9},
+        {"serves": False},
+        {"started": 17.0},
+        {"other": lambda core: setattr(core, "started", 17.0)},
+        {"other": lambda core: setattr(core, "ended", 17.0)},
+        # Many that compute make the watchdog late as well, and then the hub's thread is one of them.
+        {"beside": lambda: spin(0.6)},
+    ],
+    ids=["soon", "serves none", "began meanwhile", "another began", "another ended", "others compute"],
+)
+def test_a_late_watchdog_alone_is_no_blocked_hub(otherwise: dict[str, Any]) -> None:
+    """What runs must have kept the GIL all the time: no false alarm where other threads made us wait."""
+    assert seen_after_a_late_look(**otherwise).messages == []
 
 
 def test_the_same_block_again_is_counted() -> None:
@@ -460,10 +546,13 @@ def test_a_greenlet_that_waits_is_thrown_into_by_its_hub() -> None:
     waiting = greenlet.greenlet(waits)
     waiting.switch()
     fake = FakeHub()
-    throw = raised_into(fake, core_of(waiting))
+    core = core_of(waiting)
+    throw = raised_into(fake, core)
     assert not throw.raise_into_running()
+    assert core.struck == 0.0
     fake.run()
     assert caught == ["here"]
+    assert core.struck == 5.0
     assert throw.is_over
 
 
@@ -476,6 +565,7 @@ def test_a_request_that_ended_before_its_hub_ran_is_left_alone() -> None:
         raised_into(fake, core)
         setattr(core, change, 0.0 if change == "inside" else 6.0)
         fake.run()
+        assert core.struck == 0.0
     assert waiting
     waiting.switch()
     assert waiting.dead

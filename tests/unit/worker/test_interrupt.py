@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import gc
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
 from wsgi_tracebacker.worker import agent, interrupt
+from wsgi_tracebacker.worker.requests import BODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -266,6 +269,109 @@ def test_a_request_that_ended_is_not_struck(base: str) -> None:
     assert serve(application).chunks == [b"whole"]
 
 
+def struck_in(view: Callable[[WSGIEnvironment, StartResponse], Any], base: str) -> bool:
+    """Serve one request, and say whether HarakiriTimeout reached it, as far as its core tells."""
+    tokens: list[float] = []
+
+    def noting(request: WSGIEnvironment, start_response: StartResponse) -> Any:
+        core = agent.serving_core()
+        assert core is not None
+        tokens.append(core.started)
+        assert core.struck != core.started
+        return view(request, start_response)
+
+    serve(wrapped(noting, base))
+    core = agent.serving_core()
+    assert core is not None
+    return core.struck == tokens[0]
+
+
+def ends_in_c(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[Any]:
+    """Struck in a C call that goes on until the end of the body: nothing looks."""
+    start_response(*OK)
+    core = agent.serving_core()
+    assert core is not None
+    released = threading.Lock()
+    released.acquire()
+
+    def raise_and_release() -> None:
+        wait_until(lambda: core.phase == BODY and core.inside, "it waits in C")
+        assert interrupt.raise_into(core, core.started)
+        released.release()
+
+    threading.Thread(target=raise_and_release).start()
+    # Calls acquire(), which waits, and is at its end because that returned True.
+    return iter(released.acquire, True)
+
+
+def catches(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    try:
+        strike()
+    except HarakiriTimeout:
+        start_response(*OK)
+    return [b"whole"]
+
+
+def catches_everything(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    with contextlib.suppress(BaseException):
+        strike()
+    start_response(*OK)
+    return [b"whole"]
+
+
+def is_struck(_: WSGIEnvironment, __: StartResponse) -> list[bytes]:
+    strike()
+    return []
+
+
+def is_struck_while_it_is_sent(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    start_response(*OK)
+    yield b"one"
+    strike()
+    yield b"two"
+
+
+def is_marked_between_chunks(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    core = agent.serving_core()
+    assert core is not None
+    start_response(*OK)
+    yield b"one"
+    # As if the server had been sending when it was raised into.
+    core.marked = core.started
+    yield b"two"
+
+
+def is_marked_when_whole(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    core = agent.serving_core()
+    assert core is not None
+    start_response(*OK)
+    core.marked = core.started
+    return [b"whole"]
+
+
+@pytest.mark.parametrize(
+    ("view", "is_reached"),
+    [
+        (is_struck, True),
+        (is_struck_while_it_is_sent, True),
+        (is_marked_between_chunks, True),
+        (catches, True),
+        (catches_everything, True),
+        (ends_in_c, False),
+        (is_marked_when_whole, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_whether_it_reached_the_request_is_known(view: Any, is_reached: bool, base: str) -> None:
+    """It did if it came out, was caught, or ended the response at a chunk; what was taken back did not."""
+    # The interpreter swallows what strikes in a callback of the collector's, as hypothesis has one.
+    gc.disable()
+    try:
+        assert [struck_in(view, base) for _ in range(5)] == [is_reached] * 5
+    finally:
+        gc.enable()
+
+
 def test_close_on_another_thread(base: str) -> None:
     """It is raised in the thread that is inside, whoever called the application and read the body."""
     inside = threading.Event()
@@ -391,7 +497,8 @@ def test_what_is_pending_is_taken_back_when_the_request_leaves(base: str, monkey
             calls.append((ident, exception, core.lock.locked()))
             return 1
 
-        monkeypatch.setattr(interrupt, "_set_async_exception", note)
+        for name in ("_raise_async", "_clear_async"):
+            monkeypatch.setattr(interrupt, name, note)
         assert interrupt.raise_into(core, core.started)
         core.lock.acquire()
         threading.Timer(0.05, core.lock.release).start()
@@ -405,6 +512,7 @@ def test_what_is_pending_is_taken_back_when_the_request_leaves(base: str, monkey
     assert {(called, locked) for called, _, locked in calls[1:]} == {(ident, False)}
     assert calls[-1] == (ident, None, False)
     calls.clear()
-    monkeypatch.setattr(interrupt, "_set_async_exception", lambda *call: calls.append((*call, True)))
+    for name in ("_raise_async", "_clear_async"):
+        monkeypatch.setattr(interrupt, name, lambda *call: calls.append((*call, True)))
     serve(wrapped(lambda _, start_response: [] if start_response(*OK) is None else [b"unmarked"], base), environ())
     assert calls == []

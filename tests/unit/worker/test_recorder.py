@@ -163,6 +163,32 @@ def test_a_request_that_ended_reaches_to_its_end() -> None:
     assert made.timeline()[-1].to_seconds == 5.0
 
 
+@pytest.mark.parametrize(
+    ("samples", "ended_seconds", "doing"),
+    [(1, 5.0, "CPU unknown"), (4, 5.0, "CPU unknown"), (4, 0.35, "CPU 98%"), (40, 5.0, "CPU 98%")],
+)
+def test_what_came_after_the_last_sample_is_not_said_to_wait(samples: int, ended_seconds: float, doing: str) -> None:
+    """A C call that keeps the GIL until the end burns a CPU that nobody measured; a moment changes nothing."""
+    made = record(samples, cpu=0.98)
+    made.end(ended_seconds)
+    [span] = made.timeline()
+    assert span.to_seconds == ended_seconds
+    assert span_line(span).endswith(f"({doing})")
+    if span.cpu_share is None:
+        assert made.verdict().kind == "unknown"
+
+
+def test_a_measured_stretch_keeps_its_share_beside_one_that_is_not() -> None:
+    """Each stretch is known or unknown for itself, and what becomes one of both is known if most of it is."""
+    made = record(20, cpu=0.98)
+    made.sample(2.0, Where(2, None).stack, 2.0 * 0.98, 0.0)
+    made.end(5.0)
+    assert [span_line(span).rpartition("  ")[2] for span in made.timeline()] == ["(CPU 98%)", "(CPU unknown)"]
+    made = record(40, cpu=0.98, where=[Where(0, 0), Where(0, 1)])
+    made.end(4.0)
+    assert [span_line(span).rpartition("  ")[2] for span in made.timeline()] == ["(CPU 98%)"]
+
+
 def test_no_python_code_is_a_place_too() -> None:
     """A thread without a frame is said to have none."""
     made = recorder()

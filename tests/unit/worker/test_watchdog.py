@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import math
 import os
 import random
@@ -11,20 +13,28 @@ import signal
 import sys
 import threading
 import time
+import types
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.interpreters import needs_outside_help
+from tests.support.interpreters import needs_outside_help, needs_raise
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
-from wsgi_tracebacker import ConfigurationError, HarakiriReport, NotInRequest, TracebackerMiddleware, set_harakiri
+from wsgi_tracebacker import (
+    ConfigurationError,
+    HarakiriReport,
+    HarakiriTimeout,
+    NotInRequest,
+    TracebackerMiddleware,
+    set_harakiri,
+)
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker import agent, blackbox, faults, listener, logs, wakeup, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
-from wsgi_tracebacker.worker.requests import HANDLE_KEY, Core
+from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.watchdog import thresholds
 
@@ -149,6 +159,66 @@ def test_an_overdue_request_is_reported_once_and_said_to_have_ended(base: str, l
     assert report.stack.frames[-1].function.rpartition(".")[2] == "wait_until"
     with pytest.raises(AttributeError):
         report.pid = 1  # type: ignore[misc]
+
+
+def sleeps_to_its_end(_: WSGIEnvironment, start_response: StartResponse) -> Any:
+    """In C code up to the end of its body: no Python code runs in which anything could come out."""
+    start_response("200 OK", [])
+    return iter(functools.partial(time.sleep, 0.8), None)
+
+
+def catches(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    with contextlib.suppress(HarakiriTimeout):
+        while True:
+            time.sleep(0.01)
+    start_response("200 OK", [])
+    return [b""]
+
+
+def goes_on(_: WSGIEnvironment, __: StartResponse) -> NoReturn:
+    while True:
+        time.sleep(0.01)
+
+
+@needs_raise
+@pytest.mark.parametrize(
+    ("application", "status", "outcome"),
+    [
+        (sleeps_to_its_end, "200 OK", "overdue and reported, ended before HarakiriTimeout reached it"),
+        (catches, "200 OK", "ended after HarakiriTimeout was raised"),
+        (goes_on, "504 Gateway Timeout", "ended after HarakiriTimeout was raised"),
+    ],
+)
+def test_the_slow_line_says_whether_the_exception_reached_the_request(
+    application: WSGIApplication, status: str, outcome: str, base: str, logged: Logged
+) -> None:
+    """A response that was complete in spite of it is not said to have been interrupted."""
+    served = serve(TracebackerMiddleware(application, base, harakiri=0.2, harakiri_action="raise"))
+    assert served.status == status
+    [line] = wait_for(logged, "slow")
+    assert f"; {outcome}: " in line
+    assert "; HarakiriTimeout raised in its thread" in logged.of("harakiri")[0]
+
+
+@pytest.mark.parametrize(
+    ("phase", "ends", "sentence"),
+    [
+        (APP, False, "not raised into"),
+        (BODY, False, "HarakiriTimeout waits for the next chunk"),
+        (CLOSE, False, "not raised into"),
+        # Its report tells what was seen before it ended.
+        (BODY, True, "not raised into"),
+    ],
+)
+def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, sentence: str) -> None:
+    """Only a request whose body is sent has a next chunk that the exception can wait for."""
+    made = core(harakiri=1)
+    watch: Any = types.SimpleNamespace(core=made, token=made.started, phase=APP)
+    made.phase = phase
+    if ends:
+        made.started = 0.0
+    assert watchdog.Watchdog._not_raised(watch).startswith(sentence)
+    assert watch.phase == (APP if ends else phase)
 
 
 def test_a_slow_request_gets_one_line_when_it_ends(base: str, logged: Logged) -> None:
@@ -687,7 +757,7 @@ def test_a_slow_request_that_keeps_the_gil_beyond_its_limit_is_reported_when_it_
     [overdue] = wait_for(logged, "harakiri")
     assert overdue.startswith("harakiri: GET /hold 1.")
     assert "when it had ended: Python could not run" in overdue
-    assert "wait_until  (waiting)" in overdue
+    assert "wait_until  (CPU unknown)" in overdue
     agent.stop()
     assert len(logged.of("harakiri")) == 1
     assert logged.of("slow") == []
