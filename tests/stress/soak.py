@@ -80,7 +80,7 @@ ROUNDS = 9
 #: in which caches fill. A hundred bytes kept of each request are 700 in a minute.
 SPARE_KIB = 768
 #: In less than a minute what fills once is not full when the warm-up is over. Up to 3,900 were seen in a quarter of a
-#: minute on a busy machine; all of it, from the first requests on, is 5,000: a worker has 21,500 then, 26,500 in the end.
+#: minute on a busy machine. All of it is 5,000: from 21,500, when a worker has served its first requests, to 26,500.
 MEASURABLE_SECONDS = 60.0
 SHORT_SPARE_KIB = 5 * 1024
 #: A reader that never reads sits so long, and has to be dropped by then. A connection lives for 5 seconds; the others
