@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model import Card
 
 #: Reads of a busy worker; each takes some seconds there.
-BUSY_READS = 4
+BUSY_READS = 2
 
 
 @contextlib.contextmanager

@@ -282,8 +282,8 @@ def test_grace(hang: Callable[..., Gunicorn], log: Path, base: str) -> None:
     assert worker not in server.workers()
 
 
-#: Tens of thousands where there is time for them.
-@pytest.mark.parametrize("requests", [16_000 if os.environ.get("CI") == "true" else 1_600])
+#: Ten thousand where there is time for them.
+@pytest.mark.parametrize("requests", [10_000 if os.environ.get("CI") == "true" else 1_600])
 def test_it_never_strikes_a_later_request(requests: int, hang: Callable[..., Gunicorn], log: Path) -> None:
     """Requests that end within a millisecond of their deadline, and quick ones after them on the same threads."""
     server = hang(*GTHREAD, harakiri="0.02", slow="0.02", harakiri_action="raise", samples_per_second="100")
