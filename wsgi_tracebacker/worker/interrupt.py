@@ -225,14 +225,14 @@ class _Call:
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The application's ``start_response``."""
+        # As they are now: most servers take them over when called, and an application may change its list afterwards.
+        headers = [*headers] if type(headers) is list else headers
         if not self.is_held or (self.held is not None and exc_info is None):
             # The server's own answer to a second call without exc_info is the right one.
             self.release()
             self.has_started = True
             arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
             return self.server_start_response(*arguments)
-        # As they are now: servers take them over when they are called, and an application may change its list then.
-        headers = [*headers] if type(headers) is list else headers
         self.held = (status, headers) if exc_info is None else (status, headers, exc_info)
         return self._write
 
