@@ -35,7 +35,7 @@ def caught(where: str, say: Callable[[str], object] | None = None) -> None:
         return
     _seen.add(where)
     if say is not None:
-        text = f"a fault of wsgi_tracebacker, {where}; requests are served on\n{traceback.format_exc()}"
+        text = f"a fault of wsgi_tracebacker, {where}; requests are served on\n{_formatted()}"
         try:
             say(text)
         except Exception:
@@ -49,6 +49,16 @@ def caught(where: str, say: Callable[[str], object] | None = None) -> None:
         where,
         exception=sys.exc_info()[1],
     )
+
+
+def _formatted() -> str:
+    """The exception that is being handled, with its traceback if that can be had."""
+    error = sys.exc_info()[1]
+    try:
+        return traceback.format_exc()
+    except Exception:
+        # It imports, and reads files: without a descriptor it cannot.
+        return f"{type(error).__name__}: {error}"
 
 
 def is_of_signal_handler(error: BaseException) -> bool:

@@ -50,9 +50,9 @@ class Application:
         """``own_folder``: where this package's files are; they are never the application's."""
         try:
             paths = sysconfig.get_paths()
-        except (ImportError, OSError):
-            # It imports a module of its own at its first call, and a worker that has changed its user or its root may
-            # not be able to read that.
+        except (AttributeError, ImportError, OSError):
+            # It imports a module of its own at its first call, and a worker that has changed its user or its root, or
+            # has no descriptor left, may not be able to read that. After such a call it fails otherwise (CPython 3.15).
             paths = {"stdlib": os.path.dirname(os.__file__)}
         folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
         self._library_folders = tuple(os.path.join(folder, "") for folder in (*folders, own_folder))

@@ -273,11 +273,12 @@ def test_what_is_the_applications_own(filename: str, is_own: bool) -> None:
     assert APPLICATION.owns(filename) is is_own
 
 
-def test_where_the_library_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ModuleNotFoundError("_sysconfigdata"), AttributeError("installed_base")])
+def test_where_the_library_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """A worker that has changed its user may not import what sysconfig wants: the standard library is known without."""
 
     def refuse() -> None:
-        raise ModuleNotFoundError("_sysconfigdata")
+        raise error
 
     monkeypatch.setattr(sysconfig, "get_paths", refuse)
     application = Application("/site/wsgi_tracebacker")
