@@ -25,6 +25,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.support.strangers import STRANGER
+from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.worker import agent
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 LIMIT_SECONDS = 0.3
 #: How often the worker looks after what it lacks.
 TICK_SECONDS = 0.2
-#: So many ticks later it has it, also on a machine with much to do.
-LATER_SECONDS = 1.5
+#: The pauses that watchdog and reporter make after a fault are over by then, also on a machine with much to do.
+LATER_SECONDS = 2.5
 MANY = 64
 
 
@@ -86,6 +87,15 @@ def descriptors_left(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def is_watched() -> bool:
+    # Where not even the listener could be had, the next request starts all of it again.
+    found = agent.running()
+    if found is None or found.listener is None:
+        due = found.starts_again_at if found is not None else None
+        return due is None or time.monotonic() >= due
+    return found._watchdog is not None
+
+
 def die_within_a_request(wrapped: WSGIApplication) -> None:
     child = os.fork()
     if not child:
@@ -119,7 +129,7 @@ def main() -> None:
         die_within_a_request(wrapped)
         with descriptors_left(int(arguments[0])):
             ask(wrapped, "/0")
-        time.sleep(LATER_SECONDS)
+        wait_until(is_watched, "it has a watchdog")
         ask(wrapped, "/0.6")
     elif story == "threads":
         os.setgroups([])
@@ -128,7 +138,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (2, 100))
         ask(wrapped, "/0.9")
         resource.setrlimit(resource.RLIMIT_NPROC, (100, 100))
-        time.sleep(LATER_SECONDS)
+        wait_until(is_watched, "it has a watchdog")
         ask(wrapped, "/0.6")
     # What waits to be logged is.
     stop()
