@@ -32,6 +32,7 @@ CASES = (
 )
 BUDGET_SECONDS, QUICK_BUDGET_SECONDS = 4.0, 1.0
 
+#: In place of a dump: as long as one takes, so that pauses of other causes are counted too.
 _QUIET_SECONDS = 0.02
 
 

@@ -54,6 +54,7 @@ def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Pop
             raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited {PATIENCE_SECONDS:g} s for {what}")
+        # Between two looks.
         time.sleep(0.01)
 
 

@@ -120,6 +120,7 @@ class Session:
             words = shlex.split(self._real(command[:-1]))
             self._clients.append(subprocess.Popen(words, env=self._environment, stdout=subprocess.DEVNULL))
             wait_until(lambda: self._in_flight() == len(self._clients), "the request is in flight")
+            # The age is what the page is to show.
             time.sleep(0.0 if at_once else self._age_seconds)
             return ""
         if command.startswith("kill "):

@@ -75,6 +75,7 @@ def wait_until(condition: Callable[[], bool], what: str, server: subprocess.Pope
             raise DemoError(f"gunicorn ended with {server.returncode}; waited until {what}")
         if time.monotonic() > deadline:
             raise DemoError(f"waited {PATIENCE_SECONDS:g} s in vain until {what}")
+        # Between two looks.
         time.sleep(POLL_SECONDS)
 
 

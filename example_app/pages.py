@@ -51,6 +51,7 @@ def quick(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
 
 
 def chunks_with_pauses(count: int, seconds: float) -> Iterator[bytes]:
+    """A body that takes its time: to be slow is what it is for."""
     for number in range(1, count + 1):
         time.sleep(seconds)
         yield b"chunk %d of %d\n" % (number, count)

@@ -99,6 +99,8 @@ def little_memory(limit_bytes: int) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             group.rmdir()
     else:
+        # They are whoever's who runs the machine, also CI's. The other way to that end, a limit of the process, is
+        # tried everywhere.
         pytest.skip("the control groups for memory cannot be changed here")
     try:
         (group / limit).write_text(str(limit_bytes), encoding="ascii")

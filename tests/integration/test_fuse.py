@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import _thread
-import contextlib
 import ctypes
 import errno
+import functools
 import math
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.interpreters import needs_outside_help
-from tests.support.programs import PROJECT
+from tests.support.stalling import stalling
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
@@ -28,8 +27,6 @@ from wsgi_tracebacker.worker.fuse import Fuse
 from wsgi_tracebacker.worker.requests import Core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 pytestmark = needs_outside_help
@@ -41,21 +38,7 @@ LATE_SECONDS = 3.0
 PATIENCE_SECONDS = 30.0
 
 
-@contextlib.contextmanager
-def worker(base: str, story: str, limit_seconds: float = LIMIT_SECONDS) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.programs.stalls", base, str(limit_seconds), str(MARGIN_SECONDS), story],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+worker = functools.partial(stalling, limit_seconds=LIMIT_SECONDS, margin_seconds=MARGIN_SECONDS)
 
 
 def timers_of(pid: int) -> int:
@@ -95,7 +78,7 @@ def test_a_stalled_request_is_killed_at_its_own_deadline(base: str, story: str) 
 def test_a_stopped_worker_is_not_killed_for_the_time_it_was_stopped(base: str) -> None:
     """SIGSTOP within a request, for longer than its limit and margin, then SIGCONT: it ends, the next one is served."""
     limit_seconds = 2.0
-    with worker(base, "stopped", limit_seconds) as process:
+    with worker(base, "stopped", limit_seconds=limit_seconds) as process:
         wait_until(lambda: timers_of(process.pid) == 4, "the watchdog has set its alarm")
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: state_of(process.pid) == "T", "it is stopped")

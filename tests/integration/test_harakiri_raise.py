@@ -82,6 +82,7 @@ class Striker:
         while not self._is_over:
             token = self.core.started
             if token == last or token <= 0.0:
+                # Lets the request's thread run, nothing else.
                 time.sleep(0)
                 continue
             last = token
@@ -148,6 +149,7 @@ def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int
     def strike_and_let_go() -> None:
         for _ in range(rounds):
             while core.phase != BODY or not core.inside:
+                # Lets the request's thread run, nothing else.
                 time.sleep(0)
             # It is in C by now, or about to be: what is raised is pending when it gets the lock.
             time.sleep(0.0002)
@@ -403,6 +405,7 @@ def test_it_may_land_anywhere(name: str, base: str) -> None:
     def wait(token: float) -> None:
         until = token + random.uniform(0.0, 2 * pause)
         while time.monotonic() < until:
+            # Lets the request's thread run, nothing else: the moment is what is tried.
             time.sleep(0)
 
     with switching_often(), Striker(core, wait) as striker:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model import Card
 
 #: Reads of a busy worker; each takes some seconds there.
-BUSY_READS = 2
+BUSY_READS = 4
 
 
 @contextlib.contextmanager
@@ -266,6 +266,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 def ask(card: Card) -> None:
     """Everything that comes after the proof."""
     for seconds in dump.ask(card, Processes(), lambda: None):
+        # What it asks its caller for, as the command does.
         time.sleep(seconds)
 
 

@@ -431,6 +431,7 @@ class Victim:
             "def tell(number, _): print(number, flush=True)\n"
             "for number in set(range(1, 65)) - {9, 19, 32, 33, 17}: signal.signal(number, tell)\n"
             "print('ready', flush=True)\n"
+            # Until it is killed.
             "while True: time.sleep(3600)\n"
         )
         self.process = subprocess.Popen([sys.executable, "-I", "-S", "-c", program], stdout=subprocess.PIPE, text=True)
@@ -708,10 +709,11 @@ def view_that_hangs(environ, start_response):
         handle = environ["wsgi_tracebacker.request"]
         def be_overdue_when_told():
             while not os.path.exists(base + ".go"):
-                time.sleep(0.01)
+                time.sleep(0.01)  # between two looks
             handle.set_harakiri(0.1)
         threading.Thread(target=be_overdue_when_told, daemon=True).start()
         print("ready", flush=True)
+        # It hangs: killed in the end, or raised into.
         time.sleep(3600 if action == "log" else 30)
     return [password.encode(), body, repr(held).encode(), str(kept).encode()]
 wrapped = TracebackerMiddleware(

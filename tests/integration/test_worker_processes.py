@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import clients
 from tests.support.programs import PROJECT
+from tests.support.strangers import needs_root
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, request_in_flight, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
@@ -351,8 +352,6 @@ def test_the_card_says_who_the_worker_is(base: str) -> None:
         card_format.decode(b"")
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user can only be had by root")
-
 OTHER, MEMBERS = 54_321, 54_322
 
 
@@ -362,7 +361,6 @@ def become(uid: int, groups: list[int]) -> None:
     os.setresuid(uid, uid, uid)
 
 
-@needs_root
 @pytest.mark.parametrize(
     ("group", "groups", "gets"),
     [
@@ -375,6 +373,7 @@ def become(uid: int, groups: list[int]) -> None:
 )
 def test_only_the_owner_and_the_group_get_a_byte(base: str, group: int | None, groups: list[int], gets: bool) -> None:
     """Even where the socket's mode lets everybody connect: another user gets EOF and no byte, a member the answer."""
+    needs_root()
     serve(TracebackerMiddleware(lambda *_: [], base, group=group))
     mode = os.stat(base + "1").st_mode & 0o777
     assert (mode, os.stat(base + "1.worker").st_mode & 0o777) == (0o600 if group is None else 0o660, 0o600)
@@ -397,9 +396,9 @@ def test_only_the_owner_and_the_group_get_a_byte(base: str, group: int | None, g
     wait_until(lambda: agent_of().listener.refused == int(not gets), "it is counted")
 
 
-@needs_root
 def test_another_user_cannot_even_connect(base: str) -> None:
     """With the modes as they are the kernel keeps others out."""
+    needs_root()
     serve(TracebackerMiddleware(lambda *_: [], base))
     os.chmod(os.path.dirname(base), 0o755)
 
@@ -411,9 +410,9 @@ def test_another_user_cannot_even_connect(base: str) -> None:
     assert in_child(read).startswith("PermissionError")
 
 
-@needs_root
 def test_another_users_files_are_stepped_over(base: str) -> None:
     """In a folder that all may write to: cards and sockets of somebody else, dead as they are, keep their numbers."""
+    needs_root()
     folder = os.path.dirname(base)
     os.chmod(folder, 0o1777)
     serve(TracebackerMiddleware(lambda *_: [], base))  # root's: number 1
@@ -441,10 +440,10 @@ def test_another_users_files_are_stepped_over(base: str) -> None:
     assert {name for name in before if name.startswith("tb1")} == set(os.listdir(folder))
 
 
-@needs_root
 @pytest.mark.parametrize("umask", [0o777, 0o277])
 def test_a_successor_can_open_the_card_whatever_the_umask_was(base: str, umask: int) -> None:
     """Without root's rights: a worker with a hard umask is killed, and its successor still gets the number."""
+    needs_root()
     os.chmod(os.path.dirname(base), 0o1777)
 
     def serve_and_die() -> object:
@@ -456,9 +455,9 @@ def test_a_successor_can_open_the_card_whatever_the_umask_was(base: str, umask: 
     assert [in_child(serve_and_die) for _ in range(3)] == [1, 1, 1]
 
 
-@needs_root
 def test_a_folder_without_rights_is_one_warning(base: str, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that may not write there serves its application, without a socket."""
+    needs_root()
 
     def serve_as_other() -> object:
         become(OTHER, [])

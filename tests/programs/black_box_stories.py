@@ -125,6 +125,7 @@ def crowded(base: str) -> None:
     worker = Worker(base)
     worker.crowd(CROWD, threading.Event().wait)
     say("ready")
+    # Until it is killed.
     time.sleep(3600)
 
 

@@ -282,16 +282,18 @@ def test_grace(hang: Callable[..., Gunicorn], log: Path, base: str) -> None:
     assert worker not in server.workers()
 
 
-#: Ten thousand where there is time for them.
-@pytest.mark.parametrize("requests", [10_000 if os.environ.get("CI") == "true" else 1_600])
+#: Tens of thousands where there is time for them.
+@pytest.mark.parametrize("requests", [16_000 if os.environ.get("CI") == "true" else 1_600])
 def test_it_never_strikes_a_later_request(requests: int, hang: Callable[..., Gunicorn], log: Path) -> None:
     """Requests that end within a millisecond of their deadline, and quick ones after them on the same threads."""
-    server = hang(*GTHREAD, harakiri="0.02", slow="0.02", harakiri_action="raise", samples_per_second="100")
+    clients_at_once = 16
+    options = {"harakiri": "0.02", "slow": "0.02", "harakiri_action": "raise", "samples_per_second": "100"}
+    server = hang(*GTHREAD, "--threads", str(clients_at_once), **options)
     server.get("/quick")
     workers = server.workers()
     statuses: dict[object, int] = {}
     wrong: list[object] = []
-    share = requests // 8
+    share = requests // clients_at_once
 
     def ask() -> None:
         connection = clients.connection_to(server.address)
@@ -317,7 +319,7 @@ def test_it_never_strikes_a_later_request(requests: int, hang: Callable[..., Gun
                 wrong.append((number, response.status))
         connection.close()
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _ in range(clients_at_once)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -50,6 +50,7 @@ from tests.servers import asking
 from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn, processes
+from tests.support.stalling import stalling
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import blackbox as layout
@@ -687,18 +688,7 @@ STOPPED_LIMIT_SECONDS, STOPPED_MARGIN_SECONDS = 2.0, 0.4
 @contextlib.contextmanager
 def stopped_worker(base: str, tally: Tally) -> Iterator[None]:
     """Beside the block, a worker with harakiri_action=kill is stopped within a request. Then it has to end that."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tests.programs.stalls", base),
-            *(str(STOPPED_LIMIT_SECONDS), str(STOPPED_MARGIN_SECONDS), "stopped"),
-        ],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    with stalling(base, "stopped", STOPPED_LIMIT_SECONDS, STOPPED_MARGIN_SECONDS) as process:
         began = time.monotonic()
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: _state(process.pid) == "T", "it is stopped")
@@ -706,14 +696,11 @@ def stopped_worker(base: str, tally: Tally) -> Iterator[None]:
         took = time.monotonic() - began
         process.send_signal(signal.SIGCONT)
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-        if took <= STOPPED_LIMIT_SECONDS + STOPPED_MARGIN_SECONDS:
-            tally.blame(f"the stopped worker was stopped for {took:.1f} s only")
-        if (output, process.returncode) != ("served on\n", 0):
-            tally.blame(f"a worker that was stopped for {took:.1f} s was harmed: {process.returncode}, {output!r}")
-        tally.count("seconds that a worker was stopped within a request, and survived", round(took))
-    finally:
-        process.kill()
-        process.communicate()
+    if took <= STOPPED_LIMIT_SECONDS + STOPPED_MARGIN_SECONDS:
+        tally.blame(f"the stopped worker was stopped for {took:.1f} s only")
+    if (output, process.returncode) != ("served on\n", 0):
+        tally.blame(f"a worker that was stopped for {took:.1f} s was harmed: {process.returncode}, {output!r}")
+    tally.count("seconds that a worker was stopped within a request, and survived", round(took))
 
 
 class Soak:

@@ -44,7 +44,7 @@ _HOLDER_SECONDS = 0.003
 _WAITS = re.compile(
     r".*/(?:python|pypy)3\.\d+t?/"
     r"(?:threading\.py:wait|concurrent/futures/thread\.py:_worker|selectors\.py:select|socket\.py:(?:accept|readinto)|"
-    r"ssl\.py:read)|.*/wsgi_tracebacker/worker/(?:listener|watchdog|reporter)\.py:\w+",
+    r"ssl\.py:read)|.*/wsgi_tracebacker/worker/(?:fuse|listener|watchdog|reporter)\.py:\w+",
     re.DOTALL,
 )
 

@@ -208,14 +208,9 @@ class Agent:
                 return
             self.starts_again_at = None
             self.start()
-            attended, self._attended = self._attended, []
         finally:
             self._attending.release()
-        if self._watchdog is None:
-            for settings in attended:
-                self.attend(settings)
-        else:
-            self._attended = attended
+        self._attend_again()
 
     def attend(self, settings: Settings) -> None:
         """From now on there are requests under these settings: have them watched if they may need it."""

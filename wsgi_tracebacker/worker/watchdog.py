@@ -432,10 +432,10 @@ class Watchdog:
         if late_seconds < _STOPPED_SECONDS:
             return
         for core in self._cores.all():
-            token, settings, own = core.started, core.settings, core.own_limit
+            token, settings = core.started, core.settings
             if token <= 0.0 or settings is None or settings.harakiri_action != "kill":
                 continue
-            since, limit = (own[1], own[2]) if own is not None and own[0] == token else (0.0, settings.harakiri)
+            since, limit = _limit(core, token, settings)
             core.own_limit = (token, since + late_seconds, limit)
 
     # --- one slow request
@@ -607,11 +607,7 @@ class Watchdog:
                 outcome = "ended after HarakiriTimeout was raised"
         limit = watch.reported
         if limit is None:
-            own = core.own_limit
-            limit = watch.settings.harakiri
-            since = 0.0
-            if own is not None and own[0] == watch.token:
-                _, since, limit = own
+            since, limit = _limit(core, watch.token, watch.settings)
             overdue_at = watch.token + since + limit if limit is not None else _NEVER
             # It was overdue, and then over, while this thread could not run.
             missed_from = now - late_seconds - _MIN_SLEEP_SECONDS
@@ -763,16 +759,18 @@ def in_flight(cores: Cores, now: float) -> list[tuple[Core, OtherRequest]]:
     return sorted(found, key=lambda entry: -entry[1].request.age_seconds)
 
 
+def _limit(core: Core, token: float, settings: Settings) -> tuple[float, float | None]:
+    """The age of the request ``token`` of a core when its limit was set, and the limit; both in seconds."""
+    own = core.own_limit
+    return (own[1], own[2]) if own is not None and own[0] == token else (0.0, settings.harakiri)
+
+
 def thresholds(core: Core, token: float) -> tuple[float, float]:
     """When the request ``token`` of a core becomes slow and when overdue, on the monotonic clock."""
     settings = core.settings
     if settings is None or token <= 0.0:
         return _NEVER, _NEVER
-    harakiri = settings.harakiri
-    own = core.own_limit
-    since = 0.0
-    if own is not None and own[0] == token:
-        _, since, harakiri = own
+    since, harakiri = _limit(core, token, settings)
     slow = settings.slow
     if slow is None and harakiri is not None:
         slow = harakiri / 2

@@ -75,6 +75,7 @@ def test_a_holder_is_named_only_when_it_is_proven() -> None:
         (dumped(9, Frame("/usr/lib/python3.11/concurrent/futures/thread.py", 81, "_worker"), *FRAMES), {}, False),
         (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run")), {}, True),
         (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run"), *FRAMES), {}, False),
+        (dumped(9, Frame("/lib/wsgi_tracebacker/worker/fuse.py", 152, "_sit")), {}, True),
     ],
 )
 def test_a_holder_that_sleeps_may_be_any_that_is_not_known_to_wait(

@@ -32,7 +32,7 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, listener, logs, wakeup, watchdog
+from wsgi_tracebacker.worker import agent, blackbox, faults, haste, logs, wakeup, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
@@ -691,7 +691,7 @@ def test_a_stall_is_no_stop_while_the_listener_is_in_haste(base: str, switches: 
     assert dog is not None
     interval = sys.getswitchinterval()
     try:
-        sys.setswitchinterval(listener._SWITCH_INTERVAL)
+        sys.setswitchinterval(haste._SWITCH_INTERVAL)
         dog._switches_seen = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - switches
         assert dog._was_stopped(1.0) is is_stopped
     finally:
