@@ -598,7 +598,7 @@ KINDS = (
     ("worker, stalled", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight  stalled, no answer$"),
     (
         "request, stalled",
-        r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s, (running(, (probably )?holds the GIL)?|sleeping)$",
+        r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s, (running(, holds the GIL)?|sleeping)$",
     ),
     ("stalled", r" +\d+ +\d+  stalled +\d+ +\d.* s  \S+ +/tmp/tbsocket\d+$"),
     (

@@ -111,8 +111,6 @@ class Stack(NamedTuple):
     greenlet: str | None = None
     #: Of kind ``hub``: what it is doing.
     hub: HubState | None = None
-    #: Whether it may well hold the GIL, where that is not proven: no other thread runs. JSON has only what is proven.
-    probably_holds_gil: bool = False
 
 
 class Worker(NamedTuple):

@@ -252,9 +252,7 @@ def _state(stack: Stack) -> str:
 
 
 def _holder(stack: Stack, palette: Palette) -> str:
-    if stack.holds_gil:
-        return f", {palette.paint(palette.stuck, 'holds the GIL')}"
-    return f", {palette.paint(palette.stuck, 'probably holds the GIL')}" if stack.probably_holds_gil else ""
+    return f", {palette.paint(palette.stuck, 'holds the GIL')}" if stack.holds_gil else ""
 
 
 def _ids(stack: Stack) -> str:

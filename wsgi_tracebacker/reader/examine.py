@@ -268,25 +268,21 @@ def join(
     # Greenlets share a thread: which of their requests runs is not known.
     suspect = suspects[0] if len(suspects) == 1 else None
     by_ident = {ident: (core, native_id) for core, (ident, native_id) in owners.items() if native_id in alive}
-    is_proven = (
-        suspect is not None
-        # One that was left out of it could be anywhere.
-        and not dumped.is_cut
-        and all(
-            stack.ident == suspect.ident or by_ident.get(stack.ident or 0, (0, 0))[1] in waiting or _has_let_go(stack)
-            for stack in dumped.stacks
-        )
+    # One that was left out of the dump could be anywhere.
+    is_proven = not dumped.is_cut and all(
+        (suspect is not None and stack.ident == suspect.ident)
+        or by_ident.get(stack.ident or 0, (0, 0))[1] in waiting
+        or _has_let_go(stack)
+        for stack in dumped.stacks
     )
+    holder = suspect if is_proven else None
     joined = []
     for stack in serving:
         # Greenlets share their thread's ident, and a dump does not say which of them runs.
         own = left.pop(stack.ident, None) if idents.count(stack.ident) == 1 else None
         if own is not None:
             stack = stack._replace(frames=own.frames, frames_omitted=own.frames_omitted)  # noqa: PLW2901
-        is_suspect = suspect is not None and stack.core == suspect.core
-        joined.append(
-            stack._replace(holds_gil=is_suspect if is_proven else None, probably_holds_gil=is_suspect and not is_proven)
-        )
+        joined.append(stack._replace(holds_gil=None if holder is None else stack.core == holder.core))
     number = joined[0].name.partition("Core")[0] if joined else ""
     # The oldest thread stands last, and that is the main thread.
     main = dumped.stacks[-1].ident if dumped.stacks and not dumped.is_cut else None

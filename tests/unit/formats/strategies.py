@@ -95,8 +95,6 @@ stacks = st.builds(
     holds_gil=st.none() | st.booleans(),
     greenlet=st.none() | texts,
     hub=st.none() | st.builds(HubState, library=texts, state=texts, blocked_seconds=st.none() | numbers),
-    # JSON has only what is proven.
-    probably_holds_gil=st.just(False),
 )
 
 workers = st.builds(
