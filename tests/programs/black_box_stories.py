@@ -7,6 +7,7 @@ to do when it is sent a line.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import sys
@@ -181,10 +182,11 @@ def without_room(story: Callable[[str], None]) -> Callable[[str], None]:
     """The same, while there is no shared memory for more rows."""
 
     def told(base: str) -> None:
-        # On a thread that ends: its core is free again.
+        # On a thread that ends: its core is free again, on PyPy once a collection has found the thread's locals.
         first = threading.Thread(target=Worker(base).request, args=("/first",))
         first.start()
         first.join()
+        gc.collect()
 
         def full(*_: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
