@@ -37,9 +37,11 @@ PACE = 100
 READERS = 4
 BARE, OURS = "gunicorn gthread", "gunicorn gthread, wrapped"
 READ_TEXT, READ_JSON = f"the same, read {PACE} times a second as text", f"the same, read {PACE} times a second as JSON"
+#: What the readers, and a worker that answers them, take from the machine, where the loaded one has no part in it.
+BESIDE = f"{BARE}, while another worker is read {PACE} times a second as text"
 UWSGI, UWSGI_READ = "uWSGI, with its tracebacker", f"uWSGI, its tracebacker read {PACE} times a second"
 #: What is compared with what, in ratios of one round.
-COMPARED = {OURS: BARE, READ_TEXT: BARE, READ_JSON: BARE, UWSGI_READ: UWSGI}
+COMPARED = {BESIDE: BARE, OURS: BARE, READ_TEXT: BARE, READ_JSON: BARE, UWSGI_READ: UWSGI}
 RATIO = "throughput, of what it is without"
 RATIO_CPU = "processor time for a request, beside what it is without"
 RATIO_P99 = "99th percentile, of what it is without"
@@ -149,8 +151,11 @@ def measure(quick: bool) -> list[Row]:
         folder = up.enter_context(scratch_folder())
         bare = up.enter_context(gunicorn(folder, served.BARE))
         ours = up.enter_context(gunicorn(folder, served.WRAPPED))
+        # Its first request was asked for when it was started, and it gets no other.
+        up.enter_context(gunicorn(folder, served.WRAPPED, "idle"))
         subjects = {
             BARE: sample(BARE, bare),
+            BESIDE: sample(BESIDE, bare, f"{folder}/idle1", dump_latency.TEXT_QUESTION),
             OURS: sample(OURS, ours),
             READ_TEXT: sample(READ_TEXT, ours, f"{folder}/tb1", dump_latency.TEXT_QUESTION),
             READ_JSON: sample(READ_JSON, ours, f"{folder}/tb1", dump_latency.JSON_QUESTION),
@@ -176,7 +181,7 @@ def _rows(
             rows.append(row(TOPIC, case, name, unit, values, reference, note))
         if UWSGI not in subjects:
             rows.append(missing(TOPIC, case, UWSGI, unit, processes.NOT_INSTALLED))
-    read_ones = [name for name in (READ_TEXT, READ_JSON, UWSGI_READ) if name in subjects]
+    read_ones = [name for name in (BESIDE, READ_TEXT, READ_JSON, UWSGI_READ) if name in subjects]
     rows += [row(TOPIC, PACES, name, "a second", paces[name][1:], None) for name in read_ones]
     for case, column in ((RATIO, 0), (RATIO_P99, 2), (RATIO_CPU, 4)):
         for name, other in COMPARED.items():
@@ -189,16 +194,17 @@ def _rows(
 
 
 @contextlib.contextmanager
-def gunicorn(folder: str, wrap: str) -> Iterator[Server]:
-    """A gunicorn that serves the page, once it answers."""
+def gunicorn(folder: str, wrap: str, name: str = "tb") -> Iterator[Server]:
+    """A gunicorn that serves the page, once it answers; its socket, if it has one, and its log are called ``name``."""
+    log = f"{folder}/{wrap}-{name}.log"
     command = [
         *(sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1", "--threads", str(THREADS)),
-        *("--bind", "127.0.0.1:0", "--keep-alive", "60", "--no-control-socket", "--log-file", f"{folder}/{wrap}.log"),
+        *("--bind", "127.0.0.1:0", "--keep-alive", "60", "--no-control-socket", "--log-file", log),
         "bench.served:application",
     ]
-    env = {"BENCH_WRAP": wrap, "WSGI_TB_SOCKET": f"{folder}/tb", "BENCH_MANHOLE": f"{folder}/manhole"}
+    env = {"BENCH_WRAP": wrap, "WSGI_TB_SOCKET": f"{folder}/{name}", "BENCH_MANHOLE": f"{folder}/manhole"}
     with processes.running(command, env) as process:
-        yield Server(_address(process, Path(folder, f"{wrap}.log"), r"Listening at: http://(\S+)"), process.pid)
+        yield Server(_address(process, Path(log), r"Listening at: http://(\S+)"), process.pid)
 
 
 @contextlib.contextmanager
