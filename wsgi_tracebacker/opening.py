@@ -38,3 +38,11 @@ def reopen(looked_at: int, flags: int) -> int:
 def path_of(looked_at: int) -> str:
     """A path that leads to what a descriptor stands for, for calls that do not take such a descriptor."""
     return f"/proc/self/fd/{looked_at}"
+
+
+def close(descriptor: int) -> None:
+    """Close what was only looked at, if it is still there: an application that closes all descriptors came between."""
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass

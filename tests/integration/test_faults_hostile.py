@@ -82,7 +82,8 @@ def test_it_patches_time_and_threading(base: str, tmp_path: Path) -> None:
         assert worker.answer() == "/overdue/patched"
         wait_until(lambda: any("/overdue/patched" in line for line in worker.said()), lambda: str(worker.said()))
         assert asking.ask(base, 1, "/worker")["counters"]["faults"] == 0
-        assert {line.split()[1] for line in worker.said()} == {"wsgi_tracebacker.harakiri:", "wsgi_tracebacker.slow:"}
+        said = worker.said()
+        assert {line.split()[1] for line in said} == {"wsgi_tracebacker.harakiri:", "wsgi_tracebacker.slow:"}, said
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -101,7 +102,8 @@ def test_it_closes_all_descriptors(base: str, tmp_path: Path, seed: int) -> None
         worker.send("/again")
         assert worker.answer() == "/again"
         assert can_be_read(base)
-        assert {line.split()[1] for line in worker.said()} == {"wsgi_tracebacker.harakiri:", "wsgi_tracebacker.slow:"}
+        said = worker.said()
+        assert {line.split()[1] for line in said} == {"wsgi_tracebacker.harakiri:", "wsgi_tracebacker.slow:"}, said
         worker.send("")
         assert worker.answer() == "untouched:"
     assert asking.files(base) == []

@@ -18,6 +18,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.worker.wakeup import inode_of
 
@@ -203,7 +204,7 @@ def read_dated(path: str) -> tuple[bytes | None, float | None]:
     except OSError:
         return None, None
     finally:
-        os.close(descriptor)
+        opening.close(descriptor)
 
 
 def write_whole(path: str, content: bytes) -> bool:
@@ -221,7 +222,7 @@ def write_whole(path: str, content: bytes) -> bool:
     except OSError:
         pass
     finally:
-        os.close(descriptor)
+        opening.close(descriptor)
     if not is_whole:
         # Memory ran out, half-way or before: whoever reads half of it would call it damaged, and nothing of it nobody.
         remove(path)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from time import clock_gettime, thread_time
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker import opening
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -68,7 +70,7 @@ def read_file(path: str) -> bytes | None:
     except OSError:
         return None
     finally:
-        os.close(descriptor)
+        opening.close(descriptor)
 
 
 def _fields_after_name(stat: bytes | None) -> list[bytes]:

@@ -220,7 +220,7 @@ def _pid_on(path: str) -> int | None:
     except (OSError, FormatError):
         return None
     finally:
-        os.close(descriptor)
+        opening.close(descriptor)
 
 
 def _claim_number(base: str, number: int) -> Slot | None:

@@ -20,6 +20,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
 from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
@@ -231,7 +232,7 @@ def read_source(filename: str) -> SourceFile | None:
         except OSError:
             continue
         finally:
-            os.close(descriptor)
+            opening.close(descriptor)
         return SourceFile(decode_lines(content), status.st_mtime)
     return None
 

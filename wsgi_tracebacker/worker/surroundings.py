@@ -11,6 +11,7 @@ import os
 import re
 import stat
 
+from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.worker import kernel
@@ -81,7 +82,7 @@ def other_copies(base: str, number: int) -> list[int]:
         except (OSError, FormatError):
             continue
         finally:
-            os.close(descriptor)
+            opening.close(descriptor)
         if (card.pid, card.start_ticks) == (pid, start_ticks):
             found.append(other)
     return found

@@ -1,0 +1,51 @@
+"""What is opened only to be looked at."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.worker import blackbox, kernel, slot, stacks, surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
+    "a file of /proc": (lambda base: kernel.read_file("/proc/self/stat"), None),
+    "source": (lambda base: stacks.read_source(__file__), None),
+    "what a dead worker left": (lambda base: blackbox.read_dated(f"{base}.left"), (None, None)),
+    "what is kept": (lambda base: blackbox.write_whole(f"{base}.new", b"content"), False),
+    "cards of this process": (lambda base: surroundings.other_copies(base, 2), []),
+    "a card": (lambda base: slot._pid_on(card_format.card_path(base, 1)), None),
+}
+
+
+@pytest.mark.parametrize(("look", "answer"), LOOKS.values(), ids=LOOKS.keys())
+def test_who_has_it_closed_meanwhile_gets_no_answer_and_no_error(
+    look: Callable[[str], object], answer: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that closes all descriptors may do so between any two of our calls, on another thread."""
+    base = str(tmp_path / "tb")
+    for path in (f"{base}.left", card_format.card_path(base, 1)):
+        with open(path, "wb") as file:
+            file.write(b"{}")
+    closed: list[int] = []
+
+    def first_closing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(descriptor: int, *arguments: Any) -> Any:
+            if not closed:
+                closed.append(descriptor)
+                os.close(descriptor)
+            return function(descriptor, *arguments)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        for name in ("read", "fstat", "fchmod"):
+            patch.setattr(os, name, first_closing(getattr(os, name)))
+        assert look(base) == answer
+    assert len(closed) == 1
