@@ -125,7 +125,9 @@ def test_a_child_of_multiprocessing_leaves_no_file(parent: str, number: int, bas
     """It runs no atexit, but its finalizers: they take away what is its own. What it forks takes nothing away, and what
     its parent has asked for is not its end.
     """
-    command = [sys.executable, "-S", "-c", CHILD, base, parent]
+    # From 3.12 on Python warns of each fork where there are threads, and ours are.
+    quiet = ("-W", "ignore:This process:DeprecationWarning")
+    command = [sys.executable, "-S", *quiet, "-c", CHILD, base, parent]
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=True)
     of_parent = ["tb1", "tb1.worker"] if number == 2 else []
     assert ended.stderr == ""
