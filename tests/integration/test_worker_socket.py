@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import clients
-from tests.support.interpreters import drop_what_nobody_has
+from tests.support.interpreters import COUNTS_REFERENCES, drop_what_nobody_has
 from tests.support.leftovers import holdings
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
@@ -199,14 +199,16 @@ def test_twenty_thousand_dumps_leave_nothing(base: str) -> None:
                 path = b"GET / HTTP/1.0\r\n\r\n" if number % 2 else b"GET /snapshot HTTP/1.0\r\n\r\n"
                 assert len(clients.read_to_end(base + "1", path)) > 1000
 
-        dump(1000)
+        # A compiler at run time takes some 15 MB until it has seen everything, measured on PyPy.
+        dump(1000 if COUNTS_REFERENCES else 20_000)
         drop_what_nobody_has()
         before, held_before = resident_bytes(), holdings()
         dump(19_000)
         wait_until(lambda: not holdings().beyond(held_before), "descriptors and threads are as before")
         drop_what_nobody_has()
         after = resident_bytes()
-    assert after - before < 4_000_000  # 200 bytes a dump; the allocator's own steps are a megabyte
+    # 200 bytes a dump; the allocator's own steps are a megabyte, PyPy's four.
+    assert after - before < (4_000_000 if COUNTS_REFERENCES else 12_000_000)
 
 
 def test_silence_is_answered_within_a_blink(base: str) -> None:

@@ -499,6 +499,7 @@ def test_a_body_can_be_referred_to_weakly(base: str, make: Callable[[list[bytes]
     body.close()
 
 
+@needs_reference_counts
 def test_a_middleware_goes_when_nobody_has_it(base: str) -> None:
     """Nothing of ours keeps a wrapped application alive, and no collection is needed to let it go."""
 
