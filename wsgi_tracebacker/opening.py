@@ -5,6 +5,8 @@ look at the path before (``lstat``) proves nothing: whoever may write to a folde
 there by the time it is opened, and ``O_NOFOLLOW`` is about the last part of a path only. So a descriptor is had of
 what is there, without opening it, and what is opened then is what that descriptor stands for.
 
+Knows, too, that a descriptor which was opened in an application's process may be closed by that application.
+
 Refuses to judge: what may be opened is for whoever looks.
 """
 
@@ -41,7 +43,7 @@ def path_of(looked_at: int) -> str:
 
 
 def close(descriptor: int) -> None:
-    """Close what was only looked at, if it is still there: an application that closes all descriptors came between."""
+    """Close what was only read, if it is still there: an application that closes all descriptors may have done so."""
     try:
         os.close(descriptor)
     except OSError:

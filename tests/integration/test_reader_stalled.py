@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 from tests.support import black_boxes
 from tests.support.interpreters import needs_outside_help, needs_pydll
 from tests.support.programs import PROJECT
+from tests.support.stalling import telling
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.formats import card as cards
@@ -34,18 +36,7 @@ if TYPE_CHECKING:
 BUSY_READS = 4
 
 
-@contextlib.contextmanager
-def worker(base: str, story: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.programs.stalling_worker", base, story]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        # A stalled process hears no other signal.
-        process.kill()
-        process.communicate()
+worker = functools.partial(telling, "stalling_worker")
 
 
 def command(verb: str, *arguments: str) -> subprocess.Popen[str]:

@@ -82,6 +82,11 @@ def say_ready() -> None:
     sys.stdin.readline()
 
 
+def stay_until_killed() -> None:
+    say("ready")
+    time.sleep(3600)
+
+
 def out_of_memory(base: str) -> None:
     """A request that takes all memory the process may have, until something below Python aborts; one waits beside."""
     worker = Worker(base)
@@ -125,9 +130,7 @@ def crowded(base: str) -> None:
     """More requests in flight than the table has rows."""
     worker = Worker(base)
     worker.crowd(CROWD, threading.Event().wait)
-    say("ready")
-    # Until it is killed.
-    time.sleep(3600)
+    stay_until_killed()
 
 
 def last_of_a_crowd(base: str) -> None:
@@ -161,8 +164,7 @@ def _crowd_ends(base: str, *, last: bool) -> None:
         threading.Thread(target=serve_one, args=(number,), daemon=True).start()
     there.wait()
     at_home.wait()
-    say("ready")
-    time.sleep(3600)
+    stay_until_killed()
 
 
 def after_a_crowd(base: str) -> None:
@@ -174,8 +176,7 @@ def after_a_crowd(base: str) -> None:
     while own is not None and own.cores.all():
         time.sleep(0.001)
     worker.crowd(1, threading.Event().wait)
-    say("ready")
-    time.sleep(3600)
+    stay_until_killed()
 
 
 def without_room(story: Callable[[str], None]) -> Callable[[str], None]:
@@ -272,8 +273,7 @@ def without_signal(base: str) -> None:
     """A request in flight in a worker that nobody can ask for its stacks."""
     worker = Worker(base, dump_signal=None)
     worker.crowd(1, threading.Event().wait)
-    say("ready")
-    time.sleep(3600)
+    stay_until_killed()
 
 
 def lose_card(base: str) -> None:
@@ -282,8 +282,7 @@ def lose_card(base: str) -> None:
     vars(agent).update(TICK_SECONDS=1.0)
     worker = Worker(base)
     worker.crowd(1, threading.Event().wait)
-    say("ready")
-    time.sleep(3600)
+    stay_until_killed()
 
 
 STORIES = {

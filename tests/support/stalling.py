@@ -1,4 +1,4 @@
-"""A worker that stalls, as ``tests.programs.stalls`` tells it."""
+"""Workers in programs of their own, which begin a story and may never get to its end."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def stalling(base: str, story: str, limit_seconds: float, margin_seconds: float) -> Iterator[subprocess.Popen[str]]:
-    """Its story has begun; in the end it is killed, if it still lives."""
+def telling(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A program of ``tests.programs`` once its story has begun; in the end it is killed, if it still lives."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.programs.stalls", base, str(limit_seconds), str(margin_seconds), story],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", f"tests.programs.{program}", *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:
+        # A stalled process hears no other signal.
         process.kill()
         process.communicate()
+
+
+def stalling(
+    base: str, story: str, limit_seconds: float, margin_seconds: float
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    """A worker with action kill that stalls, as ``tests.programs.stalls`` tells it."""
+    return telling("stalls", base, str(limit_seconds), str(margin_seconds), story)

@@ -215,14 +215,15 @@ def write_whole(path: str, content: bytes) -> bool:
         descriptor = os.open(path, flags, _OWNER_ONLY)
     except OSError:
         return False
-    is_whole = False
     try:
-        os.fchmod(descriptor, _OWNER_ONLY)
-        is_whole = os.write(descriptor, content) == len(content)
+        try:
+            os.fchmod(descriptor, _OWNER_ONLY)
+            is_whole = os.write(descriptor, content) == len(content)
+        finally:
+            # What cannot be written may be said only here.
+            os.close(descriptor)
     except OSError:
-        pass
-    finally:
-        opening.close(descriptor)
+        is_whole = False
     if not is_whole:
         # Memory ran out, half-way or before: whoever reads half of it would call it damaged, and nothing of it nobody.
         remove(path)

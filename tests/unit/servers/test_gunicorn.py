@@ -280,7 +280,6 @@ def test_an_abort_that_cannot_be_logged_is_on_stderr(
 ) -> None:
     """The handler's lock may be held by what was interrupted: then it is written past the log, in time."""
     monkeypatch.setenv("WSGI_TB_SOCKET", base)
-    monkeypatch.setattr(hooks, "_ABORT_SECONDS", 1.0)
     worker = worker_of(SyncWorker)
     hooks.post_fork(None, worker)
     worker.load_wsgi()
