@@ -1,12 +1,14 @@
 """The application that real servers serve in measurements: a small page, bare or wrapped, as ``BENCH_WRAP`` says.
 
-``bare`` is the page alone, ``wrapped`` has our middleware around it, ``manhole`` has manhole in its process.
+``bare`` is the page alone, ``wrapped`` has our middleware around it, ``manhole`` has manhole in its process,
+``fixed`` has a thread that does what any answer on a socket takes and nothing else.
 Requests of ``WAIT_PATH`` never end.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-BARE, WRAPPED, MANHOLE = "bare", "wrapped", "manhole"
+BARE, WRAPPED, MANHOLE, FIXED = "bare", "wrapped", "manhole", "fixed"
 
 WAIT_PATH = "/wait"
 _WAIT_FRAMES = 20
@@ -54,6 +56,33 @@ class WithManhole:
         return self._app(environ, start_response)
 
 
+class WithFixedAnswer:
+    """A thread from the first request on that accepts, reads a question, and answers the same bytes to each."""
+
+    #: As long as a text dump of this server's.
+    ANSWER = b"x" * 8_000
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+        self._is_open = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not self._is_open:
+            self._is_open = True
+            threading.Thread(target=self._serve, daemon=True).start()
+        return self._app(environ, start_response)
+
+    def _serve(self) -> None:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(os.environ["WSGI_TB_SOCKET"] + "1")
+            listening.listen()
+            while True:
+                connection, _ = listening.accept()
+                connection.recv(16_384)
+                connection.send(self.ANSWER)
+                connection.close()
+
+
 def _application() -> WSGIApplication:
     wrap = os.environ.get("BENCH_WRAP", BARE)
     if wrap == WRAPPED:
@@ -61,6 +90,8 @@ def _application() -> WSGIApplication:
         from wsgi_tracebacker import TracebackerMiddleware  # noqa: PLC0415
 
         return TracebackerMiddleware(page)
+    if wrap == FIXED:
+        return WithFixedAnswer(page)
     return WithManhole(page) if wrap == MANHOLE else page
 
 

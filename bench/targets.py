@@ -72,12 +72,16 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         for subject, limit in ((throughput.OURS, 0.98), (throughput.READ_TEXT, 0.95), (throughput.READ_JSON, 0.95)):
             found = medians.of(throughput.TOPIC, throughput.RATIO, subject)
             target = _at_least(f"requests answered: {subject}", found, limit, "times those of it bare")
-            # On processors that the readers share, a bare server beside which another worker is read says how much is
-            # theirs.
+            # Where the readers share the processors, and each answer takes switches of the GIL: what is left of a bare
+            # server, and of one whose thread answers and looks at nothing.
             beside = ""
             if subject != throughput.OURS:
-                floor = medians.of(throughput.TOPIC, throughput.RATIO, throughput.BESIDE)
-                beside = "" if floor is None else f" (while another worker is read: {number(floor)})"
+                floors = {
+                    "while another worker is read": medians.of(throughput.TOPIC, throughput.RATIO, throughput.BESIDE),
+                    "with fixed bytes for an answer": medians.of(throughput.TOPIC, throughput.RATIO, throughput.FIXED),
+                }
+                found_ones = [f"{what}: {number(floor)}" for what, floor in floors.items() if floor is not None]
+                beside = f" ({'; '.join(found_ones)})" if found_ones else ""
             yield target._replace(reached=target.reached + beside)
             slower = medians.of(throughput.TOPIC, throughput.RATIO_P99, subject)
             yield _at_most(f"99th percentile: {subject}", slower, round(1 / limit, 2), "times that of it bare")

@@ -39,16 +39,18 @@ BARE, OURS = "gunicorn gthread", "gunicorn gthread, wrapped"
 READ_TEXT, READ_JSON = f"the same, read {PACE} times a second as text", f"the same, read {PACE} times a second as JSON"
 #: What the readers, and a worker that answers them, take from the machine, where the loaded one has no part in it.
 BESIDE = f"{BARE}, while another worker is read {PACE} times a second as text"
+#: What any thread of Python pays for that many answers: four system calls each, and no look at anything.
+FIXED = f"{BARE}, with a thread that answers fixed bytes {PACE} times a second"
 UWSGI, UWSGI_READ = "uWSGI, with its tracebacker", f"uWSGI, its tracebacker read {PACE} times a second"
 #: What is compared with what, in ratios of one round.
-COMPARED = {BESIDE: BARE, OURS: BARE, READ_TEXT: BARE, READ_JSON: BARE, UWSGI_READ: UWSGI}
+COMPARED = {BESIDE: BARE, FIXED: BARE, OURS: BARE, READ_TEXT: BARE, READ_JSON: BARE, UWSGI_READ: UWSGI}
 RATIO = "throughput, of what it is without"
 RATIO_CPU = "processor time for a request, beside what it is without"
 RATIO_P99 = "99th percentile, of what it is without"
 
 THREADS = CONNECTIONS = 8
 SECONDS = 1
-ROUNDS, QUICK_ROUNDS = 24, 2
+ROUNDS, QUICK_ROUNDS = 40, 2
 
 
 class Load(NamedTuple):
@@ -150,12 +152,14 @@ def measure(quick: bool) -> list[Row]:
     with contextlib.ExitStack() as up:
         folder = up.enter_context(scratch_folder())
         bare = up.enter_context(gunicorn(folder, served.BARE))
+        fixed = up.enter_context(gunicorn(folder, served.FIXED, "fixed"))
         ours = up.enter_context(gunicorn(folder, served.WRAPPED))
         # Its first request was asked for when it was started, and it gets no other.
         up.enter_context(gunicorn(folder, served.WRAPPED, "idle"))
         subjects = {
             BARE: sample(BARE, bare),
             BESIDE: sample(BESIDE, bare, f"{folder}/idle1", dump_latency.TEXT_QUESTION),
+            FIXED: sample(FIXED, fixed, f"{folder}/fixed1", dump_latency.TEXT_QUESTION),
             OURS: sample(OURS, ours),
             READ_TEXT: sample(READ_TEXT, ours, f"{folder}/tb1", dump_latency.TEXT_QUESTION),
             READ_JSON: sample(READ_JSON, ours, f"{folder}/tb1", dump_latency.JSON_QUESTION),
@@ -181,7 +185,7 @@ def _rows(
             rows.append(row(TOPIC, case, name, unit, values, reference, note))
         if UWSGI not in subjects:
             rows.append(missing(TOPIC, case, UWSGI, unit, processes.NOT_INSTALLED))
-    read_ones = [name for name in (BESIDE, READ_TEXT, READ_JSON, UWSGI_READ) if name in subjects]
+    read_ones = [name for name in (BESIDE, FIXED, READ_TEXT, READ_JSON, UWSGI_READ) if name in subjects]
     rows += [row(TOPIC, PACES, name, "a second", paces[name][1:], None) for name in read_ones]
     for case, column in ((RATIO, 0), (RATIO_P99, 2), (RATIO_CPU, 4)):
         for name, other in COMPARED.items():

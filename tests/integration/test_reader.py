@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT = Snapshot(Worker(number=1, pid=os.getpid()), 5.0, (Stack("WSGIWorker1Core0", core=0),))
 UWSGI_TEXT = uwsgi.UWSGI_HEADER + (
-    uwsgi.block("uWSGIWorker1Core0", [uwsgi.frame_text(Frame("a.py", 1, "f", "x")).encode()] * 5000)
+    uwsgi.block(uwsgi.line_start("uWSGIWorker1Core0"), [uwsgi.frame_text(Frame("a.py", 1, "f", "x")).encode()] * 5000)
 )
 
 

@@ -6,6 +6,7 @@ for each line that it is sent, whose answer it prints.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware, set_harakiri, stop
@@ -53,8 +55,30 @@ class _Mine:
     readable: list[tuple[socket.socket, socket.socket]] = []  # noqa: RUF012
 
 
+def switches() -> dict[str, str]:
+    """How often each other thread has gone to sleep and woken up, as the kernel counts it."""
+    counted = {}
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it has ended
+            lines = Path(f"/proc/self/task/{task}/status").read_text().splitlines()
+            counted[task] = "".join(line for line in lines if "ctxt" in line)
+    del counted[str(threading.get_native_id())]
+    return counted
+
+
+def wait_until_all_wait() -> None:
+    """Until no thread of ours is between its open() and its close() of a file: whoever closes that number under it and
+    opens another there has it closed, and nobody can help that.
+    """
+    before = None
+    while before != (now := switches()):
+        before = now
+        _sleep(0.02)
+
+
 def close_all() -> None:
     """Close all descriptors and open others: files, sockets with a caller, pipes with something in them."""
+    wait_until_all_wait()
     folder = tempfile.mkdtemp(prefix="hostile-", dir=os.path.dirname(sys.argv[1]))
     os.closerange(3, 256)
     for number in range(MANY):

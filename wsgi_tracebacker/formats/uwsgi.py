@@ -57,9 +57,9 @@ def _field(text: str) -> str:
     return text.replace(" =", r" \x3d") if " =" in text else text
 
 
-def thread_text(name: str) -> str:
+def line_start(name: str) -> bytes:
     """How each line of a thread's block begins."""
-    return _THREAD_PREFIX + _field(name)
+    return (_THREAD_PREFIX + _field(name)).encode("utf-8")
 
 
 def frame_text(frame: Frame) -> str:
@@ -76,16 +76,15 @@ def frame_text(frame: Frame) -> str:
     )
 
 
-def block(name: str, frame_texts: Sequence[bytes]) -> bytes:
-    """One thread's block from its frames' lines, encoded by the caller (who keeps them)."""
-    thread = thread_text(name).encode("utf-8")
-    return thread + thread.join(frame_texts) + b"\n"
+def block(start: bytes, frame_texts: Sequence[bytes]) -> bytes:
+    """One thread's block: how its lines begin, and how its frames' go on, encoded by the caller (who keeps both)."""
+    return start + start.join(frame_texts) + b"\n"
 
 
 def encode(stacks: Iterable[Stack]) -> bytes:
     """A whole dump. A thread without a Python frame gets no block; if none has any, the header stands alone."""
     return HEADER + b"".join(
-        block(stack.name, [frame_text(frame).encode("utf-8") for frame in stack.frames])
+        block(line_start(stack.name), [frame_text(frame).encode("utf-8") for frame in stack.frames])
         for stack in stacks
         if stack.frames
     )

@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
 _MADV_WIPEONFORK = 18
 
+#: How long the working directory is not asked for again: to ask lets go of the GIL, for something that hardly changes.
+_FOLDER_SECONDS = 0.05
+
 #: How long stop() waits for the listener to end.
 _STOP_SECONDS = 2.0
 
@@ -148,6 +151,8 @@ class Agent:
         #: When a listener is tried again, after there was no thread or descriptor for one; None: not at all.
         self.starts_again_at: float | None = None
         self.cores.on_limit = self._limit_changed
+        #: The working directory, and until when it is taken for that: the listener's.
+        self._folder_known, self._folder_again_at = "", 0.0
 
     # --- start and end
 
@@ -578,13 +583,20 @@ class Agent:
             started_at=self._started_at,
             server=self._server,
             application=self._application,
-            cwd=_cwd(),
+            cwd=self._folder(),
             python=_PYTHON_VERSION,
             version=__version__,
             base=self.settings.base,
             requests_finished=self.cores.finished(),
             requests_in_flight=in_flight,
         )
+
+    def _folder(self) -> str:
+        """The working directory, as of a moment ago."""
+        now = monotonic()
+        if now >= self._folder_again_at:
+            self._folder_known, self._folder_again_at = _cwd(), now + _FOLDER_SECONDS
+        return self._folder_known
 
     def _counters(self) -> Counters:
         listener = self.listener

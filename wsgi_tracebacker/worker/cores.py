@@ -102,9 +102,11 @@ class Cores:
         dropped: list[object] = []
         with self._lock:
             self._reclaim(dropped)
-            for core in self._taken.values():
-                _end_if_dropped(core, dropped)
-            return [core for _, core in sorted(self._taken.items())]
+            taken = self._taken
+            for core in taken.values():
+                if core.started or core.nested:
+                    _end_if_dropped(core, dropped)
+            return [taken[number] for number in sorted(taken)]
 
     def settle(self, core: Core) -> None:
         """End a request whose body was dropped by the server; called by the core's own thread."""

@@ -7,9 +7,8 @@ through ``time.pthread_getcpuclockid``, which crashes the interpreter for a thre
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from time import clock_gettime, thread_time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker import opening
 
@@ -47,8 +46,7 @@ _SYSTEM_CALLS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadStatus:
+class ThreadStatus(NamedTuple):
     """One thread as the kernel sees it; None where /proc does not say."""
 
     #: R, S, D, T …
@@ -95,11 +93,11 @@ def thread_statuses(native_ids: Iterable[int], budget_seconds: float, at_least: 
         most of that is waiting for the GIL.
     :param at_least: how many are read whatever it takes.
     """
-    ends = thread_time() + budget_seconds
+    ends = thread_time() + budget_seconds if budget_seconds > 0.0 else 0.0
     found: dict[int, ThreadStatus] = {}
     for native_id in native_ids:
         state = wait_channel = None
-        if len(found) < at_least or thread_time() < ends:
+        if len(found) < at_least or (ends and thread_time() < ends):
             fields = _fields_after_name(read_file(f"/proc/self/task/{native_id}/stat"))
             state = fields[0].decode("ascii", "replace") if fields else None
             wait_channel = _wait_channel(native_id) if state in ("S", "D") else None

@@ -128,6 +128,11 @@ class Listener:
         self._tick_seconds = tick_seconds
         self._clients: dict[int, _Client] = {}
         self._accepts_from = 0.0
+        #: The last question, as it came and what it says: whoever asks often asks for the same.
+        self._asked: tuple[bytes, http.Question | None] = (b"", None)
+        #: What the last poll() waited for: nearly always the next one waits for the same.
+        self._poll = primitives.poll()
+        self._watched: list[tuple[int, int]] = []
         self._stopping = False
         self._ended = primitives.allocate_lock()
         self._waker = Waker()
@@ -193,7 +198,9 @@ class Listener:
 
     def _hurries(self, now: float) -> bool:
         """Whether a client is taking its reply, so that we want the GIL again at once."""
-        return any(client.outgoing is not None and now < client.hurry_until for client in self._clients.values())
+        return bool(self._clients) and any(
+            client.outgoing is not None and now < client.hurry_until for client in self._clients.values()
+        )
 
     def _serve_once(self, next_tick: float) -> None:
         now = monotonic()
@@ -264,10 +271,12 @@ class Listener:
             self._wait([], _FAULT_PAUSE_SECONDS)
 
     def _wait(self, watched: list[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
-        poll = self._primitives.poll()
-        for descriptor, events in watched:
-            poll.register(descriptor, events)
-        found: list[tuple[int, int]] = poll.poll(seconds * 1000)
+        if watched != self._watched:
+            poll = self._primitives.poll()
+            for descriptor, events in watched:
+                poll.register(descriptor, events)
+            self._poll, self._watched = poll, watched
+        found: list[tuple[int, int]] = self._poll.poll(seconds * 1000)
         return found
 
     def _accept(self, listening: _socket.socket) -> None:
@@ -284,7 +293,8 @@ class Listener:
             return
         now = monotonic()
         self._haste.waited(now - before)
-        connection = _socket.socket(fileno=descriptor)
+        # With all of it, or Python asks the kernel for each.
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
         if connection.gettimeout() is not None:
             # An application has set a default for all sockets; Python would wait so long on this one, whatever the
             # flags of a call. Else MSG_DONTWAIT does it, without a call of its own.
@@ -328,12 +338,15 @@ class Listener:
             return
         client.received += received
         client.deadline = client.accepted_at + CONNECTION_SECONDS
-        question = http.parse(client.received, ended=not received)
+        question = (
+            self._asked[1] if client.received == self._asked[0] else http.parse(client.received, ended=not received)
+        )
         if question is None:
             return
         if isinstance(question, http.Refusal):
             self._reply(client, http.refusal_response(question))
         else:
+            self._asked = (client.received, question)
             response = self._answer(question.path)
             if response is None:
                 refusal = http.Refusal(404, "there is /, /snapshot, /snapshot.txt and /worker")

@@ -13,6 +13,7 @@ it calls anything: the handler of a signal may raise out of any call, and what s
 from __future__ import annotations
 
 import _thread
+import functools
 import sys
 import weakref
 from time import monotonic
@@ -39,6 +40,10 @@ HANDLE_KEY = "wsgi_tracebacker.request"
 
 #: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
 MAX_TEXT_CHARACTERS = 2048
+
+
+#: Paths of requests that are kept decoded, at half a kilobyte each: a worker shows those that its threads served last.
+_DECODED_PATHS = 128
 
 
 class Lease:
@@ -234,7 +239,7 @@ class Core:
     def noted(self) -> tuple[str, str]:
         """Method and path of the request in flight, or of the last one."""
         _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
-        return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+        return _method_and_path(method, path)
 
     def noted_start(self) -> float:
         """Monotonic time of the start of the request in flight, or of the last one; 0.0 if there was none."""
@@ -267,6 +272,11 @@ class Core:
     def serving_ident(self) -> int:
         """The ident of the thread that works on the request now."""
         return self.ident if self.phase == APP else self.reader_ident
+
+
+@functools.lru_cache(maxsize=_DECODED_PATHS)
+def _method_and_path(method: bytes, path: bytes) -> tuple[str, str]:
+    return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
 
 
 class AbandonedCore(Core):
@@ -339,7 +349,7 @@ def describe_last(core: Core, now_monotonic: float) -> LastRequest | None:
     method, path = core.noted()
     if core.started or core.ended != ended:
         return None
-    return LastRequest(method=method, path=path, ended_seconds_ago=max(0.0, now_monotonic - ended))
+    return LastRequest(method, path, max(0.0, now_monotonic - ended))
 
 
 def _text(value: object) -> str | None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
-from wsgi_tracebacker.model import HubState, LastRequest, Request, Stack, Worker
 from wsgi_tracebacker.worker import greenlets, kernel, requests, stacks
 from wsgi_tracebacker.worker.cores import known_thread
 
@@ -24,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from wsgi_tracebacker.formats.source import SourceFile
+    from wsgi_tracebacker.model import Request, Worker
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.requests import Core
-
-    _Stood = dict[tuple[int, int | None], tuple[stacks.RawStack, list[stacks.Place], int]]
 
 #: What one snapshot may spend on reading /proc, in CPU time, at 8 µs a thread and 6 more for what it waits in: enough
 #: for the 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest requests come
@@ -51,15 +49,30 @@ class _Entry(NamedTuple):
     native_id: int | None
     stack: stacks.RawStack
     #: Of a greenlet: running or suspended.
-    greenlet: str | None = None
-    request: Request | None = None
-    last_request: LastRequest | None = None
-    hub: HubState | None = None
+    greenlet: str | None
+    hub: greenlets.Hub | None
 
     @property
     def has_the_thread(self) -> bool:
         """Whether what the kernel says of the thread is said of this."""
         return self.greenlet != greenlets.SUSPENDED
+
+
+class _Known:
+    """One thread or greenlet as it was in the snapshot before: where it stood, and what does not change with that."""
+
+    __slots__ = ("identity", "identity_json", "line_start", "name", "omitted", "places", "stack")
+
+    def __init__(self) -> None:
+        self.stack: stacks.RawStack | None = None
+        self.places: list[stacks.Place] = []
+        self.omitted = 0
+        #: How each of its lines begins in the text, and under which name.
+        self.name: str | None = None
+        self.line_start = b""
+        #: How its JSON begins, and what that was made of.
+        self.identity: tuple[object, ...] = ()
+        self.identity_json = ""
 
 
 class Snapshots:
@@ -76,9 +89,9 @@ class Snapshots:
         #: How many were taken.
         self.taken = 0
         self._last_asked_kernel = -math.inf
-        #: The stacks of the last snapshot and what they look like, by thread and core: most threads stand where they
-        #: stood, and to find that out takes a third of what looking up each place takes.
-        self._stood: _Stood = {}
+        #: By thread or greenlet. Most threads stand where they stood, and to find that out takes a third of what
+        #: looking up each place takes.
+        self._known: dict[object, _Known] = {}
 
     def text(self) -> bytes:
         """All stacks, as uWSGI writes them."""
@@ -87,13 +100,17 @@ class Snapshots:
         hubs = self._hubs.all()
         looked = greenlets.look(cores, self._own_idents(), hubs=hubs)
         files: dict[str, SourceFile | None] = {}
-        stood, self._stood = self._stood, {}
+        before, self._known = self._known, {}
         blocks = [uwsgi_format.HEADER]
-        for entry in self._entries(looked, hubs, [(core, None, None) for core in cores], monotonic()):
+        for core, ident, native_id, stack, _, _ in _entries(looked, hubs, [(core, core.ident) for core in cores]):
             # uWSGI says nothing of a thread without Python frames; of a core whose thread is shown once, neither.
-            if entry.stack:
-                places, _ = self._resolve(entry, stood, files)
-                blocks.append(uwsgi_format.block(self._name(entry), [place.text for place in places]))
+            if not stack:
+                continue
+            known = self._look_up(core, ident, stack, before, files)
+            name = self._name(core, ident, native_id)
+            if name != known.name:
+                known.name, known.line_start = name, uwsgi_format.line_start(name)
+            blocks.append(uwsgi_format.block(known.line_start, [place.text for place in known.places]))
         return b"".join(blocks)
 
     def json(self, worker: Callable[[int], Worker]) -> bytes:
@@ -112,18 +129,18 @@ class Snapshots:
             requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
             for core, token in zip(cores, tokens, strict=True)
         ]
+        in_flight = {core: request for core, request in zip(cores, flights, strict=True) if request is not None}
         oldest_first = sorted(zip(tokens, cores, flights, strict=True), key=lambda seen: (seen[2] is None, seen[0]))
-        by_age = [(core, request, requests.describe_last(core, now_monotonic)) for _, core, request in oldest_first]
-        entries = list(self._entries(looked, hubs, by_age, now_monotonic))
+        by_age = [(core, core.ident if request is None else core.serving_ident()) for _, core, request in oldest_first]
+        entries = list(_entries(looked, hubs, by_age))
         native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
         statuses = kernel.thread_statuses(dict.fromkeys(native_ids), *self._kernel_budget(now_monotonic))
         files: dict[str, SourceFile | None] = {}
         # By core, then what serves nothing, in the order in which the interpreter has it.
         entries.sort(key=lambda entry: (entry.core is None, entry.core.number or 0 if entry.core is not None else 0))
-        stood, self._stood = self._stood, {}
-        documents = [self._document(entry, statuses, stood, files) for entry in entries]
-        in_flight = sum(1 for request in flights if request is not None)
-        return json_format.snapshot_bytes(worker(in_flight), now_unix, documents)
+        before, self._known = self._known, {}
+        documents = [self._document(entry, in_flight, statuses, now_monotonic, before, files) for entry in entries]
+        return json_format.snapshot_bytes(worker(len(in_flight)), now_unix, documents)
 
     def _kernel_budget(self, now: float) -> tuple[float, int]:
         """CPU time for reading /proc, and how many threads are read in any case."""
@@ -133,85 +150,97 @@ class Snapshots:
         at_least = _ALWAYS_READ if since_last >= _SELDOM_SECONDS else 1
         return min(_KERNEL_BUDGET_SECONDS, since_last * _KERNEL_SHARE), at_least
 
-    def _entries(
-        self,
-        looked: greenlets.Looked,
-        hubs: list[greenlets.Hub],
-        cores: list[tuple[Core, Request | None, LastRequest | None]],
-        now: float,
-    ) -> Iterator[_Entry]:
-        shown: set[int] = set()
-        for core, request, last in cores:
-            ident = core.serving_ident() if request is not None else core.ident
-            native_id = core.native_id if ident == core.ident else _native_id(known_thread(ident))
-            state = looked.state_of(core)
-            if state is not None:
-                stack = looked.stack_of(core)
-                if state == greenlets.RUNNING:
-                    shown.add(ident)
-            else:
-                # Overlapping bodies on one thread share its stack: the first one shows it.
-                stack = looked.threads.get(ident, []) if ident not in shown else []
-                shown.add(ident)
-            yield _Entry(core, ident, native_id, stack, state, request, last)
-        by_ident = {hub.ident: hub for hub in hubs}
-        for ident, stack in looked.threads.items():
-            hub = by_ident.get(ident)
-            if hub is None:
-                if ident not in shown:
-                    yield _Entry(None, ident, _native_id(known_thread(ident)), stack)
-                continue
-            of_hub = looked.hubs[ident]
-            if ident not in shown and of_hub:
-                # A greenlet that serves no request runs.
-                yield _Entry(None, ident, hub.native_id, stack, greenlets.RUNNING)
-            yield _Entry(None, ident, hub.native_id, of_hub or stack, hub=hub.state(now))
-
     def _document(
         self,
         entry: _Entry,
+        in_flight: dict[Core, Request],
         statuses: dict[int, kernel.ThreadStatus],
-        stood: _Stood,
+        now: float,
+        before: dict[object, _Known],
         files: dict[str, SourceFile | None],
     ) -> str:
-        core = entry.core
-        thread = core.thread if core is not None and core.ident == entry.ident else known_thread(entry.ident)
-        status = statuses.get(entry.native_id or 0, _UNKNOWN_STATUS) if entry.has_the_thread else _UNKNOWN_STATUS
-        places, omitted = self._resolve(entry, stood, files)
-        head = Stack(
-            name=self._name(entry),
-            ident=entry.ident,
-            native_id=entry.native_id,
-            core=core.number if core is not None else None,
-            kind=_kind(entry, thread),
-            daemon=thread.daemon if thread is not None else None,
+        core, ident, native_id, stack, greenlet, hub = entry
+        thread = core.thread if core is not None and core.ident == ident else known_thread(ident)
+        status = statuses.get(native_id or 0, _UNKNOWN_STATUS) if entry.has_the_thread else _UNKNOWN_STATUS
+        known = self._look_up(core, ident, stack, before, files)
+        identity = (
+            self._name(core, ident, native_id),
+            ident,
+            native_id,
+            core.number if core is not None else None,
+            _kind(entry, thread),
+            thread.daemon if thread is not None else None,
+        )
+        if identity != known.identity:
+            known.identity_json = json_format.identity_json(*identity)
+            known.identity = identity
+        return json_format.stack_json(
+            known.identity_json,
             state=status.state,
             wait_channel=status.wait_channel,
             cpu_seconds=status.cpu_seconds,
-            request=entry.request,
-            last_request=entry.last_request,
-            frames_omitted=omitted,
-            greenlet=entry.greenlet,
-            hub=entry.hub,
+            request=in_flight.get(core) if core is not None else None,
+            last_request=requests.describe_last(core, now) if core is not None else None,
+            frames_omitted=known.omitted,
+            greenlet=greenlet,
+            hub=hub.state(now) if hub is not None else None,
+            frame_jsons=[place.json for place in known.places],
         )
-        return json_format.stack_json(head, [place.json for place in places])
 
-    def _resolve(
-        self, entry: _Entry, stood: _Stood, files: dict[str, SourceFile | None]
-    ) -> tuple[list[stacks.Place], int]:
-        key = (entry.ident, entry.core.number if entry.core is not None else None)
-        known = stood.get(key)
-        if known is None or known[0] != entry.stack:
-            known = (entry.stack, *self._places.resolve(entry.stack, files))
-        self._stood[key] = known
-        return known[1], known[2]
+    def _look_up(
+        self,
+        core: Core | None,
+        ident: int,
+        stack: stacks.RawStack,
+        before: dict[object, _Known],
+        files: dict[str, SourceFile | None],
+    ) -> _Known:
+        """What a thread or greenlet looks like, from the snapshot before if it stands where it stood."""
+        # Not the core itself: it would be held until the next snapshot, and its thread with it.
+        key = ident if core is None else (ident, core.number)
+        known = before.get(key) or _Known()
+        if known.stack != stack:
+            known.places, known.omitted = self._places.resolve(stack, files)
+            known.stack = stack
+        self._known[key] = known
+        return known
 
-    def _name(self, entry: _Entry) -> str:
-        core = entry.core
+    def _name(self, core: Core | None, ident: int, native_id: int | None) -> str:
         # A body that another thread reads is shown where it is read; the thread that has the core's name is shown too.
-        if core is not None and core.ident == entry.ident:
+        if core is not None and core.ident == ident:
             return self._cores.name_of(core)
-        return _thread_name(entry.ident, entry.native_id)
+        return _thread_name(ident, native_id)
+
+
+def _entries(looked: greenlets.Looked, hubs: list[greenlets.Hub], cores: list[tuple[Core, int]]) -> Iterator[_Entry]:
+    """What is shown, in the order of the cores.
+
+    :param cores: each with the thread that works for it.
+    """
+    shown: set[int] = set()
+    threads, of_greenlets = looked.threads, looked.greenlets
+    for core, ident in cores:
+        native_id = core.native_id if ident == core.ident else _native_id(known_thread(ident))
+        # Overlapping bodies on one thread share its stack: the first one shows it.
+        stack = threads.get(ident, []) if ident not in shown else []
+        state = None
+        if of_greenlets and (own := of_greenlets.get(id(core))) is not None:
+            stack, state = own
+        if state != greenlets.SUSPENDED:
+            shown.add(ident)
+        yield _Entry(core, ident, native_id, stack, state, None)
+    by_ident = {hub.ident: hub for hub in hubs}
+    for ident, stack in threads.items():
+        hub = by_ident.get(ident)
+        if hub is None:
+            if ident not in shown:
+                yield _Entry(None, ident, _native_id(known_thread(ident)), stack, None, None)
+            continue
+        of_hub = looked.hubs[ident]
+        if ident not in shown and of_hub:
+            # A greenlet that serves no request runs.
+            yield _Entry(None, ident, hub.native_id, stack, greenlets.RUNNING, None)
+        yield _Entry(None, ident, hub.native_id, of_hub or stack, None, hub)
 
 
 def _thread_name(ident: int, native_id: int | None) -> str:

@@ -94,7 +94,20 @@ def test_parts_make_the_document() -> None:
     """What the worker puts together from frames that it keeps is what encode gives."""
     (stack,) = SNAPSHOT.stacks
     frames = [json.frame_json(frame) for frame in stack.frames]
-    parts = json.snapshot_bytes(SNAPSHOT.worker, SNAPSHOT.taken_at, [json.stack_json(stack, frames)])
+    written = json.stack_json(
+        json.identity_json(stack.name, stack.ident, stack.native_id, stack.core, stack.kind, stack.daemon),
+        state=stack.state,
+        wait_channel=stack.wait_channel,
+        cpu_seconds=stack.cpu_seconds,
+        request=stack.request,
+        last_request=stack.last_request,
+        frames_omitted=stack.frames_omitted,
+        greenlet=stack.greenlet,
+        hub=stack.hub,
+        frame_jsons=frames,
+        holds_gil=stack.holds_gil,
+    )
+    parts = json.snapshot_bytes(SNAPSHOT.worker, SNAPSHOT.taken_at, [written])
     assert parts == json.encode(SNAPSHOT)
 
 

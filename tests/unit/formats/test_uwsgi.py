@@ -59,7 +59,7 @@ def test_uwsgis_own_dump_is_read() -> None:
 def test_blocks_make_the_dump() -> None:
     """What the worker puts together from lines that it keeps is what encode gives."""
     lines = [uwsgi.frame_text(frame).encode() for frame in DORMI.frames]
-    assert uwsgi.HEADER + uwsgi.block(DORMI.name, lines) == uwsgi.encode([DORMI])
+    assert uwsgi.HEADER + uwsgi.block(uwsgi.line_start(DORMI.name), lines) == uwsgi.encode([DORMI])
 
 
 def test_the_function_is_the_plain_name() -> None:
@@ -79,7 +79,7 @@ def test_no_thread_can_forge_a_record() -> None:
     name = "x filename = /etc/passwd lineno = 1 function = f line = g\nthread_id = y"
     (stack,) = uwsgi.parse(uwsgi.encode([Stack(name, frames=DORMI.frames)]))
     assert stack.frames == DORMI.frames
-    assert uwsgi.thread_text(name) == f"thread_id = {stack.name}"
+    assert uwsgi.line_start(name) == f"thread_id = {stack.name}".encode()
 
 
 @pytest.mark.parametrize("length", range(len(UWSGI_DUMP)))
@@ -108,7 +108,7 @@ def test_more_lines_than_a_dump_can_have_are_an_error(line: bytes) -> None:
     """Each costs a hundred bytes and a look; the smallest records are read, as many as you like."""
     with pytest.raises(FormatError, match="more lines"):
         uwsgi.parse(uwsgi.UWSGI_HEADER + line * 50_000)
-    smallest = uwsgi.block("", [uwsgi.frame_text(Frame("", None, "", None)).encode()])
+    smallest = uwsgi.block(uwsgi.line_start(""), [uwsgi.frame_text(Frame("", None, "", None)).encode()])
     assert len(uwsgi.parse(uwsgi.UWSGI_HEADER + smallest * 5000)) == 5000
 
 
@@ -124,7 +124,9 @@ def test_every_frame_comes_back(drawn: list[Stack]) -> None:
     """Whatever text is in names, paths and source, each block is read as one stack with all its frames in order."""
     parsed = uwsgi.parse(uwsgi.encode(drawn))
     expected = [stack for stack in drawn if stack.frames]
-    assert [f"thread_id = {stack.name}" for stack in parsed] == [uwsgi.thread_text(stack.name) for stack in expected]
+    assert [f"thread_id = {stack.name}".encode() for stack in parsed] == [
+        uwsgi.line_start(stack.name) for stack in expected
+    ]
     for got, sent in zip(parsed, expected, strict=True):
         assert [uwsgi.frame_text(frame) for frame in got.frames] == [uwsgi.frame_text(frame) for frame in sent.frames]
 
