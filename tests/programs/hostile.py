@@ -67,19 +67,23 @@ def switches() -> dict[str, str]:
 
 
 def wait_until_all_wait() -> None:
-    """Until no thread of ours is between its open() and its close() of a file: whoever closes that number under it and
-    opens another there has it closed, and nobody can help that.
+    """Until most likely no thread of ours is between its open() and its close() of a file: whoever closes that number
+    under it and opens another there has it closed, and nobody can help that.
     """
     before = None
-    while before != (now := switches()):
+    for _ in range(100):
+        now = switches()
+        if now == before:
+            return
         before = now
         _sleep(0.02)
+    raise RuntimeError("some thread never waits")
 
 
 def close_all() -> None:
     """Close all descriptors and open others: files, sockets with a caller, pipes with something in them."""
-    wait_until_all_wait()
     folder = tempfile.mkdtemp(prefix="hostile-", dir=os.path.dirname(sys.argv[1]))
+    wait_until_all_wait()
     os.closerange(3, 256)
     for number in range(MANY):
         # In turns, so that each of our numbers may become any of them; which, the seed of the caller decides.

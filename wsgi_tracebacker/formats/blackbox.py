@@ -282,6 +282,8 @@ def decode_owners(content: bytes) -> dict[int, tuple[int, int]]:
 def decode_path(field: bytes) -> str:
     """A path for people: out of Latin-1's clothes, and UTF-8 as far as it is any."""
     text = field.rstrip(b"\0").decode("utf-8", "ignore")
+    if text.isascii():
+        return text
     try:
         return text.encode("latin-1").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

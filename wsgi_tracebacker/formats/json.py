@@ -11,7 +11,6 @@ finite.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -199,18 +198,22 @@ def worker_bytes(worker: Worker, counters: Counters) -> bytes:
     return f'{{"schema":{SCHEMA},"worker":{_worker_json(worker)},"counters":{counted}}}\n'.encode("ascii")
 
 
+#: All of a worker but its last two values, as it was written last: that stays the same for as long as the worker lives,
+#: nearly always. Replaced in one store; not functools.lru_cache(), whose lock, on PyPy, a fork can leave held for ever.
+_last_identity: tuple[tuple[object, ...], str] = ((), "")
+
+
 def _worker_json(worker: Worker) -> str:
-    # All but the last two stay the same for as long as the worker lives, nearly always.
-    *identity, finished, in_flight = worker
+    global _last_identity
+    identity: tuple[object, ...] = worker[:-2]
+    known, text = _last_identity
+    if known != identity:
+        text = _dumps(dict(zip(Worker._fields, identity, strict=False)))[:-1]
+        _last_identity = identity, text
     return (
-        f'{_worker_identity_json(*identity)},"requests_finished":{_number(finished)},'
-        f'"requests_in_flight":{_number(in_flight)}}}'
+        f'{text},"requests_finished":{_number(worker.requests_finished)},'
+        f'"requests_in_flight":{_number(worker.requests_in_flight)}}}'
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _worker_identity_json(*identity: object) -> str:
-    return _dumps(dict(zip(Worker._fields, identity, strict=False)))[:-1]
 
 
 # ---------------------------------------------------------------------------------------------------------- reading

@@ -151,7 +151,7 @@ class Agent:
         #: When a listener is tried again, after there was no thread or descriptor for one; None: not at all.
         self.starts_again_at: float | None = None
         self.cores.on_limit = self._limit_changed
-        #: The working directory, and until when it is taken for that: the listener's.
+        #: The working directory, and until when it is taken for that.
         self._folder_known, self._folder_again_at = "", 0.0
 
     # --- start and end

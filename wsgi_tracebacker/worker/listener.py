@@ -293,7 +293,7 @@ class Listener:
             return
         now = monotonic()
         self._haste.waited(now - before)
-        # With all of it, or Python asks the kernel for each.
+        # With these, or Python asks the kernel for its type and protocol.
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
         if connection.gettimeout() is not None:
             # An application has set a default for all sockets; Python would wait so long on this one, whatever the

@@ -13,7 +13,6 @@ it calls anything: the handler of a signal may raise out of any call, and what s
 from __future__ import annotations
 
 import _thread
-import functools
 import sys
 import weakref
 from time import monotonic
@@ -40,10 +39,6 @@ HANDLE_KEY = "wsgi_tracebacker.request"
 
 #: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
 MAX_TEXT_CHARACTERS = 2048
-
-
-#: Paths of requests that are kept decoded, at half a kilobyte each: a worker shows those that its threads served last.
-_DECODED_PATHS = 128
 
 
 class Lease:
@@ -239,7 +234,7 @@ class Core:
     def noted(self) -> tuple[str, str]:
         """Method and path of the request in flight, or of the last one."""
         _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
-        return _method_and_path(method, path)
+        return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
 
     def noted_start(self) -> float:
         """Monotonic time of the start of the request in flight, or of the last one; 0.0 if there was none."""
@@ -272,11 +267,6 @@ class Core:
     def serving_ident(self) -> int:
         """The ident of the thread that works on the request now."""
         return self.ident if self.phase == APP else self.reader_ident
-
-
-@functools.lru_cache(maxsize=_DECODED_PATHS)
-def _method_and_path(method: bytes, path: bytes) -> tuple[str, str]:
-    return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
 
 
 class AbandonedCore(Core):

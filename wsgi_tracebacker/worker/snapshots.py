@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from wsgi_tracebacker.formats.source import SourceFile
-    from wsgi_tracebacker.model import Request, Worker
+    from wsgi_tracebacker.model import HubState, LastRequest, Request, Worker
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.requests import Core
 
@@ -59,24 +59,26 @@ class _Entry(NamedTuple):
 
 
 class _Known:
-    """One thread or greenlet as it was in the snapshot before: where it stood, and what does not change with that."""
+    """One thread or greenlet as it was in the snapshot before.
 
-    __slots__ = ("identity", "identity_json", "line_start", "name", "omitted", "places", "stack")
+    Another snapshot may be taken at the same time, on another thread: where it stands is never changed, and each of
+    the pairs is replaced in one store.
+    """
 
-    def __init__(self) -> None:
-        self.stack: stacks.RawStack | None = None
-        self.places: list[stacks.Place] = []
-        self.omitted = 0
-        #: How each of its lines begins in the text, and under which name.
-        self.name: str | None = None
-        self.line_start = b""
-        #: How its JSON begins, and what that was made of.
-        self.identity: tuple[object, ...] = ()
-        self.identity_json = ""
+    __slots__ = ("identity", "name", "omitted", "places", "stack")
+
+    def __init__(self, stack: stacks.RawStack, places: list[stacks.Place], omitted: int, before: _Known | None) -> None:
+        self.stack = stack
+        self.places = places
+        self.omitted = omitted
+        #: Its name, and how each of its lines begins in the text.
+        self.name: tuple[str | None, bytes] = before.name if before is not None else (None, b"")
+        #: What its JSON begins with, and that JSON.
+        self.identity: tuple[tuple[object, ...], str] = before.identity if before is not None else ((), "")
 
 
 class Snapshots:
-    """Takes the snapshots of one process. Used by one thread at a time, the listener's."""
+    """Takes the snapshots of one process, for the listener; and for a worker that is aborted, on another thread."""
 
     def __init__(
         self, cores: Cores, hubs: greenlets.Hubs, places: stacks.Places, own_idents: Callable[[], Collection[int]]
@@ -108,9 +110,11 @@ class Snapshots:
                 continue
             known = self._look_up(core, ident, stack, before, files)
             name = self._name(core, ident, native_id)
-            if name != known.name:
-                known.name, known.line_start = name, uwsgi_format.line_start(name)
-            blocks.append(uwsgi_format.block(known.line_start, [place.text for place in known.places]))
+            named, line_start = known.name
+            if name != named:
+                line_start = uwsgi_format.line_start(name)
+                known.name = name, line_start
+            blocks.append(uwsgi_format.block(line_start, [place.text for place in known.places]))
         return b"".join(blocks)
 
     def json(self, worker: Callable[[int], Worker]) -> bytes:
@@ -131,6 +135,9 @@ class Snapshots:
         ]
         in_flight = {core: request for core, request in zip(cores, flights, strict=True) if request is not None}
         oldest_first = sorted(zip(tokens, cores, flights, strict=True), key=lambda seen: (seen[2] is None, seen[0]))
+        # Before anything is read that takes its time: a thread may end meanwhile, and its row be another's.
+        last_ones = {core: requests.describe_last(core, now_monotonic) for core in cores if core not in in_flight}
+        hub_states = {hub: hub.state(now_monotonic) for hub in hubs}
         by_age = [(core, core.ident if request is None else core.serving_ident()) for _, core, request in oldest_first]
         entries = list(_entries(looked, hubs, by_age))
         native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
@@ -139,7 +146,18 @@ class Snapshots:
         # By core, then what serves nothing, in the order in which the interpreter has it.
         entries.sort(key=lambda entry: (entry.core is None, entry.core.number or 0 if entry.core is not None else 0))
         before, self._known = self._known, {}
-        documents = [self._document(entry, in_flight, statuses, now_monotonic, before, files) for entry in entries]
+        documents = [
+            self._document(
+                entry,
+                request=in_flight.get(entry.core) if entry.core is not None else None,
+                last_request=last_ones.get(entry.core) if entry.core is not None else None,
+                hub_state=hub_states.get(entry.hub) if entry.hub is not None else None,
+                status=statuses.get(entry.native_id or 0, _UNKNOWN_STATUS) if entry.has_the_thread else _UNKNOWN_STATUS,
+                before=before,
+                files=files,
+            )
+            for entry in entries
+        ]
         return json_format.snapshot_bytes(worker(len(in_flight)), now_unix, documents)
 
     def _kernel_budget(self, now: float) -> tuple[float, int]:
@@ -153,15 +171,16 @@ class Snapshots:
     def _document(
         self,
         entry: _Entry,
-        in_flight: dict[Core, Request],
-        statuses: dict[int, kernel.ThreadStatus],
-        now: float,
+        *,
+        request: Request | None,
+        last_request: LastRequest | None,
+        hub_state: HubState | None,
+        status: kernel.ThreadStatus,
         before: dict[object, _Known],
         files: dict[str, SourceFile | None],
     ) -> str:
-        core, ident, native_id, stack, greenlet, hub = entry
+        core, ident, native_id, stack, greenlet, _ = entry
         thread = core.thread if core is not None and core.ident == ident else known_thread(ident)
-        status = statuses.get(native_id or 0, _UNKNOWN_STATUS) if entry.has_the_thread else _UNKNOWN_STATUS
         known = self._look_up(core, ident, stack, before, files)
         identity = (
             self._name(core, ident, native_id),
@@ -171,19 +190,20 @@ class Snapshots:
             _kind(entry, thread),
             thread.daemon if thread is not None else None,
         )
-        if identity != known.identity:
-            known.identity_json = json_format.identity_json(*identity)
-            known.identity = identity
+        identified, identity_json = known.identity
+        if identity != identified:
+            identity_json = json_format.identity_json(*identity)
+            known.identity = identity, identity_json
         return json_format.stack_json(
-            known.identity_json,
+            identity_json,
             state=status.state,
             wait_channel=status.wait_channel,
             cpu_seconds=status.cpu_seconds,
-            request=in_flight.get(core) if core is not None else None,
-            last_request=requests.describe_last(core, now) if core is not None else None,
+            request=request,
+            last_request=last_request,
             frames_omitted=known.omitted,
             greenlet=greenlet,
-            hub=hub.state(now) if hub is not None else None,
+            hub=hub_state,
             frame_jsons=[place.json for place in known.places],
         )
 
@@ -198,10 +218,9 @@ class Snapshots:
         """What a thread or greenlet looks like, from the snapshot before if it stands where it stood."""
         # Not the core itself: it would be held until the next snapshot, and its thread with it.
         key = ident if core is None else (ident, core.number)
-        known = before.get(key) or _Known()
-        if known.stack != stack:
-            known.places, known.omitted = self._places.resolve(stack, files)
-            known.stack = stack
+        known = before.get(key)
+        if known is None or known.stack != stack:
+            known = _Known(stack, *self._places.resolve(stack, files), known)
         self._known[key] = known
         return known
 

@@ -143,7 +143,7 @@ def _with_collector_held(function: Callable[[], T]) -> T:
 
 
 class Places:
-    """What each place in the code looks like, made once. Used by one thread at a time."""
+    """What each place in the code looks like, made once; twice, if two threads want it at the same time."""
 
     def __init__(self, process_started_at: float | None) -> None:
         """``process_started_at``: Unix seconds; a source file newer than that is marked as changed."""
