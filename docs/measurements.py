@@ -41,10 +41,8 @@ connections, in turns of a second. The page is a kilobyte and takes no time of i
 whatever an application does makes our share smaller. Ratios are made of the turns of one round. wrk, the worker and
 four readers, who take turns, share the processors: a dump that is taken meanwhile costs what the client of it costs
 too. How much that is says the row of a bare server beside which another worker, one that serves nobody, is read at the
-same pace. What any answer costs that comes from a thread of the worker says the row of a thread that accepts, reads,
-sends fixed bytes and looks at nothing: each of its system calls is two switches of the GIL. The processor time of the
-worker is what it pays itself. uWSGI is another server, quicker by far at such a page: only what reading does to it can
-be compared, and its idle threads have no frames to show.""",
+same pace. The processor time of the worker is what it pays itself. uWSGI is another server, quicker by far at such a
+page: only what reading does to it can be compared, and its idle threads have no frames to show.""",
     dump_latency.TOPIC: """\
 From connecting to the end of the reply, all of them on the same process: a uWSGI worker whose threads each stand in a
 request. `py-spy` and `pystack` are programs that are started for each dump, so their start is in it; they stop the
