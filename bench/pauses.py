@@ -61,6 +61,7 @@ def _measure_case(case: Case, rounds: int, budget_seconds: float) -> list[Row]:
 
             return measured
 
+        # The pauses of a stretch of time in which nobody dumps: what all others are compared with.
         dumps: dict[str, Callable[[], object]] = {NOBODY: lambda: time.sleep(_QUIET_SECONDS), **found.dumps()}
         subjects, problems = usable({subject: sample(subject, dump) for subject, dump in dumps.items()})
         in_all = in_turns(subjects, rounds, budget_seconds)

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -39,48 +39,46 @@ def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     return [_PAGE]
 
 
-class WithManhole:
-    """manhole from the first request on: before that, a server may fork."""
+class FromTheFirstRequest:
+    """Something beside the page that begins with the first request: before that, a server may fork."""
 
-    def __init__(self, app: WSGIApplication) -> None:
+    def __init__(self, app: WSGIApplication, begin: Callable[[], object]) -> None:
         self._app = app
-        self._is_open = False
+        self._begin = begin
+        self._has_begun = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._is_open:
-            import manhole  # noqa: PLC0415
-
-            self._is_open = True
-            path = os.environ["BENCH_MANHOLE"]
-            manhole.install(verbose=False, socket_path=path, daemon_connection=True, strict=False)
+        if not self._has_begun:
+            self._has_begun = True
+            self._begin()
         return self._app(environ, start_response)
 
 
-class WithFixedAnswer:
-    """A thread from the first request on that accepts, reads a question, and answers the same bytes to each."""
+def open_manhole() -> None:
+    import manhole  # noqa: PLC0415
 
-    #: As long as a text dump of this server's.
-    ANSWER = b"x" * 8_000
+    path = os.environ["BENCH_MANHOLE"]
+    manhole.install(verbose=False, socket_path=path, daemon_connection=True, strict=False)
 
-    def __init__(self, app: WSGIApplication) -> None:
-        self._app = app
-        self._is_open = False
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._is_open:
-            self._is_open = True
-            threading.Thread(target=self._serve, daemon=True).start()
-        return self._app(environ, start_response)
+#: As long as a text dump of this server's.
+FIXED_ANSWER = b"x" * 8_000
 
-    def _serve(self) -> None:
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(os.environ["WSGI_TB_SOCKET"] + "1")
-            listening.listen()
-            while True:
-                connection, _ = listening.accept()
-                connection.recv(16_384)
-                connection.send(self.ANSWER)
-                connection.close()
+
+def serve_fixed_answer() -> None:
+    """A thread that accepts, reads a question, and answers the same bytes to each."""
+    threading.Thread(target=_serve_fixed_answer, daemon=True).start()
+
+
+def _serve_fixed_answer() -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.environ["WSGI_TB_SOCKET"] + "1")
+        listening.listen()
+        while True:
+            connection, _ = listening.accept()
+            connection.recv(16_384)
+            connection.send(FIXED_ANSWER)
+            connection.close()
 
 
 def _application() -> WSGIApplication:
@@ -91,8 +89,8 @@ def _application() -> WSGIApplication:
 
         return TracebackerMiddleware(page)
     if wrap == FIXED:
-        return WithFixedAnswer(page)
-    return WithManhole(page) if wrap == MANHOLE else page
+        return FromTheFirstRequest(page, serve_fixed_answer)
+    return FromTheFirstRequest(page, open_manhole) if wrap == MANHOLE else page
 
 
 application = _application()

@@ -83,6 +83,7 @@ def say_ready() -> None:
 
 
 def stay_until_killed() -> None:
+    """What comes next is the test's: it kills this process."""
     say("ready")
     time.sleep(3600)
 
@@ -174,6 +175,7 @@ def after_a_crowd(base: str) -> None:
         thread.join()
     own = agent.running()
     while own is not None and own.cores.all():
+        # Between two looks: a core is free when its thread is gone, a moment after join().
         time.sleep(0.001)
     worker.crowd(1, threading.Event().wait)
     stay_until_killed()

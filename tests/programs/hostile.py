@@ -76,6 +76,7 @@ def wait_until_all_wait() -> None:
         if now == before:
             return
         before = now
+        # Between two looks.
         _sleep(0.02)
     raise RuntimeError("some thread never waits")
 

@@ -670,14 +670,6 @@ def slope(values: list[int]) -> float:
     return statistics.median(pairs) * (len(values) - 1) if pairs else 0.0
 
 
-def steady_gain(values: list[int]) -> float:
-    """What is gained from one value to the next, over all of them, where that is gained each time: the median of the
-    steps, so that an arena of a megabyte, which comes once and late, does not count, nor what it takes to be full.
-    """
-    steps = [second - first for first, second in itertools.pairwise(values)]
-    return statistics.median(steps) * len(steps) if steps else 0.0
-
-
 def endings_of_tracebacks(log: str) -> Iterator[str]:
     """The line that each traceback of a log ends with: the first one that is not indented."""
     inside = False
@@ -992,7 +984,7 @@ class Soak:
             name = "bare" if is_bare else "steady"
             if len(found) < ROUNDS:
                 self.tally.blame(f"worker {pid} of {name} did not live to the end")
-            grown = steady_gain([each.kib for each in warm])
+            grown = slope([each.kib for each in warm])
             say(
                 f"  {name:6} pid {pid}: descriptors {[each.descriptors for each in found]},"
                 f" threads {[each.threads for each in found]}, KiB {[each.kib for each in found]},"

@@ -198,9 +198,7 @@ class Listener:
 
     def _hurries(self, now: float) -> bool:
         """Whether a client is taking its reply, so that we want the GIL again at once."""
-        return bool(self._clients) and any(
-            client.outgoing is not None and now < client.hurry_until for client in self._clients.values()
-        )
+        return any(client.outgoing is not None and now < client.hurry_until for client in self._clients.values())
 
     def _serve_once(self, next_tick: float) -> None:
         now = monotonic()

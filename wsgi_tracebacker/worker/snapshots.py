@@ -237,19 +237,19 @@ def _entries(looked: greenlets.Looked, hubs: list[greenlets.Hub], cores: list[tu
     :param cores: each with the thread that works for it.
     """
     shown: set[int] = set()
-    threads, of_greenlets = looked.threads, looked.greenlets
     for core, ident in cores:
         native_id = core.native_id if ident == core.ident else _native_id(known_thread(ident))
-        # Overlapping bodies on one thread share its stack: the first one shows it.
-        stack = threads.get(ident, []) if ident not in shown else []
-        state = None
-        if of_greenlets and (own := of_greenlets.get(id(core))) is not None:
-            stack, state = own
+        state = looked.state_of(core)
+        if state is not None:
+            stack = looked.stack_of(core)
+        else:
+            # Overlapping bodies on one thread share its stack: the first one shows it.
+            stack = looked.threads.get(ident, []) if ident not in shown else []
         if state != greenlets.SUSPENDED:
             shown.add(ident)
         yield _Entry(core, ident, native_id, stack, state, None)
     by_ident = {hub.ident: hub for hub in hubs}
-    for ident, stack in threads.items():
+    for ident, stack in looked.threads.items():
         hub = by_ident.get(ident)
         if hub is None:
             if ident not in shown:

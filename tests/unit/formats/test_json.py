@@ -90,27 +90,6 @@ def test_a_worker_comes_back_as_it_was(worker: Worker, counted: Counters) -> Non
     assert json.decode_worker(json.worker_bytes(worker, counted)) == (worker, counted)
 
 
-def test_parts_make_the_document() -> None:
-    """What the worker puts together from frames that it keeps is what encode gives."""
-    (stack,) = SNAPSHOT.stacks
-    frames = [json.frame_json(frame) for frame in stack.frames]
-    written = json.stack_json(
-        json.identity_json(stack.name, stack.ident, stack.native_id, stack.core, stack.kind, stack.daemon),
-        state=stack.state,
-        wait_channel=stack.wait_channel,
-        cpu_seconds=stack.cpu_seconds,
-        request=stack.request,
-        last_request=stack.last_request,
-        frames_omitted=stack.frames_omitted,
-        greenlet=stack.greenlet,
-        hub=stack.hub,
-        frame_jsons=frames,
-        holds_gil=stack.holds_gil,
-    )
-    parts = json.snapshot_bytes(SNAPSHOT.worker, SNAPSHOT.taken_at, [written])
-    assert parts == json.encode(SNAPSHOT)
-
-
 def test_keys_that_are_not_known_are_passed_over() -> None:
     """A newer worker may say more."""
     assert json.decode(changed("threads", 0, "mood", to=["good"])) == SNAPSHOT

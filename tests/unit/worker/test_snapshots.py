@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.interpreters import drop_what_nobody_has
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.formats import uwsgi as uwsgi_format
 from wsgi_tracebacker.model import Worker
 from wsgi_tracebacker.worker import greenlets, kernel, snapshots, stacks
 from wsgi_tracebacker.worker.cores import Cores
@@ -97,6 +99,20 @@ def test_a_thread_that_moves_is_shown_where_it_is(taker: Snapshots, mover: Mover
     assert b"function = place_one" not in text
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]
+
+
+def test_parts_make_the_document(taker: Snapshots, mover: Mover, cores: Cores) -> None:
+    """What a worker puts together from frames and heads that it keeps is what the formats give for the same values."""
+    core, _marker = cores.take(mover.ident, mover.thread.native_id, mover.thread)
+    noted(core, "/one", 5.0)
+    core.environ, core.settings, core.started = {}, from_options(), 5.0
+    for _ in range(2):
+        document = taker.json(lambda in_flight: Worker(number=1, requests_finished=7, requests_in_flight=in_flight))
+        snapshot = json_format.decode(document)
+        assert json_format.encode(snapshot) == document
+        assert snapshot.worker.requests_in_flight == 1
+        text = uwsgi_format.encode(stack for stack in snapshot.stacks if stack.ident == mover.ident)
+        assert text.removeprefix(uwsgi_format.HEADER) in taker.text()
 
 
 def test_a_thread_that_stands_still_is_shown_by_its_new_name(taker: Snapshots, mover: Mover) -> None:
