@@ -7,6 +7,8 @@ import gc
 import itertools
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,12 +20,13 @@ import hypothesis
 import pytest
 
 from tests.support import black_boxes
-from tests.support.leftovers import holdings
+from tests.support.leftovers import WATCHED, holdings
 from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.settings import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,6 +58,35 @@ def pytest_collection_finish() -> None:
     gc.collect()
     if hasattr(gc, "freeze"):  # PyPy has none
         gc.freeze()
+
+
+#: One worker of the default base, killed within a request.
+_KILLED = """
+import os, signal
+from wsgi_tracebacker import TracebackerMiddleware
+
+wrapped = TracebackerMiddleware(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+wrapped({"REQUEST_METHOD": "GET", "PATH_INFO": "/killed"}, print)
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_worker_of_the_default_base_was_killed() -> Iterator[None]:
+    """As on a machine where somebody tried the README: a test that serves from the default base finds its black box.
+
+    It then logs what became of that worker, and leaves a file. Only where the machine is ours alone.
+    """
+    if not WATCHED or black_boxes.files_of(DEFAULT_SOCKET) or Path(f"{DEFAULT_SOCKET}1").exists():
+        yield
+        return
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WSGI_TB_")}
+    killed = subprocess.run([sys.executable, "-c", _KILLED], cwd=PROJECT, check=False, timeout=60, env=env)
+    assert killed.returncode == -signal.SIGKILL
+    assert black_boxes.files_of(DEFAULT_SOCKET)
+    yield
+    black_boxes.remove(DEFAULT_SOCKET)
+    for path in (f"{DEFAULT_SOCKET}1", f"{DEFAULT_SOCKET}1.worker"):
+        Path(path).unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -163,9 +164,10 @@ print(b"".join(second({}, lambda *_: None)))
 """
 
 
-def test_each_import_is_given_what_the_variable_names_by_then() -> None:
+def test_each_import_is_given_what_the_variable_names_by_then(base: str) -> None:
     """Two scripts in one interpreter of mod_wsgi; what uWSGI takes, from the module's dictionary, is the first."""
+    env = {**os.environ, "WSGI_TB_SOCKET": base}
     ended = subprocess.run(
-        [sys.executable, "-c", TWICE], capture_output=True, text=True, cwd=PROJECT, check=False, timeout=60
+        [sys.executable, "-c", TWICE], capture_output=True, text=True, cwd=PROJECT, check=False, timeout=60, env=env
     )
     assert (ended.stdout, ended.stderr) == ("b'b'\n", "")
