@@ -272,26 +272,17 @@ def look(
     only: Collection[int] | None = None,
     hubs: Iterable[Hub] = (),
 ) -> Looked:
-    """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs.
-
-    Those of a thread that has greenlets, and of all these, are of one instant.
-    """
+    """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs, at one instant."""
     hubs = list(hubs)
     served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
-    if not served and not hubs:
-        return Looked(stacks.walk(skipped_idents, only), {}, {})
     there = [(core, greenlet) for core, greenlet in served if greenlet is not None]
-    switching = {core.ident for core, _ in there} | {hub.ident for hub in hubs}
-    idents = [ident for ident in switching if ident not in skipped_idents and (only is None or ident in only)]
-    of_threads, of_greenlets, live = stacks.walk_at_once(
-        idents, [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)]
+    threads, of_greenlets, live = stacks.walk(
+        skipped_idents, only, [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)]
     )
-    threads = {ident: stack for ident, stack in zip(idents, of_threads, strict=True) if stack}
     seen: dict[int, tuple[RawStack, str]] = {id(core): ([], SUSPENDED) for core, _ in served}
     for (core, _), stack, lives in zip(there, of_greenlets, live, strict=False):
         runs = lives and not stack
         seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
-    threads.update(stacks.walk({*skipped_idents, *switching}, only))
     of_hubs = of_greenlets[len(there) :]
     return Looked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
 

@@ -3,22 +3,22 @@
 Knows frames, and touches nothing on one but ``f_code``, ``f_lasti`` and ``f_back``: anything else can run code, pin
 locals, or crash a sampler of CPython 3.11. Refuses to know which request a stack belongs to.
 
-The walk copies ``(code, lasti)`` pairs and nothing else while frames are held. Frames are dropped when it returns, on
-the caller's thread, so callers hold no lock: a destructor of the application may run there. Only then are lines,
-columns and source looked up, and kept: a code object's line never changes, so what a frame looks like is made once.
+The walk copies ``(code, lasti)`` pairs and nothing else while frames are held, and lets go of them before any other
+thread runs. Only then are lines, columns and source looked up, and kept: a code object's line never changes, so what a
+frame looks like is made once.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
-import itertools
-import operator
 import os
 import stat
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from itertools import chain, islice, repeat, takewhile
+from operator import attrgetter, methodcaller, truth
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import json as json_format
@@ -27,10 +27,8 @@ from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode
 from wsgi_tracebacker.model import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable
     from types import CodeType, FrameType
-
-T = TypeVar("T")
 
 #: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
 RawStack = list[tuple["CodeType", int]]
@@ -46,8 +44,9 @@ _MAX_WALKED = 100_000
 #: than an order of use, and an application has some hundred places where it ever waits.
 MAX_CACHED_PLACES = 8_192
 
-#: Up to 3.11, sys._current_frames() allocates while it holds the runtime's lock: a collection that starts there and
-#: runs a destructor which wants that lock waits for ever (python/cpython#106883).
+#: Up to 3.11 a collection begins with an allocation, wherever that is. In sys._current_frames(), which holds the
+#: runtime's lock, one whose destructor wants that lock waits for ever (python/cpython#106883). For what it does in a
+#: walk, see walk().
 _HOLD_COLLECTOR = sys.implementation.name == "cpython" and sys.version_info < (3, 12)
 
 
@@ -61,82 +60,63 @@ class Place:
     json: str
 
 
-def walk(skipped_idents: Collection[int], only: Collection[int] | None = None) -> dict[int, RawStack]:
-    """The stacks of all threads at one instant, or only of some, by thread ident, innermost frame first."""
-    return {
-        ident: walk_from(innermost)
-        for ident, innermost in _current_frames().items()
-        if ident not in skipped_idents and (only is None or ident in only)
-    }
+def walk(
+    skipped_idents: Collection[int], only: Collection[int] | None = None, greenlets: Iterable[object] = ()
+) -> tuple[dict[int, RawStack], list[RawStack], list[bool]]:
+    """The stacks of all threads or only of some, those of some greenlets, and which of these live, all at one instant.
 
+    By thread ident, and in the order of the greenlets; innermost frame first.
 
-def walk_from(innermost: FrameType) -> RawStack:
-    """The stack that ends in this frame, innermost frame first."""
-    stack: RawStack = []
-    frame: FrameType | None = innermost
-    while frame is not None:
-        stack.append((frame.f_code, frame.f_lasti))
-        frame = frame.f_back
-        if len(stack) >= _MAX_WALKED:
-            break
-    return stack
+    From the first frame to the last one that is let go again, no line of Python is run: in a loop over ``f_back`` the
+    GIL can change hands, or a collection begin, whose destructors give it up. The other thread then returns from the
+    frames that are being looked at. Their stack is half of one instant and half of another, and on CPython 3.11, where
+    ``f_back`` allocates and a collection begins with an allocation, the next one is read from memory that is gone. On
+    3.12 and 3.13 a part of the chain of frames is in the C stack, which a greenlet that is suspended takes away.
 
-
-def walk_at_once(
-    idents: Iterable[int], greenlets: Iterable[object]
-) -> tuple[list[RawStack], list[RawStack], list[bool]]:
-    """The stacks of some threads, those of some greenlets, and which of these live, all of it at one instant.
-
-    What walk() does is not enough where greenlets switch: it is Python code, so the GIL can change hands in the middle,
-    and a stack may then be half of one greenlet and half of another. On CPython 3.12 and 3.13 it is worse: a part of
-    the chain of frames is in the C stack, which a greenlet that is suspended takes away. Here only C code runs from
-    the first stack to the last.
+    No destructor of the application runs here either: no frame ends while it is held.
     """
     suspended = tuple(greenlets)
-    steps = [
-        *(map(operator.methodcaller("get", ident), itertools.islice(_frames_of_now(), 1)) for ident in idents),
-    ]
-    walks: list[Iterator[Any]] = [_walking(first) for first in steps]
-    # Its first step is the greenlet itself, which has no place in a stack.
-    walks += [_walking((greenlet, "gr_frame"), skipped=1) for greenlet in suspended]
-    walks.append(map(operator.truth, suspended))
-    found: list[Any]
-    lives: list[bool]
-    *found, lives = _with_collector_held(functools.partial(list, map(list, walks)))
-    return found[: len(steps)], found[len(steps) :], lives
+    frames: dict[int, FrameType] = {}
+    idents = [] if only is None else [ident for ident in only if ident not in skipped_idents]
+    chains: list[list[FrameType]] = []
+    stacks: list[RawStack] = []
+    lives: list[bool] = []
+    innermost = chain(map(frames.get, idents), map(_frame_of, suspended))
+    steps = chain(
+        map(frames.update, islice(iter(sys._current_frames, None), 1)),
+        map(frames.pop, skipped_idents, repeat(None)),
+        map(idents.extend, (frames,) if only is None else ()),
+        # A list for each, empty where there is no frame, which then grows by the caller of what it holds last.
+        map(chains.extend, (map(list, map(filter, repeat(None), zip(innermost))),)),
+        map(list.extend, chains, map(takewhile, repeat(truth), map(islice, map(map, repeat(_back), chains), _LIMITS))),
+        map(stacks.append, map(list, map(map, repeat(_place), chains))),
+        map(lives.extend, (map(truth, suspended),)),
+        map(list.clear, chains),
+        map(_call, (frames.clear,)),
+    )
+    _with_collector_held(functools.partial(list, steps))
+    threads = {ident: stack for ident, stack in zip(idents, stacks, strict=False) if stack}
+    return threads, stacks[len(idents) :], lives
 
 
-def _walking(first: Iterable[Any], *, skipped: int = 0) -> Iterator[tuple[CodeType, int]]:
-    """What walk_from() gives, one by one, from an iterator without a line of Python."""
-    frames = itertools.accumulate(itertools.chain(first, itertools.repeat("f_back", _MAX_WALKED - 1)), getattr)
-    return map(_place, itertools.takewhile(_is_there, itertools.islice(frames, skipped, None)))
+_LIMITS = repeat(_MAX_WALKED - 1)
+_back = attrgetter("f_back")
+_place = attrgetter("f_code", "f_lasti")
+_frame_of = attrgetter("gr_frame")
+_call: Callable[[Callable[[], Any]], Any] = methodcaller("__call__")
 
 
-_call: Callable[[Callable[[], Any]], Any] = operator.methodcaller("__call__")
-_place = operator.attrgetter("f_code", "f_lasti")
-_is_there = functools.partial(operator.is_not, None)
-
-
-def _frames_of_now() -> Iterator[dict[int, FrameType]]:
-    """sys._current_frames() each time it is asked, and not before."""
-    return iter(sys._current_frames, None)
-
-
-def _current_frames() -> dict[int, FrameType]:
-    return _with_collector_held(sys._current_frames)
-
-
-def _with_collector_held(function: Callable[[], T]) -> T:
+def _with_collector_held(function: Callable[[], object]) -> None:
     """Call it while no collection can begin.
 
     Held off and let go again by C code alone: between two lines of ours another thread could look whether the collector
     is on, and would switch it off for good when it puts back what it found.
     """
     if not (_HOLD_COLLECTOR and gc.isenabled()):
-        return function()
+        function()
+        return
     try:
-        # Not by way of a name: the frame of this call is among those that it gets, and would keep them all.
-        return cast("T", list(map(_call, (gc.disable, function, gc.enable)))[1])
+        list(map(_call, (gc.disable, function, gc.enable)))
     except BaseException:
         gc.enable()
         raise
@@ -201,7 +181,7 @@ def position(code: CodeType, lasti: int) -> tuple[int | None, int | None, int | 
     """Line, end line, column and end column of the instruction at a byte offset."""
     if sys.version_info >= (3, 11):
         if lasti >= 0:
-            for found in itertools.islice(code.co_positions(), lasti // 2, lasti // 2 + 1):
+            for found in islice(code.co_positions(), lasti // 2, lasti // 2 + 1):
                 if found[0] is not None:
                     return found
         else:

@@ -234,11 +234,12 @@ def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyP
 )
 @pytest.mark.parametrize("way", ["by hand", "Flask's way"])
 def test_the_limit_of_an_application_that_wraps_itself(
-    options: dict[str, Any], limit: float | None, way: str, base: str
+    options: dict[str, Any], limit: float | None, way: str, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it has none, it has the one before the time-out, and is else as its own code wants it; where it has one,
     nothing is changed.
     """
+    monkeypatch.setenv("WSGI_TB_SOCKET", base)
     app: Any = TracebackerMiddleware(unwrapped.application, base, show_query=True, application="mine", **options)
     if way != "by hand":
         app = _Framework(app)

@@ -48,7 +48,7 @@ class Mover:
         place_two(self._gates[1])
 
     def stands_in(self, function: str) -> bool:
-        return function in [code.co_name for code, _ in stacks.walk((), [self.ident]).get(self.ident, [])]
+        return function in [code.co_name for code, _ in stacks.walk((), [self.ident])[0].get(self.ident, [])]
 
     def move(self) -> None:
         self._gates[0].set()
