@@ -30,7 +30,7 @@ def descend(calls: int) -> None:
     if calls:
         descend(calls - 1)
     else:
-        time.sleep(0)
+        time.sleep(0.0002)
 
 
 def main() -> None:
