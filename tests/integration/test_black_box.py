@@ -86,6 +86,22 @@ def test_what_was_served_out_of_memory_is_told(base: str) -> None:
     assert "\n  GET /crowd/0  (core 0, " in errors
 
 
+def test_who_is_killed_while_it_tells_leaves_that_to_the_next(base: str) -> None:
+    """Two deaths in a row: the first one is in somebody's log, and in nobody's after that."""
+    with worker(base, "without-signal") as process:
+        process.kill()
+        process.wait(PATIENCE_SECONDS)
+    with worker(base, "killed-while-telling") as telling:
+        assert telling.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    with worker(base, "succeed") as successor:
+        _, errors = successor.communicate("go on\n", timeout=PATIENCE_SECONDS)
+    assert errors.count("died with") == 1
+    assert f"worker 1, pid {process.pid}, died with 1 request in flight" in errors
+    with worker(base, "succeed") as another:
+        _, errors = another.communicate("go on\n", timeout=PATIENCE_SECONDS)
+    assert "died with" not in errors
+
+
 @contextlib.contextmanager
 def little_memory(limit_bytes: int) -> Iterator[Path]:
     """A control group whose processes may have so much memory."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -225,6 +227,20 @@ def succeed(base: str) -> None:
     say("served on")
 
 
+def killed_while_telling(base: str) -> None:
+    """A successor that is killed when it says who died."""
+
+    class Killing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert record.getMessage().startswith("postmortem: worker 1, pid ")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    logging.getLogger("wsgi_tracebacker.postmortem").addHandler(Killing())
+    say("ready")
+    Worker(base).request("/first")
+    time.sleep(3600)
+
+
 def fork(base: str) -> None:
     """Fork within requests: a child that exits there, and one that goes on and serves as a worker of its own."""
     worker = Worker(base, harakiri=30.0, harakiri_action="kill")
@@ -298,6 +314,7 @@ STORIES = {
     "after-a-crowd": after_a_crowd,
     "full-memory": full_memory,
     "succeed": succeed,
+    "killed-while-telling": killed_while_telling,
     "fork": fork,
     "lose-card": lose_card,
     "without-signal": without_signal,

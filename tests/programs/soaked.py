@@ -2,7 +2,8 @@
 
 ``/KIND/NUMBER/ID`` answers by KIND and NUMBER alone, so that the same request to the bare application has the same
 answer, byte for byte. ID makes each request one of its own: where ``SOAK_JOURNAL`` names a folder, each process writes
-there which requests began in it and which ended, one write a line, so that after a SIGKILL nothing of it is missing.
+there when it had its first one, which requests began in it and which ended, one write a line, so that after a SIGKILL
+nothing of it is missing.
 The function ``page_KIND`` stands on the stack of a request to ``/KIND``, and on nobody else's.
 """
 
@@ -184,7 +185,9 @@ class _Journal:
             with self._lock:
                 if self._of is None or self._of[0] != pid:
                     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                    self._of = pid, os.open(os.path.join(self._folder, str(pid)), flags, 0o600)
+                    descriptor = os.open(os.path.join(self._folder, str(pid)), flags, 0o600)
+                    os.write(descriptor, b"F %f\n" % time.monotonic())
+                    self._of = pid, descriptor
         os.write(self._of[1], b"%s %s\n" % (what, identity.encode()))
 
 

@@ -92,6 +92,8 @@ MANY = 3
 #: Within so many seconds both sides of every connection are closed.
 CLOSING_SECONDS = 1.0
 DYING_SECONDS = 5.0
+#: A worker that has served for as long has its table.
+STARTING_SECONDS = 1.0
 SECRET = "secret-token"
 #: What is reported as overdue by steady and moving; raising has nothing overdue.
 LIMIT_SECONDS = 0.4
@@ -543,6 +545,8 @@ class Death:
     in_flight: frozenset[str]
     #: None: it had no table yet.
     in_table: frozenset[str] | None
+    #: Since when it had been serving, by time.monotonic(); None if nothing had begun in it.
+    serving_since: float | None
 
 
 class Reaper:
@@ -566,7 +570,7 @@ class Reaper:
             if _state(pid) == "T":
                 table = self._table(pid)
                 open_requests = frozenset(self.open_requests(pid))
-                death = Death(pid, time.monotonic(), _ports(pid), open_requests, table)
+                death = Death(pid, time.monotonic(), _ports(pid), open_requests, table, self.serving_since(pid))
                 os.kill(pid, signal.SIGKILL)
                 self.deaths.append(death)
                 self.tally.count("moving: workers killed")
@@ -587,6 +591,13 @@ class Reaper:
                 if identity != "0":
                     (found.add if what == "B" else found.discard)(identity)
         return found
+
+    def serving_since(self, pid: int) -> float | None:
+        """When its first request began, by time.monotonic()."""
+        with contextlib.suppress(FileNotFoundError):
+            if match := re.match(r"F ([0-9.]+)\n", (self.journal / str(pid)).read_text(encoding="ascii")):
+                return float(match[1])
+        return None
 
     def began(self) -> dict[str, list[int]]:
         """The processes in which each request began."""
@@ -949,7 +960,8 @@ class Soak:
         told: dict[int, set[str]] = {}
         pid = 0
         for line in log.splitlines():
-            if match := re.match(
+            # Somewhere in the line: another process may have written half of one when this was written.
+            if match := re.search(
                 r"ERROR wsgi_tracebacker\.postmortem: postmortem: worker \d+, pid (\d+), died with", line
             ):
                 pid = int(match[1])
@@ -964,13 +976,23 @@ class Soak:
             told.setdefault(found["pid"], {request["path"].rpartition("/")[2] for request in found["requests"]})
         for death in self.reaper.deaths:
             if death.in_table is None:
-                if death.in_flight:
-                    self.tally.blame(f"{death.pid} was killed in {len(death.in_flight)} requests and had no table")
+                # A second thread's first request is not held up until the first one's has made the table.
+                served = death.at - (death.at if death.serving_since is None else death.serving_since)
+                if death.in_flight and served > STARTING_SECONDS:
+                    self.tally.blame(
+                        f"{death.pid} was killed in {len(death.in_flight)} requests after {served:.1f} s of serving,"
+                        " and had no table"
+                    )
+                self.tally.count("moving: killed before they had a table")
                 continue
             if not death.in_flight <= death.in_table:
                 self.tally.blame(f"{death.pid}: in flight {death.in_flight}, its table had {death.in_table}")
             if death.in_table != told.get(death.pid, set()):
-                self.tally.blame(f"{death.pid}: its table had {death.in_table}, told were {told.get(death.pid)}")
+                mentioned = [line[:200] for line in log.splitlines() if re.search(rf"\b{death.pid}\b", line)]
+                self.tally.blame(
+                    f"{death.pid}: its table had {death.in_table}, told were {told.get(death.pid)};"
+                    f" the log has {mentioned}"
+                )
             self.tally.count("moving: requests named by black boxes of the killed", len(death.in_table))
             self.tally.count("moving: deaths told", int(death.pid in told))
         for pid in told.keys() - {death.pid for death in self.reaper.deaths}:

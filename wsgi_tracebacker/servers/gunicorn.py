@@ -260,6 +260,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
             except TypeError:
                 # A logger class of the project's own need not take everything that logging takes.
                 server.log.error("postmortem: %s", text)  # noqa: TRY400  (what is said is not about that error)
+            postmortem.note_told(died)
     except ConfigurationError:
         # Its worker said so.
         pass

@@ -11,6 +11,7 @@ forked child (``MADV_WIPEONFORK``). ``os.register_at_fork`` is not enough: uWSGI
 from __future__ import annotations
 
 import _thread
+import functools
 import grp
 import logging
 import mmap
@@ -362,7 +363,9 @@ class Agent:
                     base,
                 )
                 return
-            # The predecessor's files are looked at before they make room for ours.
+            # The predecessor's files are looked at before they make room for ours. It may have been killed before it
+            # had said what its own predecessor was doing.
+            untold = postmortem.untold(base, taken.number)
             died = postmortem.take(base, taken.number, os.getpid(), kernel.start_ticks() or 0)
             refused = self._open_black_box(taken.number)
             try:
@@ -371,14 +374,12 @@ class Agent:
             except BaseException:
                 self._close_black_box(remove=True)
                 taken.release()
-                if died is not None:
-                    # Now: the next try finds nothing of the dead any more.
-                    self._say_died(died)
+                # Now: the next try finds nothing of the dead any more.
+                self._say_died(untold, died)
                 raise
             # Not before: where there is no socket either, one warning is enough.
             self._warn_of_surroundings(taken.number, refused)
-            if died is not None:
-                self._say_died(died)
+            self._say_died(untold, died)
         except OSError as error:
             faults.warn_once(
                 "socket", "cannot open a socket at %s<N> (%s); the application is served without it", base, error
@@ -452,14 +453,17 @@ class Agent:
         if self._table is not None:
             self._table.set_listener(native_id)
 
-    def _say_died(self, died: Postmortem) -> None:
-        self._reporter.post(
-            logs.POSTMORTEM,
-            logging.ERROR,
-            "postmortem",
-            "\n".join(postmortem_format.lines(died)),
-            {"kind": "postmortem", **postmortem_format.document(died)},
-        )
+    def _say_died(self, *dead: Postmortem | None) -> None:
+        for each in dead:
+            if each is not None:
+                self._reporter.post(
+                    logs.POSTMORTEM,
+                    logging.ERROR,
+                    "postmortem",
+                    "\n".join(postmortem_format.lines(each)),
+                    {"kind": "postmortem", **postmortem_format.document(each)},
+                    then=functools.partial(postmortem.note_told, each),
+                )
 
     def _check_paths(self) -> _socket.socket | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""

@@ -230,6 +230,21 @@ def write_whole(path: str, content: bytes) -> bool:
     return is_whole
 
 
+def write_over(path: str, expected: bytes, beginning: bytes) -> None:
+    """Change how a small file begins, if it holds what is expected."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        if _is_ours(os.fstat(descriptor)) and os.pread(descriptor, len(expected) + 1, 0) == expected:
+            os.pwrite(descriptor, beginning, 0)
+    except OSError:
+        pass
+    finally:
+        opening.close(descriptor)
+
+
 def remove(path: str) -> None:
     """Take a file of a dead worker of ours away; what is not ours stays."""
     try:

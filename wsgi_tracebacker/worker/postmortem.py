@@ -6,7 +6,9 @@ So nothing is told of a process that the kernel says runs. Where it cannot say (
 another pid namespace), the lock is believed.
 
 Each death is said once, because what is said is in the table, and the table is read and taken away under the lock: by
-a successor, or by a master that saw its worker end, whoever is first.
+a successor, or by a master that saw its worker end, whoever is first. To say it is to log it, which takes a while: the
+postmortem that is kept notes when that is done, and if it was not, because the successor was killed before, the next
+one does it.
 """
 
 from __future__ import annotations
@@ -69,8 +71,32 @@ def take(base: str, number: int, own_pid: int, own_start_ticks: int) -> Postmort
     return postmortem
 
 
+def untold(base: str, number: int) -> Postmortem | None:
+    """The postmortem that is kept for a number, if whoever made it did not come to log it."""
+    return _untold(blackbox.read(blackbox.path_of(base, number, layout.POSTMORTEM)))
+
+
+def _untold(content: bytes | None) -> Postmortem | None:
+    if content is None or not content.startswith(postmortem_format.UNTOLD):
+        return None
+    try:
+        return postmortem_format.decode(content)
+    except FormatError:
+        return None
+
+
+def note_told(postmortem: Postmortem) -> None:
+    """Note in the postmortem that is kept, if it is this one, that it was logged."""
+    path = blackbox.path_of(postmortem.base, postmortem.number, layout.POSTMORTEM)
+    content = blackbox.read(path)
+    if content is not None and _untold(content) == postmortem:
+        blackbox.write_over(path, content, postmortem_format.TOLD)
+
+
 def bury(base: str, pid: int) -> tuple[bool, Postmortem | None]:
     """Take away the files of worker ``pid``, which its master saw die: whether there were any, and its postmortem.
+
+    That is the caller's to log, and to note as told.
 
     Leaves them alone while anybody holds their lock: a successor that was quicker, or another process that uses the
     same base. The kept postmortem stays. Raises OSError for what the environment refuses.

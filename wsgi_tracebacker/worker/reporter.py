@@ -43,7 +43,7 @@ HANGS_AFTER_SECONDS = 0.75
 class Entry:
     """One report on its way out."""
 
-    __slots__ = ("callback", "content", "done", "kind", "level", "logger", "message", "report", "said")
+    __slots__ = ("callback", "content", "done", "kind", "level", "logger", "message", "report", "said", "then")
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class Entry:
         self.content = content
         self.callback: Callable[[HarakiriReport], object] | None = None
         self.report: HarakiriReport | None = None
+        #: Called when it was logged, if it was; must not raise.
+        self.then: Callable[[], object] | None = None
         #: Whether anything is to be logged still.
         self.said = False
         #: Held until it was logged.
@@ -132,13 +134,16 @@ class Reporter:
         report: HarakiriReport | None = None,
         callback: Callable[[HarakiriReport], object] | None = None,
         logged: bool = True,
+        then: Callable[[], object] | None = None,
     ) -> Entry:
-        """Hand a report over; returns at once. ``logged`` False: only the callback gets it."""
+        """Hand a report over; returns at once. ``logged`` False: only the callback gets it. ``then`` is called when it
+        was logged.
+        """
         done = self._primitives.allocate_lock()
         done.acquire()
         entry = Entry(logger, level, kind, message, content, done)
         entry.said = not logged
-        entry.report, entry.callback = report, callback
+        entry.report, entry.callback, entry.then = report, callback, then
         if len(self._waiting) >= _MAX_WAITING:
             self._waiting.popleft()
         self._waiting.append(entry)
@@ -243,6 +248,8 @@ class Reporter:
                 except BaseException:
                     _write(entry, "logging failed")
             entry.said = True
+            if entry.then is not None:
+                entry.then()
             if entry.callback is not None and entry.report is not None:
                 try:
                     entry.callback(entry.report)
@@ -260,6 +267,8 @@ class Reporter:
             for entry in self._unsaid():
                 entry.said = True
                 _write(entry, "logging hangs")
+                if entry.then is not None:
+                    entry.then()
                 _set_done(entry)
         except Exception:
             faults.caught("while reports were written to stderr")

@@ -82,6 +82,35 @@ def test_a_dead_worker_is_buried(base: str) -> None:
     assert postmortem.take(base, 1, os.getpid(), 1) is None
 
 
+def test_what_was_kept_and_not_logged_is_told_by_the_next(base: str) -> None:
+    """Whoever took the dead one's table may have been killed before it had logged it. Noted in place, without room."""
+    leave(base, in_flight=True).forget()
+    assert postmortem.untold(base, 1) is None
+    died = postmortem.take(base, 1, os.getpid(), 1)
+    assert died is not None
+    assert postmortem.untold(base, 1) == died
+    path = black_boxes.path_of(base, 1, layout.POSTMORTEM)
+    before = path.read_bytes()
+    # Of a later death, with this one's postmortem in hand still: that is not the one that was logged.
+    postmortem.note_told(replace(died, pid=died.pid + 1))
+    assert path.read_bytes() == before
+    postmortem.note_told(died)
+    assert postmortem.untold(base, 1) is None
+    after = path.read_bytes()
+    assert len(after) == len(before)
+    assert postmortem_format.decode(after) == died
+    postmortem.note_told(died)
+    assert path.read_bytes() == after
+
+
+@pytest.mark.parametrize("kept", [b"", b"garbage", postmortem_format.UNTOLD, postmortem_format.UNTOLD + b"}"])
+def test_garbage_is_nothing_untold(kept: bytes, base: str) -> None:
+    """What is damaged is for `wsgi-tb postmortem` to name."""
+    path = black_boxes.path_of(base, 1, layout.POSTMORTEM)
+    path.write_bytes(kept)
+    assert postmortem.untold(base, 1) is None
+
+
 @pytest.mark.parametrize("frees", [layout.TABLE, layout.STACKS, None])
 def test_without_room_its_own_files_make_some(frees: str | None, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it left goes a moment earlier, so that what it was serving is kept; and is told also if that is in vain."""
