@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
+    from wsgi_tracebacker.worker.reporter import Entry
     from wsgi_tracebacker.worker.settings import Settings
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
@@ -139,6 +140,8 @@ class Agent:
         self._snapshots = snapshots.Snapshots(self.cores, self.hubs, stacks.Places(self._started_at), self._own_idents)
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
+        #: The deaths that this worker has told.
+        self._told: list[tuple[Postmortem, Entry]] = []
         self._stacks_file: StacksFile | None = None
         self._table: blackbox.Table | None = None
         self._dump_signal: DumpSignal | None = None
@@ -454,16 +457,23 @@ class Agent:
             self._table.set_listener(native_id)
 
     def _say_died(self, *dead: Postmortem | None) -> None:
-        for each in dead:
-            if each is not None:
-                self._reporter.post(
+        for died in dead:
+            if died is None:
+                continue
+            entry = next((entry for told, entry in self._told if told == died), None)
+            if entry is None:
+                entry = self._reporter.post(
                     logs.POSTMORTEM,
                     logging.ERROR,
                     "postmortem",
-                    "\n".join(postmortem_format.lines(each)),
-                    {"kind": "postmortem", **postmortem_format.document(each)},
-                    then=functools.partial(postmortem.note_told, each),
+                    "\n".join(postmortem_format.lines(died)),
+                    {"kind": "postmortem", **postmortem_format.document(died)},
+                    then=functools.partial(postmortem.note_told, died),
                 )
+                self._told.append((died, entry))
+            elif entry.said:
+                # To note it was refused, as where there is no descriptor.
+                postmortem.note_told(died)
 
     def _check_paths(self) -> _socket.socket | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
