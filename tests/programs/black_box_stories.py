@@ -238,7 +238,8 @@ def killed_while_telling(base: str) -> None:
     logging.getLogger("wsgi_tracebacker.postmortem").addHandler(Killing())
     say("ready")
     Worker(base).request("/first")
-    time.sleep(3600)
+    # The handler, on the reporter's thread, ends this process.
+    threading.Event().wait()
 
 
 def fork(base: str) -> None:

@@ -23,6 +23,7 @@ class Garbage:
         self._itself = self
 
     def __del__(self) -> None:
+        # As the close of a connection does: it gives up the GIL for longer than the others stay in their frames.
         time.sleep(0.0005)
 
 
@@ -30,6 +31,7 @@ def descend(calls: int) -> None:
     if calls:
         descend(calls - 1)
     else:
+        # Gives the walk its chance to find the whole chain; then all of it returns.
         time.sleep(0.0002)
 
 
@@ -39,6 +41,7 @@ def main() -> None:
     def run() -> None:
         while not is_over.is_set():
             descend(DEPTH)
+            # Leaves the GIL to the walk.
             time.sleep(0.001)
 
     gc.set_threshold(100)
