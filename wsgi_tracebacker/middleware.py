@@ -457,7 +457,6 @@ def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironmen
         found = agent.agent_for(settings, environ, application_name(wrapped))
         found.attend(settings)
         core = agent.idle_core(found, environ)
-        agent.look_again()
     except Exception as error:
         if faults.is_of_signal_handler(error):
             raise

@@ -178,29 +178,6 @@ def test_a_thread_that_comes_without_descriptors_finds_the_same_worker(
     assert snapshot(base)["worker"]["requests_finished"] == 6
 
 
-@pytest.mark.parametrize("free", range(4))
-def test_with_the_first_descriptors_the_socket_comes(
-    base: str, monkeypatch: pytest.MonkeyPatch, free: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A worker that had none at its first request, and no thread of ours for it, is read when it serves with some."""
-    monkeypatch.setattr(agent, "TICK_SECONDS", 0.02)
-    wrapped = TracebackerMiddleware(application, base)
-    limits = limit_descriptors(free)
-    try:
-        assert served(wrapped)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-    def answers() -> bool:
-        try:
-            return served(wrapped) and bool(snapshot(base)["worker"]["number"] == 1)
-        except (FileNotFoundError, ConnectionRefusedError):  # as above
-            return False
-
-    wait_until(answers, "it answers")
-    assert (len(agent._agents), faults.count()) == (1, 0)
-
-
 def test_without_threads_the_application_is_served(
     base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

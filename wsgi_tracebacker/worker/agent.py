@@ -147,13 +147,9 @@ class Agent:
         self._dump_signal: DumpSignal | None = None
         self._watchdog: Watchdog | None = None
         self.fuse: Fuse | None = None
-        #: Whether it could not be had, but may be later.
-        self._wants_fuse = False
         self._attended: list[Settings] = []
         self._hubs_watched: list[Settings] = []
         self._attending = self.primitives.allocate_lock()
-        #: When a listener is tried again, after there was no thread or descriptor for one; None: not at all.
-        self.starts_again_at: float | None = None
         self.cores.on_limit = self._limit_changed
         #: The working directory, and until when it is taken for that.
         self._folder_known, self._folder_again_at = "", 0.0
@@ -193,7 +189,6 @@ class Agent:
                 self._close_black_box(remove=True)
                 self.slot.release()
                 self.slot = None
-            self.starts_again_at = monotonic() + TICK_SECONDS
         else:
             self.listener = listener
 
@@ -203,23 +198,6 @@ class Agent:
             self.serves_greenlets = True
             # One local storage for the whole thread would give all its greenlets one core.
             self.local = greenlets.local_storage()
-
-    def start_again(self) -> None:
-        """If nobody listens for want of a thread or a descriptor, try once more; not more often than paths are checked.
-
-        By a request: without a thread of ours there is nobody else.
-        """
-        due = self.starts_again_at
-        if due is None or monotonic() < due or not self._attending.acquire(blocking=False):
-            return
-        try:
-            if self.starts_again_at != due:
-                return
-            self.starts_again_at = None
-            self.start()
-        finally:
-            self._attending.release()
-        self._attend_again()
 
     def attend(self, settings: Settings) -> None:
         """From now on there are requests under these settings: have them watched if they may need it."""
@@ -248,17 +226,6 @@ class Agent:
         if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
             faults.warn_once("locks", _LEAVES_LOCKS)
 
-    def _attend_again(self) -> None:
-        """Watch what could not be watched: there was no thread or descriptor to be had."""
-        with self._attending:
-            fuse_is_missing = self.fuse is None and self._wants_fuse
-            if self._watchdog is not None and not fuse_is_missing:
-                return
-            attended, self._attended = self._attended, []
-            self._wants_fuse = False
-        for settings in attended:
-            self.attend(settings)
-
     def _ensure_fuse(self, settings: Settings, watchdog: Watchdog) -> None:
         if self.fuse is not None:
             return
@@ -275,8 +242,6 @@ class Agent:
                 wake=watchdog.wake,
             )
         except (ImportError, OSError, AttributeError, RuntimeError) as error:
-            # What the system gives is had later, perhaps; what this Python does not have is not.
-            self._wants_fuse = isinstance(error, (OSError, RuntimeError))
             faults.warn_once("fuse", "no timers (%s); a worker in which Python cannot run will not be killed", error)
         else:
             watchdog.fuse = self.fuse
@@ -478,7 +443,6 @@ class Agent:
     def _check_paths(self) -> _socket.socket | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
         self._note_those_that_stay()
-        self._attend_again()
         current = self.slot
         if current is not None and not current.is_intact():
             # Not release() first: the number would be anybody's for a moment. What is left of ours has no lock file
@@ -661,11 +625,10 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     identity = next(iter(list(_agents)), None) if MARK[0] else None
     if identity is None:
         identity = (os.getpid(), kernel.start_ticks())
-    found = _agents.get(identity) or _agent_half_known(identity)
+    found = _agents.get(identity)
     if found is not None:
         MARK[0] = 1
         found.adapt()
-        found.start_again()
         if found.settings.base != settings.base:
             faults.warn_once(
                 f"base {settings.base}",
@@ -694,21 +657,6 @@ def running() -> Agent | None:
     for identity, agent in _agents.items():
         return agent if identity[0] == os.getpid() else None
     return None
-
-
-def _agent_half_known(identity: tuple[int, int | None]) -> Agent | None:
-    """The agent of a process that was, or is, out of descriptors: when it started can only be read with one."""
-    for (pid, ticks), agent in list(_agents.items()):
-        if pid == identity[0] and (ticks is None or identity[1] is None):
-            return agent
-    return None
-
-
-def look_again() -> None:
-    """At the end of a request that took the long way: the next one takes it too while nobody listens."""
-    for agent in list(_agents.values()):
-        if agent.listener is None and agent.starts_again_at is not None:
-            MARK[0] = 0
 
 
 def serving_core() -> Core | None:
