@@ -32,7 +32,7 @@ from wsgi_tracebacker.worker import agent, faults, limits, standing_aside
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import MARK
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
-from wsgi_tracebacker.worker.interrupt import Interruptible
+from wsgi_tracebacker.worker.interruptible import Interruptible
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, AbandonedCore, Core
 from wsgi_tracebacker.worker.responses import is_told_by_kind, is_whole
 

@@ -148,7 +148,7 @@ def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int
 
     def strike_and_let_go() -> None:
         for _ in range(rounds):
-            while core.phase != BODY or not core.inside:
+            while core.phase != BODY or not core.inside_token:
                 # Lets the request's thread run, nothing else.
                 time.sleep(0)
             # It is in C by now, or about to be: what is raised is pending when it gets the lock.
@@ -186,7 +186,7 @@ from tests.integration import test_harakiri_raise as tests
 from wsgi_tracebacker.worker import interrupt
 
 def raise_into(core, token):
-    return core.inside == token and interrupt._raise_async(core.inside_ident, tests.HarakiriTimeout) == 1
+    return core.inside_token == token and interrupt._raise_async(core.inside_ident, tests.HarakiriTimeout) == 1
 
 interrupt.raise_into = raise_into
 gate = tests.Gate()
@@ -421,10 +421,6 @@ def test_it_may_land_anywhere(name: str, base: str) -> None:
                 continue
             pause = 0.9 * pause + 0.1 * min(took, 0.001)
             check(served, name)
-            was_ended = isinstance(served.error, RequestTimedOut) or served.status == "504 Gateway Timeout"
-            if was_ended or name not in ("swallowing", "failing"):
-                # It is known afterwards whether it reached the request, wherever it landed.
-                assert (core.struck == core.noted_start()) is was_ended
             outcomes.add(type(served.error).__name__ if served.error else served.status)
     assert strays == 0
     assert closed == list(made)

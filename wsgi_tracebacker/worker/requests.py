@@ -123,12 +123,12 @@ class Core:
         "greenlet",
         "handle",
         "ident",
-        "inside",
         "inside_ident",
+        "inside_token",
+        "interrupt_token",
         "lease",
         "lent",
         "lock",
-        "marked",
         "marks",
         "native_id",
         "nested",
@@ -141,9 +141,8 @@ class Core:
         "reader_ident",
         "settings",
         "started",
-        "struck",
         "thread",
-        "watched",
+        "watched_token",
     )
 
     def __init__(
@@ -190,14 +189,12 @@ class Core:
         #: none. The token makes it void for the next request, so that nobody has to clear it.
         self.own_limit: tuple[float, float, float | None] | None = None
         #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;
-        #: and the token of the request that was raised into. See interrupt.
-        self.inside = 0.0
+        #: and the token of the request that is to be interrupted. See interrupt.
+        self.inside_token = 0.0
         self.inside_ident = ident
-        self.marked = 0.0
-        #: The token of the request that HarakiriTimeout has reached, or is on its way to; taken back where it missed.
-        self.struck = 0.0
+        self.interrupt_token = 0.0
         #: The token of the last request that the watchdog has told of, or will.
-        self.watched = 0.0
+        self.watched_token = 0.0
         #: Set while the request in flight has a deadline at which its process may be killed without Python.
         self.fuse: Fuse | None = None
         #: Called when a request got a limit of its own.

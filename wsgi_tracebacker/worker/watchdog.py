@@ -323,7 +323,7 @@ class Watchdog:
             if watch is not None and watch.token == token and watch.reported is None and now < min(slow_at, overdue_at):
                 # Its limit was moved or taken away: it is not slow any more.
                 del self._watches[id(core)]
-                core.watched = 0.0
+                core.watched_token = 0.0
                 watch = None
             if watch is None or watch.token != token:
                 event_at = min(slow_at, overdue_at)
@@ -367,7 +367,7 @@ class Watchdog:
         if late_seconds < _MISSED_SECONDS:
             return
         token, ended, settings = core.noted_start(), core.ended, core.settings
-        if settings is None or not 0.0 < token < ended or core.watched == token:
+        if settings is None or not 0.0 < token < ended or core.watched_token == token:
             return
         _, overdue_at = thresholds(core, token)
         if ended < overdue_at or now - ended > late_seconds:
@@ -380,7 +380,7 @@ class Watchdog:
             # The row is another request's by now.
             return
         verdict = Verdict("unknown", f"no sample: the watchdog could not run for {late_seconds:.1f} s")
-        core.watched = token
+        core.watched_token = token
         self._say(self._missed(core, request, token, overdue_at, now, (), verdict), settings)
 
     def _missed(
@@ -449,7 +449,7 @@ class Watchdog:
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
         recorder = Recorder(self._application, self._places)
-        core.watched = token
+        core.watched_token = token
         watch = self._watches[id(core)] = _Watch(core, token, settings, request, recorder, now)
         return watch
 
@@ -541,8 +541,8 @@ class Watchdog:
         hub = self._hubs.of(watch.core)
         if hub is not None:
             return f"{self._throw(watch, hub, now)}{killed}"
-        watch.raised = True
-        if self._interrupt(watch.core, watch.token):
+        watch.raised = self._interrupt(watch.core, watch.token)
+        if watch.raised:
             return (
                 "HarakiriTimeout raised in its thread, which takes effect when Python code runs there again (a C call"
                 f" is not interrupted){killed}"
@@ -559,7 +559,6 @@ class Watchdog:
         return "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
 
     def _throw(self, watch: _Watch, hub: greenlets.Hub, now: float) -> str:
-        watch.raised = True
         watch.throw = Throw(watch.core, watch.token)
         if not watch.throw.begin(hub):
             return self._not_raised(watch)
@@ -601,10 +600,8 @@ class Watchdog:
             return
         request = _aged(watch, age)
         outcome = "ended" if watch.reported is None else "overdue and reported, ended at last"
-        if watch.raised:
-            outcome = "overdue and reported, ended before HarakiriTimeout reached it"
-            if core.struck == watch.token:
-                outcome = "ended after HarakiriTimeout was raised"
+        if watch.raised or (watch.throw is not None and watch.throw.is_raised):
+            outcome = "ended after HarakiriTimeout was raised"
         limit = watch.reported
         if limit is None:
             since, limit = _limit(core, watch.token, watch.settings)

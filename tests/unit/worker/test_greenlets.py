@@ -527,7 +527,7 @@ def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
 
 
 def raised_into(fake: FakeHub, core: Core) -> Throw:
-    core.started = core.inside = 5.0
+    core.started = core.inside_token = 5.0
     throw = Throw(core, 5.0)
     assert throw.begin(fake.hub)
     return throw
@@ -549,10 +549,9 @@ def test_a_greenlet_that_waits_is_thrown_into_by_its_hub() -> None:
     core = core_of(waiting)
     throw = raised_into(fake, core)
     assert not throw.raise_into_running()
-    assert core.struck == 0.0
     fake.run()
     assert caught == ["here"]
-    assert core.struck == 5.0
+    assert throw.is_raised
     assert throw.is_over
 
 
@@ -560,12 +559,12 @@ def test_a_request_that_ended_before_its_hub_ran_is_left_alone() -> None:
     """Nor is the next one of its greenlet, nor what the server does between them."""
     waiting = suspended()
     fake = FakeHub()
-    for change in ("inside", "started"):
+    for change in ("inside_token", "started"):
         core = core_of(waiting)
-        raised_into(fake, core)
-        setattr(core, change, 0.0 if change == "inside" else 6.0)
+        throw = raised_into(fake, core)
+        setattr(core, change, 0.0 if change == "inside_token" else 6.0)
         fake.run()
-        assert core.struck == 0.0
+        assert (throw.is_raised, throw.is_over) == (False, True)
     assert waiting
     waiting.switch()
     assert waiting.dead
@@ -578,7 +577,7 @@ def test_a_greenlet_that_is_not_in_the_application_waits_for_its_next_chunk() ->
     core = core_of(waiting)
     core.started = 5.0
     assert not Throw(core, 5.0).begin(fake.hub)
-    assert core.marked == 5.0
+    assert core.interrupt_token == 5.0
     assert fake.asked == []
     waiting.switch()
 
