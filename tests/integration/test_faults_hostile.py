@@ -64,13 +64,6 @@ def hostile(base: str, story: str, errors: Path, seed: int = 0) -> Iterator[Host
         process.communicate()
 
 
-def can_be_read(base: str) -> bool:
-    try:
-        return bool(asking.ask(base, 1, "/snapshot")["worker"]["number"] == 1)
-    except OSError:
-        return False
-
-
 def test_it_patches_time_and_threading(base: str, tmp_path: Path) -> None:
     """With functions that raise or answer nonsense: dumps, and the report on an overdue request, are what they were."""
     with hostile(base, "patch", tmp_path / "errors") as worker:
@@ -89,10 +82,9 @@ def test_it_patches_time_and_threading(base: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_closes_all_descriptors(base: str, tmp_path: Path, seed: int) -> None:
     """And opens its own in their place: nothing of that is written to, read from, accepted on or closed; nothing
-    spins; and the socket is there again.
+    spins; and what is overdue is still reported.
     """
     with hostile(base, "close_all", tmp_path / "errors", seed) as worker:
-        wait_until(lambda: can_be_read(base), lambda: f"it can be read: {worker.said()}")
         worker.send("/overdue/closed")
         assert worker.answer() == "/overdue/closed"
         wait_until(lambda: any("/overdue/closed" in line for line in worker.said()), lambda: str(worker.said()))
@@ -101,12 +93,10 @@ def test_it_closes_all_descriptors(base: str, tmp_path: Path, seed: int) -> None
         assert cpu_seconds(worker.process.pid) - ticks[0] < 0.25
         worker.send("/again")
         assert worker.answer() == "/again"
-        assert can_be_read(base)
         said = worker.said()
         assert {line.split()[1] for line in said} == {"wsgi_tracebacker.harakiri:", "wsgi_tracebacker.slow:"}, said
         worker.send("")
         assert worker.answer() == "untouched:"
-    assert asking.files(base) == []
 
 
 def cpu_seconds(pid: int) -> float:

@@ -56,9 +56,9 @@ from wsgi_tracebacker.worker.requests import Core
 from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
 
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable
 
+    from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.reporter import Entry
@@ -440,7 +440,7 @@ class Agent:
                 # To note it was refused, as where there is no descriptor.
                 postmortem.note_told(died)
 
-    def _check_paths(self) -> _socket.socket | None:
+    def _check_paths(self) -> OwnDescriptor | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
         self._note_those_that_stay()
         current = self.slot

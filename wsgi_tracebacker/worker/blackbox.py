@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker.wakeup import inode_of
+from wsgi_tracebacker.linux.descriptor import inode_of
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.formats.blackbox import Header

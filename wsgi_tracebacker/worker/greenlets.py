@@ -233,8 +233,9 @@ class _Bell:
 
     def close(self) -> None:
         """Give the descriptor back. In the hub's own thread, or when its process has ended serving."""
-        with contextlib.suppress(Exception):  # the hub is gone already
-            self._hub.remove(self._listener)
+        if self._waker.is_ours():
+            with contextlib.suppress(Exception):  # the hub is gone already
+                self._hub.remove(self._listener)
         self.forget()
 
     def forget(self) -> None:

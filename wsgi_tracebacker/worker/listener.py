@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.worker import faults
 from wsgi_tracebacker.worker.haste import Haste
-from wsgi_tracebacker.worker.wakeup import Waker, inode_of
+from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.worker.primitives import Primitives
 
 #: A client that has sent nothing for so long wants uWSGI's text: ``uwsgi --connect-and-read``, socat and nc say
@@ -62,11 +63,6 @@ _FAULT_PAUSE_SECONDS = 1.0
 #: pieces takes 19 ms if it is put back between them, 11 if it is not.
 _HURRY_SECONDS = 0.05
 
-_CLOSED = select.POLLERR | select.POLLHUP | select.POLLNVAL
-
-#: Of <asm-generic/socket.h>, since Linux 4.12: a number that no other socket of this boot has.
-_SO_COOKIE = 57
-
 
 class _Client:
     __slots__ = ("accepted_at", "deadline", "hurry_until", "lingers", "outgoing", "received", "socket")
@@ -94,11 +90,11 @@ class Listener:
         self,
         *,
         primitives: Primitives,
-        listening: _socket.socket | None,
+        listening: OwnDescriptor | None,
         answer: Callable[[str], bytes | None],
         silent_path: str,
         is_permitted: Callable[[_socket.socket], bool],
-        on_tick: Callable[[], _socket.socket | None],
+        on_tick: Callable[[], OwnDescriptor | None],
         on_start: Callable[[int], None] | None = None,
         tick_seconds: float = TICK_SECONDS,
     ) -> None:
@@ -115,9 +111,7 @@ class Listener:
         self.dropped = 0
         self._haste = Haste()
         self._primitives = primitives
-        self._listening: _socket.socket | None = None
-        self._listening_cookie: bytes | None = None
-        self._listen_on(listening)
+        self._listening = listening
         self._answer = answer
         self._silent_path = silent_path
         self._is_permitted = is_permitted
@@ -177,14 +171,14 @@ class Listener:
             while not self._stopping:
                 try:
                     self._serve_once(next_tick)
-                    if monotonic() >= next_tick:
+                    if monotonic() >= next_tick and not self._stopping:
                         next_tick = monotonic() + self._tick_seconds
-                        self._listen_on(self._on_tick())
+                        self._listening = self._on_tick()
                 except Exception:
                     faults.caught("in the listener")
                     self._drop_all()
                     self._haste.end()
-                    if self._listening is not None and self._listening.fileno() < 0:
+                    if self._listening is not None and self._listening.number < 0:
                         self._listening = None
                     # Not a loop that spins on the same fault.
                     self._pause()
@@ -207,7 +201,7 @@ class Listener:
         listening = self._listening
         if listening is not None:
             if now >= self._accepts_from:
-                watched.append((listening.fileno(), select.POLLIN))
+                watched.append((listening.number, select.POLLIN))
             else:
                 wake_at = min(wake_at, self._accepts_from)
         for descriptor, client in self._clients.items():
@@ -216,57 +210,30 @@ class Listener:
                 wake_at = min(wake_at, client.hurry_until)
             watched.append((descriptor, select.POLLIN if client.outgoing is None else select.POLLOUT))
         ready = self._wait(watched, max(0.0, wake_at - now))
+        if not self._waker.is_ours() or (listening is not None and not listening.is_ours()):
+            self._go_silent()
+            return
         if not ready and not self._clients:
             return
         self._haste.begin(monotonic())
-        # Who closes all descriptors closes the first of these too, and to ask that one takes no system call that lets
-        # go of the GIL.
-        if not self._is_still_listening() and not self._waker.is_ours():
-            self._abandon_all()
-            return
         for descriptor, event in ready:
-            if listening is not None and descriptor == listening.fileno():
-                if event & _CLOSED:
-                    self._listening = None
-                elif self._listening is not None:
-                    self._accept(listening)
-            elif descriptor == self._waker.descriptor:
-                # Only stop() wakes it, and the loop ends.
-                if not self._waker.is_ours():
-                    self._abandon_all()
-                    return
+            if listening is not None and descriptor == listening.number:
+                self._accept(listening)
             elif descriptor in self._clients:
                 self._advance(self._clients[descriptor], event)
         self._enforce_deadlines()
 
-    def _listen_on(self, listening: _socket.socket | None) -> None:
-        self._listening = listening
-        self._listening_cookie = _cookie(listening) if listening is not None else None
-
-    def _is_still_listening(self) -> bool:
-        """Whether there is a socket that accepts, and nobody closed it. Whatever has its number otherwise is not ours
-        to accept on.
-        """
-        if self._listening is not None and _cookie(self._listening) != self._listening_cookie:
-            self._listening = None
-        return self._listening is not None
-
-    def _abandon_all(self) -> None:
-        """Somebody closed our descriptor, and most likely all others: whatever has their numbers now is not ours to
-        accept on, to read from or to close. The owner finds at its next look that its socket is gone.
-        """
+    def _go_silent(self) -> None:
+        """End: the application has closed our descriptors, most likely all of them, those of our clients too."""
         for client in self._clients.values():
             self.dropped += 1
             client.socket.detach()
         self._clients.clear()
-        self._is_still_listening()
-        self._waker.renew()
+        self._stopping = True
 
     def _pause(self) -> None:
         """A second in which only stop() is listened to."""
-        ready = self._wait([(self._waker.descriptor, select.POLLIN)], _FAULT_PAUSE_SECONDS)
-        if ready and ready[0][1] & _CLOSED:
-            self._wait([], _FAULT_PAUSE_SECONDS)
+        self._wait([(self._waker.descriptor, select.POLLIN)], _FAULT_PAUSE_SECONDS)
 
     def _wait(self, watched: list[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
         if watched != self._watched:
@@ -277,12 +244,12 @@ class Listener:
         found: list[tuple[int, int]] = self._poll.poll(seconds * 1000)
         return found
 
-    def _accept(self, listening: _socket.socket) -> None:
+    def _accept(self, listening: OwnDescriptor) -> None:
         # One; if there are more, poll() says so at once, and to be told that there are none takes as long.
         before = monotonic()
         try:
             # Not socket.accept(): under gevent it hands back a patched socket, even from an original one.
-            descriptor, _ = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+            descriptor, _ = listening.socket._accept()  # type: ignore[union-attr]  # noqa: SLF001
         except BlockingIOError:
             return
         except OSError as error:
@@ -431,12 +398,3 @@ class Listener:
         except OSError:
             pass
         client.socket.close()
-
-
-def _cookie(socket: _socket.socket) -> bytes | None:
-    """What tells a socket from all others; None if there is no socket any more where it was."""
-    try:
-        return socket.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
-    except OSError as error:
-        # A kernel that has no such numbers: then by what is open there.
-        return repr(inode_of(socket.fileno())).encode() if error.errno == errno.ENOPROTOOPT else None

@@ -11,7 +11,6 @@ second and never lost. The text of a report is in the stacks file before it come
 from __future__ import annotations
 
 import logging
-import select
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -221,14 +220,10 @@ class Reporter:
             while waker is not None and not (self._stopping and not self._waiting):
                 try:
                     if not self._waiting:
-                        poll = self._primitives.poll()
-                        poll.register(waker.descriptor, select.POLLIN)
-                        # Not for ever: who would wake it may find that the descriptor is somebody else's.
-                        if poll.poll(_LOOKS_SECONDS * 1000):
-                            waker.clear()
+                        # Not for ever: its waker may have lost its descriptors.
+                        waker.wait(self._primitives.poll(), _LOOKS_SECONDS)
                     self._work_off()
                 except Exception:
-                    # As where its descriptor was closed, and there is no other one just now.
                     faults.caught("in the reporter")
                     self._primitives.poll().poll(_LOOKS_SECONDS * 1000)
         finally:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.worker import faults
 
 if TYPE_CHECKING:
@@ -62,19 +63,16 @@ class Slot:
         self.socket_path = card_format.socket_path(base, number)
         #: The listening socket. ``_socket.socket`` is the C type: what gevent and eventlet patch is the class in
         #: ``socket`` that derives from it, whose ``accept()`` hands back patched sockets.
-        self.listening: _socket.socket | None = None
-        self._lock_descriptor = lock_descriptor
-        # What the descriptors were when they were ours: an application that closes all descriptors and opens its own
-        # gets our numbers, and would have those closed under it.
-        self._lock_inode = _descriptor_inode(lock_descriptor)
-        self._listening_inode: tuple[int, int] | None = None
+        self.listening: OwnDescriptor | None = None
+        #: The open card.
+        self.lock = OwnDescriptor(lock_descriptor)
         self._socket_inode: tuple[int, int] | None = None
 
     def write_card(self, card: Card) -> None:
         """Write who we are. A reader that meets a half-written card sees that and looks again."""
         content = card_format.encode(card)
-        os.pwrite(self._lock_descriptor, content, 0)
-        os.ftruncate(self._lock_descriptor, len(content))
+        os.pwrite(self.lock.number, content, 0)
+        os.ftruncate(self.lock.number, len(content))
 
     def bind(self, group_id: int | None) -> None:
         """Bind and listen. Raises OSError; FileExistsError if the socket's path is somebody else's."""
@@ -91,11 +89,10 @@ class Slot:
             self._set_mode(group_id)
             # Before listen() every connect is refused, so nobody gets in before the mode is right.
             listening.listen(_BACKLOG)
-            self._listening_inode = _descriptor_inode(listening.fileno())
         except BaseException:
             listening.close()
             raise
-        self.listening = listening
+        self.listening = OwnDescriptor(listening)
 
     def _set_mode(self, group_id: int | None) -> None:
         if group_id is not None:
@@ -114,22 +111,22 @@ class Slot:
         """Whether both paths are still ours: ``/tmp`` cleaners and restarted runtime folders remove them."""
         try:
             return (
-                _inode(self.card_path) == self._lock_inode == _descriptor_inode(self._lock_descriptor)
+                _inode(self.card_path) == self.lock.inode
+                and self.lock.is_ours()
                 and _inode(self.socket_path) == self._socket_inode
                 and self.listening is not None
-                and _descriptor_inode(self.listening.fileno()) == self._listening_inode
+                and self.listening.is_ours()
             )
         except OSError:
             return False
 
     def release(self) -> None:
         """Unlink what is ours, then let go of the lock. Safe to call twice."""
-        if self._lock_descriptor < 0:
+        if self.lock.number < 0:
             return
-        for path, ours in (
-            (self.socket_path, self._socket_inode),
-            (self.card_path, self._lock_inode),
-        ):
+        # Without the lock, the card may have another owner by now.
+        card_inode = self.lock.inode if self.lock.is_ours() else None
+        for path, ours in ((self.socket_path, self._socket_inode), (self.card_path, card_inode)):
             try:
                 if ours is not None and _inode(path) == ours:
                     os.unlink(path)
@@ -144,15 +141,9 @@ class Slot:
         here would be the parent's too.
         """
         if self.listening is not None:
-            if _descriptor_inode(self.listening.fileno()) == self._listening_inode:
-                self.listening.close()
-            else:
-                self.listening.detach()
+            self.listening.close()
             self.listening = None
-        if self._lock_descriptor >= 0:
-            if _descriptor_inode(self._lock_descriptor) == self._lock_inode:
-                os.close(self._lock_descriptor)
-            self._lock_descriptor = -1
+        self.lock.close()
 
 
 def claim(base: str, preferred: int | None = None, first: int = 1) -> Slot | None:
@@ -183,7 +174,7 @@ def claim_of(base: str, number: int, pid: int) -> Slot | None:
     slot = _claim_number(base, number)
     if slot is not None and _pid_on(path) != pid:
         # A successor came and went between the two looks. An empty card is the one that we made just now.
-        if os.fstat(slot._lock_descriptor).st_size:  # noqa: SLF001
+        if os.fstat(slot.lock.number).st_size:
             slot.forget()
         else:
             slot.release()
@@ -350,12 +341,4 @@ def _set_mode(path: str, mode: int, group_id: int | None) -> None:
 
 def _inode(path: str) -> tuple[int, int]:
     status = os.lstat(path)
-    return status.st_dev, status.st_ino
-
-
-def _descriptor_inode(descriptor: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
     return status.st_dev, status.st_ino

@@ -1,117 +1,83 @@
-"""What a thread of ours waits on, and others wake it with: an eventfd, which never blocks.
+"""What a thread of ours sleeps on, and others wake it with: a pair of sockets, of which neither end ever blocks.
 
-Knows how one is had where Python does not name it (PyPy has no ``os.eventfd``), and that an application may close all
-descriptors and open its own, which get our numbers: then nothing may be written to them, read from them or closed.
-Refuses to wait.
+Not ``os.pipe()`` or ``os.eventfd()``: eventlet replaces ``os.read()`` and ``os.write()`` with ones that wait in its
+hub, and PyPy has no ``os.eventfd()``.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import _socket
+import select
 from time import monotonic
+from typing import Any
+
+from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 
 _NEVER = float("inf")
 
-_ONE = (1).to_bytes(8, sys.byteorder)
-
-
-def create() -> int:
-    """A new one, silent, not inherited by programs that are started."""
-    if hasattr(os, "eventfd"):
-        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    return _from_libc()
-
-
-def _from_libc() -> int:
-    import ctypes  # noqa: PLC0415  (megabytes, and only PyPy needs it)
-
-    # <sys/eventfd.h>: both flags are those of open().
-    descriptor: int = ctypes.CDLL(None, use_errno=True).eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
-    if descriptor < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return descriptor
-
-
-# Not os.read() and os.write() where it can be helped: eventlet replaces them with ones that wait in the hub, and the
-# hub itself, whom such a descriptor calls, is not to wait.
-def ring(descriptor: int) -> None:
-    if hasattr(os, "eventfd_write"):
-        os.eventfd_write(descriptor, 1)
-    else:
-        os.write(descriptor, _ONE)
-
-
-def silence(descriptor: int) -> None:
-    if hasattr(os, "eventfd_read"):
-        os.eventfd_read(descriptor)
-    else:
-        os.read(descriptor, len(_ONE))
+_FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
+#: Far more than wakes that nobody has heard yet.
+_RECEIVE_BYTES = 4096
 
 
 class Waker:
-    """An eventfd that is looked at before it is used."""
+    """Wakes one thread. One that lost its descriptors wakes nobody: the thread sleeps as long as it planned to."""
 
-    __slots__ = ("_inode", "_rung_at", "descriptor")
+    __slots__ = ("_far", "_near", "_woken_at")
 
     def __init__(self) -> None:
         """Raises OSError when there is no descriptor."""
-        #: For poll(); -1 when it was closed.
-        self.descriptor = -1
-        self._inode: tuple[int, int] | None = None
         #: Monotonic time of the first call to wake() that is not yet heard.
-        self._rung_at = _NEVER
-        self.renew()
+        self._woken_at = _NEVER
+        ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        for end in ends:
+            # An application may have set a default time-out for all sockets.
+            end.setblocking(False)
+        self._near, self._far = map(OwnDescriptor, ends)
 
-    def renew(self) -> None:
-        """Let go of the descriptor, whosever it is by now, and make another one. Raises OSError."""
-        self.descriptor = create()
-        self._inode = inode_of(self.descriptor)
+    @property
+    def descriptor(self) -> int:
+        """What to poll; -1 when it was closed."""
+        return self._near.number
 
     def is_ours(self) -> bool:
-        """Whether nobody has closed it, and put something else there."""
-        # All eventfds have the same inode: one of the application's own in its place is woken for nothing.
-        return self.descriptor >= 0 and inode_of(self.descriptor) == self._inode
+        """Whether nobody has closed the descriptors, and put something else there."""
+        return self._near.is_ours() and self._far.is_ours()
 
     def wake(self) -> None:
         """Wake the thread up; does nothing if it cannot be."""
-        if self.is_ours():
+        far = self._far
+        if far.socket is not None and far.is_ours():
             # The thread cannot say itself when it was woken: it may have waited for the GIL since.
-            if self._rung_at == _NEVER:
-                self._rung_at = monotonic()
+            if self._woken_at == _NEVER:
+                self._woken_at = monotonic()
             try:
-                ring(self.descriptor)
+                far.socket.send(b"\0", _FLAGS)
             except OSError:
                 pass
 
-    def clear(self) -> float:
-        """After it woke the thread up; what is no more ours is replaced, or poll() would come back at once for ever.
+    def wait(self, poll: Any, seconds: float) -> float | None:
+        """Sleep until it is woken, or for so long; the monotonic time at which it was woken, None if it was not.
 
-        The monotonic time at which it was woken; infinite if that is not known.
+        :param poll: a new ``select.poll()``, the original one.
         """
         if self.is_ours():
+            poll.register(self.descriptor, select.POLLIN)
+        return self.clear() if poll.poll(seconds * 1000) else None
+
+    def clear(self) -> float:
+        """After it woke the thread up: the monotonic time at which it did; infinite if that is not known."""
+        near = self._near
+        if near.socket is not None and near.is_ours():
             try:
-                silence(self.descriptor)
-            except BlockingIOError:
+                near.socket.recv(_RECEIVE_BYTES, _FLAGS)
+            except OSError:
                 pass
-        else:
-            self.renew()
         # Not before: a time that is noted in between would stay behind with nothing to hear, for a later waking.
-        rung_at, self._rung_at = self._rung_at, _NEVER
-        return rung_at
+        woken_at, self._woken_at = self._woken_at, _NEVER
+        return woken_at
 
     def close(self) -> None:
-        """Let go of it; may be said twice."""
-        if self.is_ours():
-            os.close(self.descriptor)
-        self.descriptor = -1
-
-
-def inode_of(descriptor: int) -> tuple[int, int] | None:
-    """What a descriptor is open on; None if it is not open."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        """Let go of it; may be called twice."""
+        self._near.close()
+        self._far.close()

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import select
 import signal
 import sys
 from time import monotonic, process_time, strftime
@@ -272,7 +271,6 @@ class Watchdog:
                 try:
                     planned = self._sleep(planned)
                 except Exception:
-                    # As where its descriptor was closed, and there is no other one just now.
                     faults.caught("when the watchdog slept", self._say_fault)
                     self._primitives.poll().poll(_FAULT_PAUSE_SECONDS * 1000)
             # What was counted is said while there is somebody to say it.
@@ -287,11 +285,10 @@ class Watchdog:
         if self.fuse is not None:
             self.fuse.alarm(planned)
         sleep_seconds = max(0.0, planned - monotonic())
-        poll = self._primitives.poll()
-        poll.register(self._waker.descriptor, select.POLLIN)
-        if poll.poll(max(_MIN_SLEEP_SECONDS, sleep_seconds) * 1000):
+        woken_at = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
+        if woken_at is not None:
             # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
-            planned = min(planned, self._waker.clear(), monotonic())
+            planned = min(planned, woken_at, monotonic())
         return planned
 
     def _look_around(self, planned: float) -> float:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.support import clients
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import http
+from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.worker import faults, listener, primitives
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Answers:
         self.ticks = 0
         self.intervals: list[float] = []
         self.fault: Exception | None = None
-        self.on_tick: Callable[[], _socket.socket | None] | None = None
-        self.listening: _socket.socket | None = None
+        self.on_tick: Callable[[], OwnDescriptor | None] | None = None
+        self.listening: OwnDescriptor | None = None
 
     def answer(self, path: str) -> bytes | None:
         self.intervals.append(sys.getswitchinterval())
@@ -47,7 +48,7 @@ class Answers:
             raise self.fault
         return http.response(200, http.TEXT, self.body) if path in ("/", "/snapshot") else None
 
-    def tick(self) -> _socket.socket | None:
+    def tick(self) -> OwnDescriptor | None:
         self.ticks += 1
         return self.on_tick() if self.on_tick is not None else self.listening
 
@@ -69,10 +70,10 @@ def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
     listening = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     listening.bind(path)
     listening.listen(128)
-    answers.listening = listening
+    answers.listening = own = OwnDescriptor(listening)
     made = listener.Listener(
         primitives=primitives.bind(),
-        listening=listening,
+        listening=own,
         answer=answers.answer,
         silent_path="/",
         is_permitted=lambda _: answers.permitted,
@@ -82,8 +83,7 @@ def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
     made.start()
     yield made
     assert made.stop(10)
-    with contextlib.suppress(OSError):
-        listening.close()
+    own.close()
 
 
 def test_a_question_is_answered(running: listener.Listener, path: str) -> None:
@@ -387,36 +387,25 @@ def test_no_descriptors_for_accept_pass(running: listener.Listener, path: str) -
         assert read(client).endswith(BODY)
 
 
-def cpu_seconds(native_id: int) -> float:
-    with open(f"/proc/self/task/{native_id}/schedstat", "rb") as file:
-        return int(file.read().split()[0]) / 1e9
-
-
-def test_closed_descriptors_do_not_spin(running: listener.Listener, answers: Answers, path: str) -> None:
-    """An application that closes all descriptors: the listener opens what it needs again and does not burn CPU."""
+@pytest.mark.parametrize("lost", ["the waker's", "the socket's"])
+def test_a_listener_that_lost_a_descriptor_goes_silent(
+    running: listener.Listener, answers: Answers, path: str, lost: str
+) -> None:
+    """An application closed it and has a socket of its own there: no caller of that is taken away, no thread spins."""
     assert answers.listening is not None
     clients.request(path, "/")
-    native_id = next(int(name) for name in os.listdir("/proc/self/task") if int(name) != os.getpid())
-    assert len(os.listdir("/proc/self/task")) == 2
-    os.close(running._waker.descriptor)
-    os.close(answers.listening.fileno())
-    answers.listening.detach()
-    os.unlink(path)
-
-    def again() -> _socket.socket:
-        fresh = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
-        fresh.bind(path)
-        fresh.listen(8)
-        answers.listening, answers.on_tick = fresh, None
-        return fresh
-
-    answers.on_tick = again
-    wait_until(lambda: os.path.exists(path), "a tick has bound the path again")
-    assert clients.request(path, "/").status == 200
-    spent, ticks = cpu_seconds(native_id), answers.ticks
-    wait_until(lambda: answers.ticks >= ticks + 4, "four ticks, a fifth of a second, have passed")
-    assert cpu_seconds(native_id) - spent < 0.1
-    answers.listening.close()  # the fixture's own is gone
+    number = running._waker.descriptor if lost == "the waker's" else answers.listening.number
+    with socket.socket(socket.AF_UNIX) as theirs, socket.socket(socket.AF_UNIX) as caller:
+        theirs.bind(f"{path}.theirs")
+        theirs.listen()
+        os.dup2(theirs.fileno(), number)
+        wait_until(lambda: len(os.listdir("/proc/self/task")) == 1, "its thread has ended")
+        caller.connect(f"{path}.theirs")
+        running.stop(10)
+        answers.listening.close()
+        with theirs.accept()[0]:
+            pass
+    os.close(number)
 
 
 def test_a_tick_that_fails_is_tried_again(

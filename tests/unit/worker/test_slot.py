@@ -326,7 +326,7 @@ def test_descriptors_that_became_somebody_elses_are_not_closed(base: str, short_
     """An application closed all descriptors and opened its own, with our numbers: they stay open."""
     one = claim(base, [])
     assert one.listening is not None
-    numbers = (one.listening.fileno(), one._lock_descriptor)
+    numbers = (one.listening.number, one.lock.number)
     for number in numbers:
         theirs = os.open(short_path / "theirs", os.O_RDWR | os.O_CREAT)
         os.dup2(theirs, number)

@@ -1,37 +1,20 @@
-"""What wakes a polling thread, with and without Python's own name for it."""
+"""What wakes a polling thread."""
 
 from __future__ import annotations
 
 import math
 import os
 import select
+import socket
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from wsgi_tracebacker.worker import wakeup
 from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.mark.parametrize("create", [wakeup.create, wakeup._from_libc])
-def test_it_rings_until_it_is_silenced(create: Callable[[], int]) -> None:
-    """However often it was rung; it never blocks, and no program that is started inherits it."""
-    descriptor = create()
-    try:
-        with pytest.raises(BlockingIOError):
-            wakeup.silence(descriptor)
-        wakeup.ring(descriptor)
-        wakeup.ring(descriptor)
-        assert select.select([descriptor], [], [], 0)[0] == [descriptor]
-        wakeup.silence(descriptor)
-        assert select.select([descriptor], [], [], 0)[0] == []
-        assert not os.get_inheritable(descriptor)
-    finally:
-        os.close(descriptor)
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -66,23 +49,36 @@ def test_it_says_when_it_was_woken_first(waker: Waker) -> None:
     assert waker.clear() == math.inf
 
 
-def test_what_has_its_number_now_is_left_alone(waker: Waker) -> None:
-    """A pipe in its place is not written to, read from or closed; cleared, there is a descriptor of ours again."""
-    reading, writing = os.pipe()
-    number = waker.descriptor
-    os.dup2(writing, number)
+def test_a_wait_ends_when_it_is_woken(waker: Waker) -> None:
+    """With the time at which it was woken; or after the given seconds."""
+    assert waker.wait(select.poll(), 0.001) is None
+    before = time.monotonic()
     waker.wake()
-    os.set_blocking(reading, False)
-    with pytest.raises(BlockingIOError):
-        os.read(reading, 8)
-    waker.clear()
-    assert waker.descriptor != number
-    waker.wake()
-    assert is_awake(waker)
-    os.write(number, b"still open")
-    assert os.read(reading, 10) == b"still open"
-    for descriptor in (reading, writing, number):
-        os.close(descriptor)
+    woken_at = waker.wait(select.poll(), 60)
+    assert woken_at is not None
+    assert before <= woken_at <= time.monotonic()
+    assert not is_awake(waker)
+
+
+@pytest.mark.parametrize("end", ["_near", "_far"])
+def test_what_has_its_number_now_is_left_alone(waker: Waker, end: str) -> None:
+    """A socket in its place is not written to, read from or closed, and whoever waits sleeps for the whole time."""
+    number = getattr(waker, end).number
+    theirs, peer = socket.socketpair()
+    peer.setblocking(False)
+    with theirs, peer:
+        os.dup2(theirs.fileno(), number)
+        waker.wake()
+        with pytest.raises(BlockingIOError):
+            peer.recv(8)
+        peer.send(b"precious")
+        before = time.monotonic()
+        waker.wait(select.poll(), 0.05)
+        assert time.monotonic() - before >= 0.05
+        waker.clear()
+        waker.close()
+        assert os.read(number, 8) == b"precious"
+        os.close(number)
 
 
 def test_closed_twice(waker: Waker) -> None:

@@ -32,10 +32,11 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, haste, logs, wakeup, watchdog
+from wsgi_tracebacker.worker import agent, blackbox, faults, haste, logs, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.wakeup import Waker
 from wsgi_tracebacker.worker.watchdog import thresholds
 
 if TYPE_CHECKING:
@@ -703,9 +704,14 @@ def test_a_request_that_woke_it_up_and_keeps_the_gil_is_reported_late(
     base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends before the watchdog, woken by its limit, has the GIL: that has waited since it was woken."""
-    # PyDLL calls with the GIL held; os.eventfd_write() would let the watchdog have it for a moment, as a rule.
+    # PyDLL calls with the GIL held; socket.send() would let the watchdog have it for a moment, as a rule.
     libc = ctypes.PyDLL(None)
-    monkeypatch.setattr(wakeup, "ring", lambda descriptor: libc.eventfd_write(descriptor, ctypes.c_uint64(1)))
+
+    def wake(waker: Waker) -> None:
+        waker._woken_at = time.monotonic()
+        libc.send(waker._far.number, b"\0", 1, 0)
+
+    monkeypatch.setattr(Waker, "wake", wake)
 
     def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         set_harakiri(0.1)

@@ -1,0 +1,1 @@
+"""What both sides ask of Linux: ``/proc``, files and descriptors. Knows nothing of WSGI."""
