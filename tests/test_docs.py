@@ -40,7 +40,7 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import client, discovery, examine, graveyard, process, stall
+from wsgi_tracebacker.reader import client, discovery, examine, graveyard, processes, stall
 from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
 from wsgi_tracebacker.worker import (
     blackbox,
@@ -314,9 +314,16 @@ def test_every_state_and_source_is_in_the_reference() -> None:
     """Each word for a worker that does not answer, and for where a snapshot is from, is explained."""
     states = rows(section(reference("command"), "wsgi-tb list"))
     keys = rows(section(reference("json"), "The snapshot"))
-    for state in (process.ALIVE, process.STOPPED, process.DISK_WAIT, process.DEAD, examine.BUSY, examine.STALLED):
+    for state in (
+        processes.ALIVE,
+        processes.STOPPED,
+        processes.DISK_WAIT,
+        processes.DEAD,
+        examine.BUSY,
+        examine.STALLED,
+    ):
         assert state in states
-    for state in (process.ALIVE, process.STOPPED, process.DISK_WAIT, examine.BUSY, examine.STALLED):
+    for state in (processes.ALIVE, processes.STOPPED, processes.DISK_WAIT, examine.BUSY, examine.STALLED):
         assert f"`{state}`" in keys["state"][0]
     for source in ("worker", "uwsgi", "table", "faulthandler"):
         assert f"`{source}`" in keys["source"][0]

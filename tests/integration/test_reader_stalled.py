@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.reader import dump
-from wsgi_tracebacker.reader.process import Processes
+from wsgi_tracebacker.reader.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,7 +35,7 @@ from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.formats import postmortem as postmortems
 from wsgi_tracebacker.model import Card, Frame, LastRequest, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import client, dump
-from wsgi_tracebacker.reader.process import Processes
+from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.worker import blackbox, dump_signal
 

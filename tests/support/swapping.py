@@ -43,11 +43,14 @@ class Swapper:
             return called
 
         real_open, real_fstat = os.open, os.fstat
+        device = os.stat(os.path.dirname(self._folder)).st_dev
 
         def noted_open(path: str, flags: int, *arguments: Any, **keywords: Any) -> int:
             descriptor = real_open(path, flags, *arguments, **keywords)
-            if not flags & opening.O_PATH:
-                self.opened.append(stat.S_IFMT(real_fstat(descriptor).st_mode))
+            status = real_fstat(descriptor)
+            # The kernel's own files in /proc are nobody's to swap.
+            if not flags & opening.O_PATH and status.st_dev == device:
+                self.opened.append(stat.S_IFMT(status.st_mode))
             return descriptor
 
         for name in ("stat", "lstat", "fstat", "readlink"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
 from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
-from wsgi_tracebacker.reader.process import STOPPED
+from wsgi_tracebacker.reader.processes import STOPPED
 from wsgi_tracebacker.reader.reply import Reply
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import blackbox, faulthandler
 from wsgi_tracebacker.reader import files
-from wsgi_tracebacker.reader.process import SAME
+from wsgi_tracebacker.reader.processes import SAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from wsgi_tracebacker.model import Card
-    from wsgi_tracebacker.reader.process import Processes
+    from wsgi_tracebacker.reader.processes import Processes
 
 #: Another reader has the file for some milliseconds.
 _LOCK_SECONDS = 1.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import faulthandler
 from wsgi_tracebacker.reader import dump, stall, table
-from wsgi_tracebacker.reader.process import ALIVE, DEAD, SAME, STOPPED, Identity, Processes
+from wsgi_tracebacker.reader.processes import ALIVE, DEAD, SAME, STOPPED, Identity, Processes
 from wsgi_tracebacker.reader.sources import Sources
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.formats import blackbox, postmortem
 from wsgi_tracebacker.formats.card import socket_path
 from wsgi_tracebacker.reader import files
-from wsgi_tracebacker.reader.process import Processes
+from wsgi_tracebacker.reader.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

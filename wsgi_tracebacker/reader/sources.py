@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model import Frame, Stack
-    from wsgi_tracebacker.reader.process import Identity
+    from wsgi_tracebacker.reader.processes import Identity
 
 
 #: What these name in the worker is something else in the reader.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from wsgi_tracebacker.reader.process import Processes
+    from wsgi_tracebacker.reader.processes import Processes, ThreadTimes
 
 #: Between two looks.
 HALF_SECONDS = 0.5
@@ -54,23 +54,6 @@ _MIN_SECONDS = 0.05
 _NANOSECONDS = 1_000_000_000
 
 
-class Seen(NamedTuple):
-    """One thread at one instant; all but its letter only grow."""
-
-    #: Nanoseconds on a CPU, and runnable without one.
-    ran: int
-    delayed: int
-    #: How often it went to sleep.
-    switches: int
-    #: The kernel's letter.
-    letter: str
-
-    @property
-    def wanted(self) -> int:
-        """Nanoseconds in which it would have run if it could."""
-        return self.ran + self.delayed
-
-
 class Look(NamedTuple):
     """What was seen of a worker at one instant."""
 
@@ -79,7 +62,7 @@ class Look(NamedTuple):
     #: The whole table.
     table: bytes
     #: By native id.
-    threads: dict[int, Seen]
+    threads: dict[int, ThreadTimes]
     #: Which thread is the listener; several for a listener that has not said who it is.
     listeners: frozenset[int]
 
@@ -94,10 +77,10 @@ def look(
     """
     threads = {}
     for native_id in processes.threads(pid):
-        found = processes.thread_seen(pid, native_id)
+        found = processes.thread_times(pid, native_id)
         if found is None:
             return None
-        threads[native_id] = Seen(*found)
+        threads[native_id] = found
     listeners = frozenset({listener} if listener else set(threads).difference(serving, (pid,)))
     if not listeners or not listeners <= threads.keys():
         return None

@@ -20,7 +20,7 @@ from wsgi_tracebacker.errors import (
 )
 from wsgi_tracebacker.reader import client, reply
 from wsgi_tracebacker.reader.discovery import MAX_USER_WORKERS, Target, find
-from wsgi_tracebacker.reader.process import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, Processes
+from wsgi_tracebacker.reader.processes import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, Processes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence

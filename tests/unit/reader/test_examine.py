@@ -12,8 +12,8 @@ from wsgi_tracebacker.formats.faulthandler import Dump
 from wsgi_tracebacker.model import Card, Frame, Request, Stack
 from wsgi_tracebacker.reader import stall
 from wsgi_tracebacker.reader.examine import Patience, examine, join
-from wsgi_tracebacker.reader.process import SAME, Processes
-from wsgi_tracebacker.reader.stall import Look, Seen
+from wsgi_tracebacker.reader.processes import SAME, Processes, ThreadTimes
+from wsgi_tracebacker.reader.stall import Look
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,8 +124,8 @@ def test_who_looks_stalled_in_every_half_second_and_in_no_second_is_given_up(
     def look(*_: object) -> Look:
         half = next(turns)
         ran = {10 + number: (half + number) // 2 * 500_000_000 for number in (0, 1)}
-        threads = {native_id: Seen(nanoseconds, 0, 0, "R") for native_id, nanoseconds in ran.items()}
-        return Look(half * 0.5, b"table", {**threads, 12: Seen(0, 0, half * 100, "S")}, frozenset((12,)))
+        threads = {native_id: ThreadTimes(nanoseconds, 0, 0, "R") for native_id, nanoseconds in ran.items()}
+        return Look(half * 0.5, b"table", {**threads, 12: ThreadTimes(0, 0, half * 100, "S")}, frozenset((12,)))
 
     monkeypatch.setattr(stall, "look", look)
     card = Card(

@@ -15,7 +15,7 @@ from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.model import Card
 from wsgi_tracebacker.reader import discovery, dump, files, graveyard, table
-from wsgi_tracebacker.reader.process import Processes
+from wsgi_tracebacker.reader.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

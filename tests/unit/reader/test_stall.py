@@ -6,8 +6,8 @@ import time
 import pytest
 
 from wsgi_tracebacker.reader import stall
-from wsgi_tracebacker.reader.process import Processes
-from wsgi_tracebacker.reader.stall import Look, Seen
+from wsgi_tracebacker.reader.processes import Processes, ThreadTimes
+from wsgi_tracebacker.reader.stall import Look
 
 MAIN, LISTENER, OTHER = 10, 11, 12
 MILLISECOND = 1_000_000
@@ -36,11 +36,11 @@ def looks(
     """Three looks at a listener and other threads that gain so much between them."""
     first = {LISTENER: listener, **dict(enumerate(gains, OTHER))}
     second = {**first, **(second_half or {})}
-    threads = {native_id: Seen(5 * MILLISECOND, 0, 7, "S") for native_id in first}
+    threads = {native_id: ThreadTimes(5 * MILLISECOND, 0, 7, "S") for native_id in first}
     found = [Look(100.0, b"table", threads, frozenset((LISTENER,)))]
     for half, length in zip((first, second), seconds, strict=True):
         threads = {
-            native_id: Seen(
+            native_id: ThreadTimes(
                 before.ran + half[native_id][0] * MILLISECOND,
                 before.delayed + half[native_id][1] * MILLISECOND,
                 before.switches + half[native_id][2],
@@ -132,7 +132,7 @@ def test_threads_that_come_or_go_run() -> None:
     """A thread that begins or ends needs the GIL for it."""
     first, second, third = looks(HOLDER, ASLEEP)
     fewer = {native_id: seen for native_id, seen in third.threads.items() if native_id != OTHER + 1}
-    more = {**third.threads, 99: Seen(0, 0, 0, "S")}
+    more = {**third.threads, 99: ThreadTimes(0, 0, 0, "S")}
     for threads in (fewer, more):
         assert stall.why_not(first, second, third._replace(threads=threads)) == "threads have begun or ended"
 

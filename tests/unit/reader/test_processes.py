@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wsgi_tracebacker.model import Card
-from wsgi_tracebacker.reader.process import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
+from wsgi_tracebacker.reader.processes import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ class FakeProc:
             self.stat(folder / f"task/{pid + number}", pid, thread, start_ticks)
 
     def status(self, folder: Path, uids: str) -> None:
-        (folder / "status").write_text(f"Name:\tpython) (x\nUid:\t{uids}\nGid:\t0\n")
+        (folder / "status").write_text(f"Name:\tpython) (x\nUid:\t{uids}\nGid:\t0\t0\t0\t0\nGroups:\t\n")
 
     def stat(self, folder: Path, pid: int, letter: str, start_ticks: int) -> None:
         # A program may call itself anything, with parentheses and blanks.

@@ -1,0 +1,152 @@
+"""Is the process that a card names still the same one, and what state is it in?
+
+A pid alone identifies nothing: it is used again, means another process in another pid namespace, and stays on a card
+after a reboot. This module compares everything that the card says; it does not signal or open the process.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.linux import proc
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.linux.proc import Signals
+    from wsgi_tracebacker.model import Card
+
+#: A process can have any number of threads; this many are asked whether they wait for a disk (10 ms).
+_MAX_THREADS_ASKED = 512
+
+#: What ``standing`` answers.
+SAME, GONE, UNKNOWN = "same", "gone", "unknown"
+
+#: What ``state`` answers: the words of ``wsgi-tb list``.
+ALIVE, STOPPED, DISK_WAIT, DEAD = "alive", "stopped", "disk wait", "dead"
+
+
+class Identity(NamedTuple):
+    """The user and groups that a process acts as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+class ThreadTimes(NamedTuple):
+    """One thread at one instant; all but its letter only grow."""
+
+    #: Nanoseconds on a CPU, and runnable without one.
+    ran: int
+    delayed: int
+    #: How often it went to sleep.
+    switches: int
+    #: The kernel's letter for its state.
+    letter: str
+
+    @property
+    def wanted(self) -> int:
+        """Nanoseconds in which it ran, or would have if it had been given a CPU."""
+        return self.ran + self.delayed
+
+
+class Processes:
+    """The processes under one ``/proc``."""
+
+    def __init__(self, root: str = proc.ROOT) -> None:
+        self._root = root
+
+    def standing(self, card: Card, owner: int) -> str:
+        """Whether the process that ``card`` names runs: SAME, GONE or, where ``/proc`` cannot tell, UNKNOWN.
+
+        ``owner`` is the user whom the card's file belongs to: a card may only speak of its owner's processes.
+        """
+        # The pids of a container mean other processes out here. Its sockets tell when its processes end.
+        if not self.is_boot(card.boot_id) or not self.same_namespace(card.pid_namespace):
+            return UNKNOWN
+        # Not the owner of the directory: that is root for every process that has changed its user, as gunicorn does.
+        identity = self.identity(card.pid)
+        if not self.runs(card.pid, card.start_ticks) or identity is None or identity.uid != owner:
+            return GONE
+        return SAME
+
+    def state(self, pid: int, *, threads: bool = False) -> str:
+        """ALIVE, STOPPED, DISK_WAIT or DEAD; with ``threads`` one thread that waits for a disk is enough."""
+        letter = self._letter(self._folder(pid))
+        if letter in "ZX":
+            return DEAD
+        if letter in "Tt":
+            return STOPPED
+        # The letter of a process is its main thread's, but any thread may hold the GIL.
+        others = self.threads(pid)[:_MAX_THREADS_ASKED] if threads else ()
+        if letter == "D" or any(self.letter(pid, native_id) == "D" for native_id in others):
+            return DISK_WAIT
+        return ALIVE
+
+    def started_at(self, pid: int) -> float | None:
+        """When the process started, in Unix seconds; None if it is not there."""
+        found, boot = proc.stat(self._folder(pid)), proc.boot_time(self._root)
+        if found is None or boot is None:
+            return None
+        return boot + found.start_ticks / os.sysconf("SC_CLK_TCK")
+
+    def is_boot(self, boot_id: str) -> bool:
+        """Whether that is the present boot of this machine: its monotonic clock is ours then."""
+        return proc.boot_id(self._root) == boot_id
+
+    def runs(self, pid: int, start_ticks: int) -> bool:
+        """Whether the process that had a pid since then still runs."""
+        return proc.runs_since(self._folder(pid), start_ticks)
+
+    def same_namespace(self, inode: int) -> bool:
+        """Whether pids of that pid namespace mean the same here."""
+        return inode != 0 and proc.pid_namespace(self._root) == inode
+
+    def threads(self, pid: int) -> tuple[int, ...]:
+        """The native ids of a process's threads; none if it is not there."""
+        return proc.threads(self._folder(pid))
+
+    def letter(self, pid: int, native_id: int) -> str:
+        """The kernel's letter for one thread; X if it is not there."""
+        return self._letter(self._folder(pid, native_id))
+
+    def cpu_nanoseconds(self, pid: int, native_id: int) -> int | None:
+        """How long a thread was on a CPU, None where the kernel does not say."""
+        times = proc.run_times(self._folder(pid, native_id))
+        return times[0] if times is not None else None
+
+    def thread_times(self, pid: int, native_id: int) -> ThreadTimes | None:
+        """What a thread used so far; None if the kernel does not say."""
+        folder = self._folder(pid, native_id)
+        times, status = proc.run_times(folder), proc.status(folder)
+        try:
+            return ThreadTimes(*times, int(status["voluntary_ctxt_switches"]), status["State"][0]) if times else None
+        except (IndexError, KeyError, ValueError):
+            return None
+
+    def may_be_signalled_by(self, pid: int, uid: int) -> bool:
+        """Whether that user may signal a process without our help (kill(2)).
+
+        A daemon of root's that acts as the user for a moment may not be signalled by that user.
+        """
+        found = proc.credentials(self._folder(pid))
+        return found is not None and len(found.uids) == 4 and uid in (found.uids[0], found.uids[2])
+
+    def signals(self, pid: int, native_id: int | None = None) -> Signals | None:
+        """What is pending, blocked and caught in a process (in its main thread), or in one of its threads."""
+        return proc.signals(self._folder(pid, native_id))
+
+    def identity(self, pid: int) -> Identity | None:
+        """The user and the groups that a process acts as."""
+        found = proc.credentials(self._folder(pid))
+        if found is None or len(found.uids) < 2 or len(found.gids) < 2:
+            return None
+        return Identity(found.uids[1], found.gids[1], found.groups)
+
+    def _folder(self, pid: int, native_id: int | None = None) -> str:
+        return f"{self._root}/{pid}" if native_id is None else f"{self._root}/{pid}/task/{native_id}"
+
+    @staticmethod
+    def _letter(folder: str) -> str:
+        found = proc.stat(folder)
+        return found.letter if found is not None else "X"
