@@ -16,6 +16,7 @@ import os
 import sysconfig
 from typing import TYPE_CHECKING, NamedTuple
 
+import wsgi_tracebacker
 from wsgi_tracebacker.reports import Span, Verdict
 
 if TYPE_CHECKING:
@@ -43,11 +44,15 @@ _STARVED_SHARE = 0.5
 _LATE_SHARE = 0.3
 
 
-class Application:
-    """Tells an application's own code from libraries, by where its files are."""
+#: Ends with a slash. As the interpreter has it, which names the files of code objects in the same way: made absolute,
+#: it would match none of them where the package was found by a relative path.
+_PACKAGE_FOLDER = os.path.join(os.path.dirname(wsgi_tracebacker.__file__), "")
 
-    def __init__(self, own_folder: str) -> None:
-        """``own_folder``: where this package's files are; they are never the application's."""
+
+class CodeOwnership:
+    """Tells an application's own code from libraries and from this package, by where its files are."""
+
+    def __init__(self) -> None:
         try:
             paths = sysconfig.get_paths()
         except (AttributeError, ImportError, OSError):
@@ -55,16 +60,16 @@ class Application:
             # has no descriptor left, may not be able to read that. After such a call it fails otherwise (CPython 3.15).
             paths = {"stdlib": os.path.dirname(os.__file__)}
         folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
-        self._library_folders = tuple(os.path.join(folder, "") for folder in (*folders, own_folder))
+        self._library_folders = (_PACKAGE_FOLDER, *(os.path.join(folder, "") for folder in folders))
         self._standard_folders = tuple(
             os.path.join(paths[name], "") for name in ("stdlib", "platstdlib") if paths.get(name)
         )
-        self._own_folder = os.path.join(own_folder, "")
         self._known: dict[str, bool] = {}
 
-    def is_this_package(self, filename: str) -> bool:
+    @staticmethod
+    def is_this_package(filename: str) -> bool:
         """Whether a source file is one of ours."""
-        return filename.startswith(self._own_folder)
+        return filename.startswith(_PACKAGE_FOLDER)
 
     def may_own(self, filename: str) -> bool:
         """Whether a source file may be that of an application which is installed like a library."""
@@ -168,9 +173,9 @@ class _Run:
 class Recorder:
     """Samples of one request's thread, as runs."""
 
-    def __init__(self, application: Application, places: Places) -> None:
+    def __init__(self, ownership: CodeOwnership, places: Places) -> None:
         """``places`` looks up lines; like it, a recorder is used by one thread."""
-        self._application = application
+        self._ownership = ownership
         self._places = places
         self._runs: list[_Run] = []
         self._previous: RawStack = []
@@ -237,11 +242,11 @@ class Recorder:
         if not stack:
             return None, _Place(None, None)
         innermost = stack[0]
-        application = next((raw for raw in stack if self._application.owns(raw[0].co_filename)), None)
+        application = next((raw for raw in stack if self._ownership.owns(raw[0].co_filename)), None)
         if application is None:
             # An application that is installed is among the libraries: then what is ours is what it is not.
-            within = itertools.takewhile(lambda raw: not self._application.is_this_package(raw[0].co_filename), stack)
-            application = next((raw for raw in within if self._application.may_own(raw[0].co_filename)), None)
+            within = itertools.takewhile(lambda raw: not self._ownership.is_this_package(raw[0].co_filename), stack)
+            application = next((raw for raw in within if self._ownership.may_own(raw[0].co_filename)), None)
         innermost_frame = self._places.place(*innermost, files).frame
         if application is None:
             return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)
@@ -252,7 +257,7 @@ class Recorder:
 
     def standing(self) -> object:
         """Where the thread stood at the last sample: the application's calls, and the line of the innermost."""
-        calls = [code for code, _ in self._previous if self._application.owns(code.co_filename)]
+        calls = [code for code, _ in self._previous if self._ownership.owns(code.co_filename)]
         _, place = self._here
         frame = place.application or place.innermost
         # Only its own calls: how deep a library is in something is another every time.

@@ -30,7 +30,7 @@ from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
 from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
-from wsgi_tracebacker.worker.recorder import Application, Recorder
+from wsgi_tracebacker.worker.recorder import CodeOwnership, Recorder
 from wsgi_tracebacker.worker.reporter import Repeats, full_text
 from wsgi_tracebacker.worker.wakeup import Waker
 
@@ -181,7 +181,7 @@ class Watchdog:
         self._hub_watch = HubWatch(
             hubs, cores, reporter, stacks_file, places, worker_number, lambda: in_flight(cores, monotonic())
         )
-        self._application = Application(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        self._ownership = CodeOwnership()
         self._watches: dict[int, _Watch] = {}
         #: The requests in flight with their cores, of the present look; None: nobody has asked yet.
         self._in_flight: list[tuple[Core, OtherRequest]] | None = None
@@ -445,7 +445,7 @@ class Watchdog:
         table = self._table()
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
-        recorder = Recorder(self._application, self._places)
+        recorder = Recorder(self._ownership, self._places)
         core.watched_token = token
         watch = self._watches[id(core)] = _Watch(core, token, settings, request, recorder, now)
         return watch

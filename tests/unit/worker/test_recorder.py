@@ -5,21 +5,30 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import sysconfig
 import threading
+from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsgi_tracebacker
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats.report import span_line
 from wsgi_tracebacker.worker import stacks
-from wsgi_tracebacker.worker.recorder import MAX_RUNS, MAX_SPANS, Application, Recorder
+from wsgi_tracebacker.worker.recorder import MAX_RUNS, MAX_SPANS, CodeOwnership, Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
     from wsgi_tracebacker.worker.stacks import RawStack
 
 #: Code of an application and of a library, each with some lines.
@@ -36,7 +45,7 @@ def code(name: str, filename: str) -> CodeType:
 
 OWN = [code(name, f"/srv/shop/{name}.py") for name in ("load_rows", "render", "answer")]
 LIBRARY = [code(name, f"/usr/lib/python3/dist-packages/{name}.py") for name in ("execute", "iterencode")]
-APPLICATION = Application(os.path.dirname(wsgi_tracebacker.__file__))
+OWNERSHIP = CodeOwnership()
 
 
 class Where(NamedTuple):
@@ -52,7 +61,7 @@ class Where(NamedTuple):
 
 
 def recorder() -> Recorder:
-    return Recorder(APPLICATION, stacks.Places(None))
+    return Recorder(OWNERSHIP, stacks.Places(None))
 
 
 def record(
@@ -269,8 +278,8 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
 )
 def test_what_is_the_applications_own(filename: str, is_own: bool) -> None:
     """Not the standard library, not what pip installed, not this package."""
-    assert APPLICATION.owns(filename) is is_own
-    assert APPLICATION.owns(filename) is is_own
+    assert OWNERSHIP.owns(filename) is is_own
+    assert OWNERSHIP.owns(filename) is is_own
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("_sysconfigdata"), AttributeError("installed_base")])
@@ -281,8 +290,57 @@ def test_where_the_library_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPat
         raise error
 
     monkeypatch.setattr(sysconfig, "get_paths", refuse)
-    application = Application("/site/wsgi_tracebacker")
-    assert application.owns("/srv/shop/pages.py")
-    for library in (threading.__file__, "/site/wsgi_tracebacker/middleware.py", "/venv/site-packages/flask/app.py"):
-        assert not application.owns(library)
-    assert not application.may_own(threading.__file__)
+    ownership = CodeOwnership()
+    assert ownership.owns("/srv/shop/pages.py")
+    for library in (threading.__file__, wsgi_tracebacker.__file__, "/venv/site-packages/flask/app.py"):
+        assert not ownership.owns(library)
+    assert not ownership.may_own(threading.__file__)
+
+
+def files_of_the_stack() -> list[tuple[str, str]]:
+    """Of each frame, innermost first: the name of its module, and the file that its code object names."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found.append((frame.f_globals.get("__name__", ""), frame.f_code.co_filename))
+        frame = frame.f_back
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"harakiri": 60.0, "harakiri_action": "raise"}], ids=["plain", "raise"])
+def test_no_frame_of_the_middleware_is_the_applications_own(base: str, options: dict[str, Any]) -> None:
+    """Real requests, which stand within the real package: in a call, in one within that, and in their bodies."""
+    stacks_seen: list[list[tuple[str, str]]] = []
+
+    def body() -> Iterator[bytes]:
+        stacks_seen.append(files_of_the_stack())
+        yield b"content"
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        stacks_seen.append(files_of_the_stack())
+        start_response("200 OK", [])
+        return body()
+
+    inner = TracebackerMiddleware(application, base, **options)
+    outer = TracebackerMiddleware(lambda _, start: inner(environ("/within"), start), base, **options)
+    for wrapped in (inner, outer):
+        assert serve(wrapped).chunks == [b"content"]
+    assert len(stacks_seen) == 4
+    for files in stacks_seen:
+        assert OWNERSHIP.owns(files[0][1])
+    called, _, called_within, _ = (
+        [filename for module, filename in files if module.partition(".")[0] == "wsgi_tracebacker"]
+        for files in stacks_seen
+    )
+    assert 1 <= len(called) < len(called_within)
+    for filename in {filename for files in stacks_seen for module, filename in files if "wsgi_tracebacker." in module}:
+        assert not OWNERSHIP.owns(filename)
+        assert not OWNERSHIP.may_own(filename)
+
+
+def test_no_module_of_the_package_is_the_applications_own() -> None:
+    """Wherever the package lies, and whichever folder of it a module is in."""
+    folder = Path(wsgi_tracebacker.__file__).parent
+    files = [str(path) for path in folder.rglob("*.py")]
+    assert len(files) > 50
+    assert [name for name in files if OWNERSHIP.owns(name) or not OWNERSHIP.is_this_package(name)] == []
