@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker import opening
+from wsgi_tracebacker.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ class Swapper:
             descriptor = real_open(path, flags, *arguments, **keywords)
             status = real_fstat(descriptor)
             # The kernel's own files in /proc are nobody's to swap.
-            if not flags & opening.O_PATH and status.st_dev == device:
+            if not flags & files.O_PATH and status.st_dev == device:
                 self.opened.append(stat.S_IFMT(status.st_mode))
             return descriptor
 

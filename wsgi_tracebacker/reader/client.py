@@ -16,9 +16,9 @@ from collections import Counter, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
 from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import STOPPED
 from wsgi_tracebacker.reader.reply import Reply
 
@@ -340,9 +340,9 @@ def _connect(connection: socket.socket, path: str) -> None:
         return
     # The same file by a shorter name: folders of containers, seen from outside, are deep.
     folder, name = os.path.split(path)
-    descriptor = opening.look(folder, follow=True)
+    descriptor = files.look(folder, follow=True)
     try:
-        connection.connect(f"{opening.path_of(descriptor)}/{name}")
+        connection.connect(f"{files.path_of(descriptor)}/{name}")
     finally:
         os.close(descriptor)
 

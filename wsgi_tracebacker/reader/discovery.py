@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as cards
-from wsgi_tracebacker.reader import files
+from wsgi_tracebacker.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import blackbox, faulthandler
-from wsgi_tracebacker.reader import files
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import SAME
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def ask(card: Card, processes: Processes, still_stalled: Callable[[], str | None
         # PyPy. By its number alone the signal could reach another process, and end that.
         raise Refused("this Python cannot name its process safely")
     # Writable for the lock. The worker goes on appending to it: nobody who holds the lock writes.
-    descriptor = files.open_file_of(card.stacks, card.uid, writable=True)
+    descriptor = files.open_file_of(card.stacks, card.uid, os.O_RDWR)
     try:
         yield from _lock(descriptor)
         noted = _room(descriptor, card)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.formats import blackbox, postmortem
 from wsgi_tracebacker.formats.card import socket_path
-from wsgi_tracebacker.reader import files
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import Processes
 
 if TYPE_CHECKING:
@@ -203,9 +203,4 @@ def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
 
 
 def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> tuple[bytes, float]:
-    """What a file holds, and the Unix time at which it was last written."""
-    descriptor = files.open_file_of(path, owner)
-    try:
-        return files.read_at_most(descriptor, most_bytes), os.fstat(descriptor).st_mtime
-    finally:
-        os.close(descriptor)
+    return files.read_file_of(path, owner, most_bytes)

@@ -12,9 +12,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
-from wsgi_tracebacker.reader.files import read_at_most
+from wsgi_tracebacker.linux import files
+from wsgi_tracebacker.linux.files import read_at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,16 +75,16 @@ def _open_source(path: str) -> int:
     """The descriptor of a source file. Raises OSError for what is none, and for what we may not reach or read."""
     # Through a link into /proc/self/fd or /proc/self/cwd a path leads past folders that may not be entered: with the
     # worker's rights, but to what root has open. So what is opened is found anew, by the real path that it has.
-    named = opening.look(path, follow=True)
+    named = files.look(path, follow=True)
     try:
         status = os.fstat(named)
         if not _is_source(status):
             raise FileNotFoundError(f"{path} is no source")
-        reached = _walk_to(os.readlink(opening.path_of(named)))
+        reached = _walk_to(os.readlink(files.path_of(named)))
         try:
             if not os.path.samestat(os.fstat(reached), status):
                 raise FileNotFoundError(f"{path} is somewhere else by now")
-            return opening.reopen(reached, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            return files.reopen(reached, os.O_RDONLY)
         finally:
             os.close(reached)
     finally:
@@ -96,10 +96,10 @@ def _walk_to(real_path: str) -> int:
 
     Not in one call: that follows whatever link has been swapped for a folder meanwhile.
     """
-    at = opening.look("/")
+    at = files.look("/")
     try:
         for name in real_path.split("/")[1:]:
-            step = opening.look(name, folder=at)
+            step = files.look(name, folder=at)
             os.close(at)
             at = step
     except BaseException:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import blackbox
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import files
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.formats.blackbox import Header, Row

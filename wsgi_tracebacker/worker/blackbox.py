@@ -18,8 +18,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import inode_of
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def read_dated(path: str) -> tuple[bytes | None, float | None]:
     except OSError:
         return None, None
     finally:
-        opening.close(descriptor)
+        files.close(descriptor)
 
 
 def write_whole(path: str, content: bytes) -> bool:
@@ -242,7 +242,7 @@ def write_over(path: str, expected: bytes, beginning: bytes) -> None:
     except OSError:
         pass
     finally:
-        opening.close(descriptor)
+        files.close(descriptor)
 
 
 def remove(path: str) -> None:

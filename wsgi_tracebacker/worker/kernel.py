@@ -10,7 +10,7 @@ import os
 from time import clock_gettime, thread_time
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker import opening
+from wsgi_tracebacker.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ def read_file(path: str) -> bytes | None:
     except OSError:
         return None
     finally:
-        opening.close(descriptor)
+        files.close(descriptor)
 
 
 def _fields_after_name(stat: bytes | None) -> list[bytes]:

@@ -23,9 +23,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.worker import faults
 
@@ -40,9 +40,6 @@ _BACKLOG = 64
 
 _OWNER_ONLY = 0o600
 _OWNER_AND_GROUP = 0o660
-
-#: O_NONBLOCK: an open waits for whoever has a lease on the file.
-_CARD_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
 
 #: Errors that mean "this card is ours, but somebody took the right to write it": step over it. Any other error is the
 #: environment's refusal.
@@ -200,18 +197,10 @@ def numbers_at(base: str) -> list[int]:
 def _pid_on(path: str) -> int | None:
     """The pid on a card of ours; None if there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            return None
-        return card_format.decode(os.pread(descriptor, card_format.MAX_CARD_BYTES + 1, 0)).pid
+        content, _ = files.read_file_of(path, os.geteuid(), card_format.MAX_CARD_BYTES + 1)
+        return card_format.decode(content).pid
     except (OSError, FormatError):
         return None
-    finally:
-        opening.close(descriptor)
 
 
 def _claim_number(base: str, number: int) -> Slot | None:
@@ -260,7 +249,7 @@ def _open_card(path: str) -> int | None:
         try:
             return _open_ours(path)
         except FileNotFoundError:
-            return os.open(path, _CARD_FLAGS | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     except FileExistsError:
         # Somebody made it between the two: a starter like us, who will have locked it.
         try:
@@ -275,14 +264,10 @@ def _open_card(path: str) -> int | None:
 
 
 def _open_ours(path: str) -> int | None:
-    looked_at = opening.look(path)
     try:
-        status = os.fstat(looked_at)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
-            return None
-        return opening.reopen(looked_at, _CARD_FLAGS)
-    finally:
-        os.close(looked_at)
+        return files.open_file_of(path, os.geteuid(), os.O_RDWR)
+    except files.NotOurs:
+        return None
 
 
 def _is_card(descriptor: int) -> bool:
@@ -327,9 +312,9 @@ def _may_be_bound(path: str) -> bool:
 
 def _set_mode(path: str, mode: int, group_id: int | None) -> None:
     """Change a path that must not be a symlink by now; ``os.chmod(follow_symlinks=False)`` does not exist on Linux."""
-    descriptor = opening.look(path)
+    descriptor = files.look(path)
     try:
-        through_descriptor = opening.path_of(descriptor)
+        through_descriptor = files.path_of(descriptor)
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             raise FileExistsError(errno.EEXIST, "replaced by somebody else", path)
         if group_id is not None:

@@ -20,10 +20,10 @@ from itertools import chain, islice, repeat, takewhile
 from operator import attrgetter, methodcaller, truth
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
 from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
+from wsgi_tracebacker.linux.files import close
 from wsgi_tracebacker.model import Frame
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def read_source(filename: str) -> SourceFile | None:
         except OSError:
             continue
         finally:
-            opening.close(descriptor)
+            close(descriptor)
         return SourceFile(decode_lines(content), status.st_mtime)
     return None
 

@@ -11,9 +11,9 @@ import os
 import re
 import stat
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.worker import kernel
 
 #: How systemd calls the folder that it mounts over ``/tmp`` and over ``/var/tmp``.
@@ -82,7 +82,7 @@ def other_copies(base: str, number: int) -> list[int]:
         except (OSError, FormatError):
             continue
         finally:
-            opening.close(descriptor)
+            files.close(descriptor)
         if (card.pid, card.start_ticks) == (pid, start_ticks):
             found.append(other)
     return found

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model import Card
 from wsgi_tracebacker.worker import slot
 
@@ -135,7 +135,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]]]
     real = os.open
 
     def note(path: str, flags: int, *arguments: Any, **keywords: Any) -> int:
-        if flags & (os.O_WRONLY | os.O_RDWR) and not flags & opening.O_PATH:
+        if flags & (os.O_WRONLY | os.O_RDWR) and not flags & files.O_PATH:
             noted.append((path, inode(path)))
         return real(path, flags, *arguments, **keywords)
 
@@ -282,7 +282,7 @@ def test_a_card_of_ours_is_the_one_that_was_looked_at(
     claim(base, []).forget()
     path, pipe = f"{base}1.worker", f"{base}.pipe"
     os.mkfifo(pipe)
-    real = opening.reopen
+    real = files.reopen
 
     def reopen(looked_at: int, flags: int) -> int:
         if stat.S_ISREG(os.lstat(path).st_mode):
@@ -290,7 +290,7 @@ def test_a_card_of_ours_is_the_one_that_was_looked_at(
         return real(looked_at, flags)
 
     with a_reader_of(pipe):
-        monkeypatch.setattr(opening, "reopen", reopen)
+        monkeypatch.setattr(files, "reopen", reopen)
         assert claim(base, claimed).number == 2
 
 

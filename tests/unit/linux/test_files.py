@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
-from wsgi_tracebacker import opening
 from wsgi_tracebacker.formats import card as cards
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model import Card
-from wsgi_tracebacker.reader import discovery, dump, files, graveyard, table
+from wsgi_tracebacker.reader import discovery, dump, graveyard, table
 from wsgi_tracebacker.reader.processes import Processes
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def ask_for_a_dump(path: str) -> None:
         pytest.param(ask_for_a_dump, marks=needs_outside_help),
         lambda path: discovery.read_card(path, UID),
         lambda path: graveyard._content(path, UID),
-        lambda path: os.close(files.open_file_of(path, UID, writable=True)),
+        lambda path: os.close(files.open_file_of(path, UID, os.O_RDWR)),
     ],
     ids=["table", "stacks", "card", "postmortem", "writable"],
 )
@@ -76,6 +76,6 @@ def test_without_proc_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.Monk
     """It says what is missing, and does not make do with the path."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    monkeypatch.setattr(opening, "path_of", lambda descriptor: f"{tmp_path}/proc/self/fd/{descriptor}")
+    monkeypatch.setattr(files, "path_of", lambda descriptor: f"{tmp_path}/proc/self/fd/{descriptor}")
     with pytest.raises(OSError, match="/proc is not mounted"):
         files.open_file_of(str(path), UID)
