@@ -455,6 +455,8 @@ def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironmen
     """Make an idle core ready for the request, and say where its thread finds it; None: serve it untracked."""
     try:
         found = agent.agent_for(settings, environ, application_name(wrapped))
+        if found is None:
+            return None
         found.attend(settings)
         core = agent.idle_core(found, environ)
     except Exception as error:

@@ -119,7 +119,7 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
         )
 
 
-def _start(settings: Settings, worker: Worker) -> Agent:
+def _start(settings: Settings, worker: Worker) -> Agent | None:
     from gunicorn import SERVER_SOFTWARE  # noqa: PLC0415  (only a process that gunicorn started has it for sure)
 
     name = getattr(worker.app, "app_uri", None) or worker.cfg.proc_name

@@ -50,6 +50,7 @@ from wsgi_tracebacker.worker import (
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
 from wsgi_tracebacker.worker.dump_signal import DumpSignal
+from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.reporter import Reporter
 from wsgi_tracebacker.worker.requests import Core
@@ -112,9 +113,9 @@ MARK: Final = _make_mark()
 #: greenlet's. Bound when this module is loaded: the original is the same at any time.
 get_ident: Final = primitives.original("_thread", "get_ident")
 
-#: The agent of this process, by the process's identity: two threads that serve the first two requests at the same
-#: time agree on one through dict.setdefault(), which is atomic and needs no lock that a fork could leave held.
-_agents: dict[tuple[int, int | None], Agent] = {}
+#: The agent of this process, by the process's pid: two threads that serve the first two requests at the same time agree
+#: on one through dict.setdefault(), which is atomic and needs no lock that a fork could leave held.
+_agents: dict[int, Agent] = {}
 
 
 class Agent:
@@ -149,15 +150,26 @@ class Agent:
         self.fuse: Fuse | None = None
         self._attended: list[Settings] = []
         self._hubs_watched: list[Settings] = []
-        self._attending = self.primitives.allocate_lock()
+        self._pid = os.getpid()
+        self._lifecycle = Lifecycle(self._end)
         self.cores.on_limit = self._limit_changed
         #: The working directory, and until when it is taken for that.
         self._folder_known, self._folder_again_at = "", 0.0
 
     # --- start and end
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it ends, or has ended: no request begins in it any more."""
+        return self._lifecycle.is_stopping
+
     def start(self) -> None:
         """Take a number, open the socket, start the listener. What the environment refuses is one warning."""
+        with self._lifecycle.starting() as may_start:
+            if may_start:
+                self._start()
+
+    def _start(self) -> None:
         self._group_id = _group_id(self.settings.group)
         if _uwsgi_runs_no_threads():
             faults.warn_once(
@@ -203,16 +215,16 @@ class Agent:
         """From now on there are requests under these settings: have them watched if they may need it."""
         blocked = settings.hub_blocked
         if self.serves_greenlets and blocked is not None and not any(known is settings for known in self._hubs_watched):
-            with self._attending:
-                watchdog = self._ensure_watchdog()
+            with self._lifecycle.starting() as may_start:
+                watchdog = self._ensure_watchdog() if may_start else None
             if watchdog is not None:
                 self._hubs_watched.append(settings)
                 watchdog.attend_hubs(blocked)
         # By identity: comparing settings would compare whatever callables the application put into them.
         if not settings.needs_watchdog or any(known is settings for known in self._attended):
             return
-        with self._attending:
-            if any(known is settings for known in self._attended):
+        with self._lifecycle.starting() as may_start:
+            if not may_start or any(known is settings for known in self._attended):
                 return
             watchdog = self._ensure_watchdog()
             if settings.harakiri_action == "kill" and watchdog is not None:
@@ -249,8 +261,8 @@ class Agent:
     def _limit_changed(self, core: Core) -> None:
         watchdog = self._watchdog
         if watchdog is None:
-            with self._attending:
-                watchdog = self._ensure_watchdog()
+            with self._lifecycle.starting() as may_start:
+                watchdog = self._ensure_watchdog() if may_start else None
         if watchdog is not None:
             watchdog.limit_changed(core)
 
@@ -286,22 +298,31 @@ class Agent:
 
     def stop(self) -> None:
         """End the threads and take the files away."""
-        if self.fuse is not None:
-            self.fuse.close()
-            self.fuse = None
-        if self._watchdog is not None:
-            self._watchdog.stop(_STOP_SECONDS)
-            self._watchdog = None
-        self._reporter.stop(_STOP_SECONDS)
-        if self.listener is not None:
-            self.listener.stop(_STOP_SECONDS)
-            self.listener = None
-        self.hubs.close()
-        self._close_black_box(remove=True)
-        if self.slot is not None:
-            self.slot.release()
-            self.slot = None
-        self.cores.abandon()
+        self._lifecycle.stop()
+
+    def _end(self) -> None:
+        try:
+            if self.fuse is not None:
+                self.fuse.close()
+                self.fuse = None
+            if self._watchdog is not None:
+                self._watchdog.stop(_STOP_SECONDS)
+                self._watchdog = None
+            self._reporter.stop(_STOP_SECONDS)
+            if self.listener is not None:
+                self.listener.stop(_STOP_SECONDS)
+                self.listener = None
+            self.hubs.close()
+            self.cores.abandon()
+            self._close_black_box(remove=True)
+            if self.slot is not None:
+                self.slot.release()
+                self.slot = None
+        finally:
+            self.cores.abandon()
+            # Not before: what the next request starts would run beside this.
+            if running() is self:
+                del _agents[self._pid]
 
     def forget(self) -> None:
         """In a forked child: let go of what is the parent's, without a trace in its files."""
@@ -618,45 +639,37 @@ class Agent:
         return own
 
 
-def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent:
-    """The agent of this process; the first call starts it."""
-    # Where the mark holds, the only one is this process's: greenlets come here with each connection, and what
-    # identifies a process is in a file.
-    identity = next(iter(list(_agents)), None) if MARK[0] else None
-    if identity is None:
-        identity = (os.getpid(), kernel.start_ticks())
-    found = _agents.get(identity)
-    if found is not None:
-        MARK[0] = 1
-        found.adapt()
-        if found.settings.base != settings.base:
-            faults.warn_once(
-                f"base {settings.base}",
-                "this process listens at %s<N> already; socket=%r of another middleware in it is not used",
-                found.settings.base,
-                settings.base,
-            )
-        return found
-    made = Agent(settings, environ, application)
-    agent = _agents.setdefault(identity, made)
-    if agent is made:
-        for other in list(_agents):
-            if other != identity:
-                # We are a child that was forked in C: no hook has run.
-                _agents.pop(other).forget()
-                faults.forget()
-        MARK[0] = 1
-        _register_hooks()
-        agent.adapt()
-        agent.start()
+def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent | None:
+    """The agent of this process; the first call starts it. None while it is being stopped."""
+    pid = os.getpid()
+    agent = _agents.get(pid)
+    if agent is None:
+        made = Agent(settings, environ, application)
+        agent = _agents.setdefault(pid, made)
+        if agent is made:
+            # There are others if we are a child that was forked in C: no hook has run.
+            _forget_parents()
+            MARK[0] = 1
+            _register_hooks()
+            agent.adapt()
+            agent.start()
+    if agent.is_stopping:
+        return None
+    MARK[0] = 1
+    agent.adapt()
+    if agent.settings.base != settings.base:
+        faults.warn_once(
+            f"base {settings.base}",
+            "this process listens at %s<N> already; socket=%r of another middleware in it is not used",
+            agent.settings.base,
+            settings.base,
+        )
     return agent
 
 
 def running() -> Agent | None:
     """The agent of this process, if it was started."""
-    for identity, agent in _agents.items():
-        return agent if identity[0] == os.getpid() else None
-    return None
+    return _agents.get(os.getpid())
 
 
 def serving_core() -> Core | None:
@@ -775,16 +788,22 @@ def _nested_core(agent: Agent, outer: Core) -> Core:
 def stop() -> None:
     """End the listener of this process, if it runs, and remove its socket and card.
 
-    The next request starts everything again. Runs by itself when the process exits in order.
+    The next request starts everything again; one that begins meanwhile is served untracked. Runs by itself when the
+    process exits in order.
     """
-    for identity in list(_agents):
-        agent = _agents.pop(identity, None)
+    _forget_parents()
+    agent = running()
+    if agent is not None:
+        agent.stop()
+
+
+def _forget_parents() -> None:
+    own = os.getpid()
+    for pid in list(_agents):
+        agent = _agents.pop(pid, None) if pid != own else None
         if agent is not None:
-            if identity[0] == os.getpid():
-                MARK[0] = 0
-                agent.stop()
-            else:
-                agent.forget()
+            agent.forget()
+            faults.forget()
 
 
 _hooks_registered = False
@@ -801,11 +820,10 @@ def _register_hooks() -> None:
 def _after_fork() -> None:
     """In the child: close what is the parent's, above all the lock, which would outlive the worker here."""
     try:
-        for identity in list(_agents):
-            agent = _agents.pop(identity)
+        for agent in list(_agents.values()):
             # This thread is the one that forked: it must not take its core for one of the new process.
             vars(agent.local).clear()
-            agent.forget()
+        _forget_parents()
         faults.forget()
     except Exception:
         faults.caught("after a fork")

@@ -62,6 +62,7 @@ class Cores:
         #: Numbers of the cores for which the table has no row.
         self._unrecorded: set[int] = set()
         self._worker_number: int | None = None
+        self._is_abandoned = False
 
     def take(
         self,
@@ -81,6 +82,9 @@ class Cores:
             core.on_limit = self.on_limit
             self._give_row(core)
             self._taken[number] = core
+        if self._is_abandoned:
+            # While this core was made. abandon() may not have seen it.
+            _abandon(core)
         self._name(core)
         return core, Marker(core, self._freed)
 
@@ -116,6 +120,9 @@ class Cores:
 
     def record_in(self, table: Table | None) -> None:
         """From now on, requests are noted in this table; those in flight go on there."""
+        if self._is_abandoned:
+            # The lock may be held by code that the handler of a signal interrupted to stop all of this.
+            return
         with self._lock:
             self._table = table
             self._unrecorded.clear()
@@ -135,12 +142,10 @@ class Cores:
 
         Takes no lock: in a forked child it may be held for ever by a thread that is not there.
         """
+        self._is_abandoned = True
+        self._table = None
         for core in list(self._taken.values()):
-            core.__class__ = AbandonedCore
-            # The timers are the parent's, or deleted; its lock may be held for ever too.
-            core.fuse = None
-            # Its row is the parent's, or another core's by now.
-            core.move_row(None)
+            _abandon(core)
 
     def finished(self) -> int:
         """Requests finished since the process started to serve."""
@@ -184,8 +189,20 @@ class Cores:
                 self._finished_before += core.finished
                 if core.number in self._unrecorded:
                     self._unrecorded.discard(core.number)
-                    if self._table is not None:
-                        self._table.set_unrecorded(len(self._unrecorded))
+                    # Read once: abandon() takes it away without the lock.
+                    table = self._table
+                    if table is not None:
+                        table.set_unrecorded(len(self._unrecorded))
+
+
+def _abandon(core: Core) -> None:
+    core.__class__ = AbandonedCore
+    # The timers are the parent's, or deleted; its lock may be held for ever too.
+    core.fuse = None
+    # Its row is the parent's, or another core's by now.
+    core.move_row(None)
+    # The end of its request will not be noted.
+    core.environ = None
 
 
 def _end_if_dropped(core: Core, dropped: list[object]) -> None:

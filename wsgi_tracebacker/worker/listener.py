@@ -147,15 +147,11 @@ class Listener:
         ended = self._ended.acquire(timeout=timeout_seconds)
         if ended:
             self._ended.release()
-            self._close_descriptors()
         return ended
 
     def forget(self) -> None:
         """Close the descriptors and nothing else: a forked child has no thread, and its clients are not its own."""
         self._haste.end()
-        self._close_descriptors()
-
-    def _close_descriptors(self) -> None:
         for client in self._clients.values():
             client.socket.close()
         self._clients.clear()
@@ -188,6 +184,7 @@ class Listener:
         finally:
             self._drop_all()
             self._haste.end()
+            self._waker.close()
             self._ended.release()
 
     def _hurries(self, now: float) -> bool:

@@ -225,7 +225,6 @@ class Watchdog:
         self.wake()
         if self._ended.acquire(timeout=timeout_seconds):
             self._ended.release()
-            self.forget()
 
     def forget(self) -> None:
         """In a forked child: there is no thread."""
@@ -278,6 +277,7 @@ class Watchdog:
         except Exception:
             faults.caught("when the watchdog ended", self._say_fault)
         finally:
+            self._waker.close()
             self._ended.release()
 
     def _sleep(self, planned: float) -> float:

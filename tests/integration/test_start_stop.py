@@ -1,0 +1,200 @@
+"""stop() beside whatever else happens: one process has one number at a time, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.wsgi import requests_in, serve, snapshot
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.worker import agent, cores, faults, reporter, slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SECONDS = 30
+
+
+@pytest.fixture(autouse=True)
+def nothing_logged_before() -> Iterator[None]:
+    """What was logged once in this process may be logged again in each test."""
+    faults.forget()
+    yield
+    faults.forget()
+
+
+def application(_: Any, start_response: Any) -> Any:
+    start_response("200 OK", [])
+    return [b"x"]
+
+
+def files_beside(base: str) -> list[str]:
+    return sorted(os.listdir(os.path.dirname(base)))
+
+
+def run(*works: Callable[[], object]) -> None:
+    """All at the same time, each on a thread of its own."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+def serves_and_is_seen(wrapped: TracebackerMiddleware, base: str) -> bool:
+    """Whether a request of this thread is served, and shown in flight by worker 1, the only one."""
+    seen: list[Any] = []
+
+    def look(_: Any, start_response: Any) -> Any:
+        seen.extend(requests_in(snapshot(base)))
+        return application(_, start_response)
+
+    serve(TracebackerMiddleware(look, base))
+    return serve(wrapped).chunks == [b"x"] and len(seen) == 1 and files_beside(base) == ["tb1", "tb1.worker"]
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_requests_beside_stops_have_one_number(
+    base: str, caplog: pytest.LogCaptureFixture, limit: float | None
+) -> None:
+    """Three threads serve while a fourth one stops all again and again: never a second number, never a warning."""
+    wrapped = TracebackerMiddleware(application, base, harakiri=limit)
+    ended = threading.Event()
+    wrong: list[object] = []
+
+    def serve_on() -> None:
+        while not ended.is_set():
+            if serve(wrapped).chunks != [b"x"]:
+                wrong.append("an answer")
+            wrong.extend(name for name in files_beside(base) if not name.startswith("tb1"))
+
+    def stop_often() -> None:
+        for _ in range(20):
+            stop()
+            time.sleep(0.02)
+        ended.set()
+
+    run(serve_on, serve_on, serve_on, stop_often)
+    assert (wrong, faults.count(), [record.getMessage() for record in caplog.records]) == ([], 0, [])
+    assert serves_and_is_seen(wrapped, base)
+    stop()
+    assert files_beside(base) == []
+
+
+def test_a_request_beside_a_stop_is_served_untracked(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for the stop, and starts nothing; the first one afterwards does."""
+    wrapped = TracebackerMiddleware(application, base, harakiri=60.0)
+    serve(wrapped)
+    served: list[object] = []
+    real = reporter.Reporter.stop
+
+    def slow(self: reporter.Reporter, timeout_seconds: float) -> None:
+        run(lambda: served.append(serve(wrapped).chunks))
+        real(self, timeout_seconds)
+
+    monkeypatch.setattr(reporter.Reporter, "stop", slow)
+    stop()
+    assert (served, files_beside(base), agent.running()) == ([[b"x"]], [], None)
+    monkeypatch.undo()
+    assert serves_and_is_seen(wrapped, base)
+
+
+def test_two_stops_at_once(base: str) -> None:
+    """Whichever returns, all has ended."""
+    wrapped = TracebackerMiddleware(application, base)
+    left: list[str] = []
+
+    def stop_and_look() -> None:
+        barrier.wait(SECONDS)
+        stop()
+        left.extend(files_beside(base))
+
+    for _ in range(10):
+        serve(wrapped)
+        barrier = threading.Barrier(3)
+        run(stop_and_look, stop_and_look, stop_and_look)
+    assert left == []
+
+
+def stopping_first(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but that a signal interrupts its caller right before, whose handler stops everything."""
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return real(*arguments, **options)
+
+    return called
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        pytest.param(slot, "claim", id="while it starts"),
+        pytest.param(slot.Slot, "bind", id="while it has a number"),
+        pytest.param(agent.Agent, "_ensure_watchdog", id="while a watchdog starts"),
+        pytest.param(cores.Cores, "_free_number", id="while a core is taken"),
+        pytest.param(reporter.Reporter, "stop", id="while it stops"),
+    ],
+)
+def test_a_signals_handler_stops_it(base: str, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Wherever it interrupts: the request is served, all ends soon, and the next request starts it again."""
+    wrapped = TracebackerMiddleware(application, base, harakiri=60.0)
+    before = signal.signal(signal.SIGUSR1, lambda *_: stop())
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, stopping_first(getattr(owner, name)))
+            began = time.monotonic()
+            assert serve(wrapped).chunks == [b"x"]
+            if owner is reporter.Reporter:
+                stop()
+            assert time.monotonic() - began < SECONDS
+            assert (files_beside(base), agent.running(), faults.count()) == ([], None, 0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert serves_and_is_seen(wrapped, base)
+
+
+def test_a_stop_within_a_request(base: str) -> None:
+    """The request goes on to its end, and can change its own limit no more."""
+    found: list[object] = []
+
+    def stopping(request: Any, start_response: Any) -> Any:
+        stop()
+        found.append(files_beside(base))
+        return application(request, start_response)
+
+    wrapped = TracebackerMiddleware(application, base)
+    assert serve(TracebackerMiddleware(stopping, base)).chunks == [b"x"]
+    assert found == [[]]
+    assert serves_and_is_seen(wrapped, base)
+
+
+def test_a_fork_beside_a_stop(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while its parent stops serves as a worker of its own, and waits for nobody."""
+    wrapped = TracebackerMiddleware(application, base)
+    serve(wrapped)
+    real = reporter.Reporter.stop
+    statuses: list[int] = []
+
+    def forking(self: reporter.Reporter, timeout_seconds: float) -> None:
+        child = os.fork()
+        if not child:
+            monkeypatch.undo()
+            # The parent's number is taken until its stop is done.
+            seen = serve(wrapped).chunks == [b"x"] and snapshot(base, 2)["worker"]["pid"] == os.getpid()
+            stop()
+            os._exit(0 if seen and files_beside(base) == ["tb1", "tb1.worker"] else 1)
+        statuses.append(os.waitpid(child, 0)[1])
+        real(self, timeout_seconds)
+
+    monkeypatch.setattr(reporter.Reporter, "stop", forking)
+    stop()
+    assert (statuses, files_beside(base)) == ([0], [])
+    monkeypatch.undo()
+    assert serves_and_is_seen(wrapped, base)
