@@ -41,7 +41,16 @@ from wsgi_tracebacker.model import (
     Worker,
 )
 from wsgi_tracebacker.reader import client, discovery, examine, graveyard, processes, stall
-from wsgi_tracebacker.reports import HarakiriReport, HubReport, LostRequest, OtherRequest, Postmortem, Span, Verdict
+from wsgi_tracebacker.reports import (
+    HarakiriReport,
+    HubReport,
+    LostRequest,
+    OtherRequest,
+    Postmortem,
+    Span,
+    StallReport,
+    Verdict,
+)
 from wsgi_tracebacker.worker import (
     blackbox,
     dump_signal,
@@ -377,8 +386,8 @@ HUB_REPORT = HubReport(
     by=OtherRequest(1, REQUEST),
     stack=Stack("a", frames=(FRAME,), greenlet="running"),
     others=(OtherRequest(2, REQUEST),),
-    late_seconds=0.0,
 )
+STALL_REPORT = StallReport(2.0, 1, 1, (OtherRequest(1, REQUEST),), (LastRequest("GET", "/", 0.5),))
 
 
 def test_every_option_of_harakiri_is_explained() -> None:
@@ -427,12 +436,8 @@ def test_every_error_and_every_logger_is_in_the_reference() -> None:
         if isinstance(value, type) and issubclass(value, BaseException) and name != "TracebackerError":
             base = documented[f"wsgi_tracebacker.{name}"][0].split(" | ")[0].strip("`")
             assert issubclass(value, getattr(builtins, base))
-    assert {logs.PACKAGE, logs.HARAKIRI, logs.SLOW, logs.HUB, logs.POSTMORTEM} == set(
-        rows(section(page, "Loggers"))
-    ) - {
-        "logger",
-        "---",
-    }
+    loggers = {logs.PACKAGE, logs.HARAKIRI, logs.SLOW, logs.HUB, logs.STALL, logs.POSTMORTEM}
+    assert loggers == set(rows(section(page, "Loggers"))) - {"logger", "---"}
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -465,6 +470,8 @@ def test_every_key_of_the_record_is_in_the_reference() -> None:
         assert set(rows(section(page, heading))) - {"key", "---"} == set(part), heading
     keys = section(page, "A blocked hub").partition("Its record has these keys:")[2]
     assert set(rows(keys)) - {"key", "---"} == set(report_format.hub_document(HUB_REPORT))
+    keys = section(page, "Python could not run").partition("Its record has these keys:")[2]
+    assert set(rows(keys)) - {"key", "---"} == set(report_format.stall_document(STALL_REPORT))
     written = re.findall(r'"(\w+)": ', inspect.getsource(watchdog.Watchdog._summaries))
     assert set(rows(section(page, "a summary"))) - {"key", "---"} == set(written)
     fields = {field.name for field in dataclasses.fields(HarakiriReport)}

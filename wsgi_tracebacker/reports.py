@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsgi_tracebacker.model import Frame, HubState, Request, Stack  # noqa: TC001  (a value is made of them)
+from wsgi_tracebacker.model import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value is made of them)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,19 @@ class HubReport:
     stack: Stack
     #: The requests in flight that wait for it.
     others: tuple[OtherRequest, ...]
-    #: How much later than it should this was seen: Python could not run before.
-    late_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StallReport:
+    """Python could not run in a worker for a while: something kept the GIL, or the process was stopped."""
+
+    stalled_seconds: float
+    worker: int | None
+    pid: int
+    #: The requests in flight when Python ran again, the oldest first.
+    in_flight: tuple[OtherRequest, ...]
+    #: Requests that ended meanwhile, or just when it was over: of each core the last one.
+    ended: tuple[LastRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model import Frame, Request, Stack
-    from wsgi_tracebacker.reports import HarakiriReport, HubReport, OtherRequest, Span
+    from wsgi_tracebacker.reports import HarakiriReport, HubReport, OtherRequest, Span, StallReport
 
 #: Other requests that are named; the document holds all of them.
 _MAX_OTHERS_NAMED = 10
@@ -73,11 +73,10 @@ def hub_lines(report: HubReport) -> Iterator[str]:
         request_id = f", request id {printable(by.request.request_id)}" if by.request.request_id else ""
         whose = f"{target(by.request)} {age(by.request)}"
         core = f" core {by.core}{request_id}"
-    late = f"; Python could not run for {report.late_seconds:.1f} s" if report.late_seconds >= _LATE_SECONDS else ""
     worker = "?" if report.worker is None else report.worker
     yield (
         f"{report.hub.library}'s hub is blocked for {report.hub.blocked_seconds or 0.0:.1f} s at least by {whose},"
-        f" worker {worker}{core}, pid {report.pid}: it does not give way, and all other greenlets wait{late}"
+        f" worker {worker}{core}, pid {report.pid}: it does not give way, and all other greenlets wait"
     )
     yield "Traceback (most recent call last):"
     if report.stack.frames_omitted:
@@ -108,9 +107,39 @@ def hub_document(report: HubReport) -> dict[str, Any]:
                 "core": report.by.core if report.by is not None else None,
                 "pid": report.pid,
             },
-            "late_seconds": report.late_seconds,
             "thread": _thread(report.stack, None),
             "others": [asdict(other) for other in report.others],
+        }
+    )
+    return plain
+
+
+def stall_line(report: StallReport) -> str:
+    """The line that says that Python could not run."""
+    flying = [f"{target(other.request)} ({age(other.request)})" for other in report.in_flight]
+    ended = [printable(f"{request.method} {request.path}") for request in report.ended]
+    return (
+        f"Python could not run for {report.stalled_seconds:.1f} s,"
+        f" worker {'?' if report.worker is None else report.worker}, pid {report.pid};"
+        + (f" in flight were {_named(flying)}" if flying else " no request is in flight")
+        + (f"; ended meanwhile: {_named(ended)}" if ended else "")
+    )
+
+
+def _named(requests: list[str]) -> str:
+    more = len(requests) - _MAX_OTHERS_NAMED
+    return ", ".join(requests[:_MAX_OTHERS_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def stall_document(report: StallReport) -> dict[str, Any]:
+    """Everything that the line says, as plain dicts, lists, strings and numbers."""
+    plain: dict[str, Any] = _plain(
+        {
+            "kind": "stall",
+            "stalled_seconds": report.stalled_seconds,
+            "worker": {"number": report.worker, "core": None, "pid": report.pid},
+            "in_flight": [asdict(other) for other in report.in_flight],
+            "ended": report.ended,
         }
     )
     return plain

@@ -17,6 +17,7 @@ HARAKIRI = "wsgi_tracebacker.harakiri"
 SLOW = "wsgi_tracebacker.slow"
 POSTMORTEM = "wsgi_tracebacker.postmortem"
 HUB = "wsgi_tracebacker.hub"
+STALL = "wsgi_tracebacker.stall"
 
 #: The one key under which a record carries its structured content.
 EXTRA_KEY = "wsgi_tracebacker"

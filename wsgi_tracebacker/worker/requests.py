@@ -142,7 +142,6 @@ class Core:
         "settings",
         "started",
         "thread",
-        "watched_token",
     )
 
     def __init__(
@@ -193,8 +192,6 @@ class Core:
         self.inside_token = 0.0
         self.inside_ident = ident
         self.interrupt_token = 0.0
-        #: The token of the last request that the watchdog has told of, or will.
-        self.watched_token = 0.0
         #: Set while the request in flight has a deadline at which its process may be killed without Python.
         self.fuse: Fuse | None = None
         #: Called when a request got a limit of its own.
@@ -232,11 +229,6 @@ class Core:
         """Method and path of the request in flight, or of the last one."""
         _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
         return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
-
-    def noted_start(self) -> float:
-        """Monotonic time of the start of the request in flight, or of the last one; 0.0 if there was none."""
-        start: float = FLIGHT.unpack_from(self.buffer, self.offset)[3]
-        return start
 
     def noted_request(self) -> str:
         """The same for people: ``GET /path``."""

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
-import sys
-from time import monotonic, process_time, strftime
+from time import monotonic, strftime
 from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import PHASES, Request, Stack
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, StallReport
 from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
@@ -56,8 +54,9 @@ _FAULT_PAUSE_SECONDS = 1.0
 _MIN_SLEEP_SECONDS = 0.002
 #: So much of the time between two samples one may come early.
 _SAMPLE_EARLY_SHARE = 0.3
-#: This thread that much late: requests may have come and gone unseen.
-_MISSED_SECONDS = 0.2
+#: This thread late by so much: a line in the log says that Python could not run. Beside many threads that compute,
+#: half a second is nothing unusual.
+_STALLED_SECONDS = 1.0
 #: Between two looks while requests may be killed: so well is known for how long this process was stopped.
 LOOK_SECONDS = 1.0
 #: Nothing to wait for: as good as for ever, and short enough for poll().
@@ -65,14 +64,6 @@ _IDLE_SECONDS = 3600.0
 
 #: A stop that is shorter than this is no reason to change limits.
 _STOPPED_SECONDS = 1.0
-
-#: Seconds: what Python starts with.
-_DEFAULT_SWITCH_INTERVAL = 0.005
-#: Of the switches of a thread that waits for the GIL all the time; a loaded machine lets it have fewer.
-_GIL_WAIT_SHARE = 0.1
-#: PyPy does not have it, and goes by this: a process that used less of a CPU was stopped.
-_STOPPED_CPU_SHARE = 0.02
-_RUSAGE_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 
 #: A greenlet that is to be raised into has so long to give way to its hub, which throws into it.
 _GIVES_WAY_SECONDS = 0.3
@@ -187,17 +178,17 @@ class Watchdog:
         self._in_flight: list[tuple[Core, OtherRequest]] | None = None
         self._reports = Repeats()
         self._slow_lines = Repeats()
+        self._stalls = Repeats()
         #: The shortest time after which a request under any of the settings could need us.
         self._horizon_seconds = _IDLE_SECONDS
         #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
         self.wakes_at = _NEVER
         #: When it was started, and when it began to look around last.
         self._started_at = self._looks_at = 0.0
+        #: When it began to sleep last.
+        self._sleeps_at = 0.0
         #: Set where requests may be killed: pushed forward as long as this thread runs.
         self.fuse: Fuse | None = None
-        #: How often this thread had given up its CPU by then.
-        self._switches_seen = 0
-        self._cpu_seen = process_time()
         self._stopping = False
         self._waker = Waker()
         self._ended = primitives.allocate_lock()
@@ -208,7 +199,7 @@ class Watchdog:
         """Start the thread. Raises RuntimeError when the system gives none."""
         self._ended.acquire()
         # Not when it first runs: the process may be stopped, or its GIL kept, before it does.
-        self._started_at = monotonic()
+        self._started_at = self._sleeps_at = monotonic()
         try:
             self._primitives.start_new_thread(self._run, ())
         except BaseException:
@@ -284,7 +275,8 @@ class Watchdog:
         """Until it is time to look around, or somebody wakes it; when the next look was to be."""
         if self.fuse is not None:
             self.fuse.alarm(planned)
-        sleep_seconds = max(0.0, planned - monotonic())
+        self._sleeps_at = monotonic()
+        sleep_seconds = max(0.0, planned - self._sleeps_at)
         woken_at = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
         if woken_at is not None:
             # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
@@ -299,20 +291,18 @@ class Watchdog:
         self.wakes_at = _NEVER
         now = self._looks_at = monotonic()
         late_seconds = max(0.0, now - planned)
-        if self._was_stopped(late_seconds):
-            self._hub_watch.process_was_stopped(now)
-            if self.fuse is not None:
-                self._forgive_a_stop(late_seconds)
-        elif late_seconds > _MISSED_SECONDS:
-            # Before anything here gives up the GIL: what kept it goes on then.
-            self._hub_watch.seize(now, late_seconds)
+        if self.fuse is not None:
+            self._forgive_a_stop(late_seconds)
+        # Not the time that its own work took.
+        stalled_seconds = now - max(planned, self._sleeps_at)
+        if stalled_seconds >= _STALLED_SECONDS:
+            self._report_stall(now, stalled_seconds)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
         serving: list[Core] = []
         for core in self._cores.all():
             token = core.started
             if token <= 0.0:
-                self._look_back(core, now, late_seconds)
                 continue
             slow_at, overdue_at = thresholds(core, token)
             serving.append(core)
@@ -320,7 +310,6 @@ class Watchdog:
             if watch is not None and watch.token == token and watch.reported is None and now < min(slow_at, overdue_at):
                 # Its limit was moved or taken away: it is not slow any more.
                 del self._watches[id(core)]
-                core.watched_token = 0.0
                 watch = None
             if watch is None or watch.token != token:
                 event_at = min(slow_at, overdue_at)
@@ -328,7 +317,7 @@ class Watchdog:
                     wake_at = min(wake_at, event_at)
                     continue
                 if watch is not None:
-                    self._ended_request(watch, now, late_seconds)
+                    self._ended_request(watch, now)
                 watch = self._begin(core, token, now)
                 if watch is None:
                     wake_at = now
@@ -338,7 +327,7 @@ class Watchdog:
         for key, watch in list(self._watches.items()):
             if watch.core.started != watch.token:
                 del self._watches[key]
-                self._ended_request(watch, now, late_seconds)
+                self._ended_request(watch, now)
         if due:
             wake_at = min(wake_at, self._attend_slow(due, late_seconds))
         wake_at = min(wake_at, self._hub_watch.look(now, late_seconds))
@@ -354,75 +343,6 @@ class Watchdog:
         if self.fuse is None:
             return _NEVER
         return now + LOOK_SECONDS if self.fuse.push(serving) else _NEVER
-
-    def _look_back(self, core: Core, now: float, late_seconds: float) -> None:
-        """Report an overdue request that began and ended while this thread could not run.
-
-        A C call that holds the GIL keeps the watchdog from running, and when it ends, the request may end first. The
-        core still has its start, its end and what it was.
-        """
-        if late_seconds < _MISSED_SECONDS:
-            return
-        token, ended, settings = core.noted_start(), core.ended, core.settings
-        if settings is None or not 0.0 < token < ended or core.watched_token == token:
-            return
-        _, overdue_at = thresholds(core, token)
-        if ended < overdue_at or now - ended > late_seconds:
-            return
-        method, path = core.noted()
-        request = Request(
-            method, path, None, None, None, unix_time() - (now - token), ended - token, PHASES[core.phase]
-        )
-        if core.started or core.ended != ended:
-            # The row is another request's by now.
-            return
-        verdict = Verdict("unknown", f"no sample: the watchdog could not run for {late_seconds:.1f} s")
-        core.watched_token = token
-        self._say(self._missed(core, request, token, overdue_at, now, (), verdict), settings)
-
-    def _missed(
-        self,
-        core: Core,
-        request: Request,
-        token: float,
-        overdue_at: float,
-        now: float,
-        timeline: tuple[Span, ...],
-        verdict: Verdict,
-    ) -> HarakiriReport:
-        """Of a request that was overdue when it ended, and could not be reported before."""
-        return HarakiriReport(
-            kind="harakiri",
-            request=request,
-            worker=self._worker_number(),
-            core=core.number,
-            pid=os.getpid(),
-            limit_seconds=round(overdue_at - token, 6),
-            late_seconds=now - overdue_at,
-            action="log",
-            outcome=f"reported {now - overdue_at:.1f} s late, when it had ended: Python could not run",
-            timeline=timeline,
-            verdict=verdict,
-            stack=None,
-            system_call=None,
-            others=(),
-        )
-
-    def _was_stopped(self, late_seconds: float) -> bool:
-        """Whether this thread is late because it could not run at all, and not because it had to wait for the GIL.
-
-        Who waits for that wakes up once in each switch interval and asks for it. PyPy does not count that; there it
-        was stopped if the process used no CPU.
-        """
-        if _RUSAGE_THREAD is None:
-            cpu, cpu_before = process_time(), self._cpu_seen
-            self._cpu_seen = cpu
-            return late_seconds > _MISSED_SECONDS and cpu - cpu_before < late_seconds * _STOPPED_CPU_SHARE
-        switches, before = resource.getrusage(_RUSAGE_THREAD).ru_nvcsw, self._switches_seen
-        self._switches_seen = switches
-        # The listener may have lowered it just now.
-        waited = late_seconds / max(_DEFAULT_SWITCH_INTERVAL, sys.getswitchinterval())
-        return late_seconds > _MISSED_SECONDS and switches - before < waited * _GIL_WAIT_SHARE
 
     def _forgive_a_stop(self, late_seconds: float) -> None:
         """Nobody is killed for time in which the process was stopped, by a debugger or an operator."""
@@ -446,7 +366,6 @@ class Watchdog:
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
         recorder = Recorder(self._ownership, self._places)
-        core.watched_token = token
         watch = self._watches[id(core)] = _Watch(core, token, settings, request, recorder, now)
         return watch
 
@@ -587,7 +506,7 @@ class Watchdog:
         os.kill(os.getpid(), signal.SIGKILL)
         return _NEVER
 
-    def _ended_request(self, watch: _Watch, now: float, late_seconds: float) -> None:
+    def _ended_request(self, watch: _Watch, now: float) -> None:
         core = watch.core
         # Its end is known to the moment unless the core has begun and finished another one since.
         ended = core.ended if core.finished == watch.finished_before + 1 else now
@@ -602,14 +521,7 @@ class Watchdog:
         limit = watch.reported
         if limit is None:
             since, limit = _limit(core, watch.token, watch.settings)
-            overdue_at = watch.token + since + limit if limit is not None else _NEVER
-            # It was overdue, and then over, while this thread could not run.
-            missed_from = now - late_seconds - _MIN_SLEEP_SECONDS
-            if missed_from <= overdue_at <= ended and late_seconds >= _MISSED_SECONDS:
-                timeline, verdict = watch.recorder.timeline(), watch.recorder.verdict()
-                self._say(self._missed(core, request, watch.token, overdue_at, now, timeline, verdict), watch.settings)
-                return
-            limit = round(overdue_at - watch.token, 6) if limit is not None else None
+            limit = round(since + limit, 6) if limit is not None else None
         report = HarakiriReport(
             kind="slow",
             request=request,
@@ -631,6 +543,23 @@ class Watchdog:
             self._reporter.post(logs.SLOW, logging.WARNING, "slow", line, report_format.document(report))
 
     # --- reports
+
+    def _report_stall(self, now: float, stalled_seconds: float) -> None:
+        """Log that Python could not run, with the requests that were in flight: one of them may have kept the GIL."""
+        last = [requests.describe_last(core, now) for core in self._cores.all()]
+        report = StallReport(
+            stalled_seconds=stalled_seconds,
+            worker=self._worker_number(),
+            pid=os.getpid(),
+            in_flight=tuple(other for _, other in in_flight(self._cores, now)),
+            ended=tuple(request for request in last if request and request.ended_seconds_ago < stalled_seconds),
+        )
+        oldest = report_format.target(report.in_flight[0].request) if report.in_flight else "no request"
+        # The same requests in flight are the same stall again.
+        places = tuple((other.request.method, other.request.path) for other in report.in_flight)
+        if self._stalls.admit(places, oldest, now):
+            line, document = report_format.stall_line(report), report_format.stall_document(report)
+            self._reporter.post(logs.STALL, logging.WARNING, "stall", line, document)
 
     def _say_fault(self, text: str) -> None:
         """Through the reporter: the log may hang, and this thread must not."""
@@ -720,9 +649,10 @@ class Watchdog:
             (self._reports, logs.HARAKIRI, logging.ERROR, "harakiri"),
             (self._slow_lines, logs.SLOW, logging.WARNING, "slow"),
             (self._hub_watch.reports, logs.HUB, logging.WARNING, "hub"),
+            (self._stalls, logs.STALL, logging.WARNING, "stall"),
         ):
             for subject, count in repeats.summary(now):
-                what = "block" if kind == "hub" else "request"
+                what = "block" if kind == "hub" else "stall" if kind == "stall" else "request"
                 more = f"{count} more {what}{'s' if count > 1 else ''}"
                 message = f"{more} in the last minute at the same place as {subject}"
                 if not subject:

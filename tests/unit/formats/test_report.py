@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.formats.strategies import any_texts, frames, requests, stacks
-from wsgi_tracebacker.formats.report import document, lines, one_line
-from wsgi_tracebacker.model import Frame, Request, Stack
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, Verdict
+from wsgi_tracebacker.formats.report import document, lines, one_line, stall_document, stall_line
+from wsgi_tracebacker.model import Frame, LastRequest, Request, Stack
+from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, StallReport, Verdict
 
 LOAD_ROWS = Frame("/srv/shop/app.py", 44, "load_rows", "    cursor.execute(QUERY)")
 EXECUTE = Frame("/venv/site-packages/psycopg/cursor.py", 732, "execute", "    raise ex")
@@ -168,3 +168,17 @@ def test_any_report(report: HarakiriReport) -> None:
         ]
     assert json.loads(json.dumps(document(report), allow_nan=False)) == document(report)
     json.dumps(document(report), ensure_ascii=False).encode("utf-8")
+
+
+def test_a_stall() -> None:
+    """Ten requests by name; the document has all."""
+    other = REPORT.others[0]
+    report = StallReport(3.21, 2, 5903, (other,) * 12, (LastRequest("GET", "/\x1b", 0.5),))
+    line = stall_line(report)
+    assert line.startswith("Python could not run for 3.2 s, worker 2, pid 5903; in flight were POST /cart (0.500 s), ")
+    assert line.endswith(", POST /cart (0.500 s) and 2 more; ended meanwhile: GET /\\x1b")
+    found = stall_document(report)
+    assert len(found["in_flight"]) == 12
+    assert found["ended"] == [{"method": "GET", "path": "/\x1b", "ended_seconds_ago": 0.5}]
+    nothing = StallReport(1.0, None, 5903, (), ())
+    assert stall_line(nothing) == "Python could not run for 1.0 s, worker ?, pid 5903; no request is in flight"

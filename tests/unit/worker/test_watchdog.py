@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import random
-import resource
+import re
 import signal
 import sys
 import threading
@@ -32,11 +32,10 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, haste, logs, watchdog
+from wsgi_tracebacker.worker import agent, blackbox, faults, logs, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
-from wsgi_tracebacker.worker.wakeup import Waker
 from wsgi_tracebacker.worker.watchdog import thresholds
 
 if TYPE_CHECKING:
@@ -681,74 +680,32 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
     assert logged.of("slow") == []
 
 
-@needs_outside_help
-@pytest.mark.parametrize(("switches", "is_stopped"), [(0, True), (100, False)])
-def test_a_stall_is_no_stop_while_the_listener_is_in_haste(base: str, switches: int, is_stopped: bool) -> None:
-    """Who waits for the GIL for a second wakes up some two hundred times, whatever the interval is by then."""
-    serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=60.0))
-    watching = agent.running()
-    assert watching is not None
-    dog = watching._watchdog
-    assert dog is not None
-    interval = sys.getswitchinterval()
-    try:
-        sys.setswitchinterval(haste._SWITCH_INTERVAL)
-        dog._switches_seen = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - switches
-        assert dog._was_stopped(1.0) is is_stopped
-    finally:
-        sys.setswitchinterval(interval)
-
-
-@needs_outside_help
-def test_a_request_that_woke_it_up_and_keeps_the_gil_is_reported_late(
-    base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It ends before the watchdog, woken by its limit, has the GIL: that has waited since it was woken."""
-    # PyDLL calls with the GIL held; socket.send() would let the watchdog have it for a moment, as a rule.
+def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> None:
+    """With the request that kept the GIL, which is still in flight, as what overran its limit meanwhile is reported."""
+    # PyDLL calls with the GIL held.
     libc = ctypes.PyDLL(None)
 
-    def wake(waker: Waker) -> None:
-        waker._woken_at = time.monotonic()
-        libc.send(waker._far.number, b"\0", 1, 0)
-
-    monkeypatch.setattr(Waker, "wake", wake)
-
     def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        set_harakiri(0.1)
-        libc.usleep(500_000)
+        libc.usleep(1_500_000)
+        wait_for(logged, "stall")
+        wait_for(logged, "harakiri")
         start_response("200 OK", [])
         return [b""]
 
-    application = TracebackerMiddleware(hold, base, harakiri=60.0)
-    interval = sys.getswitchinterval()
-    serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=60.0))
-    watching = agent.running()
-    assert watching is not None
-    wait_until(lambda: watching._watchdog is not None and watching._watchdog.wakes_at < NEVER, "it sleeps")
-    try:
-        # Whoever waits for the GIL asks for it after that time: not before the request has ended.
-        sys.setswitchinterval(5.0)
-        serve(application, environ("/hold"))
-    finally:
-        sys.setswitchinterval(interval)
-    [overdue] = wait_for(logged, "harakiri")
-    assert overdue.startswith("harakiri: GET /hold 0.5")
-    assert "when it had ended: Python could not run" in overdue
+    serve(TracebackerMiddleware(hold, base, harakiri=0.2), environ("/hold"))
+    [line] = logged.of("stall")
+    pattern = (
+        rf"stall: Python could not run for 1\.\d s, worker 1, pid {os.getpid()}; in flight were GET /hold \(1\.\d s\)"
+    )
+    assert re.fullmatch(pattern, line)
+    assert "Python could not run before" in logged.of("harakiri")[0]
 
 
-@needs_outside_help
-def test_a_slow_request_that_keeps_the_gil_beyond_its_limit_is_reported_when_it_ended(
-    base: str, logged: Logged
-) -> None:
-    """The watchdog has seen it slow, and runs again after its end only: a late report with what it saw, and once."""
+def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, logged: Logged) -> None:
+    """It kept the GIL until its end: the line has it, and no report."""
     libc = ctypes.PyDLL(None)
 
     def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        watching = agent.running()
-        assert watching is not None
-        dog = watching._watchdog
-        assert dog is not None
-        wait_until(lambda: any(watch.last_sample for watch in list(dog._watches.values())), "it is slow")
         libc.usleep(1_500_000)
         start_response("200 OK", [])
         return [b""]
@@ -757,13 +714,9 @@ def test_a_slow_request_that_keeps_the_gil_beyond_its_limit_is_reported_when_it_
     try:
         # Whoever waits for the GIL asks for it after that time: not before the request has ended.
         sys.setswitchinterval(5.0)
-        serve(TracebackerMiddleware(hold, base, harakiri=1.0, slow=0.1), environ("/hold"))
+        serve(TracebackerMiddleware(hold, base, harakiri=0.2), environ("/hold"))
     finally:
         sys.setswitchinterval(interval)
-    [overdue] = wait_for(logged, "harakiri")
-    assert overdue.startswith("harakiri: GET /hold 1.")
-    assert "when it had ended: Python could not run" in overdue
-    assert "wait_until  (CPU unknown)" in overdue
-    agent.stop()
-    assert len(logged.of("harakiri")) == 1
-    assert logged.of("slow") == []
+    [line] = wait_for(logged, "stall")
+    assert line.endswith("; no request is in flight; ended meanwhile: GET /hold")
+    assert logged.of("harakiri") == []
