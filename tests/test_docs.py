@@ -60,8 +60,8 @@ from wsgi_tracebacker.worker import (
     recorder,
     reporter,
     requests,
-    respawn,
     settings,
+    startup_warnings,
     watchdog,
 )
 
@@ -517,7 +517,7 @@ def test_every_server_that_does_not_respawn_is_in_the_how_to() -> None:
     """The table of servers names each one that the code warns of."""
     page = (DOCS / "howto/why-a-request-hangs.md").read_text()
     table = section(page, "End the worker").lower()
-    for name in respawn._NOTHING_RESPAWNS:
+    for name in startup_warnings.NOTHING_RESPAWNS:
         assert {"wsgiserver": "wsgiref", "twistedweb": "twisted"}.get(name.lower(), name.lower()) in table
 
 

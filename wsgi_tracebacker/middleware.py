@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.formats.blackbox import FLIGHT
-from wsgi_tracebacker.worker import agent, faults, limits, standing_aside
+from wsgi_tracebacker.worker import agent, disabled, faults, limits
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import MARK
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
@@ -279,11 +279,11 @@ class TracebackerMiddleware:
             dump_signal=dump_signal,
             hub_blocked=hub_blocked,
         )
-        stands_aside = standing_aside.reason() is not None
+        is_disabled = disabled.reason() is not None
         # What is called: the application itself, unless an option needs to stand in between.
         called = app
-        if stands_aside:
-            standing_aside.say_so()
+        if is_disabled:
+            disabled.log_reason()
         else:
             if self.__settings.harakiri_action == "raise":
                 called = Interruptible(called, agent.serving_core)
@@ -291,8 +291,8 @@ class TracebackerMiddleware:
                 called = _Fused(called, self.__settings)
             if self.__settings.decide is not None:
                 called = _Deciding(called, self.__settings)
-        # What stands aside costs nothing: the application is what is called.
-        self.__serve = app if stands_aside else _serving(app, called, self.__settings)
+        # Disabled, it costs nothing: the application is what is called.
+        self.__serve = app if is_disabled else _serving(app, called, self.__settings)
         if type(self) is TracebackerMiddleware:
             self.__class__ = _Direct
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import black_boxes
+from tests.support.programs import PROJECT
 from tests.unit.wsgi import requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.worker import agent, cores, faults, reporter, slot
@@ -198,3 +202,26 @@ def test_a_fork_beside_a_stop(base: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (statuses, files_beside(base)) == ([0], [])
     monkeypatch.undo()
     assert serves_and_is_seen(wrapped, base)
+
+
+#: Serves on two daemon threads while the main thread ends.
+BUSY = """
+import sys, threading, time
+from tests.unit.wsgi import serve
+from tests.integration.test_start_stop import application
+from wsgi_tracebacker import TracebackerMiddleware
+wrapped = TracebackerMiddleware(application, sys.argv[1], harakiri=60)
+def serve_on():
+    while True: serve(wrapped)
+for _ in range(2): threading.Thread(target=serve_on, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_a_process_that_ends_beside_requests_leaves_nothing(base: str) -> None:
+    """Daemon threads serve until the interpreter stops them; none of their requests starts anything again."""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", BUSY, base], cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr, files_beside(base), black_boxes.files_of(base)) == (0, "", [], [])

@@ -36,7 +36,7 @@ from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats import traceback as traceback_format
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.servers.application import wrapped
-from wsgi_tracebacker.worker import agent, faults, logs, postmortem, standing_aside
+from wsgi_tracebacker.worker import agent, disabled, faults, logs, postmortem
 from wsgi_tracebacker.worker import settings as settings_module
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001
 
 def _load(worker: Worker, load_wsgi: Any) -> None:
     """Start listening, load the application, wrap it."""
-    if standing_aside.reason() is not None:
-        standing_aside.say_so()
+    if disabled.reason() is not None:
+        disabled.log_reason()
         load_wsgi()
         return
     settings = settings_module.from_options()
@@ -246,7 +246,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
     Whoever gets the lock of its number first says it, once: the master here, or its successor.
     """
     try:
-        if standing_aside.reason() is not None:
+        if disabled.reason() is not None:
             return
         settings = settings_of(getattr(server.app, "callable", None))
         if settings is None:

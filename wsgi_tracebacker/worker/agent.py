@@ -29,8 +29,9 @@ from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.model import Card, Counters, Worker
 from wsgi_tracebacker.worker import (
+    at_exit,
     blackbox,
-    ending,
+    disabled,
     faults,
     greenlets,
     interrupt,
@@ -40,12 +41,10 @@ from wsgi_tracebacker.worker import (
     postmortem,
     primitives,
     requests,
-    respawn,
     slot,
     snapshots,
     stacks,
-    standing_aside,
-    surroundings,
+    startup_warnings,
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
@@ -171,12 +170,7 @@ class Agent:
 
     def _start(self) -> None:
         self._group_id = _group_id(self.settings.group)
-        if _uwsgi_runs_no_threads():
-            faults.warn_once(
-                "uwsgi threads",
-                "uWSGI runs no thread but its own, so this worker answers only while it serves a request, and harakiri"
-                " may be late: start uWSGI with --enable-threads or --threads",
-            )
+        _warn("uwsgi threads", startup_warnings.no_threads())
         self._take_slot(_uwsgi_worker_id())
         listener = None
         try:
@@ -234,7 +228,8 @@ class Agent:
         if watchdog is not None:
             watchdog.attend(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
-            self._warn_if_nothing_respawns()
+            reason = startup_warnings.nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
+            _warn("respawn", reason)
         if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
             faults.warn_once("locks", _LEAVES_LOCKS)
 
@@ -290,11 +285,6 @@ class Agent:
             return None
         self._watchdog = watchdog
         return watchdog
-
-    def _warn_if_nothing_respawns(self) -> None:
-        reason = respawn.why_nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
-        if reason is not None:
-            faults.warn_once("respawn", "harakiri will kill this process, and %s", reason)
 
     def stop(self) -> None:
         """End the threads and take the files away."""
@@ -379,24 +369,13 @@ class Agent:
             self.cores.name_threads(taken.number)
 
     def _warn_of_surroundings(self, number: int, refused: list[tuple[str, str, object]]) -> None:
-        copies = surroundings.other_copies(self.settings.base, number)
-        if copies:
-            faults.warn_once(
-                "copies",
-                "worker %d is in the same process as worker %s, in another interpreter: each shows the threads of"
-                " both, and only the first can be asked when Python is stalled. Under mod_wsgi,"
-                " WSGIApplicationGroup %s has all applications in one interpreter",
-                number,
-                ", ".join(map(str, copies)),
-                "%{GLOBAL}",
-            )
+        copies = startup_warnings.other_copies(self.settings.base, number, self._pid, kernel.start_ticks() or 0)
+        _warn("copies", copies)
         for key, message, reason in refused:
             # The signal is the first copy's: that was said.
-            if key != "signal" or not copies:
+            if key != "signal" or copies is None:
                 faults.warn_once(key, message, reason)
-        hidden = surroundings.why_it_is_hidden(self.settings.base)
-        if hidden is not None:
-            faults.warn_once("hidden", "%s", hidden)
+        _warn("hidden", startup_warnings.hidden(self.settings.base))
 
     def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
         """Make the table and take the signal; what was refused, as warn_once() takes it."""
@@ -640,10 +619,12 @@ class Agent:
 
 
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent | None:
-    """The agent of this process; the first call starts it. None while it is being stopped."""
+    """The agent of this process; the first call starts it. None while it stops, and when the process ends."""
     pid = os.getpid()
     agent = _agents.get(pid)
     if agent is None:
+        if at_exit.has_begun():
+            return None
         made = Agent(settings, environ, application)
         agent = _agents.setdefault(pid, made)
         if agent is made:
@@ -690,13 +671,13 @@ def fuse() -> Fuse | None:
 def set_harakiri(seconds: float) -> None:
     """Give the request that the calling thread serves ``seconds`` from now on; 0 takes its limit away.
 
-    Like uWSGI's ``set_user_harakiri``. Works with and without ``harakiri=``. Does nothing where the middleware stands
-    aside (``WSGI_TB_DISABLE=1``, not Linux).
+    Like uWSGI's ``set_user_harakiri``. Works with and without ``harakiri=``. Does nothing where the middleware does
+    nothing (``WSGI_TB_DISABLE=1``, not Linux).
 
     :raises NotInRequest: the thread serves no request.
     :raises ConfigurationError: not a number of seconds.
     """
-    if standing_aside.reason() is not None:
+    if disabled.reason() is not None:
         # Switching us off must not break an application that uses this.
         return
     core = serving_core()
@@ -814,7 +795,7 @@ def _register_hooks() -> None:
     if not _hooks_registered:
         _hooks_registered = True
         os.register_at_fork(after_in_child=_after_fork)
-    ending.call(stop)
+    at_exit.register(stop)
 
 
 def _after_fork() -> None:
@@ -855,9 +836,9 @@ def _uwsgi_worker_id() -> int | None:
     return number if type(number) is int and number > 0 else None
 
 
-def _uwsgi_runs_no_threads() -> bool:
-    # Without the option 2.0.21 has 0 here; 2.0.31 runs threads in any case, and has 1.
-    return getattr(sys.modules.get("uwsgi"), "has_threads", None) == 0
+def _warn(key: str, text: str | None) -> None:
+    if text is not None:
+        faults.warn_once(key, "%s", text)
 
 
 def _group_id(group: str | int | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_tracebacker.formats import card as card_format
-from wsgi_tracebacker.worker import blackbox, kernel, slot, stacks, surroundings
+from wsgi_tracebacker.worker import blackbox, kernel, slot, stacks, startup_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
     "source": (lambda base: stacks.read_source(__file__), None),
     "what a dead worker left": (lambda base: blackbox.read_dated(f"{base}.left"), (None, None)),
     "what is kept": (lambda base: blackbox.write_whole(f"{base}.new", b"content"), False),
-    "cards of this process": (lambda base: surroundings.other_copies(base, 2), []),
+    "cards of this process": (lambda base: startup_warnings._numbers_of(base, 2, 1, 1), []),
     "a card": (lambda base: slot._pid_on(card_format.card_path(base, 1)), None),
 }
 

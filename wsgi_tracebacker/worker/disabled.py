@@ -1,6 +1,6 @@
-"""Where wsgi_tracebacker does nothing: the application is served as if it were not wrapped.
+"""Whether wsgi_tracebacker does nothing in this process, so that the application is served unwrapped.
 
-Knows the platforms on which a look at other threads' frames is not safe or not possible. Refuses to raise for them.
+That is where it was switched off, and where other threads' frames cannot be looked at safely.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from wsgi_tracebacker.worker.settings import DISABLE_VARIABLE
 
 
 def reason() -> str | None:
-    """Why nothing is done here; None where everything is."""
+    """Why it does nothing; None where it works."""
     if os.environ.get(DISABLE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no", "off"):
         return f"{DISABLE_VARIABLE} is set"
     if sys.platform != "linux":
@@ -24,6 +24,6 @@ def reason() -> str | None:
     return None
 
 
-def say_so() -> None:
-    """One line in the log."""
-    faults.warn_once("aside", "wsgi_tracebacker does nothing in this process: %s", reason())
+def log_reason() -> None:
+    """Log once why it does nothing."""
+    faults.warn_once("disabled", "wsgi_tracebacker does nothing in this process: %s", reason())

@@ -1,0 +1,74 @@
+"""Calls a function when this process ends in order, also under servers whose workers run no ``atexit``.
+
+None of these servers is imported: one that is not loaded does not serve here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.worker import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: The process that has registered, and the one that ends.
+_registered_in = 0
+_ends_in = 0
+
+
+def register(stop: Callable[[], object]) -> None:
+    """Have ``stop`` called when this process ends in order, perhaps twice. Does nothing from the second call on."""
+    global _registered_in
+    # A child that multiprocessing forked has lost what its parent had registered.
+    if _registered_in == os.getpid():
+        return
+    _registered_in = os.getpid()
+
+    def end(*_: object, **__: object) -> None:
+        global _ends_in
+        _ends_in = os.getpid()
+        try:
+            stop()
+        except Exception:
+            faults.caught("at the end of the process")
+
+    atexit.register(end)
+    for register_with in (_multiprocessing, _mod_wsgi, _twisted):
+        try:
+            register_with(end)
+        except Exception:
+            faults.caught("when the end of the process was registered with a server")
+
+
+def has_begun() -> bool:
+    """Whether this process ends. Daemon threads may go on serving, but nothing would take away what they start."""
+    return _ends_in == os.getpid()
+
+
+def _multiprocessing(end: Callable[..., None]) -> None:
+    """Its children, granian's workers among them, leave by ``os._exit()`` after their finalizers."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    process: Any = sys.modules.get("multiprocessing.process")
+    # In other processes atexit runs the finalizers.
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, end, exitpriority=0)
+
+
+def _mod_wsgi(end: Callable[..., None]) -> None:
+    """It runs ``atexit`` in the first interpreter of a process only, and calls subscribers in each of them."""
+    subscribe = getattr(sys.modules.get("mod_wsgi"), "subscribe_shutdown", None)
+    if subscribe is not None:
+        subscribe(end)
+
+
+def _twisted(end: Callable[..., None]) -> None:
+    """Its reactor raises the signal that ended it once more, after its own end; its threads have ended by then."""
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    # An application that only uses Twisted may run and stop a reactor as it likes.
+    if reactor is not None and "twisted.web.wsgi" in sys.modules:
+        # The first request is on a thread of its pool.
+        reactor.callFromThread(reactor.addSystemEventTrigger, "after", "shutdown", end)

@@ -1,0 +1,175 @@
+"""What a worker warns of when it starts: servers and folders with which it cannot do what is expected of it.
+
+Each function gives the text of one warning, or None. Nothing is changed about the server or the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.linux import files, proc
+
+#: The start of ``SERVER_SOFTWARE``, or our name for a server that has none, and why killing a process of that server
+#: ends the service. Measured on each; nothing is said of other servers.
+NOTHING_RESPAWNS = {
+    "waitress": "waitress has only this one: the whole service ends",
+    "Cheroot": "cheroot has only this one: the whole service ends",
+    "CherryPy": "CherryPy has only this one: the whole service ends",
+    "Werkzeug": "werkzeug's server has only this one: the whole service ends",
+    "WSGIServer": "wsgiref's server has only this one: the whole service ends",
+    "gevent": "gevent's server has only this one: the whole service ends",
+    "hypercorn": "hypercorn ends when one of its workers dies",
+    "eventlet": "eventlet's server has only this one: the whole service ends",
+    "TwistedWeb": "Twisted has only this one: the whole service ends",
+    "granian": "granian starts a new worker only with --respawn-failed-workers",
+    "uvicorn": "uvicorn runs without --workers and has only this one: the whole service ends",
+}
+
+#: What is loaded where a server without a ``SERVER_SOFTWARE`` runs, and what it is called above.
+_UNNAMED = {"twisted.web.wsgi": "TwistedWeb", "hypercorn": "hypercorn", "eventlet.wsgi": "eventlet"}
+
+#: Servers that have several interpreters in one process, each with a copy of this package.
+_WITH_INTERPRETERS = {"mod_wsgi", "uwsgi"}
+#: Numbers below one's own that are looked at: far more than applications in one process.
+_MAX_COPIES = 64
+
+#: How systemd calls the folder that it mounts over ``/tmp`` and over ``/var/tmp`` (``PrivateTmp=true``).
+_PRIVATE = "/systemd-private-"
+
+
+# --- uWSGI without threads
+
+
+def no_threads() -> str | None:
+    """UWSGI may be started so that no thread but its own runs."""
+    # Without the option 2.0.21 has 0 here; 2.0.31 runs threads in any case, and has 1.
+    if getattr(sys.modules.get("uwsgi"), "has_threads", None) != 0:
+        return None
+    return (
+        "uWSGI runs no thread but its own, so this worker answers only while it serves a request, and harakiri may be"
+        " late: start uWSGI with --enable-threads or --threads"
+    )
+
+
+# --- several interpreters in one process
+
+
+def other_copies(base: str, number: int, pid: int, start_ticks: int) -> str | None:
+    """Other interpreters of this process may have a worker number each."""
+    numbers = _numbers_of(base, number, pid, start_ticks) if _WITH_INTERPRETERS & sys.modules.keys() else []
+    if not numbers:
+        return None
+    return (
+        f"worker {number} is in the same process as worker {', '.join(map(str, numbers))}, in another interpreter:"
+        " each shows the threads of both, and only the first can be asked when Python is stalled. Under mod_wsgi,"
+        " WSGIApplicationGroup %{GLOBAL} has all applications in one interpreter"
+    )
+
+
+def _numbers_of(base: str, below: int, pid: int, start_ticks: int) -> list[int]:
+    found = []
+    for number in range(max(1, below - _MAX_COPIES), below):
+        try:
+            path = card_format.card_path(base, number)
+            card = card_format.decode(files.read_file_of(path, os.geteuid(), card_format.MAX_CARD_BYTES + 1)[0])
+        except (OSError, FormatError):
+            continue
+        if (card.pid, card.start_ticks) == (pid, start_ticks):
+            found.append(number)
+    return found
+
+
+# --- a /tmp that systemd made for one service
+
+
+def hidden(base: str) -> str | None:
+    """Nobody but the service itself sees the files in its private ``/tmp``, as in Debian's apache2.service."""
+    point = private_mount(base, proc.read("/proc/self/mountinfo").decode("utf-8", "surrogateescape"))
+    if point is None:
+        return None
+    return (
+        f"{point} is one that systemd made for this service alone (PrivateTmp=true), so nobody else finds its sockets"
+        f" at {base}<N>; put them elsewhere, for instance below /run"
+    )
+
+
+def private_mount(base: str, mountinfo: str) -> str | None:
+    """The mount point of systemd's private folder in which a base is; None if it is in none."""
+    if _PRIVATE not in mountinfo:
+        return None
+    folder = os.path.realpath(os.path.dirname(base)) + "/"
+    found, longest = None, 0
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 5:
+            continue
+        root, point = _unescaped(fields[3]), _unescaped(fields[4])
+        # Of mounts at one place the last one counts, and a deeper one before any.
+        if folder.startswith(point.rstrip("/") + "/") and len(point) >= longest:
+            found, longest = (point if _PRIVATE in root else None), len(point)
+    return found
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+# --- a killed worker that nothing replaces
+
+
+def nothing_respawns(server_software: str | None, *, is_multiprocess: bool = False) -> str | None:
+    """Many servers have one process only, or start no new one where harakiri has killed one.
+
+    :param is_multiprocess: what the server says in ``wsgi.multiprocess``.
+    """
+    reason = _why_nothing_respawns(server_software, is_multiprocess=is_multiprocess)
+    return None if reason is None else f"harakiri will kill this process, and {reason}"
+
+
+def _why_nothing_respawns(server_software: str | None, *, is_multiprocess: bool) -> str | None:
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None:
+        try:
+            has_master = bool(uwsgi.masterpid())
+        except Exception:
+            return None
+        return None if has_master else "uWSGI runs without --master, so nothing starts a new worker"
+    name = (server_software or _unnamed_server() or "").lower()
+    if "gunicorn/" in name:
+        # Its gevent_pywsgi is "gevent/26.9.0 gunicorn/27.0.1".
+        return None
+    for start, reason in NOTHING_RESPAWNS.items():
+        if name.startswith(start.lower()):
+            return None if _is_replaced(start, is_multiprocess=is_multiprocess) else reason
+    return None
+
+
+def _unnamed_server() -> str | None:
+    """Which of the servers that do not say their name this is; of uvicorn's, the one without workers of its own."""
+    if "gunicorn" in sys.modules:
+        # Its workers may be uvicorn's, and it starts new ones.
+        return None
+    for module, name in _UNNAMED.items():
+        if module in sys.modules:
+            return name
+    # With --workers (and with --reload) it starts them through multiprocessing.
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if "uvicorn" in sys.modules and (multiprocessing is None or multiprocessing.parent_process() is None):
+        return "uvicorn"
+    return None
+
+
+def _is_replaced(server: str, *, is_multiprocess: bool) -> bool:
+    """Whether the server runs in the one way in which it survives."""
+    if server == "Werkzeug":
+        # With processes=N it forks one for each request, and nothing is lost but that.
+        return is_multiprocess
+    if server == "granian":
+        # Its workers are started by multiprocessing, which hands the arguments on.
+        variable = os.environ.get("GRANIAN_RESPAWN_FAILED_WORKERS", "").lower()
+        return "--respawn-failed-workers" in sys.argv or variable in ("1", "true", "t", "yes", "y", "on")
+    return False
