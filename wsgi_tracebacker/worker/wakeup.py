@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import _socket
 import select
-from time import monotonic
 from typing import Any
 
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-
-_NEVER = float("inf")
 
 _FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
 #: Far more than wakes that nobody has heard yet.
@@ -23,12 +20,10 @@ _RECEIVE_BYTES = 4096
 class Waker:
     """Wakes one thread. One that lost its descriptors wakes nobody: the thread sleeps as long as it planned to."""
 
-    __slots__ = ("_far", "_near", "_woken_at")
+    __slots__ = ("_far", "_near")
 
     def __init__(self) -> None:
         """Raises OSError when there is no descriptor."""
-        #: Monotonic time of the first call to wake() that is not yet heard.
-        self._woken_at = _NEVER
         ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         for end in ends:
             # An application may have set a default time-out for all sockets.
@@ -48,34 +43,31 @@ class Waker:
         """Wake the thread up; does nothing if it cannot be."""
         far = self._far
         if far.socket is not None and far.is_ours():
-            # The thread cannot say itself when it was woken: it may have waited for the GIL since.
-            if self._woken_at == _NEVER:
-                self._woken_at = monotonic()
             try:
                 far.socket.send(b"\0", _FLAGS)
             except OSError:
                 pass
 
-    def wait(self, poll: Any, seconds: float) -> float | None:
-        """Sleep until it is woken, or for so long; the monotonic time at which it was woken, None if it was not.
+    def wait(self, poll: Any, seconds: float) -> bool:
+        """Sleep until it is woken, or for so long; whether it was woken.
 
         :param poll: a new ``select.poll()``, the original one.
         """
         if self.is_ours():
             poll.register(self.descriptor, select.POLLIN)
-        return self.clear() if poll.poll(seconds * 1000) else None
+        is_woken = bool(poll.poll(seconds * 1000))
+        if is_woken:
+            self.clear()
+        return is_woken
 
-    def clear(self) -> float:
-        """After it woke the thread up: the monotonic time at which it did; infinite if that is not known."""
+    def clear(self) -> None:
+        """Hear every wake until now: the thread sleeps again until the next one."""
         near = self._near
         if near.socket is not None and near.is_ours():
             try:
                 near.socket.recv(_RECEIVE_BYTES, _FLAGS)
             except OSError:
                 pass
-        # Not before: a time that is noted in between would stay behind with nothing to hear, for a later waking.
-        woken_at, self._woken_at = self._woken_at, _NEVER
-        return woken_at
 
     def close(self) -> None:
         """Let go of it; may be called twice."""

@@ -277,11 +277,8 @@ class Watchdog:
             self.fuse.alarm(planned)
         self._sleeps_at = monotonic()
         sleep_seconds = max(0.0, planned - self._sleeps_at)
-        woken_at = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
-        if woken_at is not None:
-            # Not the time of now alone: that is read with the GIL, for which it may have waited for seconds.
-            planned = min(planned, woken_at, monotonic())
-        return planned
+        is_woken = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
+        return min(planned, monotonic()) if is_woken else planned
 
     def _look_around(self, planned: float) -> float:
         """Do what is due; the monotonic time at which something may be due again.
