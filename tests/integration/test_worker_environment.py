@@ -22,7 +22,8 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.worker import agent, cores, faults, kernel, listener, peers, primitives, requests, slot, stacks
+from wsgi_tracebacker.worker import agent, cores, faults, kernel, listener, peers, primitives, requests, slot
+from wsgi_tracebacker.worker.stacks import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -307,7 +308,7 @@ def test_a_logging_handler_that_raises_does_no_harm(
         logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(requests, "describe"), (stacks, "walk"), (json_format, "snapshot_bytes")])
+@pytest.mark.parametrize(("owner", "name"), [(requests, "describe"), (walk, "walk"), (json_format, "snapshot_bytes")])
 def test_a_fault_in_a_snapshot_is_a_500_and_requests_go_on(
     base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:

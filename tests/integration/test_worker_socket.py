@@ -21,7 +21,8 @@ from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi
-from wsgi_tracebacker.worker import faults, listener, stacks
+from wsgi_tracebacker.worker import faults, listener
+from wsgi_tracebacker.worker.stacks import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +183,7 @@ def test_a_failure_is_no_empty_reply(base: str, monkeypatch: pytest.MonkeyPatch)
         raise ValueError("ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(stacks, "walk", fail)
+        patched.setattr(walk, "walk", fail)
         assert b"see the worker's log" in text(base)
     assert text(base).startswith(uwsgi.HEADER)
     faults.forget()

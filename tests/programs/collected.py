@@ -10,7 +10,7 @@ import gc
 import threading
 import time
 
-from wsgi_tracebacker.worker import stacks
+from wsgi_tracebacker.worker.stacks import walk
 
 WALKS = 1_000
 DEPTH = 400
@@ -51,7 +51,7 @@ def main() -> None:
     deepest = 0
     for _ in range(WALKS):
         Garbage()
-        deepest = max(deepest, *map(len, stacks.walk(())[0].values()))
+        deepest = max(deepest, *map(len, walk.walk(())[0].values()))
     is_over.set()
     for thread in threads:
         thread.join()

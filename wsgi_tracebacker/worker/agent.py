@@ -33,7 +33,6 @@ from wsgi_tracebacker.worker import (
     blackbox,
     disabled,
     faults,
-    greenlets,
     interrupt,
     kernel,
     logs,
@@ -42,8 +41,6 @@ from wsgi_tracebacker.worker import (
     primitives,
     requests,
     slot,
-    snapshots,
-    stacks,
     startup_warnings,
 )
 from wsgi_tracebacker.worker.blackbox import StacksFile
@@ -53,6 +50,7 @@ from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.reporter import Reporter
 from wsgi_tracebacker.worker.requests import Core
+from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, snapshot
 from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
 
 if TYPE_CHECKING:
@@ -127,7 +125,7 @@ class Agent:
         self.local = greenlets.local_storage()
         #: Whether greenlets serve here.
         self.serves_greenlets = False
-        self.hubs = greenlets.Hubs()
+        self.hubs = hubs.Hubs()
         self.primitives = primitives.bind()
         self.cores = Cores(self.primitives.allocate_lock)
         self.slot: slot.Slot | None = None
@@ -137,7 +135,7 @@ class Agent:
         self._server = software if type(software) is str else None
         self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
         self._started_at = kernel.started_at(unix_time(), clock_gettime(CLOCK_BOOTTIME))
-        self._snapshots = snapshots.Snapshots(self.cores, self.hubs, stacks.Places(self._started_at), self._own_idents)
+        self._snapshots = snapshot.Snapshots(self.cores, self.hubs, places.Places(self._started_at), self._own_idents)
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
         #: The deaths that this worker has told.
@@ -272,7 +270,7 @@ class Agent:
                 reporter=self._reporter,
                 stacks_file=lambda: self._stacks_file,
                 table=lambda: self._table,
-                places=stacks.Places(self._started_at),
+                places=places.Places(self._started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
                 interrupt=interrupt.raise_into,
                 hubs=self.hubs,

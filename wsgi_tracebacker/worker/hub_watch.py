@@ -20,17 +20,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import HubState, Stack
 from wsgi_tracebacker.reports import HubReport, OtherRequest
-from wsgi_tracebacker.worker import greenlets, kernel, logs
+from wsgi_tracebacker.worker import kernel, logs
 from wsgi_tracebacker.worker.reporter import Repeats
+from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from wsgi_tracebacker.worker import stacks
     from wsgi_tracebacker.worker.blackbox import StacksFile
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.reporter import Reporter
     from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
+    from wsgi_tracebacker.worker.stacks.places import Places
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
 
     #: The requests in flight, each with the core that serves it.
     InFlight = Collection[tuple[Core, OtherRequest]]
@@ -55,11 +58,11 @@ class HubWatch:
 
     def __init__(
         self,
-        hubs: greenlets.Hubs,
+        hubs: Hubs,
         cores: Cores,
         reporter: Reporter,
         stacks_file: Callable[[], StacksFile | None],
-        places: stacks.Places,
+        places: Places,
         worker_number: Callable[[], int | None],
         in_flight: Callable[[], InFlight],
     ) -> None:
@@ -115,7 +118,7 @@ class HubWatch:
             hub.ask(now)
         return now + pause
 
-    def _is_waited_in(self, hub: greenlets.Hub) -> bool:
+    def _is_waited_in(self, hub: Hub) -> bool:
         """Whether that hub ought to run: of a thread that is no server's, nobody can say that it waits there.
 
         A pool's real thread has a hub as soon as its job has slept once, and waits elsewhere for the next job.
@@ -124,7 +127,7 @@ class HubWatch:
             return False
         return hub.native_id == os.getpid() or any(core.ident == hub.ident for core, _ in self._in_flight())
 
-    def _report_blocked(self, hub: greenlets.Hub, asked_at: float, now: float) -> _Block:
+    def _report_blocked(self, hub: Hub, asked_at: float, now: float) -> _Block:
         in_flight = self._in_flight()
         stack, by = running_in(hub, in_flight)
         core = next((core for core, other in in_flight if other is by), None)
@@ -169,7 +172,7 @@ class HubWatch:
             self._reporter.post(logs.HUB, logging.WARNING, "hub", line, content)
 
 
-def running_in(hub: greenlets.Hub, in_flight: InFlight) -> tuple[stacks.RawStack, OtherRequest | None]:
+def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:
     """What runs in a hub's thread, and the request that it serves, if it serves one."""
     here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
     looked = greenlets.look([core for core, _ in here], (), (hub.ident,))

@@ -45,13 +45,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import HarakiriTimeout
-from wsgi_tracebacker.worker import greenlets
+from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.greenlets import Hub
     from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.stacks.hubs import Hub
 
 #: Both in C code alone: one raises in the thread of an ident, one clears what is pending for it.
 _raise_async: Callable[[int, Any], int] | None = None

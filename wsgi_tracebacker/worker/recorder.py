@@ -22,7 +22,8 @@ from wsgi_tracebacker.reports import Span, Verdict
 if TYPE_CHECKING:
     from wsgi_tracebacker.formats.source import SourceFile
     from wsgi_tracebacker.model import Frame
-    from wsgi_tracebacker.worker.stacks import Places, RawStack
+    from wsgi_tracebacker.worker.stacks.places import Places
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
 
 #: Runs that are kept while a request runs, at some 500 bytes each, however long it runs.
 MAX_RUNS = 48

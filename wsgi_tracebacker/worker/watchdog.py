@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.formats import report as report_format
 from wsgi_tracebacker.model import PHASES, Request, Stack
 from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, StallReport
-from wsgi_tracebacker.worker import faults, greenlets, kernel, logs, requests
+from wsgi_tracebacker.worker import faults, kernel, logs, requests
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.recorder import CodeOwnership, Recorder
 from wsgi_tracebacker.worker.reporter import Repeats, full_text
+from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker import stacks
     from wsgi_tracebacker.worker.blackbox import StacksFile, Table
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.fuse import Fuse
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.reporter import Entry, Reporter
     from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
+    from wsgi_tracebacker.worker.stacks.places import Places
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
 
 #: How long a kill waits for its report to be logged; the stacks file has it by then.
 _KILL_WAITS_SECONDS = 1.0
@@ -150,10 +153,10 @@ class Watchdog:
         reporter: Reporter,
         stacks_file: Callable[[], StacksFile | None],
         table: Callable[[], Table | None],
-        places: stacks.Places,
+        places: Places,
         worker_number: Callable[[], int | None],
         interrupt: Callable[[Core, float], bool],
-        hubs: greenlets.Hubs,
+        hubs: Hubs,
     ) -> None:
         """Nothing runs before start().
 
@@ -417,7 +420,7 @@ class Watchdog:
             watch.next_sample, watch.grace_ends, watch.raise_at, overdue_at if watch.reported is None else _NEVER
         )
 
-    def _sample(self, watch: _Watch, stack: stacks.RawStack, now: float, late_seconds: float) -> None:
+    def _sample(self, watch: _Watch, stack: RawStack, now: float, late_seconds: float) -> None:
         native_id = watch.core.native_id
         cpu, delay = kernel.cpu_and_run_delay(native_id) if native_id is not None else (None, None)
         if watch.greenlet is not None:
@@ -425,7 +428,7 @@ class Watchdog:
         watch.recorder.sample(now - watch.token, stack, cpu, delay, late_seconds if watch.last_sample else 0.0)
         watch.last_sample = now
 
-    def _overdue(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, limit: float, now: float) -> None:
+    def _overdue(self, watch: _Watch, settings: Settings, stack: RawStack, limit: float, now: float) -> None:
         watch.reported = limit
         if watch.last_sample != now:
             self._sample(watch, stack, now, 0.0)
@@ -471,7 +474,7 @@ class Watchdog:
             return "not raised into: it was not inside the application at that moment"
         return "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
 
-    def _throw(self, watch: _Watch, hub: greenlets.Hub, now: float) -> str:
+    def _throw(self, watch: _Watch, hub: Hub, now: float) -> str:
         watch.throw = Throw(watch.core, watch.token)
         if not watch.throw.begin(hub):
             return self._not_raised(watch)
@@ -482,7 +485,7 @@ class Watchdog:
             " greenlet that blocks the hub"
         )
 
-    def _kill(self, watch: _Watch, settings: Settings, stack: stacks.RawStack, now: float, outcome: str) -> None:
+    def _kill(self, watch: _Watch, settings: Settings, stack: RawStack, now: float, outcome: str) -> None:
         """Say that this process is killed; it is when that was logged, or logging takes too long."""
         # First, so that a fault of ours in the report does not keep the process alive.
         watch.kill_at = now + _KILL_WAITS_SECONDS
@@ -565,7 +568,7 @@ class Watchdog:
     def _report(
         self,
         watch: _Watch,
-        stack: stacks.RawStack,
+        stack: RawStack,
         now: float,
         limit: float,
         action: str,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_tracebacker.formats import card as card_format
-from wsgi_tracebacker.worker import blackbox, kernel, slot, stacks, startup_warnings
+from wsgi_tracebacker.worker import blackbox, kernel, slot, startup_warnings
+from wsgi_tracebacker.worker.stacks import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
     "a file of /proc": (lambda base: kernel.read_file("/proc/self/stat"), None),
-    "source": (lambda base: stacks.read_source(__file__), None),
+    "source": (lambda base: places.read_source(__file__), None),
     "what a dead worker left": (lambda base: blackbox.read_dated(f"{base}.left"), (None, None)),
     "what is kept": (lambda base: blackbox.write_whole(f"{base}.new", b"content"), False),
     "cards of this process": (lambda base: startup_warnings._numbers_of(base, 2, 1, 1), []),

@@ -12,7 +12,8 @@ import pytest
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import kernel, snapshots
+from wsgi_tracebacker.worker import kernel
+from wsgi_tracebacker.worker.stacks import snapshot as snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

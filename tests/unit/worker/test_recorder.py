@@ -20,8 +20,8 @@ import wsgi_tracebacker
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats.report import span_line
-from wsgi_tracebacker.worker import stacks
 from wsgi_tracebacker.worker.recorder import MAX_RUNS, MAX_SPANS, CodeOwnership, Recorder
+from wsgi_tracebacker.worker.stacks import places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from wsgi_tracebacker.worker.stacks import RawStack
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
 
 #: Code of an application and of a library, each with some lines.
 SOURCE = "def {name}():\n" + "    pass\n" * 30
@@ -61,7 +61,7 @@ class Where(NamedTuple):
 
 
 def recorder() -> Recorder:
-    return Recorder(OWNERSHIP, stacks.Places(None))
+    return Recorder(OWNERSHIP, places.Places(None))
 
 
 def record(

@@ -1,24 +1,16 @@
-"""Live frames become values: the walk, the source lines, and what a frame looks like in each format.
+"""What a place in the code looks like: its line, its source, and its text in each format.
 
-Knows frames, and touches nothing on one but ``f_code``, ``f_lasti`` and ``f_back``: anything else can run code, pin
-locals, or crash a sampler of CPython 3.11. Refuses to know which request a stack belongs to.
-
-The walk copies ``(code, lasti)`` pairs and nothing else while frames are held, and lets go of them before any other
-thread runs. Only then are lines, columns and source looked up, and kept: a code object's line never changes, so what a
-frame looks like is made once.
+A place is a code object and an instruction in it. What it looks like never changes, so it is made once and kept.
 """
 
 from __future__ import annotations
 
-import functools
-import gc
 import os
 import stat
 import sys
 from dataclasses import dataclass
-from itertools import chain, islice, repeat, takewhile
-from operator import attrgetter, methodcaller, truth
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
@@ -27,28 +19,19 @@ from wsgi_tracebacker.linux.files import close
 from wsgi_tracebacker.model import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-    from types import CodeType, FrameType
+    from collections.abc import Iterable
+    from types import CodeType
 
-#: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
-RawStack = list[tuple["CodeType", int]]
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
 
 #: Frames of one stack that are shown. CPython's own limit is 1,000; an application that raises it to a million must
 #: not make a dump of a gigabyte. Above it the middle is left out: both ends of a runaway recursion matter.
 MAX_FRAMES = 1_200
 _OUTERMOST_KEPT = 200
-#: Frames of one stack that are looked at, at 0.1 to 0.2 µs each, with the GIL kept: beyond it, the outermost ones stay
-#: unseen.
-_MAX_WALKED = 100_000
 
 #: Different places in the code that are remembered, at about 1 KB each. When full, all are forgotten at once: simpler
 #: than an order of use, and an application has some hundred places where it ever waits.
 MAX_CACHED_PLACES = 8_192
-
-#: Up to 3.11 a collection begins with an allocation, wherever that is. In sys._current_frames(), which holds the
-#: runtime's lock, one whose destructor wants that lock waits for ever (python/cpython#106883). For what it does in a
-#: walk, see walk().
-_HOLD_COLLECTOR = sys.implementation.name == "cpython" and sys.version_info < (3, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,68 +42,6 @@ class Place:
     frame: Frame
     text: bytes
     json: str
-
-
-def walk(
-    skipped_idents: Collection[int], only: Collection[int] | None = None, greenlets: Iterable[object] = ()
-) -> tuple[dict[int, RawStack], list[RawStack], list[bool]]:
-    """The stacks of all threads or only of some, those of some greenlets, and which of these live, all at one instant.
-
-    By thread ident, and in the order of the greenlets; innermost frame first.
-
-    From the first frame to the last one that is let go again, no line of Python is run: in a loop over ``f_back`` the
-    GIL can change hands, or a collection begin, whose destructors give it up. The other thread then returns from the
-    frames that are being looked at. Their stack is half of one instant and half of another, and on CPython 3.11, where
-    ``f_back`` allocates and a collection begins with an allocation, the next one is read from memory that is gone. On
-    3.12 and 3.13 a part of the chain of frames is in the C stack, which a greenlet that is suspended takes away.
-
-    No destructor of the application runs here either: no frame ends while it is held.
-    """
-    suspended = tuple(greenlets)
-    frames: dict[int, FrameType] = {}
-    idents = [] if only is None else [ident for ident in only if ident not in skipped_idents]
-    chains: list[list[FrameType]] = []
-    stacks: list[RawStack] = []
-    lives: list[bool] = []
-    innermost = chain(map(frames.get, idents), map(_frame_of, suspended))
-    steps = chain(
-        map(frames.update, islice(iter(sys._current_frames, None), 1)),
-        map(frames.pop, skipped_idents, repeat(None)),
-        map(idents.extend, (frames,) if only is None else ()),
-        # A list for each, empty where there is no frame, which then grows by the caller of what it holds last.
-        map(chains.extend, (map(list, map(filter, repeat(None), zip(innermost))),)),
-        map(list.extend, chains, map(takewhile, repeat(truth), map(islice, map(map, repeat(_back), chains), _LIMITS))),
-        map(stacks.append, map(list, map(map, repeat(_place), chains))),
-        map(lives.extend, (map(truth, suspended),)),
-        map(list.clear, chains),
-        map(_call, (frames.clear,)),
-    )
-    _with_collector_held(functools.partial(list, steps))
-    threads = {ident: stack for ident, stack in zip(idents, stacks, strict=False) if stack}
-    return threads, stacks[len(idents) :], lives
-
-
-_LIMITS = repeat(_MAX_WALKED - 1)
-_back = attrgetter("f_back")
-_place = attrgetter("f_code", "f_lasti")
-_frame_of = attrgetter("gr_frame")
-_call: Callable[[Callable[[], Any]], Any] = methodcaller("__call__")
-
-
-def _with_collector_held(function: Callable[[], object]) -> None:
-    """Call it while no collection can begin.
-
-    Held off and let go again by C code alone: between two lines of ours another thread could look whether the collector
-    is on, and would switch it off for good when it puts back what it found.
-    """
-    if not (_HOLD_COLLECTOR and gc.isenabled()):
-        function()
-        return
-    try:
-        list(map(_call, (gc.disable, function, gc.enable)))
-    except BaseException:
-        gc.enable()
-        raise
 
 
 class Places:

@@ -8,7 +8,7 @@ import threading
 
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.worker import stacks
+from wsgi_tracebacker.worker.stacks import walk
 
 
 def test_a_collection_in_the_middle_does_not_let_the_frames_go() -> None:
@@ -58,7 +58,7 @@ def test_a_stack_is_of_one_instant() -> None:
     sys.setswitchinterval(1e-6)
     try:
         while alternating.rounds < 5_000:
-            threads, _, _ = stacks.walk((), [ident])
+            threads, _, _ = walk.walk((), [ident])
             functions = [code.co_name for code, _ in threads[ident]]
             where = functions.index("_run")
             if where:
@@ -76,7 +76,7 @@ def test_only_what_is_wanted_is_there() -> None:
     ended = threading.Thread(target=len, args=((),))
     ended.start()
     ended.join()
-    assert list(stacks.walk((), [here, ended.ident or 0])[0]) == [here]
-    assert here in stacks.walk(())[0]
-    assert here not in stacks.walk({here})[0]
-    assert stacks.walk({here}, [here])[0] == {}
+    assert list(walk.walk((), [here, ended.ident or 0])[0]) == [here]
+    assert here in walk.walk(())[0]
+    assert here not in walk.walk({here})[0]
+    assert walk.walk({here}, [here])[0] == {}

@@ -14,10 +14,11 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
 from wsgi_tracebacker.model import Worker
-from wsgi_tracebacker.worker import greenlets, kernel, snapshots, stacks
+from wsgi_tracebacker.worker import kernel
 from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.settings import from_options
-from wsgi_tracebacker.worker.snapshots import Snapshots
+from wsgi_tracebacker.worker.stacks import hubs, places, snapshot, walk
+from wsgi_tracebacker.worker.stacks.snapshot import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ class Mover:
         place_two(self._gates[1])
 
     def stands_in(self, function: str) -> bool:
-        return function in [code.co_name for code, _ in stacks.walk((), [self.ident])[0].get(self.ident, [])]
+        return function in [code.co_name for code, _ in walk.walk((), [self.ident])[0].get(self.ident, [])]
 
     def move(self) -> None:
         self._gates[0].set()
@@ -74,7 +75,7 @@ def cores() -> Cores:
 
 @pytest.fixture
 def taker(cores: Cores) -> Snapshots:
-    return Snapshots(cores, greenlets.Hubs(), stacks.Places(None), set)
+    return Snapshots(cores, hubs.Hubs(), places.Places(None), set)
 
 
 def of_thread(taker: Snapshots, ident: int) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def test_two_who_look_at_once_see_each_their_own(
     """The thread of an aborted worker's last snapshot, and the listener's: the second one begins, the watched thread
     having moved, while the first one has walked and is being written.
     """
-    kind_of = snapshots._kind
+    kind_of = snapshot._kind
     second: list[dict[str, Any]] = []
 
     def interrupted(entry: Any, thread: Any) -> str:
@@ -161,7 +162,7 @@ def test_two_who_look_at_once_see_each_their_own(
             second[0] = of_thread(taker, mover.ident)
         return kind_of(entry, thread)
 
-    monkeypatch.setattr(snapshots, "_kind", interrupted)
+    monkeypatch.setattr(snapshot, "_kind", interrupted)
     assert functions(of_thread(taker, mover.ident)) == ["place_one"]
     assert functions(second[0]) == ["place_two"]
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]

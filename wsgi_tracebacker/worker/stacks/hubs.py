@@ -1,16 +1,8 @@
-"""The same for gevent and eventlet: which greenlets serve, where each of them stands, and whether their hub runs.
+"""The hubs of gevent and eventlet: the loop that all greenlets of a thread wait in, and whether it runs.
 
-Knows that many requests share one thread there, that one of them runs and the others are suspended, and that all of
-them wait if the one that runs does not give way: a blocked hub. Refuses to search for greenlets: each request notes
-the one that serves it, so nothing is ever looked for on the heap.
-
-Facts that this is built on, each of them measured on greenlet 3.5, gevent 26.9 and eventlet 0.41:
-
-- ``sys._current_frames()`` has one stack for the thread of a hub, that of the greenlet that runs.
-- ``gr_frame`` of a suspended greenlet is its innermost frame, readable from another thread; of one that runs, and of
-  one that has ended, it is None; only one that lives is true as a condition.
-- What a real thread can ask of a hub is to call something soon: gevent's ``run_callback_threadsafe``; eventlet has no
-  such thing, but its hub calls us when a descriptor becomes readable.
+All greenlets of a thread wait if the one that runs does not give way: a blocked hub. What a real thread can ask of a
+hub is to call something soon: gevent's ``run_callback_threadsafe``; eventlet has no such thing, but its hub calls us
+when a descriptor becomes readable. (Measured on gevent 26.9 and eventlet 0.41.)
 """
 
 from __future__ import annotations
@@ -19,73 +11,24 @@ import _thread
 import contextlib
 import importlib
 import os
-import sys
-import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.model import HubState
-from wsgi_tracebacker.worker import faults, primitives, stacks
+from wsgi_tracebacker.worker import faults, primitives
+from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable
 
     from wsgi_tracebacker.worker.requests import Core
-    from wsgi_tracebacker.worker.stacks import RawStack
-
-#: What a core's greenlet is doing.
-RUNNING, SUSPENDED = "running", "suspended"
 
 #: An answer from a hub that takes longer than this was not given at once: a hub that is merely busy answers sooner.
 #: gevent's own monitor calls a hub blocked after 0.1 s.
 _AT_ONCE_SECONDS = 0.1
 
 _get_ident = primitives.original("_thread", "get_ident")
-
-
-def current() -> Any:
-    """The greenlet that calls this, or None in an ordinary thread.
-
-    A thread's own greenlet, which has no parent, counts where gevent or eventlet patched threads: what blocks in it
-    lets the others run. Where the thread has no hub, nothing does: so it is in gevent's and eventlet's own pools of
-    real threads, also in the greenlets that these have for themselves.
-    """
-    library = sys.modules.get("greenlet")
-    if library is None:
-        return None
-    found = library.getcurrent()
-    if _library() is None:
-        return None
-    return found if found.parent is not None or primitives.threads_are_patched() else None
-
-
-def _library() -> str | None:
-    """Whose greenlets the calling thread has; None if neither library has a hub here."""
-    gevent_hubs = sys.modules.get("gevent._hub_local")
-    if gevent_hubs is not None and gevent_hubs.get_hub_if_exists() is not None:
-        return "gevent"
-    eventlet_hubs = sys.modules.get("eventlet.hubs")
-    if eventlet_hubs is not None and getattr(eventlet_hubs._threadlocal, "hub", None) is not None:  # noqa: SLF001
-        return "eventlet"
-    return None
-
-
-def local_storage() -> Any:
-    """A local storage for the calling code: of its own for each greenlet, where it is in one."""
-    if current() is None or primitives.threads_are_patched():
-        # The real one, or what the library put into its place.
-        return _thread._local()  # noqa: SLF001  (threading.local, without what gevent does to that)
-    module = "eventlet.corolocal" if _library() == "eventlet" else "gevent.local"
-    return importlib.import_module(module).local()
-
-
-def is_running(greenlet: Any) -> bool:
-    """Whether a greenlet is the one that its thread runs."""
-    return greenlet.gr_frame is None and bool(greenlet)
-
-
-# -------------------------------------------------------------------------------------------------------------- hubs
 
 
 class Hub:
@@ -145,7 +88,7 @@ class Hub:
         silent = self.silent_seconds(now)
         if silent >= _AT_ONCE_SECONDS:
             return HubState(self.library, "blocked", silent)
-        return HubState(self.library, "idle" if is_running(self.greenlet) else "running", None)
+        return HubState(self.library, "idle" if greenlets.is_running(self.greenlet) else "running", None)
 
 
 class Hubs:
@@ -171,7 +114,7 @@ class Hubs:
 
     def _make(self, ident: int) -> Hub:
         native_id = _thread.get_native_id()
-        if _library() == "gevent":
+        if greenlets.library() == "gevent":
             found = importlib.import_module("gevent").get_hub()
 
             def call_soon(function: Callable[[], object]) -> None:
@@ -241,53 +184,3 @@ class _Bell:
     def forget(self) -> None:
         """In a forked child. Not remove(): the child's epoll is its parent's, who would not hear the bell any more."""
         self._waker.close()
-
-
-# ------------------------------------------------------------------------------------------------------------- stacks
-
-
-class Looked(NamedTuple):
-    """All that one look at the threads and greenlets saw."""
-
-    #: By thread ident, innermost frame first.
-    threads: dict[int, RawStack]
-    #: By id() of the core: where its greenlet stands, and whether it runs. Cores of ordinary threads are not here.
-    greenlets: dict[int, tuple[RawStack, str]]
-    #: By thread ident: where the hub of it stands; nothing if it runs.
-    hubs: dict[int, RawStack]
-
-    def stack_of(self, core: Core) -> RawStack:
-        """The stack of the thread or greenlet that works on a core's request."""
-        own = self.greenlets.get(id(core))
-        return self.threads.get(core.serving_ident(), []) if own is None else own[0]
-
-    def state_of(self, core: Core) -> str | None:
-        """What a core's greenlet is doing; None for a thread."""
-        own = self.greenlets.get(id(core))
-        return None if own is None else own[1]
-
-
-def look(
-    cores: Iterable[Core],
-    skipped_idents: Collection[int],
-    only: Collection[int] | None = None,
-    hubs: Iterable[Hub] = (),
-) -> Looked:
-    """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs, at one instant."""
-    hubs = list(hubs)
-    served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
-    there = [(core, greenlet) for core, greenlet in served if greenlet is not None]
-    threads, of_greenlets, live = stacks.walk(
-        skipped_idents, only, [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)]
-    )
-    seen: dict[int, tuple[RawStack, str]] = {id(core): ([], SUSPENDED) for core, _ in served}
-    for (core, _), stack, lives in zip(there, of_greenlets, live, strict=False):
-        runs = lives and not stack
-        seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
-    of_hubs = of_greenlets[len(there) :]
-    return Looked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
-
-
-def reference_to(greenlet: Any) -> weakref.ref[Any] | None:
-    """What a core keeps of its greenlet: it must not keep it alive, because the greenlet's end frees the core."""
-    return None if greenlet is None else weakref.ref(greenlet)

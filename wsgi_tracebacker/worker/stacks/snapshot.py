@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_tracebacker.formats import json as json_format
 from wsgi_tracebacker.formats import uwsgi as uwsgi_format
-from wsgi_tracebacker.worker import greenlets, kernel, requests, stacks
+from wsgi_tracebacker.worker import kernel, requests
 from wsgi_tracebacker.worker.cores import known_thread
+from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, walk
 
 if TYPE_CHECKING:
     import threading
@@ -47,10 +48,10 @@ class _Entry(NamedTuple):
     core: Core | None
     ident: int
     native_id: int | None
-    stack: stacks.RawStack
+    stack: walk.RawStack
     #: Of a greenlet: running or suspended.
     greenlet: str | None
-    hub: greenlets.Hub | None
+    hub: hubs.Hub | None
 
     @property
     def has_the_thread(self) -> bool:
@@ -67,7 +68,7 @@ class _Known:
 
     __slots__ = ("identity", "name", "omitted", "places", "stack")
 
-    def __init__(self, stack: stacks.RawStack, places: list[stacks.Place], omitted: int, before: _Known | None) -> None:
+    def __init__(self, stack: walk.RawStack, places: list[places.Place], omitted: int, before: _Known | None) -> None:
         self.stack = stack
         self.places = places
         self.omitted = omitted
@@ -81,7 +82,7 @@ class Snapshots:
     """Takes the snapshots of one process, for the listener; and for a worker that is aborted, on another thread."""
 
     def __init__(
-        self, cores: Cores, hubs: greenlets.Hubs, places: stacks.Places, own_idents: Callable[[], Collection[int]]
+        self, cores: Cores, hubs: hubs.Hubs, places: places.Places, own_idents: Callable[[], Collection[int]]
     ) -> None:
         """``own_idents``: the threads of ours, which are not shown."""
         self._cores = cores
@@ -211,7 +212,7 @@ class Snapshots:
         self,
         core: Core | None,
         ident: int,
-        stack: stacks.RawStack,
+        stack: walk.RawStack,
         before: dict[object, _Known],
         files: dict[str, SourceFile | None],
     ) -> _Known:
@@ -231,7 +232,7 @@ class Snapshots:
         return _thread_name(ident, native_id)
 
 
-def _entries(looked: greenlets.Looked, hubs: list[greenlets.Hub], cores: list[tuple[Core, int]]) -> Iterator[_Entry]:
+def _entries(looked: greenlets.Looked, hubs: list[hubs.Hub], cores: list[tuple[Core, int]]) -> Iterator[_Entry]:
     """What is shown, in the order of the cores.
 
     :param cores: each with the thread that works for it.

@@ -16,13 +16,14 @@ from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
 from wsgi_tracebacker.model import HubState
 from wsgi_tracebacker.reports import OtherRequest
-from wsgi_tracebacker.worker import agent, greenlets, hub_watch, stacks
+from wsgi_tracebacker.worker import agent, hub_watch
 from wsgi_tracebacker.worker.cores import Cores
-from wsgi_tracebacker.worker.greenlets import Hub, Hubs
 from wsgi_tracebacker.worker.hub_watch import HubWatch
 from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.requests import Core, describe
 from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.stacks import greenlets, places, walk
+from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
 
 if sys.implementation.name != "cpython":
     pytest.skip("gevent is compiled for CPython only", allow_module_level=True)
@@ -65,7 +66,7 @@ def core_of(served: greenlet.greenlet, ident: int | None = None) -> Core:
     return core
 
 
-def functions(stack: stacks.RawStack) -> list[str]:
+def functions(stack: walk.RawStack) -> list[str]:
     return [code.co_name for code, _ in stack]
 
 
@@ -343,7 +344,7 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     hubs._hubs[fake.hub.ident] = fake.hub
     cores = Cores(threading.Lock)
     cores._taken.update(enumerate(core for core, _ in in_flight))
-    watch = HubWatch(hubs, cores, said, lambda: None, stacks.Places(None), lambda: 3, lambda: in_flight)  # type: ignore[arg-type]
+    watch = HubWatch(hubs, cores, said, lambda: None, places.Places(None), lambda: 3, lambda: in_flight)  # type: ignore[arg-type]
     assert watch.attend(limit)
     return watch, said
 

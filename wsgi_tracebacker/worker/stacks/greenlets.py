@@ -1,0 +1,119 @@
+"""Greenlets that serve requests: which one calls, which one runs in its thread, and where the others stand.
+
+Many requests share one thread there: one of their greenlets runs and the others are suspended. Never searches the heap
+for greenlets: each request notes the one that serves it.
+
+Measured on greenlet 3.5:
+
+- ``sys._current_frames()`` has one stack for the thread of a hub, that of the greenlet that runs.
+- ``gr_frame`` of a suspended greenlet is its innermost frame, readable from another thread; of one that runs, and of
+  one that has ended, it is None; only one that lives is true as a condition.
+"""
+
+from __future__ import annotations
+
+import _thread
+import importlib
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wsgi_tracebacker.worker import primitives
+from wsgi_tracebacker.worker.stacks import walk
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.stacks.hubs import Hub
+
+#: What a core's greenlet is doing.
+RUNNING, SUSPENDED = "running", "suspended"
+
+
+def current() -> Any:
+    """The greenlet that calls this, or None in an ordinary thread.
+
+    A thread's own greenlet, which has no parent, counts where gevent or eventlet patched threads: what blocks in it
+    lets the others run. Where the thread has no hub, nothing does: so it is in gevent's and eventlet's own pools of
+    real threads, also in the greenlets that these have for themselves.
+    """
+    module = sys.modules.get("greenlet")
+    if module is None:
+        return None
+    found = module.getcurrent()
+    if library() is None:
+        return None
+    return found if found.parent is not None or primitives.threads_are_patched() else None
+
+
+def library() -> str | None:
+    """Whose greenlets the calling thread has; None if neither library has a hub here."""
+    gevent_hubs = sys.modules.get("gevent._hub_local")
+    if gevent_hubs is not None and gevent_hubs.get_hub_if_exists() is not None:
+        return "gevent"
+    eventlet_hubs = sys.modules.get("eventlet.hubs")
+    if eventlet_hubs is not None and getattr(eventlet_hubs._threadlocal, "hub", None) is not None:  # noqa: SLF001
+        return "eventlet"
+    return None
+
+
+def local_storage() -> Any:
+    """A local storage for the calling code: of its own for each greenlet, where it is in one."""
+    if current() is None or primitives.threads_are_patched():
+        # The real one, or what the library put into its place.
+        return _thread._local()  # noqa: SLF001  (threading.local, without what gevent does to that)
+    module = "eventlet.corolocal" if library() == "eventlet" else "gevent.local"
+    return importlib.import_module(module).local()
+
+
+def is_running(greenlet: Any) -> bool:
+    """Whether a greenlet is the one that its thread runs."""
+    return greenlet.gr_frame is None and bool(greenlet)
+
+
+class Looked(NamedTuple):
+    """All that one look at the threads and greenlets saw."""
+
+    #: By thread ident, innermost frame first.
+    threads: dict[int, walk.RawStack]
+    #: By id() of the core: where its greenlet stands, and whether it runs. Cores of ordinary threads are not here.
+    greenlets: dict[int, tuple[walk.RawStack, str]]
+    #: By thread ident: where the hub of it stands; nothing if it runs.
+    hubs: dict[int, walk.RawStack]
+
+    def stack_of(self, core: Core) -> walk.RawStack:
+        """The stack of the thread or greenlet that works on a core's request."""
+        own = self.greenlets.get(id(core))
+        return self.threads.get(core.serving_ident(), []) if own is None else own[0]
+
+    def state_of(self, core: Core) -> str | None:
+        """What a core's greenlet is doing; None for a thread."""
+        own = self.greenlets.get(id(core))
+        return None if own is None else own[1]
+
+
+def look(
+    cores: Iterable[Core],
+    skipped_idents: Collection[int],
+    only: Collection[int] | None = None,
+    hubs: Iterable[Hub] = (),
+) -> Looked:
+    """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs, at one instant."""
+    hubs = list(hubs)
+    served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
+    there = [(core, greenlet) for core, greenlet in served if greenlet is not None]
+    threads, of_greenlets, live = walk.walk(
+        skipped_idents, only, [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)]
+    )
+    seen: dict[int, tuple[walk.RawStack, str]] = {id(core): ([], SUSPENDED) for core, _ in served}
+    for (core, _), stack, lives in zip(there, of_greenlets, live, strict=False):
+        runs = lives and not stack
+        seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
+    of_hubs = of_greenlets[len(there) :]
+    return Looked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
+
+
+def reference_to(greenlet: Any) -> weakref.ref[Any] | None:
+    """What a core keeps of its greenlet: it must not keep it alive, because the greenlet's end frees the core."""
+    return None if greenlet is None else weakref.ref(greenlet)
