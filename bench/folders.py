@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.reader import graveyard
+from wsgi_tracebacker.reader import postmortems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,4 +19,4 @@ def scratch_folder() -> Iterator[str]:
         try:
             yield folder
         finally:
-            graveyard.clear(f"{folder}/tb")
+            postmortems.clear(f"{folder}/tb")

@@ -27,7 +27,7 @@ from bench import environ, processes
 from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, missing, row
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import blackbox, settings
+from wsgi_tracebacker.worker import settings, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -263,7 +263,7 @@ def added_microseconds(case: str, rounds: int) -> tuple[dict[str, list[float]], 
 def added_without_black_box(case: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
     """What we add where no core has a row in shared memory, in a process of which that is true from now on."""
     serve, app, threads = CASES[case][:3]
-    blackbox.Table.row = lambda *_: None  # type: ignore[method-assign]
+    table.Table.row = lambda *_: None  # type: ignore[method-assign]
     wrapped: dict[str, WSGIApplication] = {"pass": PassThrough(app), UNBOXED: TracebackerMiddleware(app)}
     values, problems = _samples(serve, wrapped, threads, rounds, _CALLS_OF_CHUNKS.get(case.removesuffix(THREADED)))
     return {UNBOXED: _over(values[UNBOXED], values["pass"])}, problems

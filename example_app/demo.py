@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.reader import graveyard
+from wsgi_tracebacker.reader import postmortems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +162,7 @@ def no_black_boxes(base: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        graveyard.clear(str(base))
+        postmortems.clear(str(base))
 
 
 def run(*arguments: str) -> str:

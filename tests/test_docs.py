@@ -40,7 +40,7 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import client, discovery, examine, graveyard, processes, stall
+from wsgi_tracebacker.reader import client, discovery, examine, postmortems, processes, stall
 from wsgi_tracebacker.reports import (
     HarakiriReport,
     HubReport,
@@ -52,7 +52,7 @@ from wsgi_tracebacker.reports import (
     Verdict,
 )
 from wsgi_tracebacker.worker import (
-    blackbox,
+    black_box_files,
     dump_signal,
     fuse,
     listener,
@@ -61,6 +61,7 @@ from wsgi_tracebacker.worker import (
     reporter,
     requests,
     settings,
+    stacks_file,
     startup_warnings,
     watchdog,
 )
@@ -244,8 +245,8 @@ def test_every_field_of_the_header_is_in_the_reference() -> None:
     content = bytearray(layout.FILE_BYTES)
     expected: dict[str, object] = {}
     fixed = {"magic", "version", "rows", "header_bytes", "row_bytes"}
-    header = {field.name: field.default for field in dataclasses.fields(layout.Header)}
-    assert {name for *_, name in fields} == fixed | set(header)
+    header = {field.name for field in dataclasses.fields(layout.Header)} - {"counted"} | set(layout.Counted._fields)
+    assert {name for *_, name in fields} == fixed | header
     for number, (offset, length, kind, name) in enumerate(fields):
         if name in fixed:
             continue
@@ -253,6 +254,9 @@ def test_every_field_of_the_header_is_in_the_reference() -> None:
         if kind == "text":
             value = f"{number} is {name}"
             content[offset : offset + length] = str(value).encode().ljust(length, b"\0")
+        elif kind == "pairs":
+            value = ((7, 8), (9, 10))
+            content[offset : offset + length] = struct.pack("<4Q", 7, 8, 9, 10).ljust(length, b"\0")
         else:
             form = {("unsigned", 4): "<I", ("unsigned", 8): "<Q", ("double", 8): "<d"}[kind, length]
             struct.pack_into(form, content, offset, value)
@@ -263,9 +267,9 @@ def test_every_field_of_the_header_is_in_the_reference() -> None:
             number = constant.get(name, layout.ROW_BYTES)
             content[offset : offset + length] = layout.MAGIC if name == "magic" else struct.pack("<I", number)
     read = layout.decode_header(bytes(content))
-    assert {name: getattr(read, name) for name in header} == expected
+    assert {**dataclasses.asdict(read), **read.counted._asdict(), "counted": None} == {**expected, "counted": None}
     assert f"{layout.FILE_BYTES:,} bytes" in reference("black-box")
-    assert f"{layout.MAX_ROWS:,} rows ({layout.MAX_FILE_BYTES:,} bytes)" in reference("black-box")
+    assert f"{layout.ROWS:,} rows of {layout.ROW_BYTES} bytes" in reference("black-box")
 
 
 def test_every_field_of_a_row_is_in_the_reference() -> None:
@@ -273,7 +277,7 @@ def test_every_field_of_a_row_is_in_the_reference() -> None:
     fields = {name: (offset, length, kind) for offset, length, kind, name in layout_in(reference("black-box"), "Row")}
     assert sum(length for _, length, _ in fields.values()) == layout.DETAIL_OFFSET + layout.DETAIL.size
     values: dict[str, Any] = {
-        "head": 2.5, "method": "GET", "path": "/a", "tail": 2.5, "ident": 3, "native_id": 4, "core": 5,
+        "head": 2.5, "method": "GET", "path": "/a", "requests": 6.0, "tail": 2.5, "ident": 3, "native_id": 4, "core": 5,
         "detail_of": 2.5, "remote_address": "::1", "request_id": "7f3a",
     }  # fmt: skip
     assert set(fields) == set(values)
@@ -288,6 +292,7 @@ def test_every_field_of_a_row_is_in_the_reference() -> None:
     [row], torn = layout.decode_rows(bytes(content), bytes(content))
     assert torn == 0
     assert row == layout.Row(5, 3, 4, 2.5, "GET", "/a", "::1", "7f3a")
+    assert layout.count_requests(bytes(content)) == 6
     assert f"the first {layout.FLIGHT.size} bytes" in reference("black-box")
 
 
@@ -300,7 +305,7 @@ def test_the_files_of_the_black_box_have_the_documented_names() -> None:
         assert re.search(rf"^\| `{pattern}` \|", page, re.MULTILINE)
         assert re.fullmatch(rf"wsgi_tracebacker\.1000\.[0-9a-f]{{16}}\.3\.{kind}", name)
         assert f"`<base><N>.{kind}`" in page
-    assert f"at most {blackbox.MAX_STACKS_BYTES // 1024} KiB" in page
+    assert f"at most {stacks_file.MAX_STACKS_BYTES // 1024} KiB" in page
     assert f"the last {postmortem_format.MAX_STACKS_CHARACTERS // 1024} Ki characters" in page
 
 
@@ -415,7 +420,7 @@ def test_numbers_of_harakiri_are_those_of_the_code() -> None:
     assert f"at most {reporter.MAX_FULL_REPORTS} different ones" in section(page, "Repeats")
     assert f"At most {reporter._MAX_WAITING:,} reports wait" in section(page, "Loggers")
     assert f"longer than {reporter.HANGS_AFTER_SECONDS:g} seconds" in section(page, "Loggers")
-    assert f"{blackbox.MAX_STACKS_BYTES // 1024} KiB" in section(page, "The file of the last reports")
+    assert f"{stacks_file.MAX_STACKS_BYTES // 1024} KiB" in section(page, "The file of the last reports")
     assert f"`{requests.HANDLE_KEY}`" in page.replace('environ["', "").replace('"]', "")
 
 
@@ -424,7 +429,7 @@ def test_the_file_of_the_last_reports_has_the_documented_name(tmp_path: Path) ->
     text = section(reference("harakiri"), "The file of the last reports")
     [pattern] = re.findall(r"^/dev/shm/.*$", text, re.MULTILINE)
     name = re.escape(pattern).replace("<uid>", str(os.geteuid())).replace("<name>", "[0-9a-f]{16}").replace("<N>", "3")
-    assert re.fullmatch(name, blackbox.path_of(str(tmp_path / "tb"), 3, layout.STACKS))
+    assert re.fullmatch(name, black_box_files.path_of(str(tmp_path / "tb"), 3, layout.STACKS))
 
 
 def test_every_error_and_every_logger_is_in_the_reference() -> None:
@@ -556,10 +561,10 @@ def test_numbers_of_security_are_those_of_the_code() -> None:
         assert f" {discovery.MAX_USER_WORKERS:,} workers are looked at" in text
     assert f"A reply has at most {client.MAX_REPLY_BYTES >> 20} MiB, all" in reference("command")
     assert f"all replies of one user together {client.MAX_USER_BYTES >> 20} MiB" in reference("command")
-    together = f" {graveyard.MAX_USER_BYTES >> 20} MiB are read together"
-    assert f"{together}, each file counting for at least {graveyard._OPENING_BYTES >> 10} KiB" in page
+    together = f" {postmortems.MAX_USER_BYTES >> 20} MiB are read together"
+    assert f"{together}, each file counting for at least {postmortems._OPENING_BYTES >> 10} KiB" in page
     assert together in reference("command")
-    assert f"have at most {blackbox.MAX_STACKS_BYTES >> 10} KiB" in page
+    assert f"have at most {stacks_file.MAX_STACKS_BYTES >> 10} KiB" in page
     assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
     assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page
 

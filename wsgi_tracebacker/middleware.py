@@ -110,7 +110,6 @@ class _Following:
                 core.started = 0.0
                 # Whoever raises into this call from a signal's handler finds the request over.
                 core.ended = monotonic()
-                core.finished += 1.0
                 if core.fuse is not None:
                     core.disarm()
 
@@ -180,7 +179,6 @@ class GeneratorBody(_Following):
                 core.marks[0] = 0.0
                 core.started = 0.0
                 core.ended = monotonic()
-                core.finished += 1.0
                 if core.fuse is not None:
                     core.disarm()
 
@@ -362,6 +360,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
             # An idle core stands ready now.
             if core.outer is not None:
                 call = _Within(app, local, core.outer)
+        core.begun = begun = core.begun + 1.0
         started = monotonic()
         try:
             environ[HANDLE_KEY] = core.handle
@@ -372,6 +371,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                 started,
                 _METHODS[environ["REQUEST_METHOD"]],
                 (script + path if script else path).encode(),
+                begun,
                 started,
             )
         except Exception as error:
@@ -408,7 +408,6 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                 core.marks[0] = 0.0
                 core.started = 0.0
                 core.ended = monotonic()
-                core.finished += 1.0
                 if core.fuse is not None:
                     core.disarm()
                 return result

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import postmortem
-from wsgi_tracebacker.worker import agent, blackbox, faults, kernel
+from wsgi_tracebacker.worker import agent, black_box_files, faults, kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,22 +86,6 @@ def test_what_was_served_out_of_memory_is_told(base: str) -> None:
     assert "\n  GET /crowd/0  (core 0, " in errors
 
 
-def test_who_is_killed_while_it_tells_leaves_that_to_the_next(base: str) -> None:
-    """Two deaths in a row: the first one is in somebody's log, and in nobody's after that."""
-    with worker(base, "without-signal") as process:
-        process.kill()
-        process.wait(PATIENCE_SECONDS)
-    with worker(base, "killed-while-telling") as telling:
-        assert telling.wait(PATIENCE_SECONDS) == -signal.SIGKILL
-    with worker(base, "succeed") as successor:
-        _, errors = successor.communicate("go on\n", timeout=PATIENCE_SECONDS)
-    assert errors.count("died with") == 1
-    assert f"worker 1, pid {process.pid}, died with 1 request in flight" in errors
-    with worker(base, "succeed") as another:
-        _, errors = another.communicate("go on\n", timeout=PATIENCE_SECONDS)
-    assert "died with" not in errors
-
-
 @contextlib.contextmanager
 def little_memory(limit_bytes: int) -> Iterator[Path]:
     """A control group whose processes may have so much memory."""
@@ -143,88 +127,61 @@ def test_what_the_kernel_killed_for_its_memory_is_told(base: str) -> None:
     assert f"worker 1, pid {process.pid}, died with 2 requests in flight" in errors
 
 
-def test_the_table_grows_with_its_cores(base: str) -> None:
-    """600 in flight: all of them are shown by the worker, without its answer, and after its death; of those, where they
-    are listed, the oldest.
+def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
+    """The worker itself shows all; without its answer, and after its death, those beyond the table are a number; and
+    of those in the table the oldest are listed.
     """
     with worker(base, "crowded") as process:
         document = json.loads(clients.request(f"{base}1", "/worker").body)
         assert document["worker"]["requests_in_flight"] == CROWD
         content = black_boxes.path_of(base, 1, layout.TABLE).read_bytes()
         rows, torn = layout.decode_rows(content, content)
-        assert (torn, layout.decode_header(content).unrecorded_cores) == (0, 0)
-        assert {row.path for row in rows} == {f"/crowd/{number}" for number in range(CROWD)}
-        assert sorted(row.core for row in rows) == list(range(CROWD))
+        assert (torn, layout.decode_header(content).unrecorded_cores) == (0, BEYOND)
+        assert sorted(row.core for row in rows) == list(range(layout.ROWS))
 
         process.send_signal(signal.SIGSTOP)
         result = command("read", base, "--format", "json", "--timeout", "5")
         document = json.loads(result.stdout)
         [stopped] = document["workers"]
         assert (stopped["state"], stopped["source"]) == ("stopped", "table")
-        assert sum(thread["request"] is not None for thread in stopped["threads"]) == CROWD
-        assert "not in its table" not in result.stderr
-    told = command("postmortem", base)
-    assert f"pid {process.pid}, died with {CROWD} requests in flight" in told.stdout
-    assert f"\n  {CROWD - postmortem.MAX_REQUESTS} requests more, begun later" in told.stdout
-
-
-def test_what_has_no_row_is_said(base: str) -> None:
-    """No room for more rows: those without one are counted, before and after the worker's death, and served."""
-    with worker(base, "crowded-without-room") as process:
-        process.send_signal(signal.SIGSTOP)
-        result = command("read", base, "--format", "json", "--timeout", "5")
+        assert sum(thread["request"] is not None for thread in stopped["threads"]) == layout.ROWS
         assert f"{BEYOND} of its cores are not in its table" in result.stderr
-    told = command("postmortem", base)
-    assert f"pid {process.pid}, died with {layout.ROWS} requests in flight" in told.stdout
-    assert f"\n  threads beyond its table: {BEYOND}; what they served, if anything, is not known" in told.stdout
+    shown = command("postmortem", base)
+    assert f"pid {process.pid}, died with {layout.ROWS} requests in flight" in shown.stdout
+    assert f"\n  {layout.ROWS - postmortem.MAX_REQUESTS} requests more, begun later" in shown.stdout
+    assert f"\n  threads beyond its table: {BEYOND}; what they served, if anything, is not known" in shown.stdout
 
 
-@pytest.mark.parametrize(
-    ("story", "told"),
-    [
-        ("last-of-a-crowd", f"  (core {CROWD - 1}, "),
-        ("after-a-crowd", "  GET /crowd/0  (core 0, "),
-        ("after-a-crowd-without-room", "  GET /crowd/0  (core 0, "),
-        ("no-crowd", None),
-    ],
-)
-def test_of_a_crowd_only_who_is_there_is_told(story: str, told: str | None, base: str) -> None:
-    """What counts is who serves at the end: the last core of all, the first one after all others and their threads
-    have ended, or nobody, though their threads wait for more.
-    """
-    with worker(base, story) as process:
+def test_of_a_crowd_that_has_gone_nobody_is_named(base: str) -> None:
+    """What counts is who serves at the end: the first core, after all others and their threads have ended."""
+    with worker(base, "after-a-crowd") as process:
         pass
-    if told is not None:
-        head, request = command("postmortem", base).stdout.splitlines()
-        assert f"pid {process.pid}, died with 1 request in flight" in head
-        assert told in request
-    else:
-        assert "died with requests in flight" in command("postmortem", base).stderr
+    head, request = command("postmortem", base).stdout.splitlines()
+    assert f"pid {process.pid}, died with 1 request in flight" in head
+    assert "  GET /crowd/0  (core 0, " in request
 
 
-def test_a_worker_that_lost_its_card_is_not_told_dead(base: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A cleaner took card and socket of one that serves: the next one takes another number, both can be read, and
-    when the first one dies indeed its requests are told.
+def test_of_a_worker_that_lost_its_card_no_death_is_logged(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A cleaner took card and socket of one that serves: the next one takes its number, it takes another one, both can
+    be read, and when it dies indeed its requests are named.
     """
-    table = black_boxes.path_of(base, 1, layout.TABLE)
     with worker(base, "lose-card") as process:
         os.unlink(f"{base}1")
         os.unlink(f"{base}1.worker")
         assert served(TracebackerMiddleware(application, base))
         assert messages(caplog) == []
         assert not black_boxes.path_of(base, 1, layout.POSTMORTEM).exists()
-        assert layout.decode_header(table.read_bytes()).pid == process.pid
-        assert json.loads(clients.request(f"{base}2", "/worker").body)["worker"]["pid"] == os.getpid()
+        assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["pid"] == os.getpid()
 
         def is_back() -> bool:
             try:
-                return bool(json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["pid"] == process.pid)
+                return bool(json.loads(clients.request(f"{base}2", "/worker").body)["worker"]["pid"] == process.pid)
             except OSError:
                 return False
 
-        wait_until(is_back, "the first one has its number again")
+        wait_until(is_back, "the first one has another number")
         assert "no worker" in command("postmortem", base).stderr
-    assert f"worker 1, pid {process.pid}, died with 1 request in flight" in command("postmortem", base).stdout
+    assert f"worker 2, pid {process.pid}, died with 1 request in flight" in command("postmortem", base).stdout
 
 
 def with_shared_memory_of(size: str) -> tuple[str, ...]:
@@ -238,7 +195,7 @@ def with_shared_memory_of(size: str) -> tuple[str, ...]:
     return before
 
 
-@pytest.mark.parametrize("size", ["64k", "300k"], ids=["from the beginning", "later"])
+@pytest.mark.parametrize("size", ["64k", "512k"], ids=["from the beginning", "later"])
 def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
     """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""
     with worker(base, "full-memory", *with_shared_memory_of(size)) as process:
@@ -262,7 +219,7 @@ def test_a_death_is_told_where_shared_memory_is_full(base: str) -> None:
         f"echo go on | {story} succeed >/dev/null",
         f"{python} wsgi_tracebacker postmortem {base}",
     ]
-    line = [*with_shared_memory_of("256k"), "sh", "-c", "; ".join(steps)]
+    line = [*with_shared_memory_of("440k"), "sh", "-c", "; ".join(steps)]
     result = subprocess.run(line, capture_output=True, text=True, cwd=PROJECT, check=False, timeout=PATIENCE_SECONDS)
     for told in (result.stderr, result.stdout):
         assert "died with 2 requests in flight" in told
@@ -293,10 +250,10 @@ def test_half_a_postmortem_is_not_kept(room: str, tmp_path: Path, monkeypatch: p
     write = os.write
     some = no_room if room == "for none" else lambda descriptor, content: write(descriptor, content[:3])
     monkeypatch.setattr(os, "write", some)
-    assert not blackbox.write_whole(str(path), b"whole")
+    assert not black_box_files.write(str(path), b"whole")
     assert not path.exists()
     monkeypatch.undo()
-    assert blackbox.write_whole(str(path), b"whole")
+    assert black_box_files.write(str(path), b"whole")
     assert path.read_bytes() == b"whole"
 
 
@@ -321,13 +278,13 @@ def header(base: str, **changes: object) -> bytes:
         **changes,
     }
     content = layout.encode_header(layout.Header(**fields)).ljust(layout.HEADER_BYTES, b"\0")  # type: ignore[arg-type]
-    row = layout.FLIGHT.pack(11.0, b"GET", b"/before", 11.0) + layout.OWNER.pack(1, 1, 0)
+    row = layout.FLIGHT.pack(11.0, b"GET", b"/before", 1.0, 11.0) + layout.OWNER.pack(1, 1, 0)
     return (content + row).ljust(layout.FILE_BYTES, b"\0")
 
 
 def predecessors(base: str) -> dict[str, bytes]:
     whole = header(base)
-    infinite = layout.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"))
+    infinite = layout.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"), float("inf"))
     return {
         "empty": b"",
         "cut short": whole[:-1],
@@ -373,6 +330,15 @@ def test_a_death_is_told_without_the_stacks_of_an_earlier_one(base: str) -> None
     assert sorted((each["pid"], each["stacks"]) for each in told) == sorted(
         [(first.pid, "the first one's report\n"), (second.pid, None)]
     )
+
+
+def test_counters_survive_a_death(base: str) -> None:
+    """A successor goes on from what the dead one had counted."""
+    with worker(base, "without-signal"):
+        pass
+    with worker(base, "without-signal"):
+        header = layout.decode_header(black_boxes.path_of(base, 1, layout.TABLE).read_bytes())
+        assert header.counted == layout.Counted(restarts=1, requests_before=1)
 
 
 KINDS = [layout.TABLE, layout.STACKS, layout.POSTMORTEM]

@@ -22,7 +22,7 @@ from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.worker import agent, blackbox, faults
+from wsgi_tracebacker.worker import agent, black_box_files, faults
 from wsgi_tracebacker.worker.fuse import Fuse
 from wsgi_tracebacker.worker.requests import Core
 
@@ -55,9 +55,9 @@ def test_a_stalled_worker_is_killed_and_its_stacks_are_kept(base: str) -> None:
     """The regular expression holds the GIL for ever; timers of the kernel end the process, its stacks written."""
     with worker(base, "stall") as process:
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
-    stacks = blackbox.read(blackbox.path_of(base, 1, layout.STACKS)) or b""
+    stacks = black_box_files.read(black_box_files.path_of(base, 1, layout.STACKS))[0] or b""
     assert b"in backtrack_for_ever" in stacks
-    table = blackbox.read(blackbox.path_of(base, 1, layout.TABLE)) or b""
+    table = black_box_files.read(black_box_files.path_of(base, 1, layout.TABLE))[0] or b""
     postmortem = postmortem_format.of_table(table, base, time.time(), stacks)
     assert postmortem is not None
     assert [(request.method, request.path) for request in postmortem.requests] == [("GET", "/stall")]

@@ -22,7 +22,7 @@ from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
-from wsgi_tracebacker.reader import graveyard
+from wsgi_tracebacker.reader import postmortems
 from wsgi_tracebacker.worker import agent, faults, interrupt
 from wsgi_tracebacker.worker.requests import BODY
 
@@ -53,7 +53,7 @@ def core_of_this_thread(application: WSGIApplication) -> Core:
     serve(application)
     [own] = agent._agents.values()
     # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
-    wait_until(lambda: all(part and part.ident for part in (own.listener, own._watchdog)), "our threads run")
+    wait_until(lambda: len(own.own_threads.idents()) == 2, "listener and watchdog run")
     core = agent.serving_core()
     assert core is not None
     return core
@@ -202,7 +202,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     for number in range(3):
         command = [sys.executable, "-c", control, f"{base}-{number}"]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=30, check=False)
-        graveyard.clear(f"{base}-{number}")
+        postmortems.clear(f"{base}-{number}")
         outputs.append(done.stdout.strip())
     assert b"1" in outputs, outputs
 

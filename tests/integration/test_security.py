@@ -37,7 +37,7 @@ from wsgi_tracebacker.model import Card, Frame, LastRequest, Request, Snapshot, 
 from wsgi_tracebacker.reader import client, dump
 from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.reply import Reply
-from wsgi_tracebacker.worker import blackbox, dump_signal
+from wsgi_tracebacker.worker import black_box_files, dump_signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_another_user_gets_nothing(sticky: str) -> None:
     with held(sticky):
         for kind in (layout.STACKS, layout.POSTMORTEM):
             # As a report and a successor make them.
-            assert blackbox.write_whole(blackbox.path_of(sticky, 1, kind), b"secret")
+            assert black_box_files.write(black_box_files.path_of(sticky, 1, kind), b"secret")
         files = [str(black_boxes.path_of(sticky, 1, kind)) for kind in KINDS]
         paths = [f"{sticky}1", f"{sticky}1.worker", *files]
         before = {path: (os.lstat(path).st_ino, os.lstat(path).st_size) for path in paths}
@@ -146,7 +146,7 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
         "import os, sys\n"
         "from wsgi_tracebacker.cli.main import main\n"
         "import click, json, wsgi_tracebacker.cli.read, wsgi_tracebacker.cli.list_workers\n"
-        "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.graveyard, wsgi_tracebacker.reader.examine\n"
+        "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.postmortems, wsgi_tracebacker.reader.examine\n"
         f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"
         f"os.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
         "main()\n"
@@ -565,7 +565,7 @@ def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind
 
     def place(number: int, beside: bool) -> str:
         name = layout.file_name(forger.base, number, STRANGER, kind)
-        path = layout.beside_socket(forger.base, number, kind) if beside else f"{blackbox.SHARED_MEMORY}/{name}"
+        path = layout.beside_socket(forger.base, number, kind) if beside else f"{black_box_files.SHARED_MEMORY}/{name}"
         made.append(path)
         return path
 

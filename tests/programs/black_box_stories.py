@@ -6,12 +6,8 @@ to do when it is sent a line.
 
 from __future__ import annotations
 
-import errno
-import gc
-import logging
 import os
 import resource
-import signal
 import sys
 import threading
 import time
@@ -19,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, dump_signal, kernel
+from wsgi_tracebacker.worker import agent, black_box_files, dump_signal, kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 #: More than there are rows in the table.
-CROWD = 600
+CROWD = layout.ROWS + 6
 #: Threads that write into their rows while there is no shared memory left.
 CORES_WHEN_FULL = 64
 #: More address space than the process has when it begins to be hungry.
@@ -136,40 +132,6 @@ def crowded(base: str) -> None:
     stay_until_killed()
 
 
-def last_of_a_crowd(base: str) -> None:
-    """Of a crowd, only one beyond the table is in flight still, while the threads of all others wait for more."""
-    _crowd_ends(base, last=True)
-
-
-def no_crowd(base: str) -> None:
-    """The threads of a crowd wait for more."""
-    _crowd_ends(base, last=False)
-
-
-def _crowd_ends(base: str, *, last: bool) -> None:
-    worker = Worker(base)
-    there, at_home = threading.Barrier(CROWD + 1), threading.Barrier(CROWD + 1 - last)
-
-    def stay() -> None:
-        there.wait()
-        core = agent.serving_core()
-        if last and core is not None and core.number == CROWD - 1:
-            # Which of them has it is chance: each tells its own.
-            threading.Event().wait()
-
-    def serve_one(number: int) -> None:
-        worker.request(f"/crowd/{number}")
-        at_home.wait()
-        threading.Event().wait()
-
-    for number in range(CROWD):
-        worker.acts[f"/crowd/{number}"] = stay
-        threading.Thread(target=serve_one, args=(number,), daemon=True).start()
-    there.wait()
-    at_home.wait()
-    stay_until_killed()
-
-
 def after_a_crowd(base: str) -> None:
     """One request in flight, when a crowd and its threads have gone."""
     worker = Worker(base)
@@ -183,30 +145,11 @@ def after_a_crowd(base: str) -> None:
     stay_until_killed()
 
 
-def without_room(story: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, while there is no shared memory for more rows."""
-
-    def told(base: str) -> None:
-        # On a thread that ends: its core is free again, on PyPy once a collection has found the thread's locals.
-        first = threading.Thread(target=Worker(base).request, args=("/first",))
-        first.start()
-        first.join()
-        gc.collect()
-
-        def full(*_: int) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        vars(os).update(posix_fallocate=full)
-        story(base)
-
-    return told
-
-
 def full_memory(base: str) -> None:
     """Shared memory is full from the beginning, or becomes so: the rows are written to all the same."""
     worker = Worker(base)
     worker.request("/first")
-    with open(os.path.join(blackbox.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:
+    with open(os.path.join(black_box_files.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(4096))
@@ -227,21 +170,6 @@ def succeed(base: str) -> None:
     say("served on")
 
 
-def killed_while_telling(base: str) -> None:
-    """A successor that is killed when it says who died."""
-
-    class Killing(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            assert record.getMessage().startswith("postmortem: worker 1, pid ")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    logging.getLogger("wsgi_tracebacker.postmortem").addHandler(Killing())
-    say("ready")
-    Worker(base).request("/first")
-    # The handler, on the reporter's thread, ends this process.
-    threading.Event().wait()
-
-
 def fork(base: str) -> None:
     """Fork within requests: a child that exits there, and one that goes on and serves as a worker of its own."""
     worker = Worker(base, harakiri=30.0, harakiri_action="kill")
@@ -249,7 +177,7 @@ def fork(base: str) -> None:
     told: list[bytes] = []
 
     def table() -> bytes:
-        with open(blackbox.path_of(base, 1, layout.TABLE), "rb") as file:
+        with open(black_box_files.path_of(base, 1, layout.TABLE), "rb") as file:
             return file.read()
 
     def end_in_child() -> None:
@@ -281,7 +209,7 @@ def fork(base: str) -> None:
         assert table() == told[0]
         worker.request("/child")
         assert table() == told[0]
-        assert os.path.exists(blackbox.path_of(base, 2, layout.TABLE))
+        assert os.path.exists(black_box_files.path_of(base, 2, layout.TABLE))
         sys.exit(0)
     rows, torn = layout.decode_rows(table(), table())
     assert (rows, torn) == ([], 0)
@@ -308,14 +236,9 @@ STORIES = {
     "out-of-memory": out_of_memory,
     "killed-for-memory": killed_for_memory,
     "crowded": crowded,
-    "crowded-without-room": without_room(crowded),
-    "after-a-crowd-without-room": without_room(after_a_crowd),
-    "last-of-a-crowd": last_of_a_crowd,
-    "no-crowd": no_crowd,
     "after-a-crowd": after_a_crowd,
     "full-memory": full_memory,
     "succeed": succeed,
-    "killed-while-telling": killed_while_telling,
     "fork": fork,
     "lose-card": lose_card,
     "without-signal": without_signal,

@@ -22,7 +22,7 @@ from wsgi_tracebacker.model import SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.reader.graveyard import Findings
+    from wsgi_tracebacker.reader.postmortems import Found
 
 #: Nothing of the base was found at all.
 _EXIT_UNKNOWN = 3
@@ -61,10 +61,10 @@ def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> i
     That is the latest death of each worker number, if requests were in flight then: kept by its successor, or read
     from what it left where it has none yet. Without BASE it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
     """
-    from wsgi_tracebacker.reader.graveyard import dig
+    from wsgi_tracebacker.reader import postmortems
 
     named = bases_or_default(bases)
-    found = dig(named, numbers)
+    found = postmortems.find(named, numbers)
     if form == "json":
         for part in _json(found):
             output.write_bytes(part)
@@ -80,7 +80,7 @@ def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> i
     return 0 if found.is_known else _EXIT_UNKNOWN
 
 
-def _text(found: Findings) -> Iterator[str]:
+def _text(found: Found) -> Iterator[str]:
     from wsgi_tracebacker.formats.postmortem import lines
 
     for number, each in enumerate(found.postmortems):
@@ -89,7 +89,7 @@ def _text(found: Findings) -> Iterator[str]:
         yield from lines(each)
 
 
-def _json(found: Findings) -> Iterator[bytes]:
+def _json(found: Found) -> Iterator[bytes]:
     import json
 
     from wsgi_tracebacker.formats.postmortem import document

@@ -2,15 +2,14 @@
 
 Knows where each field is, and how a row that is being written is told from a whole one. Refuses to open anything.
 
-The file has a header of 1 KiB and rows of 384 bytes, little-endian. It begins with 512 rows, and gets 512 more whenever
-there are more cores, up to 4,096; it never shrinks. The worker writes, anybody who may read the file reads at any time,
-without a lock:
+The file has a header of 1 KiB and 1,024 rows of 384 bytes, little-endian. The worker writes, anybody who may read the
+file reads at any time, without a lock:
 
 ========  =====  ======================================================================================
 header    bytes  content
 ========  =====  ======================================================================================
 0         16     ``WSGI-TB-BLACKBOX``
-16        4      version of this layout, 2
+16        4      version of this layout, 3
 20        4      number of rows
 24        4      bytes of the header
 28        4      bytes of a row
@@ -29,6 +28,12 @@ header    bytes  content
 136       64     server
 200       128    application
 328       48     interpreter
+376       8      overdue requests, and
+384       8      slow requests, since the first worker with this number whose counters were handed on
+392       8      clients that were gone before their answer; nothing counts them yet
+400       8      restarts: how many workers before this one handed on their counters
+408       8      requests that those workers had begun
+416       256    threads of this package: 16 times ident (8 bytes) and native id (8), zeros where there is none
 ========  =====  ======================================================================================
 
 ========  =====  ======================================================================================
@@ -37,13 +42,14 @@ row       bytes  content
 0         8      head: CLOCK_MONOTONIC at the start of the request, 0.0 while there is none
 8         16     method
 24        192    path
-216       8      tail: the same as the head when the row is whole
-224       8      ident of the thread
-232       4      native id of the thread
-236       4      core, -1 while the row was never used
-240       8      the head of the request that the next two belong to
-248       48     remote address
-296       64     request id
+216       8      how many requests began in this row, this one included
+224       8      tail: the same as the head when the row is whole
+232       8      ident of the thread
+240       4      native id of the thread
+244       4      core
+248       8      the head of the request that the next two belong to
+256       48     remote address
+304       64     request id
 ========  =====  ======================================================================================
 
 Texts are UTF-8, filled up with NUL. Method and path are written by the request itself in one packed write; remote
@@ -60,23 +66,20 @@ import hashlib
 import os
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.formats.times import is_time
 
 MAGIC = b"WSGI-TB-BLACKBOX"
-VERSION = 2
+VERSION = 3
 
 HEADER_BYTES = 1024
 ROW_BYTES = 384
-#: Rows that a table begins with, and gets at a time: 192 KiB of shared memory, which is enough for nearly all workers.
-ROWS = 512
-#: Rows of the longest table, 1.5 MiB. A gunicorn worker of greenlets has 1,000 clients if it is not told otherwise; one
-#: with more than this has other worries.
-MAX_ROWS = 4_096
+#: A gunicorn worker of greenlets serves 1,000 clients at a time if it is not told otherwise.
+ROWS = 1_024
 FILE_BYTES = HEADER_BYTES + ROWS * ROW_BYTES
-MAX_FILE_BYTES = HEADER_BYTES + MAX_ROWS * ROW_BYTES
 
 METHOD_BYTES = 16
 PATH_BYTES = 192
@@ -84,9 +87,9 @@ REMOTE_ADDRESS_BYTES = 48
 REQUEST_ID_BYTES = 64
 
 _HEADER = struct.Struct("<16s7I I Q Q d d d I I 40s 64s 128s 48s".replace(" ", ""))
-#: head, method, path, tail. Where bytes lie in this order anyway the machine's own format packs 5 ns faster; the fields
-#: are where they are without its alignment.
-FLIGHT = struct.Struct(f"{'@' if sys.byteorder == 'little' else '<'}d{METHOD_BYTES}s{PATH_BYTES}sd")
+#: head, method, path, requests so far, tail. Where bytes lie in this order anyway the machine's own format packs 5 ns
+#: faster; the fields are where they are without its alignment. The count is a float, which packs faster than an int.
+FLIGHT = struct.Struct(f"{'@' if sys.byteorder == 'little' else '<'}d{METHOD_BYTES}s{PATH_BYTES}sdd")
 _HEAD = struct.Struct("<d")
 #: ident, native id, core.
 OWNER = struct.Struct("<QIi")
@@ -96,11 +99,36 @@ DETAIL = struct.Struct(f"<d{REMOTE_ADDRESS_BYTES}s{REQUEST_ID_BYTES}s")
 DETAIL_OFFSET = OWNER_OFFSET + OWNER.size
 
 #: Offsets of the fields of the header that change while the worker lives.
-ROWS_OFFSET = 20
 LISTENER_OFFSET = 44
 UNRECORDED_OFFSET = 88
 CLOSED_OFFSET = 92
 NUMBER = struct.Struct("<I")
+COUNTED_OFFSET = _HEADER.size
+_COUNTED = struct.Struct("<5Q")
+COUNTER = struct.Struct("<Q")
+#: Places for threads of ours: there are three or four, and one more while a report is stuck in logging.
+THREADS = 16
+#: ident, native id.
+THREAD = struct.Struct("<QQ")
+_THREADS_OFFSET = COUNTED_OFFSET + _COUNTED.size
+_THREADS_END = _THREADS_OFFSET + THREADS * THREAD.size
+
+#: Counters beyond this are garbage: a float holds whole numbers exactly up to here.
+_MAX_COUNT = 2**53
+
+
+class Counted(NamedTuple):
+    """What a worker has counted, and those before it whose counters it was handed on."""
+
+    #: Overdue requests.
+    harakiri: int = 0
+    slow: int = 0
+    #: Clients that were gone before their answer. Nothing counts them yet.
+    clients_gone: int = 0
+    #: How many workers before this one handed on their counters.
+    restarts: int = 0
+    #: Requests that had begun in those workers; this one's are counted in its rows.
+    requests_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +153,9 @@ class Header:
     server: str | None
     application: str | None
     python: str | None
+    counted: Counted = field(default_factory=Counted)
+    #: Ident and native id of each thread of ours.
+    own_threads: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +196,7 @@ def beside_socket(base: str, number: int, kind: str) -> str:
 
 def encode_header(header: Header) -> bytes:
     """The header, without the fill up to HEADER_BYTES."""
-    return _HEADER.pack(
+    identity = _HEADER.pack(
         MAGIC,
         VERSION,
         ROWS,
@@ -187,6 +218,7 @@ def encode_header(header: Header) -> bytes:
         _bytes(header.application, 128),
         _bytes(header.python, 48),
     )
+    return b"".join([identity, _COUNTED.pack(*header.counted), *(THREAD.pack(*own) for own in header.own_threads)])
 
 
 def decode_header(content: bytes) -> Header:
@@ -196,9 +228,7 @@ def decode_header(content: bytes) -> Header:
     fields = _HEADER.unpack_from(content)
     if fields[1] != VERSION:
         raise FormatError(f"the black box is of version {fields[1]}, this program reads version {VERSION}")
-    # A read that a growing table overtakes has the old number of rows and some of the new ones.
-    rows, odd = divmod(len(content) - HEADER_BYTES, ROW_BYTES)
-    if fields[3:5] != (HEADER_BYTES, ROW_BYTES) or odd or not ROWS <= fields[2] <= rows <= MAX_ROWS:
+    if fields[2:5] != (ROWS, HEADER_BYTES, ROW_BYTES) or len(content) != FILE_BYTES:
         raise FormatError("the black box is cut short, or laid out in another way")
     if not all(map(is_time, fields[11:14])):
         raise FormatError("the black box has times that no clock shows")
@@ -218,12 +248,39 @@ def decode_header(content: bytes) -> Header:
         server=_text(fields[17]),
         application=_text(fields[18]),
         python=_text(fields[19]),
+        counted=Counted(*_COUNTED.unpack_from(content, COUNTED_OFFSET)),
+        own_threads=tuple(own for own in THREAD.iter_unpack(content[_THREADS_OFFSET:_THREADS_END]) if own[0]),
     )
+
+
+def handed_on(content: bytes) -> Counted:
+    """What the counters of a worker begin with whose predecessor left this table. Raises FormatError."""
+    counted = decode_header(content).counted
+    counted = counted._replace(
+        restarts=counted.restarts + 1, requests_before=counted.requests_before + count_requests(content)
+    )
+    return Counted(*(min(count, _MAX_COUNT) for count in counted))
+
+
+def count_requests(content: bytes) -> int:
+    """How many requests began in all rows of a table."""
+    counts = (FLIGHT.unpack_from(content, offset)[3] for offset in range(HEADER_BYTES, FILE_BYTES, ROW_BYTES))
+    return sum(int(count) for count in counts if 0.0 < count < _MAX_COUNT)
 
 
 def row_offset(index: int) -> int:
     """Where a row begins."""
     return HEADER_BYTES + index * ROW_BYTES
+
+
+def counter_offset(counter: str) -> int:
+    """Where a counter is."""
+    return COUNTED_OFFSET + Counted._fields.index(counter) * COUNTER.size
+
+
+def thread_offset(place: int) -> int:
+    """Where a thread of ours is."""
+    return _THREADS_OFFSET + place * THREAD.size
 
 
 def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
@@ -232,7 +289,7 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
     torn = 0
     for offset in range(HEADER_BYTES, min(len(content), len(again)) - ROW_BYTES + 1, ROW_BYTES):
         raw = content[offset : offset + ROW_BYTES]
-        head, method, path, tail = FLIGHT.unpack_from(raw)
+        head, method, path, _, tail = FLIGHT.unpack_from(raw)
         if not _is_start(head):
             continue
         flight = slice(offset, offset + FLIGHT.size)

@@ -27,11 +27,6 @@ VERSION = 2
 #: How faulthandler begins a thread; each thread is once in a dump.
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-fA-F]{1,16})\b", re.MULTILINE)
 
-#: How one that is kept begins before anybody has logged it, and after that. Of the same length: the one is written over
-#: the other, which needs no room.
-UNTOLD = b'{"told": false, '
-TOLD = b'{"told": true,  '
-
 #: Of the requests, the oldest: more than anybody reads in a log, and with long paths 1 MiB in the file that is kept.
 MAX_REQUESTS = 512
 
@@ -157,8 +152,8 @@ def document(postmortem: Postmortem) -> dict[str, Any]:
 
 
 def encode(postmortem: Postmortem) -> bytes:
-    """One line of JSON, in ASCII, which begins with UNTOLD."""
-    return UNTOLD + json.dumps(document(postmortem)).encode("ascii")[1:] + b"\n"
+    """One line of JSON, in ASCII."""
+    return json.dumps(document(postmortem)).encode("ascii") + b"\n"
 
 
 def decode(content: bytes) -> Postmortem:

@@ -39,17 +39,16 @@ BUSY, STALLED = "busy", "stalled"
 _HOLDER_LOOKS = 5
 _HOLDER_SECONDS = 0.003
 
-#: Where threads of the standard library and of our own wait: none of these functions calls anything that sleeps without
-#: letting go of the GIL first. Of a call in C that the application makes that cannot be said.
+#: Where threads of the standard library wait: none of these functions calls anything that sleeps without letting go of
+#: the GIL first. Of a call in C that the application makes that cannot be said.
 _WAITS = re.compile(
     r".*/(?:python|pypy)3\.\d+t?/"
     r"(?:threading\.py:wait|concurrent/futures/thread\.py:_worker|selectors\.py:select|socket\.py:(?:accept|readinto)|"
-    r"ssl\.py:read)|.*/wsgi_tracebacker/worker/(?:fuse|listener|watchdog|reporter)\.py:\w+",
+    r"ssl\.py:read)",
     re.DOTALL,
 )
-
-#: Threads of our own are left out of a dump, as the worker leaves them out itself: by their outermost frame.
-_OWN_THREADS = tuple(f"/wsgi_tracebacker/worker/{module}.py" for module in ("listener", "watchdog", "reporter"))
+#: The same goes for all code of ours; but a thread of ours may be in a handler or callable of the application's.
+_OWN_PACKAGE = f"/{__name__.partition('.')[0]}/"
 
 
 class Patience(NamedTuple):
@@ -242,7 +241,8 @@ class _Unanswering:
         # Nothing is read with greater rights than the process has; where those are not known, with none.
         sources = Sources(identity or Identity(-1, -1, ()), self.card.cwd, snapshot.worker.started_at)
         alive = self.processes.threads(self.card.pid)
-        stacks = join(snapshot.stacks, reading.owners, dumped, alive, running, waiting)
+        own = {ident for ident, _ in reading.header.own_threads}
+        stacks = join(snapshot.stacks, reading.owners, own, dumped, alive, running, waiting)
         if identity is not None:
             stacks = [sources.fill_in(stack) for stack in stacks]
         return snapshot._replace(stacks=tuple(stacks), source="faulthandler")
@@ -251,6 +251,7 @@ class _Unanswering:
 def join(
     serving: Collection[Stack],
     owners: dict[int, tuple[int, int]],
+    own_idents: Collection[int],
     dumped: Dump,
     alive: Collection[int],
     running: Collection[int],
@@ -258,9 +259,10 @@ def join(
 ) -> list[Stack]:
     """The stacks of a dump on the threads of a table.
 
-    ``owners`` are ident and native id of each core's thread, ``alive`` the process's threads, ``running`` those that
-    were on a CPU all the time, ``waiting`` those that wait for the GIL. If just one runs, and it serves a request, it
-    may hold the GIL; that is proven if no other thread can be the one, asleep.
+    ``owners`` are ident and native id of each core's thread; ``own_idents`` are the worker's threads of ours, which are
+    left out, as the worker does itself; ``alive`` are the process's threads, ``running`` those that were on a CPU all
+    the time, ``waiting`` those that wait for the GIL. If just one runs, and it serves a request, it may hold the GIL;
+    that is proven if no other thread can be the one, asleep.
     """
     left = {stack.ident: stack for stack in dumped.stacks}
     idents = [stack.ident for stack in serving]
@@ -272,7 +274,7 @@ def join(
     is_proven = not dumped.is_cut and all(
         (suspect is not None and stack.ident == suspect.ident)
         or by_ident.get(stack.ident or 0, (0, 0))[1] in waiting
-        or _has_let_go(stack)
+        or _has_let_go(stack, own_idents)
         for stack in dumped.stacks
     )
     holder = suspect if is_proven else None
@@ -288,7 +290,7 @@ def join(
     main = dumped.stacks[-1].ident if dumped.stacks and not dumped.is_cut else None
     for ident, stack in left.items():
         # No frames: it was started by Python, and has not yet run any.
-        if not stack.frames or stack.frames[0].filename.endswith(_OWN_THREADS):
+        if not stack.frames or ident in own_idents:
             continue
         core, native_id = by_ident.get(ident or 0, (None, None))
         if core is not None and number and ident not in idents:
@@ -299,9 +301,11 @@ def join(
     return joined
 
 
-def _has_let_go(stack: Stack) -> bool:
+def _has_let_go(stack: Stack, own_idents: Collection[int]) -> bool:
     """Whether a thread that sleeps there sleeps without the GIL."""
     if not stack.frames:
         return False
     innermost = stack.frames[-1]
+    if stack.ident in own_idents and _OWN_PACKAGE in innermost.filename:
+        return True
     return _WAITS.fullmatch(f"{innermost.filename}:{innermost.function.rpartition('.')[2]}") is not None

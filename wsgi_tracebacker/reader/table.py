@@ -50,8 +50,8 @@ class Table:
 
     def content(self) -> bytes:
         """The whole file. Raises FormatError if it is not the table of the card's worker."""
-        # One byte more than any table has: what is longer is none.
-        content = files.read_at_most(self._descriptor, blackbox.MAX_FILE_BYTES + 1)
+        # One byte more than a table has: what is longer is none.
+        content = files.read_at_most(self._descriptor, blackbox.FILE_BYTES + 1)
         header = blackbox.decode_header(content)
         card = self._card
         if (header.number, header.pid, header.start_ticks, header.uid) != (

@@ -36,7 +36,7 @@ from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats import traceback as traceback_format
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.servers.application import wrapped
-from wsgi_tracebacker.worker import agent, disabled, faults, logs, postmortem
+from wsgi_tracebacker.worker import agent, disabled, faults, logs, predecessor
 from wsgi_tracebacker.worker import settings as settings_module
 
 if TYPE_CHECKING:
@@ -241,9 +241,9 @@ def _without_the_handler(snapshot: Snapshot, worker: Worker) -> Snapshot:
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """In the master, when a worker has ended: log what one that was killed was doing, and take its files away.
+    """In the master, when a worker has ended: log what one that was killed was doing, and remove its files.
 
-    Whoever gets the lock of its number first says it, once: the master here, or its successor.
+    Its successor does the same if it gets the lock of its number first.
     """
     try:
         if disabled.reason() is not None:
@@ -251,7 +251,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
         settings = settings_of(getattr(server.app, "callable", None))
         if settings is None:
             settings = settings_module.from_options(environment={**os.environ, **server.cfg.env})
-        _, died = postmortem.bury(settings.base, worker.pid)
+        died = predecessor.clean_up_after(settings.base, worker.pid)
         if died is not None:
             content = {"kind": "postmortem", **postmortem_format.document(died)}
             text = "\n".join(postmortem_format.lines(died))
@@ -260,7 +260,6 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
             except TypeError:
                 # A logger class of the project's own need not take everything that logging takes.
                 server.log.error("postmortem: %s", text)  # noqa: TRY400  (what is said is not about that error)
-            postmortem.note_told(died)
     except ConfigurationError:
         # Its worker said so.
         pass

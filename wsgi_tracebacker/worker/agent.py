@@ -11,12 +11,12 @@ forked child (``MADV_WIPEONFORK``). ``os.register_at_fork`` is not enough: uWSGI
 from __future__ import annotations
 
 import _thread
-import functools
 import grp
 import logging
 import mmap
 import os
 import sys
+from dataclasses import replace
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 from time import time as unix_time
 from typing import TYPE_CHECKING, Any, Final
@@ -30,27 +30,29 @@ from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.model import Card, Counters, Worker
 from wsgi_tracebacker.worker import (
     at_exit,
-    blackbox,
+    black_box_files,
     disabled,
     faults,
     interrupt,
     kernel,
     logs,
     peers,
-    postmortem,
+    predecessor,
     primitives,
     requests,
     slot,
     startup_warnings,
 )
-from wsgi_tracebacker.worker.blackbox import StacksFile
 from wsgi_tracebacker.worker.cores import Cores, known_thread
 from wsgi_tracebacker.worker.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
+from wsgi_tracebacker.worker.own_threads import OwnThreads
 from wsgi_tracebacker.worker.reporter import Reporter
 from wsgi_tracebacker.worker.requests import Core
 from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, snapshot
+from wsgi_tracebacker.worker.stacks_file import StacksFile
+from wsgi_tracebacker.worker.table import Table
 from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
 
 if TYPE_CHECKING:
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.reports import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
-    from wsgi_tracebacker.worker.reporter import Entry
     from wsgi_tracebacker.worker.settings import Settings
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
@@ -126,7 +127,9 @@ class Agent:
         #: Whether greenlets serve here.
         self.serves_greenlets = False
         self.hubs = hubs.Hubs()
-        self.primitives = primitives.bind()
+        originals = primitives.bind()
+        self.own_threads = OwnThreads(originals)
+        self.primitives = replace(originals, start_new_thread=self.own_threads.start)
         self.cores = Cores(self.primitives.allocate_lock)
         self.slot: slot.Slot | None = None
         self.listener: Listener | None = None
@@ -135,13 +138,13 @@ class Agent:
         self._server = software if type(software) is str else None
         self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
         self._started_at = kernel.started_at(unix_time(), clock_gettime(CLOCK_BOOTTIME))
-        self._snapshots = snapshot.Snapshots(self.cores, self.hubs, places.Places(self._started_at), self._own_idents)
+        self._snapshots = snapshot.Snapshots(
+            self.cores, self.hubs, places.Places(self._started_at), self.own_threads.idents
+        )
         self._group_id: int | None = None
         self._reporter = Reporter(self.primitives)
-        #: The deaths that this worker has told.
-        self._told: list[tuple[Postmortem, Entry]] = []
         self._stacks_file: StacksFile | None = None
-        self._table: blackbox.Table | None = None
+        self._table: Table | None = None
         self._dump_signal: DumpSignal | None = None
         self._watchdog: Watchdog | None = None
         self.fuse: Fuse | None = None
@@ -331,7 +334,7 @@ class Agent:
     def _take_slot(self, preferred: int | None = None) -> None:
         base = self.settings.base
         try:
-            taken = _claim(base, preferred)
+            taken = slot.claim(base, preferred)
             if taken is None:
                 faults.warn_once(
                     "numbers",
@@ -340,10 +343,8 @@ class Agent:
                     base,
                 )
                 return
-            # The predecessor's files are looked at before they make room for ours. It may have been killed before it
-            # had said what its own predecessor was doing.
-            untold = postmortem.untold(base, taken.number)
-            died = postmortem.take(base, taken.number, os.getpid(), kernel.start_ticks() or 0)
+            # The predecessor's files are read before they make room for ours.
+            died = predecessor.make_postmortem(base, taken.number)
             refused = self._open_black_box(taken.number)
             try:
                 taken.write_card(self._card(taken.number))
@@ -352,11 +353,11 @@ class Agent:
                 self._close_black_box(remove=True)
                 taken.release()
                 # Now: the next try finds nothing of the dead any more.
-                self._say_died(untold, died)
+                self._log_postmortem(died)
                 raise
             # Not before: where there is no socket either, one warning is enough.
             self._warn_of_surroundings(taken.number, refused)
-            self._say_died(untold, died)
+            self._log_postmortem(died)
         except OSError as error:
             faults.warn_once(
                 "socket", "cannot open a socket at %s<N> (%s); the application is served without it", base, error
@@ -378,17 +379,20 @@ class Agent:
     def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
         """Make the table and take the signal; what was refused, as warn_once() takes it."""
         refused: list[tuple[str, str, object]] = []
-        base = self.settings.base
+        base, vanished = self.settings.base, self._table
         self._close_black_box(remove=True)
-        # Whether we ever write one of our own or not: what a predecessor reported must not be told beside our table.
-        stacks_path = blackbox.path_of(base, number, layout.STACKS)
-        blackbox.remove(stacks_path)
+        # Whether we ever write one of our own or not: what a predecessor reported must not stand beside our table.
+        stacks_path = black_box_files.path_of(base, number, layout.STACKS)
+        black_box_files.remove(stacks_path)
         try:
-            self._table = blackbox.create(blackbox.path_of(base, number, layout.TABLE), self._header(number))
+            self._table = Table(black_box_files.path_of(base, number, layout.TABLE), self._header(number))
         except (OSError, ValueError) as error:
             refused.append(("black box", "no black box (%s); after a crash nobody will know what was served", error))
         else:
+            if vanished is not None:
+                self._table.go_on_from(vanished)
             self.cores.record_in(self._table)
+            self.own_threads.write_to(self._table)
             if self.listener is not None and self.listener.native_id is not None:
                 self._table.set_listener(self.listener.native_id)
         self._stacks_file = StacksFile(stacks_path)
@@ -406,11 +410,9 @@ class Agent:
             self._dump_signal.unregister()
             self._dump_signal = None
         if self._table is not None:
-            table, self._table = self._table, None
-            # A forked child takes no lock here: abandon() moves its cores.
-            if remove:
-                self.cores.record_in(None)
-            table.close(remove=remove)
+            self.own_threads.write_to(None)
+            self._table.close(remove=remove)
+            self._table = None
         if self._stacks_file is not None:
             self._stacks_file.close(remove=remove)
             self._stacks_file = None
@@ -419,54 +421,28 @@ class Agent:
         if self._table is not None:
             self._table.set_listener(native_id)
 
-    def _say_died(self, *dead: Postmortem | None) -> None:
-        for died in dead:
-            if died is None:
-                continue
-            entry = next((entry for told, entry in self._told if told == died), None)
-            if entry is None:
-                entry = self._reporter.post(
-                    logs.POSTMORTEM,
-                    logging.ERROR,
-                    "postmortem",
-                    "\n".join(postmortem_format.lines(died)),
-                    {"kind": "postmortem", **postmortem_format.document(died)},
-                    then=functools.partial(postmortem.note_told, died),
-                )
-                self._told.append((died, entry))
-            elif entry.said:
-                # To note it was refused, as where there is no descriptor.
-                postmortem.note_told(died)
+    def _log_postmortem(self, died: Postmortem | None) -> None:
+        if died is not None:
+            self._reporter.post(
+                logs.POSTMORTEM,
+                logging.ERROR,
+                "postmortem",
+                "\n".join(postmortem_format.lines(died)),
+                {"kind": "postmortem", **postmortem_format.document(died)},
+            )
 
     def _check_paths(self) -> OwnDescriptor | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
         self._note_those_that_stay()
         current = self.slot
-        if current is not None and not current.is_intact():
+        if current is not None and not (current.is_intact() and (self._table is None or self._table.is_there())):
             # Not release() first: the number would be anybody's for a moment. What is left of ours has no lock file
             # that others could find, so nobody is kept from anything by it.
             self.slot = None
             current.release()
         if self.slot is None:
             self._take_slot(current.number if current is not None else None)
-        elif not self._black_box_is_there():
-            self._renew_black_box(self.slot)
         return self.slot.listening if self.slot is not None else None
-
-    def _black_box_is_there(self) -> bool:
-        """Whether others find its files: a user's shared memory goes at logout, and a full one has room later."""
-        if self._table is None or not self._table.is_there():
-            return False
-        return self._dump_signal is None or self._stacks_file is None or self._stacks_file.is_there()
-
-    def _renew_black_box(self, current: slot.Slot) -> None:
-        for key, message, reason in self._open_black_box(current.number):
-            faults.warn_once(key, message, reason)
-        try:
-            current.write_card(self._card(current.number))
-        except OSError:
-            # The card goes on naming what it did: the same paths, or none.
-            pass
 
     def _note_those_that_stay(self) -> None:
         """Complete the rows of requests that are in flight for long; where there is a watchdog, it was sooner."""
@@ -489,14 +465,11 @@ class Agent:
         ended.acquire()
 
         def run() -> None:
-            ident = self.primitives.get_ident()
-            self._reporter.idents.add(ident)
             try:
                 work()
             except Exception:
                 faults.caught("at the end of a worker")
             finally:
-                self._reporter.idents.discard(ident)
                 ended.release()
 
         try:
@@ -530,6 +503,7 @@ class Agent:
             server=self._server,
             application=self._application,
             python=_PYTHON_VERSION,
+            counted=predecessor.counted(self.settings.base, number),
         )
 
     def _card(self, number: int) -> Card:
@@ -605,15 +579,6 @@ class Agent:
     def snapshot_json(self) -> bytes:
         """All stacks with their requests, as JSON."""
         return self._snapshots.json(self._worker)
-
-    def _own_idents(self) -> set[int]:
-        own = set(self._reporter.idents)
-        for part in (self.listener, self._watchdog):
-            if part is not None and part.ident is not None:
-                own.add(part.ident)
-        if self.fuse is not None:
-            own.add(self.fuse.ident)
-        return own
 
 
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent | None:
@@ -806,23 +771,6 @@ def _after_fork() -> None:
         faults.forget()
     except Exception:
         faults.caught("after a fork")
-
-
-def _claim(base: str, preferred: int | None) -> slot.Slot | None:
-    """Take a number, but not one whose worker lives and has only lost its card and its socket.
-
-    Its black box has the name of that number: here it would lose that too, and if it died before its next look at its
-    paths, its requests. So it gets its number back.
-    """
-    first = 1
-    taken = slot.claim(base, preferred)
-    while taken is not None and postmortem.lives_on(base, taken.number, os.getpid()):
-        taken.release()
-        if taken.number != preferred:
-            first = taken.number + 1
-        preferred = None
-        taken = slot.claim(base, first=first)
-    return taken
 
 
 def _uwsgi_worker_id() -> int | None:

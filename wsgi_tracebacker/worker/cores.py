@@ -14,14 +14,16 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from wsgi_tracebacker.formats.blackbox import ROWS
 from wsgi_tracebacker.worker.requests import AbandonedCore, Core
+from wsgi_tracebacker.worker.table import scratch_row
 
 if TYPE_CHECKING:
     import _thread
     import weakref
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.blackbox import Table
+    from wsgi_tracebacker.worker.table import Row, Table
 
 #: A server's own number is taken up to here: far more threads than any process serves with.
 _MAX_PREFERRED = 4_096
@@ -56,11 +58,11 @@ class Cores:
         self._next = 0
         self._taken: dict[int, Core] = {}
         self._freed: deque[Core] = deque()
-        #: Requests finished by cores that were freed.
-        self._finished_before = 0.0
+        #: Requests that began in cores that were freed, less those that are counted in the rows of their successors.
+        self._begun_before = 0.0
         self._table: Table | None = None
-        #: Numbers of the cores for which the table has no row.
-        self._unrecorded: set[int] = set()
+        #: How many cores there are beyond the table's end.
+        self._unrecorded = 0
         self._worker_number: int | None = None
         self._is_abandoned = False
 
@@ -80,8 +82,12 @@ class Cores:
             core = Core(number, ident, native_id, thread, self._allocate_lock)
             core.greenlet = greenlet
             core.on_limit = self.on_limit
-            self._give_row(core)
+            row = self._row_of(core)
+            if row is not None:
+                core.use_row(row)
+                self._begun_before -= core.begun
             self._taken[number] = core
+            self._count_unrecorded(core, 1)
         if self._is_abandoned:
             # While this core was made. abandon() may not have seen it.
             _abandon(core)
@@ -118,24 +124,29 @@ class Cores:
         with self._lock:
             _end_if_dropped(core, dropped)
 
-    def record_in(self, table: Table | None) -> None:
+    def record_in(self, table: Table) -> None:
         """From now on, requests are noted in this table; those in flight go on there."""
-        if self._is_abandoned:
-            # The lock may be held by code that the handler of a signal interrupted to stop all of this.
-            return
         with self._lock:
             self._table = table
-            self._unrecorded.clear()
+            table.set_unrecorded(self._unrecorded)
             for core in self._taken.values():
-                self._give_row(core)
+                row = self._row_of(core)
+                if row is not None:
+                    core.change_row(row)
 
-    def _give_row(self, core: Core) -> None:
-        table, number = self._table, core.number
-        if table is not None and number is not None:
-            if not table.own(number, core.ident, core.native_id):
-                self._unrecorded.add(number)
-                table.set_unrecorded(len(self._unrecorded))
-            core.move_row(table.row(number))
+    def _row_of(self, core: Core) -> Row | None:
+        # Read once: abandon() takes it away without the lock.
+        table = self._table
+        if table is None or core.number is None:
+            return None
+        return table.row(core.number, core.ident, core.native_id)
+
+    def _count_unrecorded(self, core: Core, change: int) -> None:
+        if core.number is not None and core.number >= ROWS:
+            self._unrecorded += change
+            table = self._table
+            if table is not None:
+                table.set_unrecorded(self._unrecorded)
 
     def abandon(self) -> None:
         """Make every core unusable: this is another process, or the agent was stopped.
@@ -150,7 +161,8 @@ class Cores:
     def finished(self) -> int:
         """Requests finished since the process started to serve."""
         with self._lock:
-            return int(self._finished_before + sum(core.finished for core in self._taken.values()))
+            cores = self._taken.values()
+            return int(self._begun_before + sum(core.begun - (core.started > 0.0) for core in cores))
 
     def name_threads(self, worker_number: int) -> None:
         """Name all threads that serve, now and from now on, after worker and core."""
@@ -186,21 +198,16 @@ class Cores:
             if core.number is not None and self._taken.get(core.number) is core:
                 dropped.append(self._taken.pop(core.number))
                 heapq.heappush(self._numbers, core.number)
-                self._finished_before += core.finished
-                if core.number in self._unrecorded:
-                    self._unrecorded.discard(core.number)
-                    # Read once: abandon() takes it away without the lock.
-                    table = self._table
-                    if table is not None:
-                        table.set_unrecorded(len(self._unrecorded))
+                self._begun_before += core.begun
+                self._count_unrecorded(core, -1)
 
 
 def _abandon(core: Core) -> None:
     core.__class__ = AbandonedCore
     # The timers are the parent's, or deleted; its lock may be held for ever too.
     core.fuse = None
-    # Its row is the parent's, or another core's by now.
-    core.move_row(None)
+    # Its row is the parent's, or that of a file which was removed.
+    core.buffer, core.offset, core.marks = scratch_row()
     # The end of its request will not be noted.
     core.environ = None
 

@@ -14,7 +14,7 @@ from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.worker import kernel
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.worker.blackbox import StacksFile
+    from wsgi_tracebacker.worker.stacks_file import StacksFile
 
 #: A real-time signal: gunicorn, uWSGI and mod_wsgi use the others.
 DEFAULT = "SIGRTMIN+5"

@@ -27,13 +27,13 @@ from wsgi_tracebacker.worker.stacks import greenlets
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from wsgi_tracebacker.worker.blackbox import StacksFile
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.reporter import Reporter
     from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
+    from wsgi_tracebacker.worker.stacks_file import StacksFile
 
     #: The requests in flight, each with the core that serves it.
     InFlight = Collection[tuple[Core, OtherRequest]]

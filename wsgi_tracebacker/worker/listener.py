@@ -105,7 +105,6 @@ class Listener:
         :param on_start: called with the native id of the thread, on it, when it runs.
         :param on_tick: called every ``tick_seconds``, gives the socket to listen on from then on, if there is one.
         """
-        self.ident: int | None = None
         self.accepted = 0
         self.refused = 0
         self.dropped = 0
@@ -158,7 +157,6 @@ class Listener:
         self._waker.close()
 
     def _run(self) -> None:
-        self.ident = self._primitives.get_ident()
         self.native_id = _thread.get_native_id()
         if self._on_start is not None:
             self._on_start(self.native_id)

@@ -42,7 +42,7 @@ HANGS_AFTER_SECONDS = 0.75
 class Entry:
     """One report on its way out."""
 
-    __slots__ = ("callback", "content", "done", "kind", "level", "logger", "message", "report", "said", "then")
+    __slots__ = ("callback", "content", "done", "kind", "level", "logger", "message", "report", "said")
 
     def __init__(
         self,
@@ -61,8 +61,6 @@ class Entry:
         self.content = content
         self.callback: Callable[[HarakiriReport], object] | None = None
         self.report: HarakiriReport | None = None
-        #: Called when it was logged, if it was; must not raise.
-        self.then: Callable[[], object] | None = None
         #: Whether anything is to be logged still.
         self.said = False
         #: Held until it was logged.
@@ -119,8 +117,6 @@ class Reporter:
         #: Since when the thread has been busy with one report; None while it is not.
         self._busy_since: float | None = None
         self._spare_runs = False
-        #: The threads of ours that run, for those who look at stacks.
-        self.idents: set[int] = set()
 
     def post(
         self,
@@ -133,16 +129,13 @@ class Reporter:
         report: HarakiriReport | None = None,
         callback: Callable[[HarakiriReport], object] | None = None,
         logged: bool = True,
-        then: Callable[[], object] | None = None,
     ) -> Entry:
-        """Hand a report over; returns at once. ``logged`` False: only the callback gets it. ``then`` is called when it
-        was logged.
-        """
+        """Hand a report over; returns at once. ``logged`` False: only the callback gets it."""
         done = self._primitives.allocate_lock()
         done.acquire()
         entry = Entry(logger, level, kind, message, content, done)
         entry.said = not logged
-        entry.report, entry.callback, entry.then = report, callback, then
+        entry.report, entry.callback = report, callback
         if len(self._waiting) >= _MAX_WAITING:
             self._waiting.popleft()
         self._waiting.append(entry)
@@ -213,8 +206,6 @@ class Reporter:
             self._work_off()
 
     def _run(self) -> None:
-        ident = self._primitives.get_ident()
-        self.idents.add(ident)
         try:
             waker = self._waker
             while waker is not None and not (self._stopping and not self._waiting):
@@ -227,7 +218,6 @@ class Reporter:
                     faults.caught("in the reporter")
                     self._primitives.poll().poll(_LOOKS_SECONDS * 1000)
         finally:
-            self.idents.discard(ident)
             if self._ended is not None:
                 self._ended.release()
 
@@ -243,8 +233,6 @@ class Reporter:
                 except BaseException:
                     _write(entry, "logging failed")
             entry.said = True
-            if entry.then is not None:
-                entry.then()
             if entry.callback is not None and entry.report is not None:
                 try:
                     entry.callback(entry.report)
@@ -256,19 +244,14 @@ class Reporter:
             self._busy_since = None
 
     def _run_spare(self) -> None:
-        ident = self._primitives.get_ident()
-        self.idents.add(ident)
         try:
             for entry in self._unsaid():
                 entry.said = True
                 _write(entry, "logging hangs")
-                if entry.then is not None:
-                    entry.then()
                 _set_done(entry)
         except Exception:
             faults.caught("while reports were written to stderr")
         finally:
-            self.idents.discard(ident)
             self._spare_runs = False
 
 

@@ -22,7 +22,8 @@ from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.formats import blackbox as blackbox_format
 from wsgi_tracebacker.formats.blackbox import FLIGHT
 from wsgi_tracebacker.model import PHASES, LastRequest, Request
-from wsgi_tracebacker.worker import blackbox, limits
+from wsgi_tracebacker.worker import limits
+from wsgi_tracebacker.worker.table import scratch_row
 
 if TYPE_CHECKING:
     import mmap
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.table import Row
 
 APP, BODY, CLOSE = range(len(PHASES))
 
@@ -115,10 +117,10 @@ class Core:
     """One request slot of this worker: the request that a thread serves now, and the one before."""
 
     __slots__ = (
+        "begun",
         "buffer",
         "ended",
         "environ",
-        "finished",
         "fuse",
         "greenlet",
         "handle",
@@ -157,8 +159,9 @@ class Core:
         self.started = 0.0
         #: Monotonic time of the end of the last request, 0.0 if there was none.
         self.ended = 0.0
-        #: Requests that this core has finished. A float, as adding 1 to an int of any size takes 8 ns more.
-        self.finished = 0.0
+        #: Requests that began in its row, those of earlier cores with this number included. A float, as adding 1 to an
+        #: int of any size takes 8 ns more.
+        self.begun = 0.0
         self.phase = APP
         self.environ: dict[str, Any] | None = None
         self.settings: Settings | None = None
@@ -167,7 +170,7 @@ class Core:
         self.buffer: mmap.mmap | memoryview[int]
         self.offset: int
         self.marks: memoryview[float]
-        self.buffer, self.offset, self.marks = blackbox.scratch_row()
+        self.buffer, self.offset, self.marks = scratch_row()
         self.lent: weakref.ref[Lease] | None = None
         self.lease = Lease()
         self.number = number
@@ -205,7 +208,6 @@ class Core:
         self.marks[0] = 0.0
         self.started = 0.0
         self.ended = now
-        self.finished += 1.0
         if self.fuse is not None:
             self.disarm()
 
@@ -223,23 +225,37 @@ class Core:
             (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
         )
         encoded = [part.encode("utf-8", "replace") if type(part) is str else b"" for part in (method, script, path)]
-        FLIGHT.pack_into(self.buffer, self.offset, started, encoded[0], encoded[1] + encoded[2], started)
+        FLIGHT.pack_into(self.buffer, self.offset, started, encoded[0], encoded[1] + encoded[2], self.begun, started)
 
     def noted(self) -> tuple[str, str]:
         """Method and path of the request in flight, or of the last one."""
-        _, method, path, _ = FLIGHT.unpack_from(self.buffer, self.offset)
+        _, method, path, _, _ = FLIGHT.unpack_from(self.buffer, self.offset)
         return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+
+    def noted_token(self) -> float:
+        """The token of the request that is noted in the row."""
+        token: float = FLIGHT.unpack_from(self.buffer, self.offset)[4]
+        return token
 
     def noted_request(self) -> str:
         """The same for people: ``GET /path``."""
         return " ".join(self.noted())
 
-    def move_row(self, row: blackbox.Row | None) -> None:
-        """Go on in another row, with what the present one holds."""
-        buffer, offset, marks = row or blackbox.scratch_row()
+    def use_row(self, row: Row) -> None:
+        """Note requests in a row from now on, and how many began in it before."""
+        self.buffer, self.offset, self.marks = row
+        self.begun = FLIGHT.unpack_from(self.buffer, self.offset)[3]
+
+    def change_row(self, row: Row) -> None:
+        """Note requests in another row from now on, with what the present one holds.
+
+        Seldom: there was no table yet when the core was made, or the table's file has vanished. A request that begins
+        just now may still be noted in the row of before: see describe().
+        """
+        buffer, offset, marks = row
         size = FLIGHT.size
         buffer[offset : offset + size] = self.buffer[self.offset : self.offset + size]
-        self.buffer, self.offset, self.marks = buffer, offset, marks
+        self.buffer, self.offset, self.marks = row
         # The request may have ended, or another begun, between two of these lines.
         marks[0] = max(0.0, self.started)
 
@@ -298,10 +314,13 @@ def describe(core: Core, token: float, now_monotonic: float, now_unix: float) ->
     settings = core.settings
     phase = core.phase
     method, path = core.noted()
+    is_its_row = core.noted_token() == token
     nested = tuple(core.nested)
     if core.started != token or environ is None or settings is None:
         return None
     # The environ is a plain dict by PEP 3333, and get() of one is atomic: no code of the application runs here.
+    if not is_its_row:
+        method, path = _text(environ.get("REQUEST_METHOD")) or "", _path_in(environ)
     query = environ.get("QUERY_STRING") if settings.show_query else None
     request_id = environ.get(settings.request_id_key) if settings.request_id_key is not None else None
     remote_address = environ.get(settings.remote_address_key)
@@ -342,12 +361,16 @@ def _whole_path(noted: str, environ: dict[str, Any]) -> str:
     """A path that was cut to fit its row is taken from the environ, in so far as the application left it there."""
     if len(noted.encode("utf-8", "replace")) < _CUT_FROM_BYTES:
         return noted
-    whole = _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
+    whole = _path_in(environ)
     return whole if whole.startswith(noted[: _CUT_FROM_BYTES // 8]) else noted
 
 
 #: A path that fills its row to here may have been cut. Half of it: a Latin-1 character takes two bytes there.
 _CUT_FROM_BYTES = blackbox_format.PATH_BYTES // 2 - 1
+
+
+def _path_in(environ: dict[str, Any]) -> str:
+    return _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
 
 
 def _path(value: object) -> str:

@@ -143,8 +143,8 @@ class Slot:
         self.lock.close()
 
 
-def claim(base: str, preferred: int | None = None, first: int = 1) -> Slot | None:
-    """Take the preferred number if it is free, else the smallest free one from ``first`` on.
+def claim(base: str, preferred: int | None = None) -> Slot | None:
+    """Take the preferred number if it is free, else the smallest free one.
 
     Returns None when none of the first 1,024 is to be had. Raises OSError for what the environment refuses (the
     folder is missing or read-only, no descriptors are left).
@@ -153,7 +153,7 @@ def claim(base: str, preferred: int | None = None, first: int = 1) -> Slot | Non
         slot = _claim_number(base, preferred)
         if slot is not None:
             return slot
-    for number in range(first, MAX_NUMBER + 1):
+    for number in range(1, MAX_NUMBER + 1):
         slot = _claim_number(base, number)
         if slot is not None:
             return slot

@@ -36,7 +36,6 @@ from wsgi_tracebacker.worker.wakeup import Waker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.blackbox import StacksFile, Table
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.primitives import Primitives
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
+    from wsgi_tracebacker.worker.stacks_file import StacksFile
+    from wsgi_tracebacker.worker.table import Table
 
 #: How long a kill waits for its report to be logged; the stacks file has it by then.
 _KILL_WAITS_SECONDS = 1.0
@@ -78,10 +79,10 @@ class _Watch:
     """What is known of one slow request."""
 
     __slots__ = (
+        "begun",
         "core",
         "cpu_seconds",
         "delay_seconds",
-        "finished_before",
         "grace_ends",
         "greenlet",
         "kill_at",
@@ -110,7 +111,7 @@ class _Watch:
         self.request = request
         self.phase = requests.APP
         self.recorder = recorder
-        self.finished_before = core.finished
+        self.begun = core.begun
         self.next_sample = now
         self.last_sample: float | None = None
         #: The limit that its report named; None while it was not overdue.
@@ -162,7 +163,6 @@ class Watchdog:
 
         :param interrupt: raises into the request ``token`` of a core; whether it could.
         """
-        self.ident: int | None = None
         self._primitives = primitives
         self._cores = cores
         self._reporter = reporter
@@ -210,7 +210,7 @@ class Watchdog:
             raise
 
     def start_beside(self, work: Callable[[], None]) -> None:
-        """Start another thread. Readers leave it out of a dump, as they do with this one: by its outermost frame."""
+        """Start another thread."""
         self._primitives.start_new_thread(_run_beside, (work,))
 
     def stop(self, timeout_seconds: float) -> None:
@@ -251,7 +251,6 @@ class Watchdog:
             self.wake()
 
     def _run(self) -> None:
-        self.ident = self._primitives.get_ident()
         try:
             planned = self._started_at
             while not self._stopping:
@@ -355,6 +354,12 @@ class Watchdog:
             since, limit = _limit(core, token, settings)
             core.own_limit = (token, since + late_seconds, limit)
 
+    def _count(self, counter: str) -> None:
+        """In the header of the black box, where its readers and this worker's successors find it."""
+        table = self._table()
+        if table is not None:
+            table.count(counter)
+
     # --- one slow request
 
     def _begin(self, core: Core, token: float, now: float) -> _Watch | None:
@@ -365,6 +370,7 @@ class Watchdog:
         table = self._table()
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
+        self._count("slow")
         recorder = Recorder(self._ownership, self._places)
         watch = self._watches[id(core)] = _Watch(core, token, settings, request, recorder, now)
         return watch
@@ -430,6 +436,7 @@ class Watchdog:
 
     def _overdue(self, watch: _Watch, settings: Settings, stack: RawStack, limit: float, now: float) -> None:
         watch.reported = limit
+        self._count("harakiri")
         if watch.last_sample != now:
             self._sample(watch, stack, now, 0.0)
         action = settings.harakiri_action
@@ -508,8 +515,8 @@ class Watchdog:
 
     def _ended_request(self, watch: _Watch, now: float) -> None:
         core = watch.core
-        # Its end is known to the moment unless the core has begun and finished another one since.
-        ended = core.ended if core.finished == watch.finished_before + 1 else now
+        # Its end is known to the moment if it is noted by now, and the core has begun no other one since.
+        ended = core.ended if core.begun == watch.begun and core.ended > watch.token else now
         age = max(0.0, ended - watch.token)
         watch.recorder.end(age)
         if watch.last_sample is None:

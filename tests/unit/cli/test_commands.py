@@ -21,10 +21,10 @@ from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.formats import json as documents
 from wsgi_tracebacker.formats import uwsgi
 from wsgi_tracebacker.model import Frame, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import graveyard
+from wsgi_tracebacker.reader import postmortems
 from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.discovery import Target
-from wsgi_tracebacker.reader.graveyard import Findings
+from wsgi_tracebacker.reader.postmortems import Found
 from wsgi_tracebacker.reader.survey import Answer, Survey
 from wsgi_tracebacker.reports import LostRequest, Postmortem
 
@@ -377,10 +377,10 @@ def test_text_is_written_as_it_comes(
 
 
 @pytest.fixture
-def dug(monkeypatch: pytest.MonkeyPatch) -> list[Findings]:
+def dug(monkeypatch: pytest.MonkeyPatch) -> list[Found]:
     """What is found behind any base."""
-    found = [Findings((), is_known=False, faults=())]
-    monkeypatch.setattr(graveyard, "dig", lambda _bases, _numbers: found[0])
+    found = [Found((), is_known=False, faults=())]
+    monkeypatch.setattr(postmortems, "find", lambda _bases, _numbers: found[0])
     return found
 
 
@@ -389,9 +389,9 @@ LOST = Postmortem(
 )
 
 
-def test_postmortems_are_shown(dug: list[Findings]) -> None:
+def test_postmortems_are_shown(dug: list[Found]) -> None:
     """As text with a line between two, and as JSON."""
-    dug[0] = Findings((LOST, LOST), is_known=True, faults=())
+    dug[0] = Found((LOST, LOST), is_known=True, faults=())
     result = run("postmortem", "/tmp/tb")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.count("worker 2, pid 43, died with 1 request in flight; ") == 2
@@ -401,15 +401,15 @@ def test_postmortems_are_shown(dug: list[Findings]) -> None:
     assert [each["requests"][0]["path"] for each in document["postmortems"]] == ["/x", "/x"]
 
 
-def test_no_postmortem_is_said(dug: list[Findings]) -> None:
+def test_no_postmortem_is_said(dug: list[Found]) -> None:
     """Nobody died is 0, nobody was ever there is 3, and what cannot be read is 1."""
     result = run("postmortem", "/tmp/tb")
     assert (result.exit_code, result.stderr) == (3, "wsgi-tb: no worker of /tmp/tb is known, living or dead\n")
-    dug[0] = Findings((), is_known=True, faults=())
+    dug[0] = Found((), is_known=True, faults=())
     result = run("postmortem", "/tmp/tb")
     assert (result.exit_code, result.stderr) == (0, "wsgi-tb: no worker of /tmp/tb died with requests in flight\n")
     assert json.loads(run("postmortem", "--format", "json").stdout)["postmortems"] == []
-    dug[0] = Findings((LOST,), is_known=True, faults=("/dev/shm/x: Permission denied",))
+    dug[0] = Found((LOST,), is_known=True, faults=("/dev/shm/x: Permission denied",))
     result = run("postmortem")
     assert (result.exit_code, result.stderr) == (1, "wsgi-tb: /dev/shm/x: Permission denied\n")
     assert "GET /x" in result.stdout

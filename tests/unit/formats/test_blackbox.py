@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,8 @@ HEADER = blackbox.Header(
     server="gunicorn/27.0.1",
     application="größe:app",
     python="CPython 3.11.7",
+    counted=blackbox.Counted(1, 2, 3, 4, 2**40),
+    own_threads=((2**47, 4712), (2**47 + 1, 4715)),
 )
 
 
@@ -42,7 +45,7 @@ def row(
     started: float = 40.0, path: bytes = b"/x", *, tail: float | None = None, core: int = 0, detail: bytes = b""
 ) -> bytes:
     tail = started if tail is None else tail
-    return blackbox.FLIGHT.pack(started, b"GET", path, tail) + blackbox.OWNER.pack(77, 4713 + core, core) + detail
+    return blackbox.FLIGHT.pack(started, b"GET", path, 7.0, tail) + blackbox.OWNER.pack(77, 4713 + core, core) + detail
 
 
 def test_a_header_comes_back_as_it_was() -> None:
@@ -68,24 +71,20 @@ def test_whose_cores_are_is_read_of_idle_ones_too() -> None:
     assert blackbox.decode_owners(table(row(), row(0.0, core=1))) == {0: (77, 4713), 1: (77, 4714)}
 
 
+def test_what_was_counted_is_handed_on() -> None:
+    """With the requests of all rows, in flight or not; what no counter counts to is cut off."""
+    assert blackbox.handed_on(table(row(), row(0.0, core=1))) == blackbox.Counted(1, 2, 3, 5, 2**40 + 14)
+    most = replace(HEADER, counted=blackbox.Counted(*[2**64 - 1] * 5))
+    assert blackbox.handed_on(table(header=most)) == blackbox.Counted(*[2**53] * 5)
+    rows = [blackbox.FLIGHT.pack(0.0, b"", b"", count, 0.0) for count in (float("nan"), float("inf"), -1.0, 1e300, 2.0)]
+    assert blackbox.count_requests(table(*rows)) == 2
+
+
 def test_rows_that_are_being_written_are_counted() -> None:
     """One whose ends differ, and one that changed between two reads, are torn."""
     half = table(row(tail=39.0))
     assert blackbox.decode_rows(half, half) == ([], 1)
     assert blackbox.decode_rows(table(row(path=b"/a")), table(row(path=b"/b"))) == ([], 1)
-
-
-def test_a_table_that_grows_is_read() -> None:
-    """With all of its rows, also by a read that met its old number of rows and some of the new ones."""
-    last = row(41.0, b"/last", core=blackbox.ROWS)
-    grown = table(row()) + last.ljust(blackbox.ROW_BYTES, b"\0")
-    header = grown[:20] + struct.pack("<I", blackbox.ROWS + 1) + grown[24:]
-    for content in (grown, header):
-        assert blackbox.decode_header(content) == HEADER
-        rows, torn = blackbox.decode_rows(content, content)
-        assert ([each.path for each in rows], torn) == (["/x", "/last"], 0)
-        assert blackbox.decode_last_start(content) == 41.0
-        assert set(blackbox.decode_owners(content)) == {0, blackbox.ROWS}
 
 
 def test_the_last_start_is_that_of_any_request() -> None:
@@ -134,7 +133,6 @@ def test_files_of_other_bases_have_other_names() -> None:
         table().replace(blackbox.MAGIC, b"WSGI-TB-blackbox"),
         table()[:20] + struct.pack("<I", blackbox.ROWS - 1) + table()[24:],
         table()[:20] + struct.pack("<I", blackbox.ROWS * 2) + table()[24:],
-        table().ljust(blackbox.MAX_FILE_BYTES + blackbox.ROW_BYTES, b"\0"),
     ],
 )
 def test_what_is_no_whole_table_is_an_error(content: bytes) -> None:
@@ -145,7 +143,7 @@ def test_what_is_no_whole_table_is_an_error(content: bytes) -> None:
 
 def test_another_version_is_named() -> None:
     """Both versions are, its and ours."""
-    with pytest.raises(FormatError, match="of version 9, this program reads version 2"):
+    with pytest.raises(FormatError, match="of version 9, this program reads version 3"):
         blackbox.decode_header(table()[:16] + struct.pack("<I", 9) + table()[20:])
 
 

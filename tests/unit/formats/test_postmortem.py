@@ -72,8 +72,7 @@ def test_nothing_in_flight_is_no_postmortem() -> None:
 
 def test_of_very_many_requests_the_oldest_are_told() -> None:
     """The others are counted, not lost in silence."""
-    many = table() + table()[blackbox.HEADER_BYTES :]
-    content = bytearray(many)
+    content = bytearray(table())
     for index in range(600):
         offset = blackbox.row_offset(index)
         whole = row(1000.0 - index, core=index)
@@ -208,7 +207,7 @@ def test_more_than_a_table_holds_is_no_postmortem(changes: dict[str, Any], compl
     with pytest.raises(FormatError, match=complaint):
         postmortem.decode(json.dumps({**GENUINE, **changes}, separators=(",", ":")).encode())
     found = postmortem.decode(json.dumps(GENUINE).encode())
-    can_be_shown(replace(found, requests=found.requests * blackbox.ROWS))
+    can_be_shown(replace(found, requests=found.requests * postmortem.MAX_REQUESTS))
 
 
 @given(postmortems)

@@ -14,7 +14,7 @@ from tests.support.swapping import Swapper
 from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model import Card
-from wsgi_tracebacker.reader import discovery, dump, graveyard, table
+from wsgi_tracebacker.reader import discovery, dump, postmortems, table
 from wsgi_tracebacker.reader.processes import Processes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ask_for_a_dump(path: str) -> None:
         lambda path: table.Table(card_naming(path)).close(),
         pytest.param(ask_for_a_dump, marks=needs_outside_help),
         lambda path: discovery.read_card(path, UID),
-        lambda path: graveyard._content(path, UID),
+        lambda path: postmortems._content(path, UID),
         lambda path: os.close(files.open_file_of(path, UID, os.O_RDWR)),
     ],
     ids=["table", "stacks", "card", "postmortem", "writable"],

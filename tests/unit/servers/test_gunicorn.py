@@ -18,7 +18,7 @@ from gunicorn.workers.sync import SyncWorker
 from tests.programs import unwrapped
 from tests.servers import asking
 from tests.support.interpreters import needs_raise
-from tests.unit.worker.test_postmortem import DEAD, leave
+from tests.unit.worker.test_predecessor import DEAD, leave
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of

@@ -56,7 +56,7 @@ def test_a_core_in_flight_keeps_its_number() -> None:
     """A thread that ended while the body of its request lives: the number is free only when that has ended."""
     pool = cores()
     core, marker = pool.take(1, None, None)
-    core.phase, core.started = APP, 5.0
+    core.phase, core.begun, core.started = APP, 1.0, 5.0
     del marker
     assert pool.all() == [core]
     core.end(6.0)

@@ -29,7 +29,7 @@ def strike() -> None:
     """Raise into the request that the calling thread serves, as the watchdog does, from another thread."""
     [own] = agent._agents.values()
     # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
-    wait_until(lambda: all(part and part.ident for part in (own.listener, own._watchdog)), "our threads run")
+    wait_until(lambda: len(own.own_threads.idents()) == 2, "listener and watchdog run")
     core = agent.serving_core()
     assert core is not None
     outcomes: list[bool] = []

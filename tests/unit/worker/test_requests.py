@@ -17,8 +17,8 @@ from wsgi_tracebacker.worker.settings import from_options
 def core(**stores: Any) -> Core:
     made = Core(0, 1, 2, None)
     made.settings = from_options(socket="/x", environment={})
-    made.environ, made.started = {}, 100.0
-    made.note({"REQUEST_METHOD": "GET", "PATH_INFO": stores.pop("path", "/path")}, 100.0)
+    made.environ, made.started = {}, stores.pop("started", 100.0)
+    made.note({"REQUEST_METHOD": "GET", "PATH_INFO": stores.pop("path", "/path")}, made.started)
     for name, value in stores.items():
         setattr(made, name, value)
     return made
@@ -42,6 +42,20 @@ def test_a_request_that_began_after_the_look_has_no_age_below_zero() -> None:
 def test_another_request_is_not_described(stores: dict[str, Any]) -> None:
     """A token that is no longer the core's, or a request that is ending, is nobody's."""
     assert describe(core(**stores), 100.0, 103.0, 0.0) is None
+
+
+def test_a_row_that_holds_the_request_before_is_not_believed() -> None:
+    """The table's file had vanished, and the row was exchanged while this request was being noted in the old one."""
+    found = describe(
+        core(path="/before", started=99.0, environ={"REQUEST_METHOD": "PUT", "PATH_INFO": "/now"}), 99.0, 103.0, 0.0
+    )
+    assert found is not None
+    assert found.path == "/before"
+    late = core(path="/before", started=99.0, environ={"REQUEST_METHOD": "PUT", "PATH_INFO": "/now"})
+    late.started = 100.0
+    found = describe(late, 100.0, 103.0, 0.0)
+    assert found is not None
+    assert (found.method, found.path) == ("PUT", "/now")
 
 
 def test_nested_requests_of_an_earlier_one_are_left_out() -> None:

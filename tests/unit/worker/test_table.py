@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import gc
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox
+from wsgi_tracebacker.worker import agent, black_box_files
 from wsgi_tracebacker.worker.cores import Cores
+from wsgi_tracebacker.worker.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+    from wsgi_tracebacker.worker.requests import Core
+
 
 def rows(base: str) -> list[layout.Row]:
-    content = Path(blackbox.path_of(base, 1, layout.TABLE)).read_bytes()
+    content = Path(black_box_files.path_of(base, 1, layout.TABLE)).read_bytes()
     found, torn = layout.decode_rows(content, content)
     assert torn == 0
     return found
@@ -55,7 +60,7 @@ def test_a_request_is_in_the_table_while_it_is_in_flight(base: str) -> None:
 def test_only_the_owner_may_read_it_and_a_clean_end_removes_it(base: str) -> None:
     """0600, allocated in full, gone after stop()."""
     serve(TracebackerMiddleware(lambda *_: [], base), environ("/"))
-    path = Path(blackbox.path_of(base, 1, layout.TABLE))
+    path = Path(black_box_files.path_of(base, 1, layout.TABLE))
     status = path.stat()
     assert status.st_mode & 0o777 == 0o600
     assert status.st_size == layout.FILE_BYTES
@@ -77,78 +82,105 @@ def test_an_unusual_method_is_cut_to_its_field(base: str, method: str) -> None:
     assert [row.method for row in seen] == [method[: layout.METHOD_BYTES]]
 
 
-def test_the_table_gets_rows_for_its_cores(tmp_path: Path) -> None:
-    """As they come, up to its end; what was in flight goes on, and those beyond the end are counted while they live."""
-    header = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
-    table = blackbox.create(str(tmp_path / "table"), header)
+def header(**changes: Any) -> layout.Header:
+    facts = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
+    return replace(facts, **changes)
+
+
+def content(table: Table) -> bytes:
+    return Path(table.path).read_bytes()
+
+
+def begin(core: Core, path: str, started: float) -> None:
+    core.begun += 1
+    core.note({"REQUEST_METHOD": "GET", "PATH_INFO": path}, started)
+    core.started = started
+
+
+@contextlib.contextmanager
+def a_table(folder: Path, name: str = "table", **changes: Any) -> Iterator[Table]:
+    table = Table(str(folder / name), header(**changes))
     try:
+        yield table
+    finally:
+        table.close(remove=True)
+
+
+def test_cores_beyond_the_table_are_counted_while_they_live(tmp_path: Path) -> None:
+    """They serve like all others, and what they serve is noted where the worker itself finds it."""
+    with a_table(tmp_path) as table:
         cores = Cores(_thread.allocate_lock)
-        many = [cores.take(1, 1, None) for _ in range(2)]
-        many[1][0].note({"REQUEST_METHOD": "GET", "PATH_INFO": "/first"}, 5.0)
-        many[1][0].started = 5.0
         cores.record_in(table)
-
-        def content() -> bytes:
-            whole = Path(table.path).read_bytes()
-            assert os.stat(table.path).st_blocks * 512 >= len(whole)
-            return whole
-
-        assert len(content()) == layout.FILE_BYTES
-        many += [cores.take(1, 1, None) for _ in range(layout.ROWS)]
-        assert len(content()) == layout.row_offset(2 * layout.ROWS)
-        last = many[-1][0]
-        last.note({"REQUEST_METHOD": "GET", "PATH_INFO": "/last"}, 6.0)
-        last.started = 6.0
+        taken = [cores.take(1, 1, None) for _ in range(layout.ROWS + 2)]
+        assert layout.decode_header(content(table)).unrecorded_cores == 2
+        begin(taken[layout.ROWS - 1][0], "/last", 5.0)
+        begin(taken[-1][0], "/beyond", 6.0)
+        table.describe(layout.ROWS - 1, 5.0, "192.0.2.1", None)
         table.describe(layout.ROWS + 1, 6.0, "192.0.2.1", None)
-        rows, _ = layout.decode_rows(content(), content())
-        assert [(row.core, row.path, row.remote_address) for row in rows] == [
-            (1, "/first", None),
-            (layout.ROWS + 1, "/last", "192.0.2.1"),
-        ]
-        last.end(7.0)
-        assert [row.core for row in layout.decode_rows(content(), content())[0]] == [1]
-
-        many += [cores.take(1, 1, None) for _ in range(layout.MAX_ROWS - layout.ROWS)]
-        assert len(content()) == layout.MAX_FILE_BYTES
-        assert layout.decode_header(content()).unrecorded_cores == 2
-        many[-1][0].note({"REQUEST_METHOD": "GET", "PATH_INFO": "/beyond"}, 6.0)
-        assert many[-1][0].noted() == ("GET", "/beyond")
-        del many[2:], last
+        found, _ = layout.decode_rows(content(table), content(table))
+        assert [(row.core, row.path, row.remote_address) for row in found] == [(layout.ROWS - 1, "/last", "192.0.2.1")]
+        assert taken[-1][0].noted() == ("GET", "/beyond")
+        taken[-1][0].end(7.0)
+        del taken[2:]
         gc.collect()
         cores.all()
-        assert layout.decode_header(content()).unrecorded_cores == 0
-    finally:
-        table.close(remove=True)
+        assert layout.decode_header(content(table)).unrecorded_cores == 0
 
 
-def test_a_table_whose_descriptor_is_anothers_does_not_grow(tmp_path: Path) -> None:
-    """An application that closes all descriptors and opens its own: its file is not made longer."""
-    header = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
-    table = blackbox.create(str(tmp_path / "table"), header)
-    precious = tmp_path / "precious"
-    precious.write_bytes(b"x")
-    descriptor, own = os.open(precious, os.O_RDWR), os.dup(table._descriptor)
-    os.dup2(descriptor, table._descriptor)
-    try:
-        assert table.own(layout.ROWS - 1, 1, 1)
-        assert not table.own(layout.ROWS, 1, 1)
-        assert table.row(layout.ROWS) is None
-        assert precious.read_bytes() == b"x"
-    finally:
-        os.dup2(own, table._descriptor)
-        os.close(own)
-        os.close(descriptor)
-        table.close(remove=True)
+def test_a_core_that_was_there_before_the_table_gets_its_row(tmp_path: Path) -> None:
+    """Of two first requests one may have its core before the other one has made the table."""
+    with a_table(tmp_path) as table:
+        cores = Cores(_thread.allocate_lock)
+        core, _marker = cores.take(1, 1, None)
+        begin(core, "/first", 5.0)
+        cores.record_in(table)
+        assert [row.path for row in layout.decode_rows(content(table), content(table))[0]] == ["/first"]
+        core.end(6.0)
+        assert layout.decode_rows(content(table), content(table)) == ([], 0)
+
+
+def test_requests_are_counted_through_all_that_becomes_of_a_row(tmp_path: Path) -> None:
+    """Its core ends and another has the row, its file vanishes, its worker dies."""
+    with a_table(tmp_path) as table:
+        cores = Cores(_thread.allocate_lock)
+        cores.record_in(table)
+        for number in range(2):
+            core, marker = cores.take(1, 1, None)
+            begin(core, "/", 5.0 + number)
+            assert cores.finished() == number
+            core.end(7.0)
+            del core, marker
+            gc.collect()
+        assert layout.count_requests(content(table)) == cores.finished() == 2
+        with a_table(tmp_path, "again", number=2) as again:
+            again.go_on_from(table)
+            cores.record_in(again)
+            core, _marker = cores.take(1, 1, None)
+            begin(core, "/", 8.0)
+            assert layout.count_requests(content(again)) == 3
+            assert cores.finished() == 2
+            assert layout.handed_on(content(again)) == layout.Counted(restarts=1, requests_before=3)
+
+
+def test_counters_are_in_the_header(tmp_path: Path) -> None:
+    """Each where it belongs, and what a successor is handed on adds up."""
+    with a_table(tmp_path) as table:
+        for counter in ("harakiri", "slow", "slow", "clients_gone"):
+            table.count(counter)
+        counted = layout.decode_header(content(table)).counted
+        assert counted == layout.Counted(harakiri=1, slow=2, clients_gone=1)
+        with a_table(tmp_path, "successor", counted=layout.handed_on(content(table))) as successor:
+            successor.count("harakiri")
+            assert layout.handed_on(content(successor)) == layout.Counted(2, 2, 1, restarts=2)
 
 
 def test_a_strangers_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     """A link or a folder there: no table, an error that says so, nothing touched."""
-    header = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     link = tmp_path / "link"
     link.symlink_to(victim)
     with pytest.raises(FileExistsError):
-        blackbox.create(str(link), header)
+        Table(str(link), header())
     assert victim.read_bytes() == b"precious"
-    assert blackbox.read(str(link)) is None
+    assert black_box_files.read(str(link)) == (None, None)

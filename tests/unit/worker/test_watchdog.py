@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -32,7 +33,7 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import agent, blackbox, faults, logs, watchdog
+from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
@@ -159,6 +160,9 @@ def test_an_overdue_request_is_reported_once_and_said_to_have_ended(base: str, l
     assert report.stack.frames[-1].function.rpartition(".")[2] == "wait_until"
     with pytest.raises(AttributeError):
         report.pid = 1  # type: ignore[misc]
+    table = Path(black_box_files.path_of(base, 1, layout.TABLE)).read_bytes()
+    assert layout.decode_header(table).counted == layout.Counted(harakiri=1, slow=1)
+    assert layout.count_requests(table) == 1
 
 
 def sleeps_to_its_end(_: WSGIEnvironment, start_response: StartResponse) -> Any:
@@ -598,7 +602,7 @@ def test_a_shorter_limit_wakes_the_watchdog(base: str, logged: Logged) -> None:
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
     """Written before it is logged, gone after an end in order."""
-    path = blackbox.path_of(base, 1, layout.STACKS)
+    path = black_box_files.path_of(base, 1, layout.STACKS)
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
     with open(path, encoding="utf-8") as file:
         assert "harakiri: GET / 0.1" in file.read()

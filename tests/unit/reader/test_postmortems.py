@@ -11,8 +11,8 @@ import pytest
 from tests.support.strangers import STRANGER, needs_root
 from tests.unit.formats.test_blackbox import HEADER, row, table
 from wsgi_tracebacker.formats import blackbox, postmortem
-from wsgi_tracebacker.reader import graveyard
-from wsgi_tracebacker.reader.graveyard import Findings
+from wsgi_tracebacker.reader import postmortems
+from wsgi_tracebacker.reader.postmortems import Found
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.formats.blackbox import Header
@@ -48,8 +48,8 @@ def put(shared: Path, base: str, header: Header, number: int = 3, uid: int = UID
     return path
 
 
-def dig(shared: Path, *bases: str, numbers: tuple[int, ...] = ()) -> Findings:
-    return graveyard.dig(bases, numbers, shared_memory=str(shared))
+def find(shared: Path, *bases: str, numbers: tuple[int, ...] = ()) -> Found:
+    return postmortems.find(bases, numbers, shared_memory=str(shared))
 
 
 def kept(shared: Path, base: str, number: int, died_at: float, uid: int = UID) -> Path:
@@ -66,9 +66,9 @@ def test_what_successors_kept_is_found(shared: Path, base: str) -> None:
     kept(shared, base, 1, 10.0)
     kept(shared, base, 2, 20.0)
     kept(shared, f"{base}x", 3, 30.0)
-    assert [each.number for each in dig(shared, base).postmortems] == [2, 1]
-    assert [each.number for each in dig(shared, base, numbers=(1,)).postmortems] == [1]
-    assert [each.number for each in dig(shared, f"{base}2").postmortems] == [2]
+    assert [each.number for each in find(shared, base).postmortems] == [2, 1]
+    assert [each.number for each in find(shared, base, numbers=(1,)).postmortems] == [1]
+    assert [each.number for each in find(shared, f"{base}2").postmortems] == [2]
 
 
 def test_a_dead_workers_table_is_read(shared: Path, base: str) -> None:
@@ -77,17 +77,17 @@ def test_a_dead_workers_table_is_read(shared: Path, base: str) -> None:
     stacks = path.with_suffix(".stacks")
     stacks.write_bytes(b"the last stacks")
     os.utime(stacks, (1_000.0, 1_234.0))
-    (found,) = dig(shared, base).postmortems
+    (found,) = find(shared, base).postmortems
     assert [request.path for request in found.requests] == ["/lost"]
     assert (found.stacks, found.stacks_written_at) == ("the last stacks", 1_234.0)
     put(shared, base, own_header(boot_id="another"))
-    assert len(dig(shared, base).postmortems) == 1
+    assert len(find(shared, base).postmortems) == 1
 
 
 def test_a_living_worker_is_not_declared_dead(shared: Path, base: str) -> None:
     """Its table is passed over, and its base is known."""
     put(shared, base, own_header())
-    assert dig(shared, base) == Findings((), is_known=True, faults=())
+    assert find(shared, base) == Found((), is_known=True, faults=())
 
 
 def test_a_container_is_told_by_its_socket(shared: Path, base: str) -> None:
@@ -95,33 +95,33 @@ def test_a_container_is_told_by_its_socket(shared: Path, base: str) -> None:
     put(shared, base, own_header(pid_namespace=1))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{base}3")
-        assert len(dig(shared, base).postmortems) == 1
+        assert len(find(shared, base).postmortems) == 1
         listening.listen()
-        assert dig(shared, base).postmortems == ()
+        assert find(shared, base).postmortems == ()
 
 
 def test_a_container_without_a_socket_is_not_declared_dead(shared: Path, base: str) -> None:
     """A cleaner took it, or its worker has ended: nothing tells which, and that is said; after a boot it is known."""
     path = put(shared, base, own_header(pid_namespace=1))
-    found = dig(shared, base)
+    found = find(shared, base)
     assert found.postmortems == ()
     (fault,) = found.faults
     assert fault.startswith(f"{path}: whether its worker died cannot be told: ")
     assert fault.endswith("; run wsgi-tb inside its container")
     put(shared, base, own_header(pid_namespace=1, boot_id="another"))
-    assert len(dig(shared, base).postmortems) == 1
+    assert len(find(shared, base).postmortems) == 1
 
 
 def test_tables_beside_the_sockets_are_found(shared: Path, base: str) -> None:
     """Where there was no shared memory."""
     Path(f"{base}3.table").write_bytes(table(row(path=b"/lost"), header=own_header(start_ticks=1)))
-    (found,) = dig(shared, base).postmortems
+    (found,) = find(shared, base).postmortems
     assert (found.number, found.requests[0].path) == (3, "/lost")
 
 
 def test_nothing_is_known_of_a_base_without_files(shared: Path, base: str) -> None:
     """Neither of the living nor of the dead."""
-    assert dig(shared, base) == Findings((), is_known=False, faults=())
+    assert find(shared, base) == Found((), is_known=False, faults=())
 
 
 @pytest.mark.parametrize("harm", ["garbage", "short", "version", "link", "pipe", "owner", "two names"])
@@ -145,7 +145,7 @@ def test_what_is_not_a_workers_file_is_said_and_not_followed(harm: str, shared: 
         else:
             (shared / "elsewhere").write_bytes(content)
             path.symlink_to(shared / "elsewhere")
-    found = dig(shared, base)
+    found = find(shared, base)
     assert [each.number for each in found.postmortems] == [1]
     if harm not in ("link", "pipe"):
         (fault,) = found.faults
@@ -159,10 +159,10 @@ def test_of_one_user_only_so_much_is_read(shared: Path, base: str, monkeypatch: 
     for path in paths:
         os.chown(path, STRANGER, STRANGER)
     kept(shared, base, 9, 9.0)
-    counts_for = paths[-1].stat().st_size + graveyard._OPENING_BYTES
+    counts_for = paths[-1].stat().st_size + postmortems._OPENING_BYTES
     # Whoever has some of it left may have one more file read.
-    monkeypatch.setattr(graveyard, "MAX_USER_BYTES", 2 * counts_for + 1)
-    found = dig(shared, base)
+    monkeypatch.setattr(postmortems, "MAX_USER_BYTES", 2 * counts_for + 1)
+    found = find(shared, base)
     assert [each.number for each in found.postmortems] == [3, 2, 1, 9]
     (fault,) = found.faults
     assert fault == f"5 files of uid {STRANGER} are left out: of one user no more than 0 MiB are read"
@@ -177,8 +177,8 @@ def test_files_that_are_none_count_too(harm: str, shared: Path, base: str, monke
             path = path.rename(path.with_suffix(".table"))
         if harm != "owner":
             path.write_bytes(b"\xff" * 100)
-    monkeypatch.setattr(graveyard, "MAX_USER_BYTES", 3 * graveyard._OPENING_BYTES)
-    found = dig(shared, base)
+    monkeypatch.setattr(postmortems, "MAX_USER_BYTES", 3 * postmortems._OPENING_BYTES)
+    found = find(shared, base)
     assert found.postmortems == ()
     assert len(found.faults) == 4
     assert found.faults[-1].startswith(f"5 files of uid {UID} are left out: ")
@@ -188,10 +188,10 @@ def test_tables_of_the_living_take_nothing_from_the_dead(
     shared: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are nearly all that there is, and nothing of them is kept."""
-    monkeypatch.setattr(graveyard, "MAX_USER_BYTES", blackbox.FILE_BYTES)
+    monkeypatch.setattr(postmortems, "MAX_USER_BYTES", blackbox.FILE_BYTES)
     for number in range(1, 9):
         put(shared, base, own_header(number=number), number)
     put(shared, base, own_header(number=9, start_ticks=1), 9)
-    found = dig(shared, base)
+    found = find(shared, base)
     assert [each.number for each in found.postmortems] == [9]
     assert found.faults == ()

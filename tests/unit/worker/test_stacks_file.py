@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.worker import blackbox
-from wsgi_tracebacker.worker.blackbox import MAX_STACKS_BYTES, StacksFile
+from wsgi_tracebacker.worker import black_box_files
+from wsgi_tracebacker.worker.stacks_file import MAX_STACKS_BYTES, StacksFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,7 @@ def test_only_our_own_file_is_removed(tmp_path: Path) -> None:
 def test_each_slot_has_a_path_of_its_own() -> None:
     """By base, number and user, also for bases that no file name could hold."""
     paths = {
-        blackbox.path_of(base, number, layout.STACKS)
+        black_box_files.path_of(base, number, layout.STACKS)
         for base in ("/a/tb", "/b/tb", "/" + "x" * 90)
         for number in (1, 2)
     }
@@ -102,5 +102,5 @@ def test_each_slot_has_a_path_of_its_own() -> None:
 
 def test_without_shared_memory_it_is_beside_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers may have no /dev/shm."""
-    monkeypatch.setattr(blackbox, "SHARED_MEMORY", "/no/such/folder")
-    assert blackbox.path_of("/run/x/tb", 3, layout.STACKS) == "/run/x/tb3.stacks"
+    monkeypatch.setattr(black_box_files, "SHARED_MEMORY", "/no/such/folder")
+    assert black_box_files.path_of("/run/x/tb", 3, layout.STACKS) == "/run/x/tb3.stacks"

@@ -1,7 +1,7 @@
-"""What dead workers were doing: the postmortems that their successors kept, and the tables that nobody has taken yet.
+"""What dead workers were doing: the postmortems that their successors kept, and the tables of those without successor.
 
 Knows where the files of a base are, in shared memory and beside the sockets, and when a table's worker is dead.
-Refuses to lock, remove or change anything: that is the successors'.
+Refuses to lock, remove or change anything: that is the successors' part.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHARED_MEMORY = blackbox.SHARED_MEMORY
 _MAX_BYTES = 2 * 1024 * 1024
 
 #: And all files of one user together: whoever may write in the folder must not fill the reader's memory, or keep it
-#: reading for minutes. That is 600 postmortems of the largest, or the tables of 300 workers without a successor. Users
+#: reading for minutes. That is 600 postmortems of the largest, or the tables of 160 workers without a successor. Users
 #: are counted apart, so that one cannot use up what is another's.
 MAX_USER_BYTES = 64 * 1024 * 1024
 
@@ -44,7 +44,7 @@ _BESIDE_SOCKET = re.compile(r"([1-9][0-9]{0,4})\.(table|postmortem)")
 _NUMBERED = re.compile(r"(.*[^0-9])([1-9][0-9]{0,4})")
 
 
-class Findings(NamedTuple):
+class Found(NamedTuple):
     """All that was found behind some bases."""
 
     #: The latest death first.
@@ -63,12 +63,12 @@ class _File(NamedTuple):
     kind: str
 
 
-def dig(
+def find(
     bases: Sequence[str],
     numbers: Collection[int] = (),
     processes: Processes | None = None,
     shared_memory: str = SHARED_MEMORY,
-) -> Findings:
+) -> Found:
     """The postmortems behind these bases (or sockets), only of workers with one of ``numbers`` if any are given."""
     processes = processes or Processes()
     found: dict[str, _File] = {}
@@ -89,9 +89,9 @@ def dig(
                 left_out[owner] += 1
                 continue
             read_of[owner] += _OPENING_BYTES
-            read = _kept(file, read_of) if file.kind == blackbox.POSTMORTEM else _untaken(file, processes, read_of)
+            read = _kept(file, read_of) if file.kind == blackbox.POSTMORTEM else _left(file, processes, read_of)
         except FileNotFoundError:
-            # Taken by a successor just now.
+            # A successor removed it just now.
             continue
         except (OSError, FormatError, WorkerUnreachable) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
@@ -104,7 +104,7 @@ def dig(
         for uid, count in sorted(left_out.items())
     ]
     postmortems.sort(key=lambda each: (-each.last_written_at, each.number))
-    return Findings(tuple(postmortems), bool(found), tuple(faults))
+    return Found(tuple(postmortems), bool(found), tuple(faults))
 
 
 def _files(argument: str, shared_memory: str) -> Iterator[_File]:
@@ -164,8 +164,8 @@ def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
     return postmortem.decode(content) if content else None
 
 
-def _untaken(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
-    content, _ = _content(file.path, file.owner, blackbox.MAX_FILE_BYTES + 1)
+def _left(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
+    content, _ = _content(file.path, file.owner, blackbox.FILE_BYTES + 1)
     header = blackbox.decode_header(content)
     if not _is_dead(header, file, processes):
         return None

@@ -16,7 +16,9 @@ from tests.unit.worker.test_slot import card
 from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.formats import postmortem as postmortem_format
 from wsgi_tracebacker.formats.blackbox import FLIGHT
-from wsgi_tracebacker.worker import blackbox, kernel, postmortem, slot
+from wsgi_tracebacker.worker import black_box_files, kernel, predecessor, slot
+from wsgi_tracebacker.worker.stacks_file import StacksFile
+from wsgi_tracebacker.worker.table import Table
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.slot import Slot
@@ -48,15 +50,14 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
         application="shop",
         python="CPython",
     )
-    table = blackbox.create(blackbox.path_of(base, taken.number, layout.TABLE), replace(header, **whose))
-    row = table.row(0)
+    table = Table(black_box_files.path_of(base, taken.number, layout.TABLE), replace(header, **whose))
+    row = table.row(0, 1, 1)
     assert row is not None
-    table.own(0, 1, 1)
     if in_flight:
         now = monotonic()
-        FLIGHT.pack_into(row[0], row[1], now, b"GET", b"/lost", now)
+        FLIGHT.pack_into(row[0], row[1], now, b"GET", b"/lost", 3.0, now)
     table.close(remove=False)
-    stacks = blackbox.StacksFile(blackbox.path_of(base, taken.number, layout.STACKS))
+    stacks = StacksFile(black_box_files.path_of(base, taken.number, layout.STACKS))
     stacks.write("its last words\n")
     stacks.close(remove=False)
     return taken
@@ -66,49 +67,19 @@ def left(base: str) -> list[str]:
     return [path.name.rpartition(".")[2] for path in black_boxes.files_of(base)]
 
 
-def test_a_dead_worker_is_buried(base: str) -> None:
-    """Its requests are told, its files are gone, its postmortem is kept; and nobody can tell it again."""
+def test_a_dead_workers_files_are_removed(base: str) -> None:
+    """Its requests are named, its files are gone, its postmortem is kept; and nobody can make it again."""
     leave(base, in_flight=True).forget()
     os.utime(black_boxes.path_of(base, 1, layout.STACKS), (1_000.0, 1_234.0))
     assert asking.files(base) == ["1", "1.worker"]
-    found, died = postmortem.bury(base, DEAD)
-    assert found
+    died = predecessor.clean_up_after(base, DEAD)
     assert died is not None
     assert (died.pid, [request.path for request in died.requests]) == (DEAD, ["/lost"])
     assert (died.stacks, died.stacks_written_at) == ("its last words\n", 1_234.0)
     assert asking.files(base) == []
     assert left(base) == ["postmortem"]
-    assert postmortem.bury(base, DEAD) == (False, None)
-    assert postmortem.take(base, 1, os.getpid(), 1) is None
-
-
-def test_what_was_kept_and_not_logged_is_told_by_the_next(base: str) -> None:
-    """Whoever took the dead one's table may have been killed before it had logged it. Noted in place, without room."""
-    leave(base, in_flight=True).forget()
-    assert postmortem.untold(base, 1) is None
-    died = postmortem.take(base, 1, os.getpid(), 1)
-    assert died is not None
-    assert postmortem.untold(base, 1) == died
-    path = black_boxes.path_of(base, 1, layout.POSTMORTEM)
-    before = path.read_bytes()
-    # Of a later death, with this one's postmortem in hand still: that is not the one that was logged.
-    postmortem.note_told(replace(died, pid=died.pid + 1))
-    assert path.read_bytes() == before
-    postmortem.note_told(died)
-    assert postmortem.untold(base, 1) is None
-    after = path.read_bytes()
-    assert len(after) == len(before)
-    assert postmortem_format.decode(after) == died
-    postmortem.note_told(died)
-    assert path.read_bytes() == after
-
-
-@pytest.mark.parametrize("kept", [b"", b"garbage", postmortem_format.UNTOLD, postmortem_format.UNTOLD + b"}"])
-def test_garbage_is_nothing_untold(kept: bytes, base: str) -> None:
-    """What is damaged is for `wsgi-tb postmortem` to name."""
-    path = black_boxes.path_of(base, 1, layout.POSTMORTEM)
-    path.write_bytes(kept)
-    assert postmortem.untold(base, 1) is None
+    assert predecessor.clean_up_after(base, DEAD) is None
+    assert predecessor.make_postmortem(base, 1) is None
 
 
 @pytest.mark.parametrize("frees", [layout.TABLE, layout.STACKS, None])
@@ -123,7 +94,7 @@ def test_without_room_its_own_files_make_some(frees: str | None, base: str, monk
         return write(descriptor, content)
 
     monkeypatch.setattr(os, "write", write_if_there_is_room)
-    died = postmortem.take(base, 1, os.getpid(), 1)
+    died = predecessor.make_postmortem(base, 1)
     assert died is not None
     assert [request.path for request in died.requests] == ["/lost"]
     assert died.stacks == "its last words\n"
@@ -148,41 +119,32 @@ def test_who_lives_is_not_told_dead(base: str) -> None:
     """A card that was removed frees a lock, and ends no worker: nothing is told, kept or taken away from it."""
     leave(base, in_flight=True, **living()).release()
     before = left(base)
-    assert postmortem.lives_on(base, 1, os.getpid())
-    assert postmortem.take(base, 1, os.getpid(), 1) is None
+    assert predecessor.make_postmortem(base, 1) is None
     assert left(base) == before
-    # Not even if the card there is of another one, which did die.
-    other = slot.claim(base)
-    assert other is not None
-    other.write_card(card(1, base)._replace(pid=DEAD))
-    other.forget()
-    assert postmortem.bury(base, DEAD) == (True, None)
-    assert left(base) == before
+    assert predecessor.counted(base, 1) == layout.Counted()
 
 
 @pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "boot"}, {"pid_namespace": 1}, {"is_closed": True}])
 def test_of_another_life_a_pid_says_nothing(base: str, change: dict[str, object]) -> None:
     """It was used again, or was another boot's or another namespace's, or its worker ended in order."""
     leave(base, in_flight=True, **{**living(), **change}).forget()
-    assert not postmortem.lives_on(base, 1, os.getpid())
-    assert (postmortem.take(base, 1, os.getpid(), 1) is None) == ("is_closed" in change)
+    assert (predecessor.make_postmortem(base, 1) is None) == ("is_closed" in change)
 
 
-def test_nobody_lives_where_there_is_no_table(base: str) -> None:
-    """None at all, one that cannot be read, and this process's own."""
-    assert not postmortem.lives_on(base, 1, os.getpid())
-    black_boxes.path_of(base, 1, layout.TABLE).write_bytes(b"garbage")
-    assert not postmortem.lives_on(base, 1, os.getpid())
-    leave(base, in_flight=True, **living()).forget()
-    assert not postmortem.lives_on(base, 1, os.getppid())
-
-
-def test_one_that_served_nothing_is_buried_in_silence(base: str) -> None:
+def test_of_one_that_served_nothing_there_is_no_postmortem(base: str) -> None:
     """There is nothing to tell."""
     leave(base, in_flight=False).forget()
-    assert postmortem.bury(base, DEAD) == (True, None)
+    assert predecessor.clean_up_after(base, DEAD) is None
     assert asking.files(base) == []
     assert left(base) == []
+
+
+def test_what_it_had_counted_is_its_successors(base: str) -> None:
+    """Also of one whose files its master has removed; once."""
+    leave(base, in_flight=True, counted=layout.Counted(harakiri=5, requests_before=20)).forget()
+    predecessor.clean_up_after(base, DEAD)
+    assert predecessor.counted(base, 1) == layout.Counted(harakiri=5, restarts=1, requests_before=23)
+    assert predecessor.counted(base, 1) == layout.Counted()
 
 
 def test_what_is_locked_is_left_alone(base: str) -> None:
@@ -190,7 +152,7 @@ def test_what_is_locked_is_left_alone(base: str) -> None:
     living = leave(base, in_flight=True)
     before = left(base)
     try:
-        assert postmortem.bury(base, DEAD) == (False, None)
+        assert predecessor.clean_up_after(base, DEAD) is None
         assert asking.files(base) == ["1", "1.worker"]
         assert left(base) == before
     finally:
@@ -200,7 +162,7 @@ def test_what_is_locked_is_left_alone(base: str) -> None:
 def test_other_workers_files_are_left_alone(base: str) -> None:
     """Dead ones of another master too: it is the pid that counts."""
     leave(base, in_flight=True, pid=DEAD + 1).forget()
-    assert postmortem.bury(base, DEAD) == (False, None)
+    assert predecessor.clean_up_after(base, DEAD) is None
     assert asking.files(base) == ["1", "1.worker"]
 
 
