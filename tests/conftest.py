@@ -24,7 +24,7 @@ from tests.support.leftovers import WATCHED, holdings
 from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import blackbox
+from wsgi_tracebacker.wire import table_layout as blackbox
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.settings import DEFAULT_SOCKET
 

@@ -22,15 +22,19 @@ from docs import record
 from tests.support.programs import PROJECT, require_program
 from wsgi_tracebacker import TracebackerMiddleware, errors
 from wsgi_tracebacker.cli import output, verbs
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import card as card_format
-from wsgi_tracebacker.formats import http
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.formats import report as report_format
-from wsgi_tracebacker.model import (
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.report import (
+    HarakiriReport,
+    HubReport,
+    LostRequest,
+    OtherRequest,
+    Postmortem,
+    Span,
+    StallReport,
+    Verdict,
+)
+from wsgi_tracebacker.model.snapshot import (
     SCHEMA,
-    Card,
     Counters,
     Frame,
     HubState,
@@ -41,16 +45,12 @@ from wsgi_tracebacker.model import (
     Worker,
 )
 from wsgi_tracebacker.reader import client, discovery, examine, postmortems, processes, stall
-from wsgi_tracebacker.reports import (
-    HarakiriReport,
-    HubReport,
-    LostRequest,
-    OtherRequest,
-    Postmortem,
-    Span,
-    StallReport,
-    Verdict,
-)
+from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import http10 as http
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import (
     black_box_files,
     dump_signal,

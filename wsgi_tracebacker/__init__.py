@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         TracebackerError,
     )
     from wsgi_tracebacker.middleware import TracebackerMiddleware
-    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.agent import set_harakiri, stop
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 #: serving side to start.
 _HOMES = {
     "ConfigurationError": "wsgi_tracebacker.errors",
-    "HarakiriReport": "wsgi_tracebacker.reports",
+    "HarakiriReport": "wsgi_tracebacker.model.report",
     "HarakiriTimeout": "wsgi_tracebacker.errors",
     "NotInRequest": "wsgi_tracebacker.errors",
     "RequestTimedOut": "wsgi_tracebacker.errors",

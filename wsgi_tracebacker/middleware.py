@@ -27,7 +27,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.errors import ConfigurationError
-from wsgi_tracebacker.formats.blackbox import FLIGHT
+from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled, faults, limits
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import MARK
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.settings import Settings
 
 _get_ident = agent.get_ident

@@ -22,8 +22,8 @@ from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import postmortem
+from wsgi_tracebacker.wire import postmortem_json as postmortem
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent, black_box_files, faults, kernel
 
 if TYPE_CHECKING:

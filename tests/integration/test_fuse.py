@@ -20,8 +20,8 @@ from tests.support.stalling import stalling
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import postmortem as postmortem_format
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent, black_box_files, faults
 from wsgi_tracebacker.worker.fuse import Fuse
 from wsgi_tracebacker.worker.requests import Core

@@ -16,14 +16,15 @@ import pytest
 from tests.support.listeners import answering, http, listener, silent, talking
 from tests.support.strangers import BYSTANDER, STRANGER, needs_root
 from wsgi_tracebacker.errors import BadReply, NoWorkersFound, PermissionDenied, WorkerDead, WorkerTimedOut
-from wsgi_tracebacker.formats import card as cards
-from wsgi_tracebacker.formats import uwsgi
-from wsgi_tracebacker.model import Card, Frame, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import client, discovery
 from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.examine import Examination
 from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.reader.survey import survey
+from wsgi_tracebacker.wire import card_json as cards
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

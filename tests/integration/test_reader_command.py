@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.listeners import answering, http, listener
 from tests.support.programs import PROJECT
-from wsgi_tracebacker.model import Frame, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def test_reading_loads_no_more_than_it_needs(worker: str) -> None:
     command = (sys.executable, "-c", program, "read", worker)
     result = subprocess.run(command, capture_output=True, cwd=PROJECT, check=True, timeout=30, text=True)
     loaded = set(result.stderr.split())
-    ours = {"click", "dataclasses", "inspect", "wsgi_tracebacker.reader.examine", "wsgi_tracebacker.formats.blackbox"}
+    ours = {"click", "dataclasses", "inspect", "wsgi_tracebacker.reader.examine", "wsgi_tracebacker.wire.table_layout"}
     slow = ours | {"asyncio", "email", "http", "importlib.metadata", "logging", "urllib", "uuid", "werkzeug"}
     # Nothing of the serving side is wanted here.
     assert loaded & slow == set()

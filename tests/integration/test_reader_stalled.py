@@ -22,15 +22,15 @@ from tests.support.interpreters import needs_outside_help, needs_pydll
 from tests.support.programs import PROJECT
 from tests.support.stalling import telling
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import blackbox
-from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.reader import dump
 from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.wire import card_json as cards
+from wsgi_tracebacker.wire import table_layout as blackbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.model import Card
+    from wsgi_tracebacker.model.card import Card
 
 #: Reads of a busy worker; each takes some seconds there.
 BUSY_READS = 4

@@ -26,17 +26,18 @@ from tests.support.listeners import answering, http, listener, silent
 from tests.support.programs import PROJECT
 from tests.support.strangers import BYSTANDER, STRANGER, Watched, as_stranger, needs_root, tries, watched
 from tests.support.waiting import wait_until
-from tests.unit.formats.hostile import is_fit
-from tests.unit.formats.test_blackbox import HEADER, row, table
+from tests.unit.wire.hostile import is_fit
+from tests.unit.wire.test_table_layout import HEADER, row, table
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import card as cards
-from wsgi_tracebacker.formats import postmortem as postmortems
-from wsgi_tracebacker.model import Card, Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import client, dump
 from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.reply import Reply
+from wsgi_tracebacker.wire import card_json as cards
+from wsgi_tracebacker.wire import postmortem_json as postmortems
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import black_box_files, dump_signal
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
-from wsgi_tracebacker.formats import json as json_format
+from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.worker import agent, cores, faults, kernel, listener, peers, primitives, requests, slot
 from wsgi_tracebacker.worker.stacks import walk
 

@@ -19,8 +19,8 @@ from tests.support.leftovers import holdings
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import uwsgi
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 from wsgi_tracebacker.worker import faults, listener
 from wsgi_tracebacker.worker.stacks import walk
 

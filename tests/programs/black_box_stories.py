@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent, black_box_files, dump_signal, kernel
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tests.servers import asking
 from tests.support import clients
 from tests.support.programs import require_program
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from tests.servers.faulty import can_be_read, check_served, look_on, said, wait_
 from tests.support import clients
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
     from tests.servers.faulty import StartFaulty

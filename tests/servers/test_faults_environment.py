@@ -25,7 +25,7 @@ from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.servers import stat_fields
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from tests.servers import asking
 from tests.support import clients
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import black_box_files
 
 if TYPE_CHECKING:

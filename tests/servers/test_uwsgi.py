@@ -17,7 +17,7 @@ from tests.servers import asking
 from tests.support import clients
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
     from tests.conftest import StartGunicorn

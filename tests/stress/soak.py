@@ -53,15 +53,15 @@ from tests.support.servers import Gunicorn, processes
 from tests.support.stalling import stalling
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import card as card_format
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wsgi_tracebacker.model import Snapshot
+    from wsgi_tracebacker.model.snapshot import Snapshot
 
 #: Of each worker of steady and bare.
 THREADS = 8

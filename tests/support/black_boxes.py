@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 
 SHARED_MEMORY = Path("/dev/shm")
 

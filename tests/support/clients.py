@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import uwsgi
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

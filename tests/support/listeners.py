@@ -7,12 +7,12 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import json
+from wsgi_tracebacker.wire import snapshot_json as json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wsgi_tracebacker.model import Snapshot
+    from wsgi_tracebacker.model.snapshot import Snapshot
 
 
 def http(snapshot: Snapshot) -> bytes:

@@ -14,7 +14,7 @@ import click
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options import EXIT_CODES, workers
 from wsgi_tracebacker.cli.plain import bases_or_default
-from wsgi_tracebacker.model import SCHEMA
+from wsgi_tracebacker.model.snapshot import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,7 @@ def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_secon
 
 
 def _facts(answer: Answer) -> dict[str, object]:
-    from wsgi_tracebacker.formats import traceback
+    from wsgi_tracebacker.text import snapshot as traceback
 
     snapshot, card = answer.snapshot, answer.target.card
     application = None if card is None else card.application
@@ -83,7 +83,7 @@ def _facts(answer: Answer) -> dict[str, object]:
 
 
 def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
-    from wsgi_tracebacker.formats.traceback import table
+    from wsgi_tracebacker.text.snapshot import table
 
     yield from table(
         _COLUMNS,
@@ -104,6 +104,6 @@ def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
 
 
 def _duration(seconds: object) -> str | None:
-    from wsgi_tracebacker.formats.traceback import duration
+    from wsgi_tracebacker.text.snapshot import duration
 
     return duration(seconds) if isinstance(seconds, float) else None

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from wsgi_tracebacker.errors import CannotWrite
-from wsgi_tracebacker.formats.escape import printable
+from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ import click
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options import bases_argument
 from wsgi_tracebacker.cli.plain import bases_or_default
-from wsgi_tracebacker.model import SCHEMA
+from wsgi_tracebacker.model.snapshot import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> i
 
 
 def _text(found: Found) -> Iterator[str]:
-    from wsgi_tracebacker.formats.postmortem import lines
+    from wsgi_tracebacker.wire.postmortem_json import lines
 
     for number, each in enumerate(found.postmortems):
         if number:
@@ -92,7 +92,7 @@ def _text(found: Found) -> Iterator[str]:
 def _json(found: Found) -> Iterator[bytes]:
     import json
 
-    from wsgi_tracebacker.formats.postmortem import document
+    from wsgi_tracebacker.wire.postmortem_json import document
 
     yield b'{"schema": %d, "postmortems": [' % SCHEMA
     separator = b""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import bases_or_default
-from wsgi_tracebacker.model import SCHEMA, Frame, Snapshot, Stack
+from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def show(
 
 
 def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour: bool) -> Iterator[str]:
-    from wsgi_tracebacker.formats import traceback
+    from wsgi_tracebacker.text import snapshot as traceback
 
     palette = traceback.COLOURED if colour else traceback.PLAIN
     separator: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour:
 
 
 def _uwsgi(found: Survey, older_seconds: float | None) -> bytes:
-    from wsgi_tracebacker.formats import uwsgi
+    from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
     return b"".join(
         uwsgi.encode(_request_for_stack(stack, snapshot) for stack in _older(snapshot, older_seconds).stacks)
@@ -94,7 +94,7 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
 def _json(found: Survey, older_seconds: float | None) -> bytes:
     import json
 
-    from wsgi_tracebacker.formats import json as documents
+    from wsgi_tracebacker.wire import snapshot_json as documents
 
     workers = b",".join(documents.encode(_older(snapshot, older_seconds)).rstrip() for snapshot in _snapshots(found))
     unanswered = json.dumps([_unanswered(answer) for answer in found.answers if answer.error is not None])

@@ -17,10 +17,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
-from wsgi_tracebacker.formats.card import MAX_SOCKET_PATH_BYTES
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import STOPPED
 from wsgi_tracebacker.reader.reply import Reply
+from wsgi_tracebacker.wire.card_json import MAX_SOCKET_PATH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence

@@ -1,6 +1,6 @@
 """From what the operator names to the places where workers may listen.
 
-Knows the layout of ``formats.card``: ``<base><N>`` is a socket, ``<base><N>.worker`` its card. Refuses to lock
+Knows the layout of ``wire.card_json``: ``<base><N>`` is a socket, ``<base><N>.worker`` its card. Refuses to lock
 anything (measured: readers that lock make starting workers skip numbers), to follow links, and to believe a card
 that is not owned by whoever owns the socket: a reader that runs as root must not be led by another user's files.
 """
@@ -16,13 +16,13 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.linux import files
+from wsgi_tracebacker.wire import card_json as cards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from wsgi_tracebacker.model import Card
+    from wsgi_tracebacker.model.card import Card
 
 #: Where a worker's files are if nobody says otherwise.
 DEFAULT_BASE = "/tmp/tbsocket"  # noqa: S108 - uWSGI's documented place; nothing is created there by the reader

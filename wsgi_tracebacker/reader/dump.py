@@ -16,14 +16,15 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import blackbox, faulthandler
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import SAME
+from wsgi_tracebacker.wire import faulthandler_text as faulthandler
+from wsgi_tracebacker.wire import table_layout as blackbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from wsgi_tracebacker.model import Card
+    from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.reader.processes import Processes
 
 #: Another reader has the file for some milliseconds.

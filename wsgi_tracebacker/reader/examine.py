@@ -12,18 +12,19 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import faulthandler
 from wsgi_tracebacker.reader import dump, stall, table
 from wsgi_tracebacker.reader.processes import ALIVE, DEAD, SAME, STOPPED, Identity, Processes
 from wsgi_tracebacker.reader.sources import Sources
+from wsgi_tracebacker.wire import faulthandler_text as faulthandler
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
 
-    from wsgi_tracebacker.formats.faulthandler import Dump
-    from wsgi_tracebacker.model import Card, Snapshot, Stack
+    from wsgi_tracebacker.model.card import Card
+    from wsgi_tracebacker.model.snapshot import Snapshot, Stack
     from wsgi_tracebacker.reader.stall import Look
     from wsgi_tracebacker.reader.table import Reading, Table
+    from wsgi_tracebacker.wire.faulthandler_text import Dump
 
 #: From here on a worker is watched: two looks, half a second apart, are over when its second is.
 FIRST_LOOK_SECONDS = 0.5

@@ -15,16 +15,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
-from wsgi_tracebacker.formats import blackbox, postmortem
-from wsgi_tracebacker.formats.card import socket_path
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.wire import postmortem_json as postmortem
+from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.card_json import socket_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from wsgi_tracebacker.formats.blackbox import Header
-    from wsgi_tracebacker.reports import Postmortem
+    from wsgi_tracebacker.model.report import Postmortem
+    from wsgi_tracebacker.wire.table_layout import Header
 
 SHARED_MEMORY = blackbox.SHARED_MEMORY
 

@@ -13,7 +13,7 @@ from wsgi_tracebacker.linux import proc
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.linux.proc import Signals
-    from wsgi_tracebacker.model import Card
+    from wsgi_tracebacker.model.card import Card
 
 #: A process can have any number of threads; this many are asked whether they wait for a disk (10 ms).
 _MAX_THREADS_ASKED = 512

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, FormatError
-from wsgi_tracebacker.formats import json
-from wsgi_tracebacker.model import Snapshot, Worker
+from wsgi_tracebacker.model.snapshot import Snapshot, Worker
+from wsgi_tracebacker.wire import snapshot_json as json
 
 #: The head of a worker's reply has 150 bytes.
 _MAX_HEAD_BYTES = 8 * 1024
@@ -38,7 +38,7 @@ def snapshot(reply: Reply, taken_at: float) -> Snapshot:
                 return json.decode(content)
         if content.startswith(b"*** "):
             # Here, because a worker of ours does not answer with it.
-            from wsgi_tracebacker.formats import uwsgi  # noqa: PLC0415
+            from wsgi_tracebacker.wire import uwsgi_text as uwsgi  # noqa: PLC0415
 
             stacks = uwsgi.parse(content)
             is_uwsgi = content.startswith(uwsgi.UWSGI_HEADER.rstrip())

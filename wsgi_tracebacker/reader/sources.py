@@ -12,14 +12,14 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.files import read_at_most
+from wsgi_tracebacker.linux.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.model import Frame, Stack
+    from wsgi_tracebacker.model.snapshot import Frame, Stack
     from wsgi_tracebacker.reader.processes import Identity
 
 

@@ -25,7 +25,7 @@ from wsgi_tracebacker.reader.processes import ALIVE, DEAD, DISK_WAIT, GONE, SAME
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
 
-    from wsgi_tracebacker.model import Snapshot
+    from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.reader.examine import Examination
 
 #: A worker that answers in time is ALIVE (from process); one that does not is STOPPED, in DISK_WAIT or else this.

@@ -1,6 +1,6 @@
 """A living worker's table of requests in flight, read from outside: it needs nobody's leave and harms nobody.
 
-Knows how the table of ``formats.blackbox`` becomes a snapshot. Refuses to map it: a file that is cut short under a
+Knows how the table of ``wire.table_layout`` becomes a snapshot. Refuses to map it: a file that is cut short under a
 map is a crash of the reader.
 """
 
@@ -10,13 +10,13 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.model import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.wire import table_layout as blackbox
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.formats.blackbox import Header, Row
-    from wsgi_tracebacker.model import Card
+    from wsgi_tracebacker.model.card import Card
+    from wsgi_tracebacker.wire.table_layout import Header, Row
 
 
 class Reading(NamedTuple):

@@ -31,11 +31,11 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.formats import traceback as traceback_format
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.servers.application import wrapped
+from wsgi_tracebacker.text import snapshot as traceback_format
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.worker import agent, disabled, faults, logs, predecessor
 from wsgi_tracebacker.worker import settings as settings_module
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
-    from wsgi_tracebacker.model import Snapshot, Stack
+    from wsgi_tracebacker.model.snapshot import Snapshot, Stack
     from wsgi_tracebacker.worker.agent import Agent
     from wsgi_tracebacker.worker.settings import Settings
 

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.errors import NotInRequest
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import http
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.model import Card, Counters, Worker
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.snapshot import Counters, Worker
+from wsgi_tracebacker.wire import http10 as http
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import (
     at_exit,
     black_box_files,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-    from wsgi_tracebacker.reports import Postmortem
+    from wsgi_tracebacker.model.report import Postmortem
     from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
 

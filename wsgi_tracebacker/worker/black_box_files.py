@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import stat
 
-from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.linux import files
+from wsgi_tracebacker.wire import table_layout as layout
 
 SHARED_MEMORY = layout.SHARED_MEMORY
 

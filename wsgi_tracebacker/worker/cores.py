@@ -14,7 +14,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.formats.blackbox import ROWS
+from wsgi_tracebacker.wire.table_layout import ROWS
 from wsgi_tracebacker.worker.requests import AbandonedCore, Core
 from wsgi_tracebacker.worker.table import scratch_row
 

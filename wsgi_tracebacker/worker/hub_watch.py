@@ -17,9 +17,9 @@ import os
 from time import strftime
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.formats import report as report_format
-from wsgi_tracebacker.model import HubState, Stack
-from wsgi_tracebacker.reports import HubReport, OtherRequest
+from wsgi_tracebacker.model.report import HubReport, OtherRequest
+from wsgi_tracebacker.model.snapshot import HubState, Stack
+from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.worker import kernel, logs
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.stacks import greenlets

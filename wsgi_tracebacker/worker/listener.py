@@ -22,7 +22,7 @@ import select
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import http
+from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.worker import faults
 from wsgi_tracebacker.worker.haste import Haste
 from wsgi_tracebacker.worker.wakeup import Waker

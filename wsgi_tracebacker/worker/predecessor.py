@@ -16,14 +16,14 @@ from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.formats.blackbox import Counted
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire.table_layout import Counted
 from wsgi_tracebacker.worker import black_box_files, kernel, slot
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.formats.blackbox import Header
-    from wsgi_tracebacker.reports import Postmortem
+    from wsgi_tracebacker.model.report import Postmortem
+    from wsgi_tracebacker.wire.table_layout import Header
 
 #: By base and number: what dead workers had counted, for their successors: this process, or one that it forks after it
 #: has cleaned up.

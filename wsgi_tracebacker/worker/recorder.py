@@ -17,11 +17,11 @@ import sysconfig
 from typing import TYPE_CHECKING, NamedTuple
 
 import wsgi_tracebacker
-from wsgi_tracebacker.reports import Span, Verdict
+from wsgi_tracebacker.model.report import Span, Verdict
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.formats.source import SourceFile
-    from wsgi_tracebacker.model import Frame
+    from wsgi_tracebacker.linux.source import SourceFile
+    from wsgi_tracebacker.model.snapshot import Frame
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
 

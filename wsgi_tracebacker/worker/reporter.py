@@ -15,7 +15,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.formats import report as report_format
+from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.worker import faults, logs
 from wsgi_tracebacker.worker.wakeup import Waker
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import _thread
     from collections.abc import Callable
 
-    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.primitives import Primitives
 
 #: Reports on requests that stand in the same place are the same; within so many seconds one is logged and the others

@@ -19,9 +19,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import NotInRequest
-from wsgi_tracebacker.formats import blackbox as blackbox_format
-from wsgi_tracebacker.formats.blackbox import FLIGHT
-from wsgi_tracebacker.model import PHASES, LastRequest, Request
+from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
+from wsgi_tracebacker.wire import table_layout as blackbox_format
+from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import limits
 from wsgi_tracebacker.worker.table import scratch_row
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
-from wsgi_tracebacker.formats.card import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.wire.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
 from wsgi_tracebacker.worker import dump_signal as dump_signal_module
 from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.reports import HarakiriReport
+    from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.limits import Decide
 
 DEFAULT_SOCKET = "/tmp/tbsocket"  # noqa: S108  (the model's own default; the socket is 0600 and checks its peers)

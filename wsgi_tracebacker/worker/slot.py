@@ -24,13 +24,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
+from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import faults
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.model import Card
+    from wsgi_tracebacker.model.card import Card
 
 #: Numbers that are tried before giving up. A reload overlaps, so they are not capped at the number of workers.
 MAX_NUMBER = 1024

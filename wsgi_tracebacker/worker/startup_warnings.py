@@ -10,8 +10,8 @@ import re
 import sys
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.linux import files, proc
+from wsgi_tracebacker.wire import card_json as card_format
 
 #: The start of ``SERVER_SOFTWARE``, or our name for a server that has none, and why killing a process of that server
 #: ends the service. Measured on each; nothing is said of other servers.

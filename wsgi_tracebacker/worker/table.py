@@ -1,6 +1,6 @@
 """The table of requests in flight, which the worker writes and whoever may read its file reads.
 
-Knows how the file is made, and which row is which core's. Its layout is in ``formats.blackbox``.
+Knows how the file is made, and which row is which core's. Its layout is in ``wire.table_layout``.
 
 It is allocated in full (a sparse file is SIGBUS when memory runs out), never truncated while somebody may have it
 mapped, and never synced.
@@ -12,12 +12,12 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import blackbox as layout
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import black_box_files
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.formats.blackbox import Header
+    from wsgi_tracebacker.wire.table_layout import Header
 
 #: A row's memory, its offset there, and its head.
 Row = tuple["mmap.mmap | memoryview[int]", int, "memoryview[float]"]

@@ -22,9 +22,9 @@ from time import monotonic, strftime
 from time import time as unix_time
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import report as report_format
-from wsgi_tracebacker.model import PHASES, Request, Stack
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, StallReport
+from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, StallReport
+from wsgi_tracebacker.model.snapshot import PHASES, Request, Stack
+from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.worker import faults, kernel, logs, requests
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw

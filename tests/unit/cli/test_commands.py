@@ -18,15 +18,15 @@ from wsgi_tracebacker.cli.read import read
 from wsgi_tracebacker.cli.show import show
 from wsgi_tracebacker.cli.verbs import VERBS, cli
 from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
-from wsgi_tracebacker.formats import json as documents
-from wsgi_tracebacker.formats import uwsgi
-from wsgi_tracebacker.model import Frame, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.report import LostRequest, Postmortem
+from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import postmortems
 from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.discovery import Target
 from wsgi_tracebacker.reader.postmortems import Found
 from wsgi_tracebacker.reader.survey import Answer, Survey
-from wsgi_tracebacker.reports import LostRequest, Postmortem
+from wsgi_tracebacker.wire import snapshot_json as documents
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

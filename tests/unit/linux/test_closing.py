@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsgi_tracebacker.formats import card as card_format
+from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import black_box_files, kernel, slot, startup_warnings
 from wsgi_tracebacker.worker.stacks import places
 

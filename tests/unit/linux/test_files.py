@@ -11,11 +11,11 @@ import pytest
 
 from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
-from wsgi_tracebacker.formats import card as cards
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader import discovery, dump, postmortems, table
 from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.wire import card_json as cards
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.strangers import BYSTANDER, STRANGER, needs_root
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import card as cards
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader import discovery
 from wsgi_tracebacker.reader.discovery import read_card
+from wsgi_tracebacker.wire import card_json as cards
 
 if TYPE_CHECKING:
     from collections.abc import Callable

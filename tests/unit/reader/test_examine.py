@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.formats.test_blackbox import HEADER, row, table
-from wsgi_tracebacker.formats.faulthandler import Dump
-from wsgi_tracebacker.model import Card, Frame, Request, Stack
+from tests.unit.wire.test_table_layout import HEADER, row, table
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
 from wsgi_tracebacker.reader import stall
 from wsgi_tracebacker.reader.examine import Patience, examine, join
 from wsgi_tracebacker.reader.processes import SAME, Processes, ThreadTimes
 from wsgi_tracebacker.reader.stall import Look
+from wsgi_tracebacker.wire.faulthandler_text import Dump
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.strangers import STRANGER, needs_root
-from tests.unit.formats.test_blackbox import HEADER, row, table
-from wsgi_tracebacker.formats import blackbox, postmortem
+from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.reader import postmortems
 from wsgi_tracebacker.reader.postmortems import Found
+from wsgi_tracebacker.wire import postmortem_json as postmortem
+from wsgi_tracebacker.wire import table_layout as blackbox
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.formats.blackbox import Header
+    from wsgi_tracebacker.wire.table_layout import Header
 
 UID = os.geteuid()
 

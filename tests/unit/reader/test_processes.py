@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader.processes import ALIVE, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import documents, long_inputs, renders, within_bounds
-from tests.unit.formats.test_json import SNAPSHOT as FULL
-from tests.unit.formats.test_json import changed
+from tests.unit.wire.hostile import documents, long_inputs, renders, within_bounds
+from tests.unit.wire.test_snapshot_json import SNAPSHOT as FULL
+from tests.unit.wire.test_snapshot_json import changed
 from wsgi_tracebacker.errors import BadReply
-from wsgi_tracebacker.formats import json, uwsgi
-from wsgi_tracebacker.model import Frame, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader.reply import Reply, snapshot
+from wsgi_tracebacker.wire import snapshot_json as json
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 STACK = Stack("uWSGIWorker3Core0", core=0, kind="unknown", frames=(Frame("a.py", 1, "f", "x"),))
 SNAPSHOT = Snapshot(Worker(number=3, pid=9), 5.0, (STACK,))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.swapping import Swapper
-from wsgi_tracebacker.model import Frame, Stack
+from wsgi_tracebacker.model.snapshot import Frame, Stack
 from wsgi_tracebacker.reader.processes import Identity
 from wsgi_tracebacker.reader.sources import Sources
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import renders
-from tests.unit.formats.test_blackbox import HEADER, row, table
+from tests.unit.wire.hostile import renders
+from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader import table as tables
+from wsgi_tracebacker.wire import table_layout as blackbox
 
 UID = os.geteuid()
 OWN = replace(HEADER, uid=UID)

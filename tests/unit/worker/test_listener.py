@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from tests.support import clients
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import http
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
+from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.worker import faults, listener, primitives
 
 if TYPE_CHECKING:

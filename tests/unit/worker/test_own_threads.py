@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.unit.worker.test_table import a_table, content
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import primitives
 from wsgi_tracebacker.worker.own_threads import OwnThreads
 

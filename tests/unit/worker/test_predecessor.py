@@ -13,9 +13,9 @@ import pytest
 from tests.servers import asking
 from tests.support import black_boxes
 from tests.unit.worker.test_slot import card
-from wsgi_tracebacker.formats import blackbox as layout
-from wsgi_tracebacker.formats import postmortem as postmortem_format
-from wsgi_tracebacker.formats.blackbox import FLIGHT
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import black_box_files, kernel, predecessor, slot
 from wsgi_tracebacker.worker.stacks_file import StacksFile
 from wsgi_tracebacker.worker.table import Table

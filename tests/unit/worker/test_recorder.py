@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import wsgi_tracebacker
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.formats.report import span_line
+from wsgi_tracebacker.text.report import span_line
 from wsgi_tracebacker.worker.recorder import MAX_RUNS, MAX_SPANS, CodeOwnership, Recorder
 from wsgi_tracebacker.worker.stacks import places
 

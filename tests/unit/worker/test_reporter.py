@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.model import Request
-from wsgi_tracebacker.reports import HarakiriReport, Verdict
+from wsgi_tracebacker.model.report import HarakiriReport, Verdict
+from wsgi_tracebacker.model.snapshot import Request
 from wsgi_tracebacker.worker import logs, primitives
 from wsgi_tracebacker.worker.reporter import HANGS_AFTER_SECONDS, Reporter
 

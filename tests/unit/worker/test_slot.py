@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsgi_tracebacker.formats import card as card_format
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import slot
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import black_box_files
 from wsgi_tracebacker.worker.stacks_file import MAX_STACKS_BYTES, StacksFile
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.formats.test_card import CARD
-from wsgi_tracebacker.formats import card as card_format
+from tests.unit.wire.test_card_json import CARD
+from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import startup_warnings
 from wsgi_tracebacker.worker.startup_warnings import nothing_respawns
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent, black_box_files
 from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.table import Table

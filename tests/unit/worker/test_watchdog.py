@@ -32,7 +32,7 @@ from wsgi_tracebacker import (
     TracebackerMiddleware,
     set_harakiri,
 )
-from wsgi_tracebacker.formats import blackbox as layout
+from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core

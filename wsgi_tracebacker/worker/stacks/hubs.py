@@ -14,7 +14,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.model import HubState
+from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker import faults, primitives
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.wakeup import Waker

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
-from wsgi_tracebacker.formats.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
 from wsgi_tracebacker.linux.files import close
-from wsgi_tracebacker.model import Frame
+from wsgi_tracebacker.linux.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
+from wsgi_tracebacker.model.snapshot import Frame
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

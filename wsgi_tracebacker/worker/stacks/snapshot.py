@@ -13,8 +13,8 @@ from time import monotonic
 from time import time as unix_time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker import kernel, requests
 from wsgi_tracebacker.worker.cores import known_thread
 from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, walk
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Collection, Iterator
 
-    from wsgi_tracebacker.formats.source import SourceFile
-    from wsgi_tracebacker.model import HubState, LastRequest, Request, Worker
+    from wsgi_tracebacker.linux.source import SourceFile
+    from wsgi_tracebacker.model.snapshot import HubState, LastRequest, Request, Worker
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.requests import Core
 

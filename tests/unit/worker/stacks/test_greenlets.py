@@ -14,8 +14,8 @@ import pytest
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
-from wsgi_tracebacker.model import HubState
-from wsgi_tracebacker.reports import OtherRequest
+from wsgi_tracebacker.model.report import OtherRequest
+from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker import agent, hub_watch
 from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.hub_watch import HubWatch

@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.interpreters import drop_what_nobody_has
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.formats import json as json_format
-from wsgi_tracebacker.formats import uwsgi as uwsgi_format
-from wsgi_tracebacker.model import Worker
+from wsgi_tracebacker.model.snapshot import Worker
+from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker import kernel
 from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.settings import from_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.model import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
 
 #: Everything but surrogates, and those by which PEP 383 stands for bytes that are not UTF-8. (A high and a low
 #: surrogate side by side are one character in JSON; no file name brings them.)

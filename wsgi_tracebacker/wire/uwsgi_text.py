@@ -18,8 +18,8 @@ import re
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats.escape import printable
-from wsgi_tracebacker.model import Frame, Stack
+from wsgi_tracebacker.model.snapshot import Frame, Stack
+from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

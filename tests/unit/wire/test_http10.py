@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.formats.http import (
+from wsgi_tracebacker.wire.http10 import (
     MAX_REQUEST_BYTES,
     MAX_REQUEST_LINE_BYTES,
     TEXT,

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import documents
-from tests.unit.formats.strategies import numbers, optional_texts, texts
+from tests.unit.wire.hostile import documents
+from tests.unit.wire.strategies import numbers, optional_texts, texts
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats.card import CARD_VERSION, MAX_CARD_BYTES, card_path, decode, encode, socket_path
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.wire.card_json import CARD_VERSION, MAX_CARD_BYTES, card_path, decode, encode, socket_path
 
 _paths = texts.map(lambda text: text.replace("\0", ""))
 cards = st.builds(

@@ -16,8 +16,7 @@ import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats.times import is_time
-from wsgi_tracebacker.model import (
+from wsgi_tracebacker.model.snapshot import (
     SCHEMA,
     Counters,
     Frame,
@@ -28,6 +27,7 @@ from wsgi_tracebacker.model import (
     Stack,
     Worker,
 )
+from wsgi_tracebacker.wire.times import is_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

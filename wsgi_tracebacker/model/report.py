@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsgi_tracebacker.model import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value is made of them)
+from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value needs it)
 
 
 @dataclass(frozen=True, slots=True)

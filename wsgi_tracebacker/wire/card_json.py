@@ -11,8 +11,8 @@ import os
 from typing import Any
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats.times import is_time
-from wsgi_tracebacker.model import Card
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.wire.times import is_time
 
 #: Rises when a key changes its meaning.
 CARD_VERSION = 1

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import within_bounds
-from wsgi_tracebacker.formats.escape import printable
+from tests.unit.wire.hostile import within_bounds
+from wsgi_tracebacker.wire.escape import printable
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import long_inputs, within_bounds
-from wsgi_tracebacker.formats.source import SourceFile, decode_lines
+from tests.unit.wire.hostile import long_inputs, within_bounds
+from wsgi_tracebacker.linux.source import SourceFile, decode_lines
 
 _encodings = sorted(module.name for module in pkgutil.iter_modules(encodings.__path__))
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.strategies import any_texts, stacks
+from tests.unit.wire.strategies import any_texts, stacks
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import uwsgi
-from wsgi_tracebacker.model import Frame, Stack
+from wsgi_tracebacker.model.snapshot import Frame, Stack
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 DORMI = Stack(
     name="WSGIWorker1Core0",

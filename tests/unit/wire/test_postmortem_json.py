@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import documents, is_fit
-from tests.unit.formats.strategies import texts
-from tests.unit.formats.test_blackbox import HEADER, row, table
+from tests.unit.wire.hostile import documents, is_fit
+from tests.unit.wire.strategies import texts
+from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox, postmortem
-from wsgi_tracebacker.formats.escape import printable
-from wsgi_tracebacker.reports import LostRequest, Postmortem
+from wsgi_tracebacker.model.report import LostRequest, Postmortem
+from wsgi_tracebacker.wire import postmortem_json as postmortem
+from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.escape import printable
 
 _optional = st.none() | texts
 _times = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.formats.escape import printable
-from wsgi_tracebacker.formats.traceback import traceback
+from wsgi_tracebacker.text.snapshot import traceback
+from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.model import Frame, Request, Stack
-    from wsgi_tracebacker.reports import HarakiriReport, HubReport, OtherRequest, Span, StallReport
+    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
+    from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
 
 #: Other requests that are named; the document holds all of them.
 _MAX_OTHERS_NAMED = 10

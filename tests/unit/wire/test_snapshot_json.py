@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.strategies import counters, snapshots, workers
+from tests.unit.wire.strategies import counters, snapshots, workers
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import json
-from wsgi_tracebacker.model import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.wire import snapshot_json as json
 
 SNAPSHOT = Snapshot(
     worker=Worker(number=1, pid=42, server="gunicorn", application="app:application", requests_in_flight=1),

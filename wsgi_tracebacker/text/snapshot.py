@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.formats.escape import printable
-from wsgi_tracebacker.model import UNKNOWN_PHASE
+from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
+from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from wsgi_tracebacker.model import Frame, HubState, Request, Snapshot, Stack
+    from wsgi_tracebacker.model.snapshot import Frame, HubState, Request, Snapshot, Stack
 
 #: As many equal calls of a recursion are shown as Python shows of them.
 _SHOWN_REPEATS = 3

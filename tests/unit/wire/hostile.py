@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from tests.support.interpreters import COUNTS_REFERENCES
-from tests.unit.formats.strategies import texts
-from wsgi_tracebacker.formats import json, traceback, uwsgi
+from tests.unit.wire.strategies import texts
+from wsgi_tracebacker.text import snapshot as traceback
+from wsgi_tracebacker.wire import snapshot_json as json
+from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 if sys.implementation.name == "cpython":
     import tracemalloc
@@ -26,7 +28,7 @@ if sys.implementation.name == "cpython":
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wsgi_tracebacker.model import Snapshot
+    from wsgi_tracebacker.model.snapshot import Snapshot
 
 #: Times and counts at which arithmetic or a clock ends.
 _extremes = st.sampled_from(

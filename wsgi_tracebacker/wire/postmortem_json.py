@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox
-from wsgi_tracebacker.formats.escape import printable
-from wsgi_tracebacker.formats.json import check_density
-from wsgi_tracebacker.formats.times import is_time
-from wsgi_tracebacker.reports import LostRequest, Postmortem
+from wsgi_tracebacker.model.report import LostRequest, Postmortem
+from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.escape import printable
+from wsgi_tracebacker.wire.snapshot_json import check_density
+from wsgi_tracebacker.wire.times import is_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.strategies import any_texts, frames, requests, stacks
-from wsgi_tracebacker.formats.report import document, lines, one_line, stall_document, stall_line
-from wsgi_tracebacker.model import Frame, LastRequest, Request, Stack
-from wsgi_tracebacker.reports import HarakiriReport, OtherRequest, Span, StallReport, Verdict
+from tests.unit.wire.strategies import any_texts, frames, requests, stacks
+from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, Span, StallReport, Verdict
+from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Stack
+from wsgi_tracebacker.text.report import document, lines, one_line, stall_document, stall_line
 
 LOAD_ROWS = Frame("/srv/shop/app.py", 44, "load_rows", "    cursor.execute(QUERY)")
 EXECUTE = Frame("/venv/site-packages/psycopg/cursor.py", 732, "execute", "    raise ex")

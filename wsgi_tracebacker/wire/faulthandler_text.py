@@ -21,7 +21,7 @@ import re
 from typing import NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.model import Frame, Stack
+from wsgi_tracebacker.model.snapshot import Frame, Stack
 
 #: What faulthandler shows at most (``MAX_NTHREADS`` and ``MAX_FRAME_DEPTH`` in CPython's traceback.c).
 MAX_THREADS = 100

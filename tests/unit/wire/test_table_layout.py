@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import blackbox
+from wsgi_tracebacker.wire import table_layout as blackbox
 
 HEADER = blackbox.Header(
     pid=4711,

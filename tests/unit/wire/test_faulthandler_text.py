@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.formats.hostile import long_inputs, within_bounds
+from tests.unit.wire.hostile import long_inputs, within_bounds
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.formats import faulthandler
-from wsgi_tracebacker.model import Frame
+from wsgi_tracebacker.model.snapshot import Frame
+from wsgi_tracebacker.wire import faulthandler_text as faulthandler
 
 #: As CPython 3.10 to 3.13 write it.
 DUMP = rb"""Thread 0x00007fad177fe6c0 (most recent call first):

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.formats.strategies import snapshots
-from wsgi_tracebacker.formats import traceback
-from wsgi_tracebacker.model import Frame, LastRequest, Request, Snapshot, Stack, Worker
+from tests.unit.wire.strategies import snapshots
+from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.text import snapshot as traceback
 
 FRAMES = (
     Frame("/srv/slow.py", 20, "application", "    return dormi5()\n", 20, 11, 19),

@@ -1,0 +1,1 @@
+"""Values to lines for people, pure: no socket, clock, thread, environment variable or file."""
