@@ -30,7 +30,7 @@ threads it is the time that passes, shared by all requests. In our rows the blac
 the row without it is what happens where there is no shared memory. `threading.Timer` and `dump_traceback_later` start
 a thread for each request. The profiler makes a list of the body. With `harakiri_action=raise` each chunk passes a guard
 of its own, which is what a body of 1,000 chunks shows; with all others a chunk costs nothing. With
-`harakiri_action=kill` each request sets a timer of the kernel and puts it off again: two system calls.
+`harakiri_action=kill` a request compares two numbers; timers of the kernel are set once in half a second.
 
 dogslow is a middleware of Django's and looks only at what is slow in Django: it is measured there, and we beside it.
 A request of Django's leaves little of us in the processor's caches, so we cost more there than in the tight loops

@@ -54,7 +54,7 @@ from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import (
     black_box_files,
     dump_signal,
-    fuse,
+    kill_timer,
     listener,
     logs,
     recorder,
@@ -343,7 +343,7 @@ def test_every_state_and_source_is_in_the_reference() -> None:
         assert f"`{source}`" in keys["source"][0]
 
 
-def test_numbers_of_the_signal_and_the_fuse_are_those_of_the_code() -> None:
+def test_numbers_of_the_signal_and_the_timers_are_those_of_the_code() -> None:
     """The rule for a stall, and the times of the timers, are in the pages as they are in the code."""
     rule = section((DOCS / "how-it-works.md").read_text(), "When it is sent")
     assert f"{stall._WAITING_SWITCHES_PER_SECOND:g} times a second" in rule
@@ -351,11 +351,7 @@ def test_numbers_of_the_signal_and_the_fuse_are_those_of_the_code() -> None:
     assert f"{stall._NOBODY_SHARE * 100:g} % of the time" in rule
     assert (stall.HALF_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE, examine._HOLDER_LOOKS) == (0.5, 3, 0.25, 5)
     text = section(reference("harakiri"), "A stalled worker")
-    assert f"{fuse._DUMP_SECONDS:g} seconds later SIGKILL" in text
-    assert f"After {fuse._GRACE_SECONDS:g} seconds of that" in text
-    how = section((DOCS / "how-it-works.md").read_text(), "The fuse")
-    assert f"after {fuse._GRACE_SECONDS:g} seconds one sends" in how
-    assert f"{fuse._DUMP_SECONDS:g} seconds later the other one" in how
+    assert f"{kill_timer.DUMP_SECONDS:g} seconds later SIGKILL" in text
     margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]
     assert margin.split(" | ")[1] == f"{settings.DEFAULT_MARGIN_SECONDS:g}"
     signal_row = rows(section(reference("options"), "Options of the middleware"))["dump_signal"][0]

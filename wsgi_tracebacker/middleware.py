@@ -19,7 +19,6 @@ seldom (a first request, a nested one, a forked process, a fault of ours) goes t
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from time import monotonic
@@ -28,9 +27,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.wire.table_layout import FLIGHT
-from wsgi_tracebacker.worker import agent, disabled, faults, limits
+from wsgi_tracebacker.worker import agent, disabled, faults
+from wsgi_tracebacker.worker import begin as begin_module
 from wsgi_tracebacker.worker import settings as settings_module
-from wsgi_tracebacker.worker.agent import MARK
+from wsgi_tracebacker.worker.agent import STARTED_HERE
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
 from wsgi_tracebacker.worker.interruptible import Interruptible
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, AbandonedCore, Core
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_tracebacker.model.report import HarakiriReport
+    from wsgi_tracebacker.worker.begin import Begin
     from wsgi_tracebacker.worker.settings import Settings
 
 _get_ident = agent.get_ident
@@ -63,7 +64,7 @@ _CLOSED = -2.0
 _NOBODYS: Final = AbandonedCore(None, 0, None, None)
 
 
-class _Following:
+class TrackedBody:
     """What the bodies have in common: whose request it is, and its end. No ``__getattr__``: see GeneratorBody."""
 
     # A generator can be referred to weakly, and so can the objects of frameworks.
@@ -110,11 +111,11 @@ class _Following:
                 core.started = 0.0
                 # Whoever raises into this call from a signal's handler finds the request over.
                 core.ended = monotonic()
-                if core.fuse is not None:
-                    core.disarm()
+                if core.reports_end:
+                    core.report_end()
 
 
-class Body(_Following):
+class Body(TrackedBody):
     """The iterable of a request whose body is made while it is read.
 
     ``__iter__`` gives the application's own iterator, so a chunk costs nothing; ``close()`` ends the request.
@@ -126,7 +127,7 @@ class Body(_Following):
 
     def __getattr__(self, name: str) -> Any:
         # Reached for a slot only if it was never stored (a copy): there is nothing to ask then.
-        if name in _Following.__slots__:
+        if name in TrackedBody.__slots__:
             raise AttributeError(name)
         return getattr(self.tb_iterable, name)
 
@@ -135,7 +136,7 @@ def _of_the_generator(name: str) -> Any:
     return property(lambda body: getattr(body.tb_iterable, name))
 
 
-class GeneratorBody(_Following):
+class GeneratorBody(TrackedBody):
     """The same for a generator, which most bodies are: it is its own iterator, and always has a ``close()``.
 
     What else a generator can be asked is known, so that it needs no ``__getattr__``: up to CPython 3.11 that makes
@@ -165,7 +166,7 @@ class GeneratorBody(_Following):
         core, started = self.tb_core, self.tb_started
         if core.started != started:
             # Closed before, or ended in another way: seldom enough for the long way.
-            _Following.close(self)
+            TrackedBody.close(self)
             return
         core.phase = CLOSE
         self.tb_started = _CLOSED
@@ -179,8 +180,8 @@ class GeneratorBody(_Following):
                 core.marks[0] = 0.0
                 core.started = 0.0
                 core.ended = monotonic()
-                if core.fuse is not None:
-                    core.disarm()
+                if core.reports_end:
+                    core.report_end()
 
 
 class SizedBody(Body):
@@ -198,7 +199,7 @@ class TracebackerMiddleware:
     Attributes that it does not know are those of the application it wraps.
     """
 
-    #: ``__serve`` is what is called: see _Direct.
+    #: ``__serve`` is what is called: see FastCall.
     __slots__ = ("__dict__", "__serve", "__weakref__")
 
     __serve: WSGIApplication
@@ -286,13 +287,11 @@ class TracebackerMiddleware:
             if self.__settings.harakiri_action == "raise":
                 called = Interruptible(called, agent.serving_core)
             if self.__settings.harakiri_action == "kill":
-                called = _Fused(called, self.__settings)
-            if self.__settings.decide is not None:
-                called = _Deciding(called, self.__settings)
+                begin_module.load_kill_timer()
         # Disabled, it costs nothing: the application is what is called.
         self.__serve = app if is_disabled else _serving(app, called, self.__settings)
         if type(self) is TracebackerMiddleware:
-            self.__class__ = _Direct
+            self.__class__ = FastCall
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_TracebackerMiddleware__"):
@@ -307,7 +306,7 @@ class TracebackerMiddleware:
         return self.__serve(environ, start_response)
 
 
-class _Direct(TracebackerMiddleware):
+class FastCall(TracebackerMiddleware):
     """What ``TracebackerMiddleware(…)`` makes: an object whose ``__call__`` is found without asking it.
 
     A ``__call__`` that is a slot is bound by the interpreter's C code, and what it holds needs no attribute of ours:
@@ -327,7 +326,7 @@ class _Direct(TracebackerMiddleware):
 
 
 # For whoever prints it.
-_Direct.__name__, _Direct.__qualname__ = TracebackerMiddleware.__name__, TracebackerMiddleware.__qualname__
+FastCall.__name__, FastCall.__qualname__ = TracebackerMiddleware.__name__, TracebackerMiddleware.__qualname__
 
 
 def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do itself)
@@ -339,27 +338,29 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
     """
     #: Where each thread finds its core; the agent's, from the first request on.
     local: Any = None
+    #: What a request does when it begins, besides being noted; the agent's too.
+    begin: Begin | None = None
     #: The last kind of response that is followed: most applications have one, their framework's.
     followed = _NO_KIND
 
     def __call__(  # noqa: N807, PLR0915  (as above)
         environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        nonlocal local, followed
+        nonlocal local, begin, followed
         try:
             core = local.core
         except AttributeError:
             core = _NOBODYS
         call = app
-        if core.started or not MARK[0]:
+        if core.started or not STARTED_HERE[0]:
             # Not the ordinary next request of its thread.
             admitted = _admit(wrapped, settings, environ)
             if admitted is None:
                 return app(environ, start_response)
-            core, local = admitted
+            core, local, begin = admitted
             # An idle core stands ready now.
             if core.outer is not None:
-                call = _Within(app, local, core.outer)
+                call = NestedCall(app, local, core.outer)
         core.begun = begun = core.begun + 1.0
         started = monotonic()
         try:
@@ -386,9 +387,11 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         # To its end, and not only the call: the handler of a signal may raise between any two calls, as time-outs do,
         # and a request that never ends would hide all later ones of its thread.
         try:
+            if begin is not None:
+                begin(core, environ)
             result = call(environ, start_response)
             kind = type(result)
-            body: _Following
+            body: TrackedBody
             if kind is GeneratorType:
                 body = GeneratorBody()
             elif (
@@ -408,8 +411,8 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                 core.marks[0] = 0.0
                 core.started = 0.0
                 core.ended = monotonic()
-                if core.fuse is not None:
-                    core.disarm()
+                if core.reports_end:
+                    core.report_end()
                 return result
             else:
                 if kind is not known.kind:
@@ -450,23 +453,28 @@ def _followed_kind(kind: type, environ: WSGIEnvironment) -> _FollowedKind:
     return _FollowedKind(kind if is_told_by_kind(file_wrapper) else None, file_wrapper, body)
 
 
-def _admit(wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any] | None:
-    """Make an idle core ready for the request, and say where its thread finds it; None: serve it untracked."""
+def _admit(
+    wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment
+) -> tuple[Core, Any, Begin | None] | None:
+    """Make an idle core ready for the request; None: serve it untracked.
+
+    With where its thread finds it, and what the requests under these settings do when they begin.
+    """
     try:
         found = agent.agent_for(settings, environ, application_name(wrapped))
         if found is None:
             return None
-        found.attend(settings)
+        begin = found.watch(settings)
         core = agent.idle_core(found, environ)
     except Exception as error:
         if faults.is_of_signal_handler(error):
             raise
         faults.caught("when a request began")
         return None
-    return None if core is None else (core, found.local)
+    return None if core is None else (core, found.local, begin)
 
 
-class _Within:
+class NestedCall:
     """The application of a request within a request: when it is left, its thread has the outer one's core again."""
 
     def __init__(self, app: WSGIApplication, local: Any, outer: Core) -> None:
@@ -491,59 +499,6 @@ def settings_of(app: object) -> Settings | None:
         # Not getattr(): an application may be a proxy that answers to every name, or looks for it somewhere.
         app = getattr(app, "__dict__", {}).get("wsgi_app")
     return app._TracebackerMiddleware__settings if isinstance(app, TracebackerMiddleware) else None
-
-
-class _Deciding:
-    """Gives each request the limit that the ``harakiri`` callable or mapping says."""
-
-    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            core = agent.serving_core()
-            decide = self._settings.decide
-            # Not within a request that has its limit from another middleware, or none at all.
-            if core is not None and core.settings is self._settings and core.environ is environ and decide is not None:
-                seconds = limits.checked_seconds("what the harakiri callable returned", decide(environ))
-                core.own_limit = (core.started, 0.0, seconds)
-                if seconds is not None and core.on_limit is not None:
-                    core.on_limit(core)
-        except Exception as error:
-            # SystemExit, KeyboardInterrupt, gevent's Timeout are not caught: servers raise them into whatever runs. An
-            # application's own time-out neither.
-            if faults.is_of_signal_handler(error):
-                raise
-            faults.caught("when the harakiri callable was asked for a limit")
-        return self._app(environ, start_response)
-
-
-class _Fused:
-    """Has a request that may be killed arm the fuse."""
-
-    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
-        try:
-            # Loaded now: a child that is forked while another thread loads it would wait for ever for the lock of
-            # that import. Not above: ctypes is 10 ms, and only with this action.
-            importlib.import_module("wsgi_tracebacker.worker.fuse")
-        except ImportError:
-            # Without ctypes there are no timers, as the first request says.
-            pass
-        self._app = app
-        self._settings = settings
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            core = agent.serving_core()
-            fuse = agent.fuse()
-            if fuse is not None and core is not None and core.settings is self._settings and core.environ is environ:
-                fuse.attend(core)
-        except Exception as error:
-            if faults.is_of_signal_handler(error):
-                raise
-            faults.caught("when the fuse was armed")
-        return self._app(environ, start_response)
 
 
 def application_name(app: object) -> str:

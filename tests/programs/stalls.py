@@ -1,7 +1,7 @@
 """A worker whose requests keep the GIL, for tests of what happens when Python cannot run.
 
-Called as ``python -m tests.programs.stalls BASE LIMIT MARGIN STORY``; says ``ready`` on stdout when the story begins,
-and ``served on`` when it has come to its end.
+Called as ``python -m tests.programs.stalls BASE LIMIT MARGIN STORY [COUNT]``; says ``ready`` on stdout when the story
+begins, and ``served on`` when it has come to its end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware, set_harakiri
+from wsgi_tracebacker.worker import agent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,11 +61,9 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     elif path.startswith("/own/"):
         set_harakiri(float(path.split("/")[2]))
         hold_the_gil(float(path.split("/")[3]))
-    elif path == "/told":
+    elif path == "/stop":
         say("ready")
-        # In pieces: what is left of it when the process is stopped is done when it goes on.
-        for _ in range(6):
-            time.sleep(0.05)
+        time.sleep(LONG_SECONDS)
     elif path == "/fork":
         child = os.fork()
         if not child:
@@ -72,6 +71,12 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         os.waitpid(child, 0)
     start_response("200 OK", [])
     return [b"done"]
+
+
+def timers_are_set() -> bool:
+    """Until the watchdog has found that no request is in flight."""
+    own = agent.running()
+    return own is not None and own.kill_timer is not None and own.kill_timer.due != float("inf")
 
 
 def say(word: str) -> None:
@@ -87,8 +92,8 @@ def limits_of(story: str, limit: float) -> float | dict[str, float] | None:
     return None if story == "own" else limit
 
 
-def main() -> None:  # noqa: PLR0915  (one branch a story)
-    base, limit_word, margin_word, story = sys.argv[1:]
+def main() -> None:  # noqa: C901, PLR0915  (one branch a story)
+    base, limit_word, margin_word, story, *count = sys.argv[1:]
     limit, margin = float(limit_word), float(margin_word)
     #: Beyond any moment that a limit may be enforced at, on a machine with much to do.
     too_long = limit + margin + 2.0
@@ -98,8 +103,6 @@ def main() -> None:  # noqa: PLR0915  (one branch a story)
         harakiri=limits_of(story, limit),
         harakiri_action="kill",
         harakiri_margin=margin,
-        # The watchdog does not look around just then, which would do what the end of the old request is to do.
-        slow=LONG_SECONDS if story == "young" else None,
     )
 
     def request(path: str) -> None:
@@ -146,14 +149,20 @@ def main() -> None:  # noqa: PLR0915  (one branch a story)
         # Nobody else gets the GIL between the end of this one and what comes.
         request("/quick")
         if story == "idle":
+            while timers_are_set():
+                time.sleep(0.01)
             hold_the_gil(too_long)
         else:
             request(f"/hold/{too_long}" if story == "unlimited" else f"/own/{LONG_SECONDS}/{too_long}")
         say("served on")
     elif story == "stopped":
-        request("/quick")
-        request("/told")
-        request("/quick")
+        request("/stop")
+    elif story == "young calls":
+        # Each begins at another moment between two looks of the watchdog.
+        say("ready")
+        for number in range(int(*count)):
+            request(f"/hold/{margin * (1.1 + number % 7 / 10)}")
+            time.sleep(margin * (number % 5) / 10)
         say("served on")
     elif story == "busy":
         say("ready")

@@ -8,8 +8,6 @@ harakiri_action=raise and a limit that no page overruns; and *bare*, the same pa
 answers has to be what the bare one answered to the same request, byte for byte (but for the date); what steady's
 workers gain in memory is held against what bare's gain under the same load.
 
-One more worker is stopped within a request until the load is over: harakiri's kill must not strike it for that time.
-
 A worker of moving is stopped before it is killed. What it holds then is written down: its clients' connections, from
 the kernel, and the requests in flight, from the application's journal. Exactly those may be lost, every one of them has
 to be, and the black box of the dead has to name them.
@@ -50,7 +48,6 @@ from tests.servers import asking
 from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT
 from tests.support.servers import Gunicorn, processes
-from tests.support.stalling import stalling
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.wire import card_json as card_format
@@ -692,28 +689,6 @@ def endings_of_tracebacks(log: str) -> Iterator[str]:
             yield line
 
 
-#: Limit and margin of the worker that is stopped: both pass while it is.
-STOPPED_LIMIT_SECONDS, STOPPED_MARGIN_SECONDS = 2.0, 0.4
-
-
-@contextlib.contextmanager
-def stopped_worker(base: str, tally: Tally) -> Iterator[None]:
-    """Beside the block, a worker with harakiri_action=kill is stopped within a request. Then it has to end that."""
-    with stalling(base, "stopped", STOPPED_LIMIT_SECONDS, STOPPED_MARGIN_SECONDS) as process:
-        began = time.monotonic()
-        process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: _state(process.pid) == "T", "it is stopped")
-        yield
-        took = time.monotonic() - began
-        process.send_signal(signal.SIGCONT)
-        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    if took <= STOPPED_LIMIT_SECONDS + STOPPED_MARGIN_SECONDS:
-        tally.blame(f"the stopped worker was stopped for {took:.1f} s only")
-    if (output, process.returncode) != ("served on\n", 0):
-        tally.blame(f"a worker that was stopped for {took:.1f} s was harmed: {process.returncode}, {output!r}")
-    tally.count("seconds that a worker was stopped within a request, and survived", round(took))
-
-
 class Soak:
     """One run."""
 
@@ -779,8 +754,7 @@ class Soak:
                 for _ in range(count)
             ]
             self.reaper = Reaper(self.moving, self.moving_base, journal, self.tally)
-            with stopped_worker(f"{self.folder}/k", self.tally):
-                self._soak()
+            self._soak()
             self._settle()
             for server in (self.moving, self.steady, self.raising, self.bare):
                 server.end_signal = signal.SIGTERM

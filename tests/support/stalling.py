@@ -30,7 +30,7 @@ def telling(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def stalling(
-    base: str, story: str, limit_seconds: float, margin_seconds: float
+    base: str, story: str, *more: str, limit_seconds: float, margin_seconds: float
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """A worker with action kill that stalls, as ``tests.programs.stalls`` tells it."""
-    return telling("stalls", base, str(limit_seconds), str(margin_seconds), story)
+    return telling("stalls", base, str(limit_seconds), str(margin_seconds), story, *more)

@@ -44,6 +44,7 @@ from wsgi_tracebacker.worker import (
     slot,
     startup_warnings,
 )
+from wsgi_tracebacker.worker.begin import on_begin
 from wsgi_tracebacker.worker.cores import Cores, known_thread
 from wsgi_tracebacker.worker.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.model.report import Postmortem
-    from wsgi_tracebacker.worker.fuse import Fuse
+    from wsgi_tracebacker.worker.begin import Begin
+    from wsgi_tracebacker.worker.kill_timer import KillTimer
     from wsgi_tracebacker.worker.settings import Settings
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
@@ -96,7 +98,7 @@ class _PidMark:
         self._pid = os.getpid() if value else 0
 
 
-def _make_mark() -> mmap.mmap | _PidMark:
+def _make_started_here() -> mmap.mmap | _PidMark:
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(_MADV_WIPEONFORK)
@@ -105,8 +107,8 @@ def _make_mark() -> mmap.mmap | _PidMark:
     return page
 
 
-#: ``MARK[0]`` is 1 in a process whose agent was made in it, and 0 in a child that was forked since.
-MARK: Final = _make_mark()
+#: ``STARTED_HERE[0]`` is 1 in a process whose agent was made in it, and 0 in a child that was forked since.
+STARTED_HERE: Final = _make_started_here()
 
 #: The real ident of a thread, the key of sys._current_frames(); under monkey patching ``threading.get_ident`` is the
 #: greenlet's. Bound when this module is loaded: the original is the same at any time.
@@ -148,12 +150,13 @@ class Agent:
         self._table: Table | None = None
         self._dump_signal: DumpSignal | None = None
         self._watchdog: Watchdog | None = None
-        self.fuse: Fuse | None = None
-        self._attended: list[Settings] = []
+        self.kill_timer: KillTimer | None = None
+        #: The settings under which requests come, with what those do when they begin.
+        self._watched: list[tuple[Settings, Begin | None]] = []
         self._hubs_watched: list[Settings] = []
         self._pid = os.getpid()
         self._lifecycle = Lifecycle(self._end)
-        self.cores.on_limit = self._limit_changed
+        self.cores.watcher = self
         #: The working directory, and until when it is taken for that.
         self._folder_known, self._folder_again_at = "", 0.0
 
@@ -207,8 +210,11 @@ class Agent:
             # One local storage for the whole thread would give all its greenlets one core.
             self.local = greenlets.local_storage()
 
-    def attend(self, settings: Settings) -> None:
-        """From now on there are requests under these settings: have them watched if they may need it."""
+    def watch(self, settings: Settings) -> Begin | None:
+        """From now on there are requests under these settings: have them watched if they may need it.
+
+        What each of them does about that when it begins; None: nothing.
+        """
         blocked = settings.hub_blocked
         if self.serves_greenlets and blocked is not None and not any(known is settings for known in self._hubs_watched):
             with self._lifecycle.starting() as may_start:
@@ -217,51 +223,67 @@ class Agent:
                 self._hubs_watched.append(settings)
                 watchdog.attend_hubs(blocked)
         # By identity: comparing settings would compare whatever callables the application put into them.
-        if not settings.needs_watchdog or any(known is settings for known in self._attended):
-            return
+        if not settings.needs_watchdog:
+            return None
+        for known, begin in self._watched:
+            if known is settings:
+                return begin
         with self._lifecycle.starting() as may_start:
-            if not may_start or any(known is settings for known in self._attended):
-                return
+            if not may_start:
+                # The next request comes here as well.
+                STARTED_HERE[0] = 0
+                return None
+            for known, begin in self._watched:
+                if known is settings:
+                    return begin
             watchdog = self._ensure_watchdog()
+            kill_timer = None
             if settings.harakiri_action == "kill" and watchdog is not None:
-                self._ensure_fuse(settings, watchdog)
-            # Not before: another thread's first request would go on, and may stall before there is a fuse to arm.
-            self._attended.append(settings)
+                kill_timer = self._ensure_kill_timer(settings, watchdog)
+            begin = on_begin(settings, watchdog, kill_timer)
+            # Not before: another thread's first request would go on, and may stall before there are timers to set.
+            self._watched.append((settings, begin))
         if watchdog is not None:
-            watchdog.attend(settings)
+            watchdog.watch(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
             reason = startup_warnings.nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
             _warn("respawn", reason)
         if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
             faults.warn_once("locks", _LEAVES_LOCKS)
+        return begin
 
-    def _ensure_fuse(self, settings: Settings, watchdog: Watchdog) -> None:
-        if self.fuse is not None:
-            return
+    def _ensure_kill_timer(self, settings: Settings, watchdog: Watchdog) -> KillTimer | None:
+        if self.kill_timer is not None:
+            return self.kill_timer
         try:
             # Here and not above: ctypes is 10 ms, and only with this action. The middleware has loaded it already.
-            from wsgi_tracebacker.worker.fuse import Fuse  # noqa: PLC0415
+            from wsgi_tracebacker.worker.kill_timer import KillTimer  # noqa: PLC0415
 
-            self.fuse = Fuse(
-                allocate_lock=self.primitives.allocate_lock,
+            watchdog.kill_timer = self.kill_timer = KillTimer(
                 dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
                 margin_seconds=settings.harakiri_margin,
+                serving=self.cores.serving,
                 deadline_of=kill_deadline,
-                start_thread=watchdog.start_beside,
                 wake=watchdog.wake,
             )
         except (ImportError, OSError, AttributeError, RuntimeError) as error:
-            faults.warn_once("fuse", "no timers (%s); a worker in which Python cannot run will not be killed", error)
-        else:
-            watchdog.fuse = self.fuse
+            faults.warn_once("timers", "no timers (%s); a worker in which Python cannot run will not be killed", error)
+        return self.kill_timer
 
-    def _limit_changed(self, core: Core) -> None:
+    def limit_changed(self, core: Core) -> None:
+        """A request has given itself a limit. See requests.Watcher."""
         watchdog = self._watchdog
         if watchdog is None:
             with self._lifecycle.starting() as may_start:
                 watchdog = self._ensure_watchdog() if may_start else None
         if watchdog is not None:
             watchdog.limit_changed(core)
+
+    def request_ended(self, core: Core) -> None:  # noqa: ARG002  (whichever it was)
+        """See requests.Watcher."""
+        kill_timer = self.kill_timer
+        if kill_timer is not None:
+            kill_timer.request_ended()
 
     def _ensure_watchdog(self) -> Watchdog | None:
         if self._watchdog is not None:
@@ -294,9 +316,9 @@ class Agent:
 
     def _end(self) -> None:
         try:
-            if self.fuse is not None:
-                self.fuse.close()
-                self.fuse = None
+            if self.kill_timer is not None:
+                self.kill_timer.close()
+                self.kill_timer = None
             if self._watchdog is not None:
                 self._watchdog.stop(_STOP_SECONDS)
                 self._watchdog = None
@@ -318,9 +340,9 @@ class Agent:
 
     def forget(self) -> None:
         """In a forked child: let go of what is the parent's, without a trace in its files."""
-        if self.fuse is not None:
-            self.fuse.close()
-            self.fuse = None
+        if self.kill_timer is not None:
+            self.kill_timer.close()
+            self.kill_timer = None
         if self.listener is not None:
             self.listener.forget()
         if self._watchdog is not None:
@@ -594,13 +616,13 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
         if agent is made:
             # There are others if we are a child that was forked in C: no hook has run.
             _forget_parents()
-            MARK[0] = 1
+            STARTED_HERE[0] = 1
             _register_hooks()
             agent.adapt()
             agent.start()
     if agent.is_stopping:
         return None
-    MARK[0] = 1
+    STARTED_HERE[0] = 1
     agent.adapt()
     if agent.settings.base != settings.base:
         faults.warn_once(
@@ -622,13 +644,6 @@ def serving_core() -> Core | None:
     for agent in _agents.values():
         core: Core | None = getattr(agent.local, "core", None)
         return core
-    return None
-
-
-def fuse() -> Fuse | None:
-    """The fuse of this process, if any request may be killed."""
-    for agent in _agents.values():
-        return agent.fuse
     return None
 
 

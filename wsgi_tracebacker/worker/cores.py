@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
+    from wsgi_tracebacker.worker.requests import Watcher
     from wsgi_tracebacker.worker.table import Row, Table
 
 #: A server's own number is taken up to here: far more threads than any process serves with.
@@ -52,8 +53,8 @@ class Cores:
         """``allocate_lock``: makes a lock that is real also under monkey patching."""
         self._allocate_lock = allocate_lock
         self._lock = allocate_lock()
-        #: See Core.on_limit.
-        self.on_limit: Callable[[Core], None] | None = None
+        #: Of every core.
+        self.watcher: Watcher | None = None
         self._numbers: list[int] = []  # free ones below _next, as a heap
         self._next = 0
         self._taken: dict[int, Core] = {}
@@ -81,7 +82,7 @@ class Cores:
             number = self._free_number(preferred)
             core = Core(number, ident, native_id, thread, self._allocate_lock)
             core.greenlet = greenlet
-            core.on_limit = self.on_limit
+            core.watcher = self.watcher
             row = self._row_of(core)
             if row is not None:
                 core.use_row(row)
@@ -117,6 +118,10 @@ class Cores:
                 if core.started or core.nested:
                     _end_if_dropped(core, dropped)
             return [taken[number] for number in sorted(taken)]
+
+    def serving(self) -> list[Core]:
+        """Those that serve a request, in no order. Takes no lock: whoever asks may hold any."""
+        return [core for core in list(self._taken.values()) if core.started > 0.0]
 
     def settle(self, core: Core) -> None:
         """End a request whose body was dropped by the server; called by the core's own thread."""
@@ -204,8 +209,8 @@ class Cores:
 
 def _abandon(core: Core) -> None:
     core.__class__ = AbandonedCore
-    # The timers are the parent's, or deleted; its lock may be held for ever too.
-    core.fuse = None
+    # It is the parent's, or stopped; its locks may be held for ever too.
+    core.watcher = None
     # Its row is the parent's, or that of a file which was removed.
     core.buffer, core.offset, core.marks = scratch_row()
     # The end of its request will not be noted.

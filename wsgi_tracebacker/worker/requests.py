@@ -16,7 +16,7 @@ import _thread
 import sys
 import weakref
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.fuse import Fuse
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.table import Row
 
@@ -109,8 +108,18 @@ def set_own_limit(core: Core, seconds: float) -> None:
     limit = limits.checked_seconds("set_harakiri()", seconds)
     token = _token(core)
     core.own_limit = (token, monotonic() - token, limit)
-    if core.on_limit is not None:
-        core.on_limit(core)
+    if core.watcher is not None:
+        core.watcher.limit_changed(core)
+
+
+class Watcher(Protocol):
+    """Whoever has an eye on the requests of this process."""
+
+    def limit_changed(self, core: Core) -> None:
+        """The request of this core has a limit of its own now."""
+
+    def request_ended(self, core: Core) -> None:
+        """A request of this core is over that was to report that; by now there may be another one."""
 
 
 class Core:
@@ -121,7 +130,6 @@ class Core:
         "buffer",
         "ended",
         "environ",
-        "fuse",
         "greenlet",
         "handle",
         "ident",
@@ -136,14 +144,15 @@ class Core:
         "nested",
         "number",
         "offset",
-        "on_limit",
         "outer",
         "own_limit",
         "phase",
         "reader_ident",
+        "reports_end",
         "settings",
         "started",
         "thread",
+        "watcher",
     )
 
     def __init__(
@@ -195,10 +204,10 @@ class Core:
         self.inside_token = 0.0
         self.inside_ident = ident
         self.interrupt_token = 0.0
-        #: Set while the request in flight has a deadline at which its process may be killed without Python.
-        self.fuse: Fuse | None = None
-        #: Called when a request got a limit of its own.
-        self.on_limit: Callable[[Core], None] | None = None
+        #: None where nobody watches: of a call within a request, of a core that was abandoned.
+        self.watcher: Watcher | None = None
+        #: Set by the watcher, which wants to know when the request in flight ends.
+        self.reports_end = False
         self.lock: _thread.LockType = allocate_lock()
 
     def end(self, now: float) -> None:
@@ -208,15 +217,16 @@ class Core:
         self.marks[0] = 0.0
         self.started = 0.0
         self.ended = now
-        if self.fuse is not None:
-            self.disarm()
+        if self.reports_end:
+            self.report_end()
 
-    def disarm(self) -> None:
-        """The request that might have been killed is over."""
+    def report_end(self) -> None:
+        """Tell the watcher that the request is over."""
+        self.reports_end = False
         # Looked at once: stopping the agent takes it away.
-        fuse = self.fuse
-        if fuse is not None:
-            fuse.request_ended(self)
+        watcher = self.watcher
+        if watcher is not None:
+            watcher.request_ended(self)
 
     def note(self, environ: Any, started: float) -> None:
         """Write method and path to the row, whatever a server put into its environ instead of what it should."""

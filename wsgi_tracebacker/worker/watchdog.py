@@ -9,8 +9,9 @@ limit is monotonic on every interpreter (a timed wait for a lock is not on CPyth
 nothing to it. It blocks on nothing else: no lock of the application's, no disk, no handler.
 
 A request costs nothing extra. The thread never sleeps longer than the shortest time after which any request could
-need it, so a request that begins now needs it after it wakes up anyway. Only one that gets a limit of its own
-compares that with the next wake-up, and wakes it if it must come sooner.
+need it, so a request that begins now needs it after it wakes up anyway. Where a mapping or a callable gives the limits,
+that is by the shortest limit so far. Only a request that begins with a shorter one, or gives itself a limit, compares
+that with the next wake-up, and wakes it if it must come sooner.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.worker.cores import Cores
-    from wsgi_tracebacker.worker.fuse import Fuse
+    from wsgi_tracebacker.worker.kill_timer import KillTimer
     from wsgi_tracebacker.worker.primitives import Primitives
     from wsgi_tracebacker.worker.reporter import Entry, Reporter
     from wsgi_tracebacker.worker.requests import Core
@@ -61,13 +62,10 @@ _SAMPLE_EARLY_SHARE = 0.3
 #: This thread late by so much: a line in the log says that Python could not run. Beside many threads that compute,
 #: half a second is nothing unusual.
 _STALLED_SECONDS = 1.0
-#: Between two looks while requests may be killed: so well is known for how long this process was stopped.
-LOOK_SECONDS = 1.0
+#: A limit by mapping or callable that is shorter wakes it each time: to plan for a moment is to look all the time.
+_MIN_PLANNED_SECONDS = 1.0
 #: Nothing to wait for: as good as for ever, and short enough for poll().
 _IDLE_SECONDS = 3600.0
-
-#: A stop that is shorter than this is no reason to change limits.
-_STOPPED_SECONDS = 1.0
 
 #: A greenlet that is to be raised into has so long to give way to its hub, which throws into it.
 _GIVES_WAY_SECONDS = 0.3
@@ -186,12 +184,13 @@ class Watchdog:
         self._horizon_seconds = _IDLE_SECONDS
         #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
         self.wakes_at = _NEVER
-        #: When it was started, and when it began to look around last.
-        self._started_at = self._looks_at = 0.0
+        #: Requests that begin with a limit of their own below this call plan_for().
+        self.shortest_limit = _NEVER
+        self._started_at = 0.0
         #: When it began to sleep last.
         self._sleeps_at = 0.0
-        #: Set where requests may be killed: pushed forward as long as this thread runs.
-        self.fuse: Fuse | None = None
+        #: Set where requests may be killed.
+        self.kill_timer: KillTimer | None = None
         self._stopping = False
         self._waker = Waker()
         self._ended = primitives.allocate_lock()
@@ -209,10 +208,6 @@ class Watchdog:
             self._ended.release()
             raise
 
-    def start_beside(self, work: Callable[[], None]) -> None:
-        """Start another thread."""
-        self._primitives.start_new_thread(_run_beside, (work,))
-
     def stop(self, timeout_seconds: float) -> None:
         """End the thread."""
         self._stopping = True
@@ -228,7 +223,7 @@ class Watchdog:
         """Make it look around now."""
         self._waker.wake()
 
-    def attend(self, settings: Settings) -> None:
+    def watch(self, settings: Settings) -> None:
         """From now on, requests under these settings come: look around at least as often as they may need it."""
         first = _first_event(settings)
         if first is not None and first < self._horizon_seconds:
@@ -240,14 +235,23 @@ class Watchdog:
         if self._hub_watch.attend(blocked_seconds):
             self.wake()
 
+    def plan_for(self, core: Core, seconds: float) -> None:
+        """A request begins with a limit that is shorter than all before: from now on look often enough for such."""
+        self.shortest_limit = min(self.shortest_limit, max(seconds, _MIN_PLANNED_SECONDS))
+        self._horizon_seconds = min(self._horizon_seconds, self.shortest_limit / 2)
+        self._wake_for(core)
+
     def limit_changed(self, core: Core) -> None:
-        """A request got a limit of its own: wake up if that comes before the next look."""
-        fuse = self.fuse
-        if fuse is not None:
+        """A request has given itself a limit."""
+        kill_timer = self.kill_timer
+        if kill_timer is not None:
             # Not at the next look: the request may stall before that.
-            fuse.attend(core)
-        slow_at, overdue_at = thresholds(core, core.started)
-        if min(slow_at, overdue_at) < self.wakes_at:
+            kill_timer.watch()
+        self._wake_for(core)
+
+    def _wake_for(self, core: Core) -> None:
+        slow_at, _ = thresholds(core, core.started)
+        if slow_at < self.wakes_at:
             self.wake()
 
     def _run(self) -> None:
@@ -275,8 +279,6 @@ class Watchdog:
 
     def _sleep(self, planned: float) -> float:
         """Until it is time to look around, or somebody wakes it; when the next look was to be."""
-        if self.fuse is not None:
-            self.fuse.alarm(planned)
         self._sleeps_at = monotonic()
         sleep_seconds = max(0.0, planned - self._sleeps_at)
         is_woken = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
@@ -288,23 +290,19 @@ class Watchdog:
         :param planned: when this look was to be.
         """
         self.wakes_at = _NEVER
-        now = self._looks_at = monotonic()
+        now = monotonic()
         late_seconds = max(0.0, now - planned)
-        if self.fuse is not None:
-            self._forgive_a_stop(late_seconds)
         # Not the time that its own work took.
         stalled_seconds = now - max(planned, self._sleeps_at)
         if stalled_seconds >= _STALLED_SECONDS:
             self._report_stall(now, stalled_seconds)
         wake_at = now + self._horizon_seconds
         due: list[_Watch] = []
-        serving: list[Core] = []
         for core in self._cores.all():
             token = core.started
             if token <= 0.0:
                 continue
             slow_at, overdue_at = thresholds(core, token)
-            serving.append(core)
             watch = self._watches.get(id(core))
             if watch is not None and watch.token == token and watch.reported is None and now < min(slow_at, overdue_at):
                 # Its limit was moved or taken away: it is not slow any more.
@@ -322,7 +320,8 @@ class Watchdog:
                     wake_at = now
                     continue
             due.append(watch)
-        wake_at = min(wake_at, self._push_fuse(serving, now))
+        if self.kill_timer is not None and self.kill_timer.look():
+            wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)
         for key, watch in list(self._watches.items()):
             if watch.core.started != watch.token:
                 del self._watches[key]
@@ -336,23 +335,6 @@ class Watchdog:
             wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
         return wake_at
-
-    def _push_fuse(self, serving: list[Core], now: float) -> float:
-        """Python runs: nobody is to be killed yet. When that has to be said again."""
-        if self.fuse is None:
-            return _NEVER
-        return now + LOOK_SECONDS if self.fuse.push(serving) else _NEVER
-
-    def _forgive_a_stop(self, late_seconds: float) -> None:
-        """Nobody is killed for time in which the process was stopped, by a debugger or an operator."""
-        if late_seconds < _STOPPED_SECONDS:
-            return
-        for core in self._cores.all():
-            token, settings = core.started, core.settings
-            if token <= 0.0 or settings is None or settings.harakiri_action != "kill":
-                continue
-            since, limit = _limit(core, token, settings)
-            core.own_limit = (token, since + late_seconds, limit)
 
     def _count(self, counter: str) -> None:
         """In the header of the black box, where its readers and this worker's successors find it."""
@@ -408,8 +390,7 @@ class Watchdog:
         if watch.kill_at != _NEVER:
             return self._kill_if_said(watch, now)
         _, overdue_at = thresholds(core, token)
-        # By the time that this look began at: if the process was stopped since then, the next one finds that out first.
-        if self._looks_at >= overdue_at and watch.reported is None:
+        if now >= overdue_at and watch.reported is None:
             # To the microsecond, as it was given: the sum and difference of floats is a little off.
             self._overdue(watch, settings, stack, round(overdue_at - token, 6), now)
         if now >= watch.grace_ends:
@@ -670,13 +651,6 @@ class Watchdog:
             if ends_at is not None:
                 wake_at = min(wake_at, ends_at)
         return wake_at
-
-
-def _run_beside(work: Callable[[], None]) -> None:
-    try:
-        work()
-    except Exception:
-        faults.caught("beside the watchdog")
 
 
 def in_flight(cores: Cores, now: float) -> list[tuple[Core, OtherRequest]]:

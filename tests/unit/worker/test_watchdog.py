@@ -37,6 +37,7 @@ from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, watchd
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.wakeup import Waker
 from wsgi_tracebacker.worker.watchdog import thresholds
 
 if TYPE_CHECKING:
@@ -598,6 +599,27 @@ def test_a_shorter_limit_wakes_the_watchdog(base: str, logged: Logged) -> None:
     began = time.monotonic()
     assert serve(TracebackerMiddleware(application, base, harakiri=3600)).error is None
     assert time.monotonic() - began < 5
+
+
+def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
+    base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It plans for the shortest one that it has seen, and a shorter one is reported in time."""
+    woken: list[Waker] = []
+    wake = Waker.wake
+
+    def count(waker: Waker) -> None:
+        woken.append(waker)
+        wake(waker)
+
+    monkeypatch.setattr(Waker, "wake", count)
+    application = TracebackerMiddleware(quick, base, harakiri=lambda request: 600.0 / len(request["PATH_INFO"]))
+    for path in ["/ab", "/a", "/"] * 100:
+        serve(application, environ(path))
+    assert 1 <= len(woken) <= 5
+    hanging = hanging_until(lambda: logged.of("harakiri"))
+    serve(TracebackerMiddleware(hanging, base, harakiri=lambda _: 0.3), environ("/short"))
+    assert wait_for(logged, "harakiri")[0].startswith("harakiri: GET /short 0.3")
 
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:

@@ -1,0 +1,339 @@
+"""Killing a worker in which Python cannot run, and nobody else."""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.interpreters import needs_outside_help
+from tests.support.stalling import stalling
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.worker import agent, black_box_files, faults
+from wsgi_tracebacker.worker.kill_timer import KillTimer
+from wsgi_tracebacker.worker.requests import Core
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+pytestmark = needs_outside_help
+
+LIMIT_SECONDS, MARGIN_SECONDS = 0.6, 0.4
+#: On a machine that does much else.
+LATE_SECONDS = 3.0
+#: More than that, where only the end matters.
+PATIENCE_SECONDS = 30.0
+
+
+worker = functools.partial(stalling, limit_seconds=LIMIT_SECONDS, margin_seconds=MARGIN_SECONDS)
+
+
+def test_a_stalled_worker_is_killed_and_its_stacks_are_kept(base: str) -> None:
+    """The regular expression holds the GIL for ever; timers of the kernel end the process, its stacks written."""
+    with worker(base, "stall") as process:
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    stacks = black_box_files.read(black_box_files.path_of(base, 1, layout.STACKS))[0] or b""
+    assert b"in backtrack_for_ever" in stacks
+    table = black_box_files.read(black_box_files.path_of(base, 1, layout.TABLE))[0] or b""
+    postmortem = postmortem_format.of_table(table, base, time.time(), stacks)
+    assert postmortem is not None
+    assert [(request.method, request.path) for request in postmortem.requests] == [("GET", "/stall")]
+    assert postmortem.pid == process.pid
+
+
+@pytest.mark.parametrize("story", ["stall", "deadlock", "mixed", "own"])
+def test_a_stalled_request_is_killed_at_its_own_deadline(base: str, story: str) -> None:
+    """With CPU time used or not, beside a request that may take longer, and with no limit but what it gave itself."""
+    with worker(base, story) as process:
+        began = time.monotonic()
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        took = time.monotonic() - began
+    # It said that it was ready a little before it began.
+    earliest = LIMIT_SECONDS + MARGIN_SECONDS
+    assert earliest <= took < earliest + MARGIN_SECONDS / 2 + LATE_SECONDS
+
+
+def test_a_worker_that_is_stopped_beyond_the_margin_is_killed(base: str) -> None:
+    """The kernel's timers go by the clock, and SIGKILL ends what is stopped too."""
+    with worker(base, "stopped") as process:
+        process.send_signal(signal.SIGSTOP)
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("story", ["idle", "unlimited", "own, long", "young", "busy", "fork"])
+def test_who_is_not_overdue_lives(base: str, story: str) -> None:
+    """Who keeps the GIL for longer than limit and margin without a request, within one that has no limit or a longer
+    one, or just after an old one ended in time; quick requests; and one that forks a child which exits.
+    """
+    with worker(base, story) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        assert output == "served on\n"
+        assert process.returncode == 0
+
+
+def test_a_call_that_is_longer_than_the_margin_kills_no_young_request(base: str) -> None:
+    """Whenever it begins between two looks of the watchdog. 500 of them killed nobody."""
+    with stalling(base, "young calls", "12", limit_seconds=0.6, margin_seconds=0.1) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        assert output == "served on\n"
+        assert process.returncode == 0
+
+
+class Requests:
+    """Requests with deadlines far away, and what watches them as the agent does."""
+
+    margin_seconds = 60.0
+
+    def __init__(self) -> None:
+        #: The deadlines of those in flight.
+        self.deadlines: dict[Core, float] = {}
+        self.woken = 0
+        self.timer = KillTimer(
+            dump_signal=None,
+            margin_seconds=self.margin_seconds,
+            serving=lambda: list(self.deadlines),
+            deadline_of=lambda core, _: self.deadlines.get(core, math.inf),
+            wake=self.wake,
+        )
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def limit_changed(self, core: Core) -> None:
+        self.timer.watch()
+
+    def request_ended(self, core: Core) -> None:
+        self.timer.request_ended()
+
+    def begin(self, deadline: float) -> Core:
+        core = Core(0, 1, 2, None)
+        core.watcher = self
+        core.started = 100.0
+        self.deadlines[core] = deadline
+        if not self.timer.covers_from <= deadline <= self.timer.covers_to:
+            self.timer.watch()
+        return core
+
+    def change(self, core: Core, deadline: float) -> None:
+        self.deadlines[core] = deadline
+        self.limit_changed(core)
+
+    def end(self, core: Core) -> None:
+        del self.deadlines[core]
+        core.end(101.0)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["begin", "end", "change", "look"]), st.integers(0, 20), st.integers(1, 200)), max_size=60
+)
+
+
+@given(STEPS)
+def test_it_is_never_early_and_at_most_half_a_margin_late(steps: list[tuple[str, int, int]]) -> None:
+    """Whoever begins, ends or gets another limit, in whatever order, and whenever the watchdog looks."""
+    requests = Requests()
+    # No limit has passed when this ends.
+    now = time.monotonic() + 10_000
+    try:
+        for step, which, seconds in steps:
+            cores = list(requests.deadlines)
+            # What begins later has a later deadline, if it has the same limit.
+            now += 1
+            deadline = now + seconds if seconds < 180 else math.inf
+            if step == "begin":
+                requests.begin(now + 30 if seconds < 100 else deadline)
+            elif step == "look":
+                assert requests.timer.look() is any(each < math.inf for each in requests.deadlines.values())
+            elif cores:
+                core = cores[which % len(cores)]
+                if step == "end":
+                    requests.end(core)
+                else:
+                    requests.change(core, deadline)
+            if requests.deadlines:
+                first = min(requests.deadlines.values())
+                assert first <= requests.timer.due <= first + requests.margin_seconds / 2
+                assert first < math.inf or requests.timer.due == math.inf
+        for core in list(requests.deadlines):
+            requests.end(core)
+        assert not requests.timer.look()
+        assert requests.timer.due == math.inf
+    finally:
+        requests.timer.close()
+
+
+def test_requests_with_the_same_limit_set_the_timers_once_in_half_a_margin() -> None:
+    """One after the other, each compares two numbers and does nothing."""
+    requests = Requests()
+    now = time.monotonic() + 10_000
+    half = requests.margin_seconds / 2
+    try:
+        seen = set()
+        for number in range(1_000):
+            requests.end(requests.begin(now + number / 1_000 * 2 * half))
+            seen.add(requests.timer.due)
+        assert len(seen) == 2
+        assert requests.woken == 1
+    finally:
+        requests.timer.close()
+
+
+def test_the_watchdog_is_woken_when_the_timers_were_not_set() -> None:
+    """After a time in which nobody could be killed, and not for each request."""
+    requests = Requests()
+    now = time.monotonic() + 10_000
+    try:
+        cores = [requests.begin(now + deadline) for deadline in (100, 50, 200, math.inf)]
+        assert requests.woken == 1
+        for core in cores:
+            requests.end(core)
+        assert not requests.timer.look()
+        requests.begin(math.inf)
+        assert requests.woken == 1
+        requests.begin(now + 100)
+        assert requests.woken == 2
+    finally:
+        requests.timer.close()
+
+
+def test_a_garbage_collection_while_it_is_set_may_end_another_request() -> None:
+    """A body that was dropped in a cycle is closed wherever a collection comes, within the timer's lock too."""
+    requests = Requests()
+    now = time.monotonic() + 10_000
+    try:
+        other = requests.begin(now + 170)
+        dropped = requests.begin(now + 50)
+
+        def deadline_of(core: Core, _: float) -> float:
+            deadline = requests.deadlines.get(core, math.inf)
+            if core is dropped and dropped.started:
+                requests.end(dropped)
+            return deadline
+
+        requests.timer._deadline_of = deadline_of
+        beginning = threading.Thread(target=requests.begin, args=(now + 40,), daemon=True)
+        beginning.start()
+        beginning.join(PATIENCE_SECONDS)
+        assert not beginning.is_alive()
+        assert other in requests.deadlines
+        assert now + 40 <= requests.timer.due <= now + 40 + requests.margin_seconds / 2
+    finally:
+        requests.timer.close()
+
+
+class TooLongError(Exception):
+    """An application's own time-out, raised by its signal handler."""
+
+
+@pytest.mark.parametrize("when", ["begins", "ends"])
+def test_a_time_out_by_signal_comes_through(base: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """It strikes wherever the main thread is: it means the application, and is no fault of ours."""
+    look = KillTimer.look
+    strikes = False
+
+    def time_out(*_: object) -> None:
+        raise TooLongError
+
+    def look_and_strike(timer: KillTimer) -> bool:
+        nonlocal strikes
+        is_set = look(timer)
+        if strikes and threading.current_thread() is threading.main_thread():
+            strikes = False
+            signal.raise_signal(signal.SIGALRM)
+        return is_set
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        nonlocal strikes
+        core = agent.serving_core()
+        assert core is not None
+        core.reports_end = strikes = environ["PATH_INFO"] == "/ends"
+        start_response("200 OK", [])
+        return [b""]
+
+    wrapped = TracebackerMiddleware(application, base, harakiri=lambda _: next(limits), harakiri_action="kill")
+    # The second one has an earlier deadline than the timers are set for.
+    limits = iter([600.0, 60.0])
+    serve(wrapped)
+    monkeypatch.setattr(KillTimer, "look", look_and_strike)
+    before = signal.signal(signal.SIGALRM, time_out)
+    try:
+        strikes = when == "begins"
+        served = serve(wrapped, environ(f"/{when}"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert isinstance(served.error, TooLongError)
+    assert faults.count() == 0
+
+
+def test_a_request_that_did_not_wait_for_the_timers_is_followed_by_one_that_has_them(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request of a process makes them; another one does not wait for that for long."""
+    making, may_be_made = threading.Event(), threading.Event()
+    seconds_left: list[float] = []
+
+    def make(**options: Any) -> KillTimer:
+        making.set()
+        assert may_be_made.wait(PATIENCE_SECONDS)
+        return KillTimer(**options)
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        own = agent.running()
+        assert own is not None
+        seconds_left.append(own.kill_timer.due - time.monotonic() if own.kill_timer is not None else math.inf)
+        start_response("200 OK", [])
+        return [b""]
+
+    monkeypatch.setattr("wsgi_tracebacker.worker.kill_timer.KillTimer", make)
+    limits = {"/": 600.0, "/short": 60.0}
+    wrapped = TracebackerMiddleware(application, base, harakiri=limits, harakiri_action="kill")
+    first = threading.Thread(target=serve, args=(wrapped,))
+    first.start()
+    assert making.wait(PATIENCE_SECONDS)
+    serve(wrapped, environ("/short"))
+    assert seconds_left == [math.inf]
+    may_be_made.set()
+    first.join()
+    serve(wrapped, environ("/short"))
+    assert seconds_left[-1] <= 61.0
+
+
+def test_it_may_be_closed_while_the_watchdog_looks() -> None:
+    """The end of a worker: no timer is set that was deleted."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    refused: list[OSError] = []
+
+    def look(requests: Requests, begun: threading.Event) -> None:
+        try:
+            for number in range(100):
+                requests.change(core, time.monotonic() + 10_000 + number % 2 * 1_000)
+                if number == 1:
+                    begun.set()
+        except OSError as error:
+            refused.append(error)
+
+    try:
+        for _ in range(100):
+            requests = Requests()
+            core = requests.begin(time.monotonic() + 10_000)
+            begun = threading.Event()
+            looking = threading.Thread(target=look, args=(requests, begun))
+            looking.start()
+            begun.wait()
+            requests.timer.close()
+            looking.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert refused == []
