@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 TOPIC = "A request"
 LIST, GENERATOR, FIRST = "list body", "generator body", "first request of a process"
+FURTHER = "first request of a further thread"
 OBJECT = "response object, as frameworks return"
 CHUNKS = "generator of 1,000 chunks"
 THREADED = ", 8 threads"
@@ -45,7 +46,9 @@ PASS_THROUGH, OFF = "pass-through, itself", f"switched off ({settings.DISABLE_VA
 OURS = "wsgi_tracebacker adds"
 ARMED, KILL = "the same with harakiri=30 adds", "with harakiri_action=kill adds"
 RAISE = "with harakiri_action=raise adds"
+MAPPING, CALLABLE = "with harakiri={prefix: seconds} adds", "with harakiri=callable adds"
 UNBOXED = "without its black box adds"
+ADDED_BY_US = (OURS, ARMED, MAPPING, CALLABLE, KILL, RAISE)
 TIMER, LATER, PROFILER = "threading.Timer adds", "dump_traceback_later adds", "werkzeug's ProfilerMiddleware adds"
 ALONE, DOGSLOW = "Django, itself", "dogslow adds"
 
@@ -68,6 +71,12 @@ DJANGO_CASES = {
     DJANGO_CHUNKS: False,
     DJANGO_CHUNKS + THREADED: False,
 }
+
+#: Of the prefixes, one is the path's.
+PREFIXES = {"/": 30.0, "/shop": 20.0, "/api": 10.0, "/api/upload": 300.0}
+
+#: Threads that serve one request each.
+FURTHER_THREADS = 200
 
 ROUNDS = 6
 PROCESSES = 10
@@ -247,6 +256,8 @@ def added_microseconds(case: str, rounds: int) -> tuple[dict[str, list[float]], 
         OFF: switched_off(app),
         OURS: TracebackerMiddleware(app),
         ARMED: TracebackerMiddleware(app, harakiri=30),
+        MAPPING: TracebackerMiddleware(app, harakiri=PREFIXES),
+        CALLABLE: TracebackerMiddleware(app, harakiri=lambda _: 30.0),
         KILL: TracebackerMiddleware(app, harakiri=30, harakiri_action="kill"),
         RAISE: TracebackerMiddleware(app, harakiri=30, harakiri_action="raise"),
         TIMER: WithTimer(app),
@@ -256,7 +267,7 @@ def added_microseconds(case: str, rounds: int) -> tuple[dict[str, list[float]], 
     values, problems = _samples(serve, wrapped, threads, rounds, _CALLS_OF_CHUNKS.get(case.removesuffix(THREADED)))
     passed, bare = values["pass"], values["bare"]
     added = {PASS_THROUGH: _over(passed, bare), OFF: _over(values[OFF], bare)}
-    added |= {name: _over(values[name], passed) for name in (OURS, ARMED, KILL, RAISE) if name in values}
+    added |= {name: _over(values[name], passed) for name in ADDED_BY_US if name in values}
     return added | {name: _over(values[name], passed) for name in (TIMER, LATER, PROFILER) if name in values}, problems
 
 
@@ -341,6 +352,31 @@ def first_request_milliseconds() -> float:
     return (time.perf_counter() - started) * 1e3
 
 
+def further_thread_microseconds() -> tuple[list[float], list[float]]:
+    """How long the first request of a thread takes where others have served: behind a pass-through, and what we add."""
+    wrapped: tuple[WSGIApplication, ...] = (PassThrough(list_body), TracebackerMiddleware(list_body, harakiri=30))
+    start_response: Any = _ignore
+    for app in wrapped:
+        serve_lists(app, 100)
+
+    def microseconds(app: WSGIApplication) -> float:
+        found: list[float] = []
+
+        def serve() -> None:
+            request = environ.make()
+            started = time.perf_counter()
+            app(request, start_response)
+            found.append((time.perf_counter() - started) * 1e6)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+        return found[0]
+
+    passed, ours = zip(*([microseconds(app) for app in wrapped] for _ in range(FURTHER_THREADS)), strict=True)
+    return list(passed), _over(list(ours), list(passed))
+
+
 def measure(quick: bool) -> list[Row]:
     rows: list[Row] = []
     for name, case in CASES.items():
@@ -352,13 +388,21 @@ def measure(quick: bool) -> list[Row]:
     for name, is_quick in DJANGO_CASES.items():
         if is_quick or not quick:
             rows += _rows(name, [(name, ROUNDS)], 1 if quick else FEWER_PROCESSES)
+    further = [_in_a_process(FURTHER, 1)[0] for _ in range(2 if quick else PROCESSES)]
+    for subject in (PASS_THROUGH, OURS):
+        found = [value for values in further for value in values[subject]]
+        passed = statistics.median(value for values in further for value in values[PASS_THROUGH])
+        rows.append(row(TOPIC, FURTHER, subject, "µs", found, passed))
     firsts = [_in_a_process(FIRST, 1)[0][FIRST][0] for _ in range(5 if quick else 20)]
     rows.append(row(TOPIC, FIRST, OURS, "ms", firsts, None))
     return rows
 
 
 def _rows(case: str, ways: list[tuple[Any, ...]], count: int) -> list[Row]:
-    """The rows of a case, from so many processes for each way to measure it, compared with what we add."""
+    """The rows of a case, from so many processes for each way to measure it, compared with a pass-through.
+
+    Under Django, where a pass-through is lost in the noise, they are compared with what we add.
+    """
     samples: dict[str, list[float]] = {}
     problems: dict[str, str] = {}
     for _ in range(count):
@@ -371,8 +415,10 @@ def _rows(case: str, ways: list[tuple[Any, ...]], count: int) -> list[Row]:
             problems |= not_measured
             for name, found in values.items():
                 samples.setdefault(name, []).extend(found)
+    reference = samples.get(PASS_THROUGH, samples[OURS])
     # What is added to 1,000 chunks is less than the noise of them.
-    compared = None if case.startswith((CHUNKS, DJANGO_CHUNKS)) else statistics.median(samples[OURS])
+    is_noise = case.startswith((CHUNKS, DJANGO_CHUNKS)) or statistics.quantiles(reference, n=4)[0] <= 0
+    compared = None if is_noise else statistics.median(reference)
     rows = [row(TOPIC, case, subject, "µs", values, compared) for subject, values in samples.items()]
     return rows + [missing(TOPIC, case, subject, "µs", why) for subject, why in problems.items()]
 
@@ -395,6 +441,9 @@ def main() -> None:
     found: tuple[dict[str, list[float]], dict[str, str]]
     if case == FIRST:
         found = {FIRST: [first_request_milliseconds()]}, {}
+    elif case == FURTHER:
+        passed, ours = further_thread_microseconds()
+        found = {PASS_THROUGH: passed, OURS: ours}, {}
     elif case.startswith(DJANGO):
         found = added_under_django(case, rounds)
     else:

@@ -41,14 +41,21 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
     medians = Medians(rows)
     topics = {row.topic for row in rows}
     if request_cost.TOPIC in topics:
-        yield _added(medians, request_cost.LIST, 0.6)
-        yield _added(medians, request_cost.GENERATOR, 1.0)
-        yield _added(medians, request_cost.OBJECT, 1.0)
+        yield _added(medians, request_cost.LIST, request_cost.OURS, 0.45)
+        yield _added(medians, request_cost.LIST, request_cost.ARMED, 0.45)
+        yield _added(medians, request_cost.LIST, request_cost.MAPPING, 1.5)
+        yield _added(medians, request_cost.LIST, request_cost.CALLABLE, 1.5)
+        yield _added(medians, request_cost.LIST, request_cost.KILL, 1.0)
+        yield _added(medians, request_cost.LIST, request_cost.RAISE, 2.0)
+        yield _added(medians, request_cost.GENERATOR, request_cost.OURS, 0.9)
+        yield _added(medians, request_cost.OBJECT, request_cost.OURS, 1.0)
         for case in (request_cost.LIST, request_cost.GENERATOR):
             plain, armed = (medians.of(request_cost.TOPIC, case, s) for s in (request_cost.OURS, request_cost.ARMED))
             ratio = None if not plain or armed is None else armed / plain
             yield _at_most(f"with harakiri armed beside without, {case}", ratio, 1.1, "times")
-        yield _at_most("the first request of a process", medians.of(*_FIRST), 5.0, "ms")
+        yield _at_most("the first request of a process", medians.of(*_FIRST), 2.0, "ms")
+        further = medians.of(request_cost.TOPIC, request_cost.FURTHER, request_cost.OURS)
+        yield _at_most("the first request of a further thread", further, 10.0, "µs")
     if dump_latency.TOPIC in topics:
         yield _times_faster(medians, dump_latency.MANY, 20)
         yield _times_faster(medians, dump_latency.BUSY, 5)
@@ -98,11 +105,13 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)
 
 
-def _added(medians: Medians, case: str, limit: float) -> Target:
+def _added(medians: Medians, case: str, subject: str, limit: float) -> Target:
     passed = medians.of(request_cost.TOPIC, case, request_cost.PASS_THROUGH)
-    added = medians.of(request_cost.TOPIC, case, request_cost.OURS)
+    added = medians.of(request_cost.TOPIC, case, subject)
     low, high = PASS_THROUGH_RANGE
     what = f"added to a request, {case}"
+    if subject != request_cost.OURS:
+        what += f", {subject.removesuffix(' adds')}"
     if passed is None or added is None or passed <= 0:
         return Target(what, f"at most {limit:g} µs", "not measured", None)
     scale = passed / high if passed > high else passed / low if passed < low else 1.0
