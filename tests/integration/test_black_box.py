@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.test_worker_environment import application, messages, served
+from tests.integration.test_worker_environment import application, served
 from tests.programs.black_box_stories import CROWD
 from tests.support import black_boxes, clients
+from tests.support.logs import messages
 from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import black_boxes
+from tests.support.logs import messages
 from tests.support.programs import PROJECT
 from tests.unit.wsgi import requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
@@ -85,7 +86,7 @@ def test_requests_beside_stops_have_one_number(
         ended.set()
 
     run(serve_on, serve_on, serve_on, stop_often)
-    assert (wrong, faults.count(), [record.getMessage() for record in caplog.records]) == ([], 0, [])
+    assert (wrong, faults.count(), messages(caplog)) == ([], 0, [])
     assert serves_and_is_seen(wrapped, base)
     stop()
     assert files_beside(base) == []
@@ -96,13 +97,13 @@ def test_a_request_beside_a_stop_is_served_untracked(base: str, monkeypatch: pyt
     wrapped = TracebackerMiddleware(application, base, harakiri=60.0)
     serve(wrapped)
     served: list[object] = []
-    real = reporter.Reporter.stop
+    real = reporter.Reporter.flush
 
     def slow(self: reporter.Reporter, timeout_seconds: float) -> None:
         run(lambda: served.append(serve(wrapped).chunks))
         real(self, timeout_seconds)
 
-    monkeypatch.setattr(reporter.Reporter, "stop", slow)
+    monkeypatch.setattr(reporter.Reporter, "flush", slow)
     stop()
     assert (served, files_beside(base), agent.running()) == ([[b"x"]], [], None)
     monkeypatch.undo()
@@ -143,7 +144,7 @@ def stopping_first(real: Callable[..., Any]) -> Callable[..., Any]:
         pytest.param(slot.Slot, "bind", id="while it has a number"),
         pytest.param(agent.Agent, "_ensure_watchdog", id="while a watchdog starts"),
         pytest.param(cores.Cores, "_free_number", id="while a core is taken"),
-        pytest.param(reporter.Reporter, "stop", id="while it stops"),
+        pytest.param(reporter.Reporter, "flush", id="while it stops"),
     ],
 )
 def test_a_signals_handler_stops_it(base: str, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
@@ -183,7 +184,7 @@ def test_a_fork_beside_a_stop(base: str, monkeypatch: pytest.MonkeyPatch) -> Non
     """A child that is forked while its parent stops serves as a worker of its own, and waits for nobody."""
     wrapped = TracebackerMiddleware(application, base)
     serve(wrapped)
-    real = reporter.Reporter.stop
+    real = reporter.Reporter.flush
     statuses: list[int] = []
 
     def forking(self: reporter.Reporter, timeout_seconds: float) -> None:
@@ -197,7 +198,7 @@ def test_a_fork_beside_a_stop(base: str, monkeypatch: pytest.MonkeyPatch) -> Non
         statuses.append(os.waitpid(child, 0)[1])
         real(self, timeout_seconds)
 
-    monkeypatch.setattr(reporter.Reporter, "stop", forking)
+    monkeypatch.setattr(reporter.Reporter, "flush", forking)
     stop()
     assert (statuses, files_beside(base)) == ([0], [])
     monkeypatch.undo()

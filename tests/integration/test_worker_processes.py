@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import clients
+from tests.support.logs import messages
 from tests.support.programs import PROJECT
 from tests.support.strangers import needs_root
 from tests.support.waiting import wait_until
@@ -465,7 +466,7 @@ def test_a_folder_without_rights_is_one_warning(base: str, caplog: pytest.LogCap
         become(OTHER, [])
         wrapped = TracebackerMiddleware(lambda *_: [b"x"], base)
         chunks = [serve(wrapped).chunks for _ in range(3)] == [[b"x"]] * 3
-        said = len(caplog.records), agent_of().slot is None
+        said = len(messages(caplog)), agent_of().slot is None
         agent.stop()
         return [chunks, *said]
 

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
 #: Of each worker of steady and bare.
 THREADS = 8
-#: Listener, watchdog and reporter.
-OUR_THREADS = 3
+#: Listener, watchdog, and two of the reporter while it logs.
+OUR_THREADS = 4
 STEADY_CLIENTS = 8
 BARE_CLIENTS = 4
 MOVING_CLIENTS = 6

@@ -26,6 +26,7 @@ started there would be inherited by every worker.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.text import snapshot as traceback_format
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.worker import agent, disabled, faults, logs, predecessor
+from wsgi_tracebacker.worker import agent, disabled, faults, logs, predecessor, reporter
 from wsgi_tracebacker.worker import settings as settings_module
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ _BEFORE_TIMEOUT_SHARE = 0.25
 #: The shortest limit. The master looks once a second, so that a worker may outlive its timeout by as much.
 _LEAST_SECONDS = 0.05
 
-#: The master sends SIGKILL about a second after SIGABRT.
-_ABORT_SECONDS = 0.75
+#: The master sends SIGKILL about a second after SIGABRT. What hangs is on stderr sooner than that.
+_ABORT_SECONDS = 1.0
 
 
 def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001
@@ -185,32 +186,36 @@ def worker_abort(worker: Worker) -> None:
     try:
         found = agent.running()
         if found is not None:
-            _LastWords(found, worker).say()
+            lines = reporter.current()
+            lines.post(_LastWords(found, worker))
+            lines.flush(_ABORT_SECONDS)
     except Exception:
         faults.caught("when a gunicorn worker was aborted")
 
 
-class _LastWords:
-    """What an aborted worker was doing, on its way into the log."""
+class _LastWords(reporter.Entry):
+    """What an aborted worker was doing, on its way into gunicorn's log."""
 
     def __init__(self, found: Agent, worker: Worker) -> None:
+        super().__init__("gunicorn.error", logging.ERROR, "%s")
         self._agent = found
         self._worker = worker
         self._text: str | None = None
-        self._is_logged = False
 
-    def say(self) -> None:
-        self._agent.run_apart(self._log, _ABORT_SECONDS)
-        if self._text is not None and not self._is_logged:
-            # Logging hangs: what we interrupted may hold the lock of the handler.
-            logs.write_to_stderr(f"ERROR gunicorn.error (logging hangs): {self._text}")
+    def text(self) -> str:
+        """Made by a thread of the reporter: what the signal interrupted may hold a lock that this needs."""
+        if self._text is None:
+            try:
+                snapshot = _without_the_handler(json_format.decode(self._agent.snapshot_json()), self._worker)
+                self._text = "\n".join(_abort_lines(snapshot, self._worker))
+                self._agent.keep(self._text + "\n\n")
+            except Exception:
+                faults.caught("when a gunicorn worker was aborted")
+                self._text = f"Worker (pid:{os.getpid()}) is aborted"
+        return self._text
 
-    def _log(self) -> None:
-        snapshot = _without_the_handler(json_format.decode(self._agent.snapshot_json()), self._worker)
-        self._text = "\n".join(_abort_lines(snapshot, self._worker))
-        self._agent.keep(self._text + "\n\n")
-        self._worker.log.error("%s", self._text)
-        self._is_logged = True
+    def emit(self) -> None:
+        self._worker.log.error("%s", self.text())
 
 
 def _abort_lines(snapshot: Snapshot, worker: Worker) -> list[str]:

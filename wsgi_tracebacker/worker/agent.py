@@ -40,6 +40,7 @@ from wsgi_tracebacker.worker import (
     peers,
     predecessor,
     primitives,
+    reporter,
     requests,
     slot,
     startup_warnings,
@@ -50,7 +51,7 @@ from wsgi_tracebacker.worker.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.own_threads import OwnThreads
-from wsgi_tracebacker.worker.reporter import Reporter
+from wsgi_tracebacker.worker.reporter import Entry
 from wsgi_tracebacker.worker.requests import Core
 from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, snapshot
 from wsgi_tracebacker.worker.stacks_file import StacksFile
@@ -58,8 +59,6 @@ from wsgi_tracebacker.worker.table import Table
 from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.model.report import Postmortem
     from wsgi_tracebacker.worker.begin import Begin
@@ -145,7 +144,7 @@ class Agent:
             self.cores, self.hubs, places.Places(self._started_at), self.own_threads.idents
         )
         self._group_id: int | None = None
-        self._reporter = Reporter(self.primitives)
+        self._reporter = reporter.current()
         self._stacks_file: StacksFile | None = None
         self._table: Table | None = None
         self._dump_signal: DumpSignal | None = None
@@ -169,6 +168,8 @@ class Agent:
 
     def start(self) -> None:
         """Take a number, open the socket, start the listener. What the environment refuses is one warning."""
+        # As this agent starts them, snapshots leave its threads out.
+        self._reporter.begin(self.primitives.start_new_thread)
         with self._lifecycle.starting() as may_start:
             if may_start:
                 self._start()
@@ -322,7 +323,7 @@ class Agent:
             if self._watchdog is not None:
                 self._watchdog.stop(_STOP_SECONDS)
                 self._watchdog = None
-            self._reporter.stop(_STOP_SECONDS)
+            self._reporter.flush(_STOP_SECONDS)
             if self.listener is not None:
                 self.listener.stop(_STOP_SECONDS)
                 self.listener = None
@@ -347,7 +348,6 @@ class Agent:
             self.listener.forget()
         if self._watchdog is not None:
             self._watchdog.forget()
-        self._reporter.forget()
         self.hubs.forget()
         self._close_black_box(remove=False)
         if self.slot is not None:
@@ -446,13 +446,9 @@ class Agent:
 
     def _log_postmortem(self, died: Postmortem | None) -> None:
         if died is not None:
-            self._reporter.post(
-                logs.POSTMORTEM,
-                logging.ERROR,
-                "postmortem",
-                "\n".join(postmortem_format.lines(died)),
-                {"kind": "postmortem", **postmortem_format.document(died)},
-            )
+            text = "\n".join(postmortem_format.lines(died))
+            content = {"kind": "postmortem", **postmortem_format.document(died)}
+            self._reporter.post(Entry(logs.POSTMORTEM, logging.ERROR, "postmortem: %s", text, content=content))
 
     def _check_paths(self) -> OwnDescriptor | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
@@ -478,28 +474,6 @@ class Agent:
                     self._table.describe(core.number, token, request.remote_address, request.request_id)
 
     # --- for those who see the process end
-
-    def run_apart(self, work: Callable[[], object], timeout_seconds: float) -> bool:
-        """Run ``work`` on a real thread that no snapshot shows, and wait for it; whether it ended in time.
-
-        For signal handlers: what they interrupt may hold any lock, also one of ours or of logging's.
-        """
-        ended = self.primitives.allocate_lock()
-        ended.acquire()
-
-        def run() -> None:
-            try:
-                work()
-            except Exception:
-                faults.caught("at the end of a worker")
-            finally:
-                ended.release()
-
-        try:
-            self.primitives.start_new_thread(run, ())
-        except RuntimeError:
-            return False
-        return ended.acquire(timeout=timeout_seconds)
 
     def keep(self, text: str) -> None:
         """Add a report to the file of the last ones, for whoever asks what this worker did when it is gone."""
@@ -611,13 +585,15 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     if agent is None:
         if at_exit.has_begun():
             return None
+        # First of all: from here on something may be logged.
+        reporter.current().begin(primitives.bind().start_new_thread)
+        _register_hooks()
         made = Agent(settings, environ, application)
         agent = _agents.setdefault(pid, made)
         if agent is made:
             # There are others if we are a child that was forked in C: no hook has run.
             _forget_parents()
             STARTED_HERE[0] = 1
-            _register_hooks()
             agent.adapt()
             agent.start()
     if agent.is_stopping:

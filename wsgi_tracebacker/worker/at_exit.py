@@ -10,10 +10,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.worker import faults
+from wsgi_tracebacker.worker import faults, reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: How long the end of a process waits until its last lines are logged.
+_FLUSH_SECONDS = 2.0
 
 #: The process that has registered, and the one that ends.
 _registered_in = 0
@@ -35,6 +38,8 @@ def register(stop: Callable[[], object]) -> None:
             stop()
         except Exception:
             faults.caught("at the end of the process")
+        # Also where nothing was started that stop() would end, and what went wrong just now.
+        reporter.current().flush(_FLUSH_SECONDS)
 
     atexit.register(end)
     for register_with in (_multiprocessing, _mod_wsgi, _twisted):

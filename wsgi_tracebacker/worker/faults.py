@@ -1,6 +1,6 @@
-"""What happens to a fault of ours: it is logged once, counted, and goes no further.
+"""What happens to a fault of ours: it is logged once, counted, and goes no further. A warning is logged once, too.
 
-Knows what was logged already. Refuses to raise.
+Knows what was logged already. Refuses to raise, and to wait for the log: its lines go to the reporter.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ import signal
 import sys
 import traceback
 from types import CodeType
-from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.worker import logs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from wsgi_tracebacker.worker import logs, reporter
 
 #: Different faults that are remembered; far more than there are places that catch one.
 _MAX_REMEMBERED = 256
@@ -24,38 +20,35 @@ _seen: set[str] = set()
 _count = 0
 
 
-def caught(where: str, say: Callable[[str], object] | None = None) -> None:
-    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it.
-
-    :param say: what is given the text instead of the log, by who must not wait for a handler that hangs.
-    """
+def caught(where: str) -> None:
+    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it."""
     global _count
     _count += 1
-    if where in _seen or len(_seen) >= _MAX_REMEMBERED:
-        return
-    _seen.add(where)
-    if say is not None:
-        text = f"a fault of wsgi_tracebacker, {where}; requests are served on\n{_formatted()}"
-        try:
-            say(text)
-        except Exception:
-            # What was at fault may be what says it.
-            logs.write_to_stderr(text)
-        return
-    logs.emit_soon(
-        logs.PACKAGE,
-        logging.ERROR,
-        "a fault of wsgi_tracebacker, %s; requests are served on",
-        where,
-        exception=sys.exc_info()[1],
-    )
+    if _is_new(where):
+        message = "a fault of wsgi_tracebacker, %s; requests are served on\n%s"
+        reporter.current().post(reporter.Entry(logs.PACKAGE, logging.ERROR, message, where, _formatted()))
+
+
+def warn_once(key: str, message: str, *arguments: object) -> None:
+    """Log a warning the first time that ``key`` is given in this process."""
+    if _is_new(key):
+        # Only the words of an exception: its traceback has the frames of a request, and handlers may keep records.
+        words = [str(argument) if isinstance(argument, BaseException) else argument for argument in arguments]
+        reporter.current().post(reporter.Entry(logs.PACKAGE, logging.WARNING, message, *words))
+
+
+def _is_new(key: str) -> bool:
+    if key in _seen or len(_seen) >= _MAX_REMEMBERED:
+        return False
+    _seen.add(key)
+    return True
 
 
 def _formatted() -> str:
-    """The exception that is being handled, with its traceback if that can be had."""
+    """The exception that is being handled, as text, for the same reason; with its traceback if that can be had."""
     error = sys.exc_info()[1]
     try:
-        return traceback.format_exc()
+        return traceback.format_exc().rstrip("\n")
     except Exception:
         # It imports, and reads files: without a descriptor it cannot.
         return f"{type(error).__name__}: {error}"
@@ -78,16 +71,6 @@ def is_of_signal_handler(error: BaseException) -> bool:
 def _code_of(handler: object) -> CodeType | None:
     code = getattr(getattr(handler, "__func__", handler), "__code__", None)
     return code if type(code) is CodeType else None
-
-
-def warn_once(key: str, message: str, *arguments: object) -> None:
-    """Log a warning the first time that ``key`` is given in this process."""
-    if key in _seen or len(_seen) >= _MAX_REMEMBERED:
-        return
-    _seen.add(key)
-    # Only the words of an exception: its traceback has the frames of a request, and handlers may keep their records.
-    words = [str(argument) if isinstance(argument, BaseException) else argument for argument in arguments]
-    logs.emit_soon(logs.PACKAGE, logging.WARNING, message, *words)
 
 
 def count() -> int:

@@ -21,7 +21,7 @@ from wsgi_tracebacker.model.report import HubReport, OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.worker import kernel, logs
-from wsgi_tracebacker.worker.reporter import Repeats
+from wsgi_tracebacker.worker.reporter import Entry, Repeats
 from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
@@ -162,14 +162,15 @@ class HubWatch:
             stacks_file = self._stacks_file()
             if stacks_file is not None:
                 stacks_file.write(f"{strftime('%Y-%m-%d %H:%M:%S%z')} hub: {text}\n\n")
-            self._reporter.post(logs.HUB, logging.WARNING, "hub", text, report_format.hub_document(report))
+            content = report_format.hub_document(report)
+            self._reporter.post(Entry(logs.HUB, logging.WARNING, "hub: %s", text, content=content))
         return _Block(asked_at, report, logged)
 
     def _report_runs_again(self, block: _Block, now: float) -> None:
         if block.was_logged:
             line = report_format.hub_runs_again(block.report, now - block.asked_at)
             content = {**report_format.hub_document(block.report), "kind": "hub-runs-again"}
-            self._reporter.post(logs.HUB, logging.WARNING, "hub", line, content)
+            self._reporter.post(Entry(logs.HUB, logging.WARNING, "hub: %s", line, content=content))
 
 
 def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:

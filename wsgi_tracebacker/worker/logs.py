@@ -1,7 +1,8 @@
-"""Where log lines of ours go, whatever the application did to its logging.
+"""Logs one line with the application's logging, whatever the application did to that; stderr is the way out.
 
-Knows the loggers' names and the way out when one is disabled or has no handler: stderr. Refuses to raise, and to keep
-a logger: ``logging.config.dictConfig`` disables those that exist when it is called, so each is looked up when used.
+Knows the loggers' names. Refuses to keep a logger: ``logging.config.dictConfig`` disables those that exist when it is
+called, so each is looked up when it is used. Blocks as long as the application's handlers do: only the reporter calls
+it while requests are served.
 """
 
 from __future__ import annotations
@@ -24,15 +25,6 @@ EXTRA_KEY = "wsgi_tracebacker"
 
 _STDERR = 2
 
-#: How long a request may be held by a log line of ours, once for each: far longer than handlers take that do not hang.
-_LOOKS = 250
-_LOOK_SECONDS = 0.001
-
-# Bound when this module is loaded: applications patch these modules, and not only gevent and eventlet do.
-_allocate_lock = primitives.original("_thread", "allocate_lock")
-_start_new_thread = primitives.original("_thread", "start_new_thread")
-_sleep = primitives.original("time", "sleep")
-
 
 class _Stderr(logging.Handler):
     """Writes records to stderr, for loggers that would lose them. Without a lock: a write is one system call."""
@@ -46,34 +38,6 @@ class _Stderr(logging.Handler):
             text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         write_to_stderr(text)
         return True
-
-
-def emit_soon(name: str, level: int, message: str, *arguments: object, exception: BaseException | None = None) -> None:
-    """As emit(), for those who cannot wait: a request, or whoever answers readers.
-
-    On a thread of its own, which is waited for while handlers take the time that they usually take; after that it is
-    written to stderr, and the thread is left to them.
-    """
-    ended = _allocate_lock()
-    ended.acquire()
-
-    def say() -> None:
-        try:
-            emit(name, level, message, *arguments, exception=exception)
-        finally:
-            ended.release()
-
-    try:
-        _start_new_thread(say, ())
-    except RuntimeError:
-        emit(name, level, message, *arguments, exception=exception)
-        return
-    # Looked at again and again: CPython 3.10 measures a timed wait for a lock by a clock that can be set.
-    for _ in range(_LOOKS):
-        if ended.acquire(blocking=False):
-            return
-        _sleep(_LOOK_SECONDS)
-    _write(name, level, f"(logging hangs) {message}", arguments, exception)
 
 
 def emit(
@@ -110,22 +74,9 @@ def emit(
                 threading._active.pop(ident, None)  # type: ignore[attr-defined]  # noqa: SLF001
         return
     except Exception:
-        # A filter or handler that raises: what was to be said is said all the same.
+        # A filter or handler raised: the line is written all the same.
         failure = traceback.format_exc()
-    _write(name, level, message, arguments, exception, failure)
-
-
-def _write(
-    name: str,
-    level: int,
-    message: str,
-    arguments: tuple[object, ...],
-    exception: BaseException | None,
-    failure: str = "",
-) -> None:
     text = message % arguments if arguments else message
-    if exception is not None:
-        text += "\n" + "".join(traceback.format_exception(exception))
     write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}\n{failure}".rstrip("\n"))
 
 

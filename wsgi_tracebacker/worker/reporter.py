@@ -1,30 +1,27 @@
-"""Reports go out on a thread of their own: logging may block, and then neither watching nor killing may wait for it.
+"""Logs our lines on a thread of its own: a log handler may hang, and no request and no part of ours waits for it.
 
 Knows which reports are the same, how many may be logged in full, and what to do when logging hangs. Refuses to make a
 report.
 
-Guarantees of the thread: real, daemon, started with the first report. While it hangs in somebody's handler or
-callable, a second one writes what waits to stderr, the report that it hangs with first, so that reports are late by a
-second and never lost. The text of a report is in the stacks file before it comes here.
+Each process has one reporter. Its thread runs while lines wait, hands one after the other to a second thread, which
+calls the application's handlers and ``on_harakiri``, and waits for that one. Logging that takes longer than
+HANGS_AFTER_SECONDS hangs: that line, and all that come until it returns, are written to stderr. So lines are late by a
+second and never lost. Both threads are real (also under gevent and eventlet) and daemons. The text of a report is in
+the stacks file before it comes here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.worker import faults, logs
-from wsgi_tracebacker.worker.wakeup import Waker
+from wsgi_tracebacker.worker import logs, primitives
 
 if TYPE_CHECKING:
-    import _thread
     from collections.abc import Callable
-
-    from wsgi_tracebacker.model.report import HarakiriReport
-    from wsgi_tracebacker.worker.primitives import Primitives
 
 #: Reports on requests that stand in the same place are the same; within so many seconds one is logged and the others
 #: are counted.
@@ -33,38 +30,71 @@ REPEAT_SECONDS = 60.0
 MAX_FULL_REPORTS = 20
 #: Reports that wait to be logged; above it the oldest goes. It is in the stacks file.
 _MAX_WAITING = 1_000
-#: How often it looks by itself whether anything waits.
-_LOOKS_SECONDS = 2.0
 #: Logging that takes longer hangs. Less than a kill waits, so that its report is on stderr by then.
 HANGS_AFTER_SECONDS = 0.75
 
+# Bound when this module is loaded: applications patch these modules, and not only gevent and eventlet do.
+_allocate_lock = primitives.original("_thread", "allocate_lock")
+
 
 class Entry:
-    """One report on its way out."""
+    """One line on its way out."""
 
-    __slots__ = ("callback", "content", "done", "kind", "level", "logger", "message", "report", "said")
+    __slots__ = ("_arguments", "_callback", "_message", "content", "is_done", "is_logged", "level", "logger")
 
     def __init__(
         self,
         logger: str,
         level: int,
-        kind: str,
         message: str,
-        content: dict[str, Any],
-        done: _thread.LockType,
+        *arguments: object,
+        content: dict[str, Any] | None = None,
+        callback: Callable[[], object] | None = None,
+        is_logged: bool = False,
     ) -> None:
+        """Nothing is logged yet.
+
+        :param message: the same for all lines of a kind: that is how Sentry groups them.
+        :param content: what the record carries for programs.
+        :param callback: called when it was logged.
+        :param is_logged: nothing is to be logged, only the callback called.
+        """
         self.logger = logger
-        #: ``harakiri`` or ``slow``: how the message begins.
-        self.kind = kind
         self.level = level
-        self.message = message
+        self._message = message
+        self._arguments = arguments
         self.content = content
-        self.callback: Callable[[HarakiriReport], object] | None = None
-        self.report: HarakiriReport | None = None
-        #: Whether anything is to be logged still.
-        self.said = False
-        #: Held until it was logged.
-        self.done = done
+        self._callback = callback
+        #: Whether it was logged or written to stderr.
+        self.is_logged = is_logged
+        #: Whether nothing is left to do for it.
+        self.is_done = False
+
+    def text(self) -> str:
+        return self._message % self._arguments if self._arguments else self._message
+
+    def log(self) -> None:
+        """Log it, and call the callback: takes as long as the application's code for both does."""
+        if not self.is_logged:
+            self.emit()
+            self.is_logged = True
+        if self._callback is not None:
+            try:
+                self._callback()
+            except BaseException as error:
+                logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", exception=error)
+        # Now: who kills waits for the callback too.
+        self.is_done = True
+
+    def emit(self) -> None:
+        logs.emit(self.logger, self.level, self._message, *self._arguments, content=self.content)
+
+    def give_up(self, why: str) -> None:
+        """Write it to stderr, if it was not logged."""
+        if not self.is_logged:
+            self.is_logged = True
+            logs.write_to_stderr(f"{logging.getLevelName(self.level)} {self.logger} ({why}): {self.text()}")
+            self.is_done = True
 
 
 class Repeats:
@@ -103,170 +133,107 @@ class Repeats:
 
 
 class Reporter:
-    """Logs reports on a thread of its own."""
+    """Logs the lines of one process."""
 
-    def __init__(self, primitives: Primitives) -> None:
-        """Nothing runs before the first report."""
-        self._primitives = primitives
-        self._waiting: deque[Entry] = deque()
+    def __init__(self) -> None:
+        """Until begin(), a line is logged where it is posted."""
+        self._start_thread: Callable[..., object] | None = None
+        self._waiting: deque[Entry] = deque(maxlen=_MAX_WAITING)
         #: What the thread is busy with.
         self._current: Entry | None = None
-        self._waker: Waker | None = None
-        self._ended: _thread.LockType | None = None
-        self._stopping = False
-        #: Since when the thread has been busy with one report; None while it is not.
-        self._busy_since: float | None = None
-        self._spare_runs = False
+        #: Held while the thread runs.
+        self._running_lock = _allocate_lock()
+        #: Held while the second thread has a line, and so while the application's logging has it.
+        self._logging_lock = _allocate_lock()
 
-    def post(
-        self,
-        logger: str,
-        level: int,
-        kind: str,
-        message: str,
-        content: dict[str, Any],
-        *,
-        report: HarakiriReport | None = None,
-        callback: Callable[[HarakiriReport], object] | None = None,
-        logged: bool = True,
-    ) -> Entry:
-        """Hand a report over; returns at once. ``logged`` False: only the callback gets it."""
-        done = self._primitives.allocate_lock()
-        done.acquire()
-        entry = Entry(logger, level, kind, message, content, done)
-        entry.said = not logged
-        entry.report, entry.callback = report, callback
-        if len(self._waiting) >= _MAX_WAITING:
-            self._waiting.popleft()
-        self._waiting.append(entry)
-        self._start()
-        if self._waker is not None:
-            self._waker.wake()
+    def begin(self, start_thread: Callable[..., object]) -> None:
+        """From now on this process serves requests.
+
+        Before that no request can wait for a line: it is logged while the application is imported, or by gunicorn's
+        master. And no thread may be started there: workers that are forked later would not have it.
+        """
+        self._start_thread = start_thread
+
+    def post(self, entry: Entry) -> Entry:
+        """Hand a line over; returns at once."""
+        if self._start_thread is None:
+            entry.log()
+        else:
+            self._waiting.append(entry)
+            self._start()
         return entry
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a report is being logged just now, or waits for that."""
-        return self._busy_since is not None or bool(self._waiting)
-
-    def hangs(self, now: float) -> bool:
-        """Whether the thread has been busy with one report for longer than logging takes."""
-        since = self._busy_since
-        return since is not None and now - since > HANGS_AFTER_SECONDS
-
-    def rescue(self, now: float) -> None:
-        """If the thread hangs, write what it hangs with and what waits behind it to stderr."""
-        if self.hangs(now) and not self._spare_runs and self._unsaid():
-            self._spare_runs = True
-            try:
-                self._primitives.start_new_thread(self._run_spare, ())
-            except RuntimeError:
-                self._spare_runs = False
-
-    def stop(self, timeout_seconds: float) -> None:
-        """Log what waits, then end the thread; at most ``timeout_seconds`` if it hangs."""
-        self._stopping = True
-        if self._ended is None or self._waker is None:
-            return
-        self._waker.wake()
-        if self._ended.acquire(timeout=timeout_seconds):
-            self._ended.release()
-            self._close()
-        elif not self._spare_runs:
-            # It hangs, and the process is about to end with it.
-            self._run_spare()
-
-    def _unsaid(self) -> list[Entry]:
-        current = self._current
-        entries = [*self._waiting] if current is None else [current, *self._waiting]
-        return [entry for entry in entries if not entry.said]
-
-    def forget(self) -> None:
-        """In a forked child: there is no thread."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._waker is not None:
-            self._waker.close()
-            self._waker = None
+    def flush(self, timeout_seconds: float) -> None:
+        """Wait until every line is logged; those that are not by then are written to stderr."""
+        if self._running_lock.acquire(timeout=timeout_seconds):
+            self._running_lock.release()
+            # A line that was posted just now found the lock taken.
+            self._start()
+        else:
+            current = self._current
+            if current is not None:
+                current.give_up("logging hangs")
+            self._give_up_waiting("logging hangs")
 
     def _start(self) -> None:
-        if self._ended is not None:
-            return
-        self._ended = self._primitives.allocate_lock()
-        self._ended.acquire()
-        try:
-            self._waker = Waker()
-            self._primitives.start_new_thread(self._run, ())
-        except (OSError, RuntimeError):
-            # No descriptor or thread to be had: better here, on the watchdog's, than not at all.
-            self._ended.release()
-            self._ended = None
-            self._close()
-            self._work_off()
+        """Start the thread, if lines wait and it does not run. Waits for no lock: a signal's handler may post."""
+        start_thread = self._start_thread
+        if self._waiting and start_thread is not None and self._running_lock.acquire(blocking=False):
+            try:
+                start_thread(self._run, (start_thread,))
+            except RuntimeError:
+                self._running_lock.release()
+                self._give_up_waiting("no thread")
 
-    def _run(self) -> None:
+    def _next(self) -> Entry | None:
+        # Not asked first whether there is one: flush() takes them, too.
         try:
-            waker = self._waker
-            while waker is not None and not (self._stopping and not self._waiting):
-                try:
-                    if not self._waiting:
-                        # Not for ever: its waker may have lost its descriptors.
-                        waker.wait(self._primitives.poll(), _LOOKS_SECONDS)
-                    self._work_off()
-                except Exception:
-                    faults.caught("in the reporter")
-                    self._primitives.poll().poll(_LOOKS_SECONDS * 1000)
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+    def _give_up_waiting(self, why: str) -> None:
+        while (entry := self._next()) is not None:
+            entry.give_up(why)
+
+    def _run(self, start_thread: Callable[..., object]) -> None:
+        try:
+            while (entry := self._next()) is not None:
+                self._current = entry
+                entry.give_up(self._log_in_time(entry, start_thread))
+                self._current = None
         finally:
-            if self._ended is not None:
-                self._ended.release()
+            self._running_lock.release()
+        # A line that was posted after the last look found the lock taken.
+        self._start()
 
-    def _work_off(self) -> None:
-        while self._waiting:
-            self._busy_since = monotonic()
-            entry = self._current = self._waiting.popleft()
-            # SystemExit too: a handler or callable that raises it would end this thread, and all later reports.
-            if not entry.said:
-                try:
-                    # A template that is the same for all of a kind: that is how Sentry groups them.
-                    logs.emit(entry.logger, entry.level, f"{entry.kind}: %s", entry.message, content=entry.content)
-                except BaseException:
-                    _write(entry, "logging failed")
-            entry.said = True
-            if entry.callback is not None and entry.report is not None:
-                try:
-                    entry.callback(entry.report)
-                except BaseException as error:
-                    logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", exception=error)
-            # Now: who kills waits for the callable too.
-            _set_done(entry)
-            self._current = None
-            self._busy_since = None
-
-    def _run_spare(self) -> None:
+    def _log_in_time(self, entry: Entry, start_thread: Callable[..., object]) -> str:
+        """Have the second thread log it; if it was not logged, that was because of what this returns."""
+        if not self._logging_lock.acquire(blocking=False):
+            return "logging hangs"
         try:
-            for entry in self._unsaid():
-                entry.said = True
-                _write(entry, "logging hangs")
-                _set_done(entry)
-        except Exception:
-            faults.caught("while reports were written to stderr")
-        finally:
-            self._spare_runs = False
+            start_thread(self._log, (entry,))
+        except RuntimeError:
+            self._logging_lock.release()
+            return "no thread"
+        if not self._logging_lock.acquire(timeout=HANGS_AFTER_SECONDS):
+            return "logging hangs"
+        self._logging_lock.release()
+        return "logging failed"
+
+    def _log(self, entry: Entry) -> None:
+        # SystemExit, too: what a handler raises makes a line that was not logged, and nothing else.
+        with contextlib.suppress(BaseException):
+            entry.log()
+        self._logging_lock.release()
 
 
-def _write(entry: Entry, why: str) -> None:
-    level = logging.getLevelName(entry.level)
-    logs.write_to_stderr(f"{level} {entry.logger} ({why}): {entry.kind}: {entry.message}")
+#: The reporter of each process, by its pid: that of a forked child's parent has no thread in the child.
+_reporters: dict[int, Reporter] = {}
 
 
-def _set_done(entry: Entry) -> None:
-    try:
-        entry.done.release()
-    except RuntimeError:
-        pass
-
-
-def full_text(report: HarakiriReport) -> str:
-    """The whole report, as it is logged."""
-    return "\n".join(report_format.lines(report))
+def current() -> Reporter:
+    """The reporter of this process."""
+    pid = os.getpid()
+    # Two threads that ask at the same time get the same one.
+    return _reporters.get(pid) or _reporters.setdefault(pid, Reporter())

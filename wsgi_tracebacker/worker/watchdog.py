@@ -16,6 +16,7 @@ that with the next wake-up, and wakes it if it must come sooner.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -30,7 +31,7 @@ from wsgi_tracebacker.worker import faults, kernel, logs, requests
 from wsgi_tracebacker.worker.hub_watch import HubWatch, running_in
 from wsgi_tracebacker.worker.interrupt import Throw
 from wsgi_tracebacker.worker.recorder import CodeOwnership, Recorder
-from wsgi_tracebacker.worker.reporter import Repeats, full_text
+from wsgi_tracebacker.worker.reporter import Entry, Repeats
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.wakeup import Waker
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.kill_timer import KillTimer
     from wsgi_tracebacker.worker.primitives import Primitives
-    from wsgi_tracebacker.worker.reporter import Entry, Reporter
+    from wsgi_tracebacker.worker.reporter import Reporter
     from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
@@ -262,17 +263,17 @@ class Watchdog:
                     # By what was planned when it began to look: if it was stopped since then, that counts as well.
                     planned = self._look_around(planned)
                 except Exception:
-                    faults.caught("in the watchdog", self._say_fault)
+                    faults.caught("in the watchdog")
                     planned = monotonic() + _FAULT_PAUSE_SECONDS
                 try:
                     planned = self._sleep(planned)
                 except Exception:
-                    faults.caught("when the watchdog slept", self._say_fault)
+                    faults.caught("when the watchdog slept")
                     self._primitives.poll().poll(_FAULT_PAUSE_SECONDS * 1000)
             # What was counted is said while there is somebody to say it.
             self._summaries(_NEVER)
         except Exception:
-            faults.caught("when the watchdog ended", self._say_fault)
+            faults.caught("when the watchdog ended")
         finally:
             self._waker.close()
             self._ended.release()
@@ -330,9 +331,6 @@ class Watchdog:
             wake_at = min(wake_at, self._attend_slow(due, late_seconds))
         wake_at = min(wake_at, self._hub_watch.look(now, late_seconds))
         wake_at = min(wake_at, self._summaries(now))
-        self._reporter.rescue(now)
-        if self._reporter.is_busy:
-            wake_at = min(wake_at, now + _FAULT_PAUSE_SECONDS)
         self.wakes_at = wake_at
         return wake_at
 
@@ -369,7 +367,7 @@ class Watchdog:
                 wake_at = min(wake_at, self._attend_one(watch, looked, late_seconds))
             except Exception:
                 # The others are not to pay for it.
-                faults.caught("in the watchdog, on one request", self._say_fault)
+                faults.caught("in the watchdog, on one request")
                 wake_at = min(wake_at, monotonic() + _FAULT_PAUSE_SECONDS)
         return wake_at
 
@@ -486,7 +484,7 @@ class Watchdog:
     def _kill_if_said(self, watch: _Watch, now: float) -> float:
         """Kill this process, or say when to look again. If the request ends meanwhile, nobody dies for it."""
         entry = watch.kill_entry
-        if entry is not None and now < watch.kill_at and not entry.done.acquire(blocking=False):
+        if entry is not None and now < watch.kill_at and not entry.is_done:
             return now + _KILL_LOOKS_SECONDS
         if os.getpid() == 1:
             # The kernel keeps pid 1 of a namespace from its own signals.
@@ -528,7 +526,8 @@ class Watchdog:
         )
         line = report_format.one_line(report)
         if self._slow_lines.admit(_slow_key(report), report_format.target(request), now):
-            self._reporter.post(logs.SLOW, logging.WARNING, "slow", line, report_format.document(report))
+            content = report_format.document(report)
+            self._reporter.post(Entry(logs.SLOW, logging.WARNING, "slow: %s", line, content=content))
 
     # --- reports
 
@@ -547,11 +546,7 @@ class Watchdog:
         places = tuple((other.request.method, other.request.path) for other in report.in_flight)
         if self._stalls.admit(places, oldest, now):
             line, document = report_format.stall_line(report), report_format.stall_document(report)
-            self._reporter.post(logs.STALL, logging.WARNING, "stall", line, document)
-
-    def _say_fault(self, text: str) -> None:
-        """Through the reporter: the log may hang, and this thread must not."""
-        self._reporter.post(logs.PACKAGE, logging.ERROR, "fault", text, {"kind": "fault", "text": text})
+            self._reporter.post(Entry(logs.STALL, logging.WARNING, "stall: %s", line, content=document))
 
     def _report(
         self,
@@ -616,19 +611,21 @@ class Watchdog:
 
     def _say(self, report: HarakiriReport, settings: Settings, *, logged: bool = True) -> Entry | None:
         """Write the report to the stacks file, and hand it over to be logged, or only to the callable."""
-        text = full_text(report) if logged else ""
+        text = "\n".join(report_format.lines(report)) if logged else ""
         stacks_file = self._stacks_file()
         if logged and stacks_file is not None:
             stacks_file.write(f"{_timestamp()} harakiri: {text}\n\n")
+        on_harakiri = settings.on_harakiri
         return self._reporter.post(
-            logs.HARAKIRI,
-            logging.ERROR,
-            "harakiri",
-            text,
-            report_format.document(report) if logged else {},
-            report=report,
-            callback=settings.on_harakiri,
-            logged=logged,
+            Entry(
+                logs.HARAKIRI,
+                logging.ERROR,
+                "harakiri: %s",
+                text,
+                content=report_format.document(report) if logged else {},
+                callback=functools.partial(on_harakiri, report) if on_harakiri is not None else None,
+                is_logged=not logged,
+            )
         )
 
     def _summaries(self, now: float) -> float:
@@ -646,7 +643,7 @@ class Watchdog:
                 if not subject:
                     message = f"{more} in the last minute at other places"
                 content = {"kind": f"{kind}-summary", "subject": subject, "count": count, "pid": os.getpid()}
-                self._reporter.post(logger, level, kind, message, content)
+                self._reporter.post(Entry(logger, level, f"{kind}: %s", message, content=content))
             ends_at = repeats.ends_at()
             if ends_at is not None:
                 wake_at = min(wake_at, ends_at)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import clients
+from tests.support.logs import messages
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.wire import http10 as http
@@ -367,7 +368,7 @@ def test_a_fault_of_an_answer_is_logged_once_and_the_listener_lives(
         assert clients.read_to_end(path, GET) == b""
     answers.fault = None
     assert clients.request(path, "/").status == 200
-    assert (len(caplog.records), faults.count()) == (1, 2)
+    assert (len(messages(caplog)), faults.count()) == (1, 2)
     faults.forget()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from wsgi_tracebacker.worker import faults, logs
+from wsgi_tracebacker.worker import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,36 +183,3 @@ def test_nothing_is_raised(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     logs.emit(NAME, logging.ERROR, "GET /x 1 s")
     monkeypatch.undo()
     assert "GET /x 1 s" in capfd.readouterr().err
-
-
-class Blocking(logging.Handler):
-    """Hangs until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.let_go = threading.Event()
-        self.ended = threading.Event()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.let_go.wait(30)
-        self.ended.set()
-
-
-def test_a_handler_that_hangs_is_not_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
-    """Whoever cannot wait goes on, and the line, with its exception, is on stderr."""
-    handler = Blocking()
-    alone(handler)
-    logs.emit_soon(NAME, logging.ERROR, "a %s", "fault", exception=KeyError("k"))
-    assert capfd.readouterr().err == f"ERROR {NAME}: (logging hangs) a fault\nKeyError: 'k'\n"
-    handler.let_go.set()
-    assert handler.ended.wait(30)
-
-
-def test_what_a_handler_keeps_has_no_frames_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception in a warning is there as its words: its traceback would keep the locals of a request."""
-    faults.forget()
-    faults.warn_once("a test", "no socket (%s), %d tries", OSError(28, "No space left on device"), 3)
-    faults.forget()
-    [record] = caplog.records
-    assert record.args == ("[Errno 28] No space left on device", 3)
-    assert record.getMessage() == "no socket ([Errno 28] No space left on device), 3 tries"

@@ -1,39 +1,22 @@
-"""Reports go out, whatever logging and the application's callable do."""
+"""Lines go out, whatever logging and the application's callable do, and nobody waits for them."""
 
 from __future__ import annotations
 
+import _thread
+import functools
 import logging
+import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.model.report import HarakiriReport, Verdict
-from wsgi_tracebacker.model.snapshot import Request
-from wsgi_tracebacker.worker import logs, primitives
-from wsgi_tracebacker.worker.reporter import HANGS_AFTER_SECONDS, Reporter
+from wsgi_tracebacker.worker import logs, reporter
+from wsgi_tracebacker.worker.reporter import Entry, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-REPORT = HarakiriReport(
-    kind="harakiri",
-    request=Request("GET", "/x", None, None, None, 0.0, 1.0, "app"),
-    worker=1,
-    core=0,
-    pid=1,
-    limit_seconds=1.0,
-    late_seconds=0.0,
-    action="log",
-    outcome="logged",
-    timeline=(),
-    verdict=Verdict("unknown", "a test"),
-    stack=None,
-    system_call=None,
-    others=(),
-)
 
 
 class Handler(logging.Handler):
@@ -41,10 +24,12 @@ class Handler(logging.Handler):
 
     def __init__(self, first: Callable[[], object] | None = None) -> None:
         super().__init__()
+        self.has_begun = threading.Event()
         self.first = first
         self.messages: list[str] = []
 
     def handle(self, record: logging.LogRecord) -> bool:
+        self.has_begun.set()
         if self.first is not None:
             self.first()
         self.messages.append(record.getMessage())
@@ -52,10 +37,12 @@ class Handler(logging.Handler):
 
 
 @pytest.fixture
-def reporter() -> Iterator[Reporter]:
-    made = Reporter(primitives.bind())
+def lines() -> Iterator[Reporter]:
+    """The reporter of a process that serves."""
+    made = Reporter()
+    made.begin(_thread.start_new_thread)
     yield made
-    made.stop(5.0)
+    made.flush(5.0)
     logger = logging.getLogger(logs.HARAKIRI)
     logger.propagate, logger.handlers = True, []
 
@@ -65,69 +52,110 @@ def use(handler: logging.Handler) -> None:
     logger.propagate, logger.handlers = False, [handler]
 
 
-def post(reporter: Reporter, message: str, **more: Any) -> Any:
-    return reporter.post(logs.HARAKIRI, logging.ERROR, "harakiri", message, {}, **more)
+def post(lines: Reporter, message: str, **more: Any) -> Entry:
+    return lines.post(Entry(logs.HARAKIRI, logging.ERROR, "harakiri: %s", message, **more))
 
 
-def test_in_order(reporter: Reporter) -> None:
-    """One after the other, on a thread of its own, which ends with the last one said."""
+def on_stderr(message: str, why: str = "logging hangs") -> str:
+    return f"ERROR wsgi_tracebacker.harakiri ({why}): harakiri: {message}\n"
+
+
+def test_in_order(lines: Reporter) -> None:
+    """One after the other, and not by the thread that posts them."""
     handler = Handler()
     use(handler)
-    idents: list[int] = []
-    handler.first = lambda: idents.append(threading.get_ident())
+    idents: set[int] = set()
+    handler.first = lambda: idents.add(threading.get_ident())
     for number in range(20):
-        post(reporter, str(number))
-    reporter.stop(5.0)
+        post(lines, str(number))
+    lines.flush(5.0)
     assert handler.messages == [f"harakiri: {number}" for number in range(20)]
-    assert len(set(idents)) == 1
-    assert idents[0] != threading.get_ident()
+    assert threading.get_ident() not in idents
 
 
-def test_logging_hangs(reporter: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
-    """What it hangs with and what waits behind it is written to stderr, once; then nobody waits for it any more."""
+def test_many_threads_post(lines: Reporter) -> None:
+    """No line is lost between the end of a thread that finds no more and the next line."""
+    handler = Handler()
+    use(handler)
+
+    def some() -> None:
+        for _ in range(50):
+            post(lines, "line")
+
+    threads = [threading.Thread(target=some) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: len(handler.messages) == 200, "all are logged")
+
+
+def test_before_a_process_serves_it_is_logged_at_once() -> None:
+    """By who imports the application: a thread that was started there would be missing in forked workers."""
+    handler = Handler()
+    use(handler)
+    idents: set[int] = set()
+    handler.first = lambda: idents.add(threading.get_ident())
+    assert post(Reporter(), "line").is_done
+    assert idents == {threading.get_ident()}
+
+
+def test_a_forked_child_has_its_own() -> None:
+    """The thread of its parent's is not there."""
+    reporter.current().begin(_thread.start_new_thread)
+    assert reporter.current() is reporter.current()
+    inherited = reporter.current()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(reporter.current() is inherited)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_logging_hangs(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
+    """What it hangs with and what waits behind it is written to stderr, once; what comes later is logged again."""
     let_go = threading.Event()
-    use(Handler(let_go.wait))
-    entries = [post(reporter, f"report {number}") for number in range(3)]
-    wait_until(lambda: reporter.hangs(time.monotonic()), "it hangs")
-    for _ in range(3):
-        reporter.rescue(time.monotonic())
-    for entry in entries:
-        assert entry.done.acquire(timeout=10)
-    lines = capfd.readouterr().err.splitlines()
-    expected = [f"ERROR wsgi_tracebacker.harakiri (logging hangs): harakiri: report {number}" for number in range(3)]
-    assert lines == expected
-    reporter.rescue(time.monotonic())
+    handler = Handler(let_go.wait)
+    use(handler)
+    entries = [post(lines, f"report {number}") for number in range(3)]
+    wait_until(lambda: all(entry.is_done for entry in entries), "they are on stderr")
+    assert capfd.readouterr().err == "".join(on_stderr(f"report {number}") for number in range(3))
     let_go.set()
-    reporter.stop(5.0)
+    wait_until(lambda: handler.messages, "the handler goes on")
+    wait_until(lambda: not lines._logging_lock.locked(), "nothing hangs any more")
+    post(lines, "later")
+    lines.flush(5.0)
+    assert handler.messages == ["harakiri: report 0", "harakiri: later"]
     assert capfd.readouterr().err == ""
 
 
-def test_logging_hangs_at_the_end(reporter: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
-    """A process that stops waits for a moment, then says on stderr what was not logged."""
+def test_logging_hangs_at_the_end(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
+    """A process that ends waits for a moment, then writes to stderr what was not logged."""
     let_go = threading.Event()
-    use(Handler(let_go.wait))
-    post(reporter, "the last report")
-    reporter.stop(0.1)
-    assert "(logging hangs): harakiri: the last report" in capfd.readouterr().err
+    handler = Handler(let_go.wait)
+    use(handler)
+    post(lines, "the last but one")
+    assert handler.has_begun.wait(10)
+    post(lines, "the last")
+    lines.flush(0.1)
+    assert capfd.readouterr().err == on_stderr("the last but one") + on_stderr("the last")
     let_go.set()
 
 
-def test_it_does_not_hang_before_its_time(reporter: Reporter) -> None:
-    """A slow handler is no hung one."""
-    let_go = threading.Event()
-    use(Handler(let_go.wait))
-    post(reporter, "report")
-    began = time.monotonic()
-    wait_until(lambda: reporter.hangs(began + 100), "it logs")
-    assert not reporter.hangs(began)
-    assert not reporter.hangs(began + HANGS_AFTER_SECONDS - 0.1)
-    let_go.set()
-    wait_until(lambda: not reporter.is_busy, "it has logged")
+def test_a_slow_handler_does_not_hang(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
+    """It takes its time, and all is logged and nothing written to stderr."""
+    pause = threading.Event()
+    handler = Handler(lambda: pause.wait(0.1))
+    use(handler)
+    for number in range(3):
+        post(lines, str(number))
+    lines.flush(5.0)
+    assert len(handler.messages) == 3
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("error", [OSError, SystemExit, KeyboardInterrupt])
 def test_a_handler_that_raises_ends_nothing(
-    error: type[BaseException], reporter: Reporter, capfd: pytest.CaptureFixture[str]
+    error: type[BaseException], lines: Reporter, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not even with what is meant to end a process: the report is on stderr, and the next one is logged."""
 
@@ -136,82 +164,89 @@ def test_a_handler_that_raises_ends_nothing(
 
     handler = Handler(fail)
     use(handler)
-    assert post(reporter, "one").done.acquire(timeout=10)
+    post(lines, "one")
+    lines.flush(5.0)
     assert "harakiri: one" in capfd.readouterr().err
     handler.first = None
-    assert post(reporter, "two").done.acquire(timeout=10)
+    post(lines, "two")
+    lines.flush(5.0)
     assert handler.messages == ["harakiri: two"]
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_on_harakiri_raises(error: type[BaseException], reporter: Reporter) -> None:
+def test_on_harakiri_raises(error: type[BaseException], lines: Reporter) -> None:
     """That is logged, and nothing else happens."""
     handler = Handler()
     use(handler)
-    seen: list[HarakiriReport] = []
+    seen: list[str] = []
 
-    def callback(report: HarakiriReport) -> None:
+    def callback(report: str) -> None:
         seen.append(report)
         raise error
 
     for message in ("one", "two"):
-        post(reporter, message, report=REPORT, callback=callback)
-    reporter.stop(5.0)
+        post(lines, message, callback=functools.partial(callback, message))
+    lines.flush(5.0)
     assert handler.messages == ["harakiri: one", "on_harakiri raised", "harakiri: two", "on_harakiri raised"]
-    assert seen == [REPORT, REPORT]
+    assert seen == ["one", "two"]
 
 
-def test_on_harakiri_hangs(reporter: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
+def test_on_harakiri_hangs(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
     """Its own report was logged before; those behind it go to stderr."""
     handler = Handler()
     use(handler)
     let_go = threading.Event()
-    first = post(reporter, "one", report=REPORT, callback=lambda report: let_go.wait())
-    wait_until(lambda: handler.messages, "the first is logged")
+    first = post(lines, "one", callback=let_go.wait)
+    second = post(lines, "two")
+    wait_until(lambda: second.is_done, "the second is on stderr")
     # Who kills waits for the callable too, as long as it may.
-    assert not first.done.acquire(blocking=False)
-    second = post(reporter, "two")
-    wait_until(lambda: reporter.hangs(time.monotonic()), "it hangs")
-    reporter.rescue(time.monotonic())
-    assert second.done.acquire(timeout=10)
+    assert not first.is_done
     assert handler.messages == ["harakiri: one"]
-    assert capfd.readouterr().err == "ERROR wsgi_tracebacker.harakiri (logging hangs): harakiri: two\n"
+    assert capfd.readouterr().err == on_stderr("two")
     let_go.set()
 
 
-def test_a_report_that_is_only_counted_still_reaches_the_callable(reporter: Reporter) -> None:
+def test_a_report_that_is_only_counted_still_reaches_the_callable(lines: Reporter) -> None:
     """on_harakiri gets every report, the log one of each kind."""
     handler = Handler()
     use(handler)
-    seen: list[HarakiriReport] = []
-    post(reporter, "again", report=REPORT, callback=seen.append, logged=False)
-    reporter.stop(5.0)
-    assert (handler.messages, seen) == ([], [REPORT])
+    seen: list[str] = []
+    post(lines, "again", callback=lambda: seen.append("again"), is_logged=True)
+    lines.flush(5.0)
+    assert (handler.messages, seen) == ([], ["again"])
 
 
-def test_without_a_thread_it_is_said_at_once(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process at its limit of threads still reports."""
+@pytest.mark.parametrize("had", [0, 1])
+def test_without_a_thread_it_is_on_stderr(had: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """A process at its limit of threads still reports, and whoever posts does not wait for a handler."""
+    threads = [_thread.start_new_thread] * had
 
-    class NoThreads:
-        allocate_lock = staticmethod(threading.Lock)
-
-        @staticmethod
-        def start_new_thread(*_: object) -> int:
+    def start(*arguments: Any) -> int:
+        if not threads:
             raise RuntimeError("can't start new thread")
+        return threads.pop()(*arguments)
 
     handler = Handler()
     use(handler)
-    monkeypatch.setattr(reporter, "_primitives", NoThreads)
-    assert post(reporter, "report").done.acquire(blocking=False)
-    assert handler.messages == ["harakiri: report"]
+    lines = Reporter()
+    lines.begin(start)
+    entry = post(lines, "report")
+    wait_until(lambda: entry.is_done, "it is written")
+    lines.flush(5.0)
+    assert handler.messages == []
+    assert capfd.readouterr().err == on_stderr("report", "no thread")
 
 
-def test_what_waits_is_bounded(reporter: Reporter) -> None:
-    """A log that hangs for a day costs a thousand reports of memory and no more."""
+def test_what_waits_is_bounded(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a storm while stderr or a handler hangs the last thousand lines are kept."""
     let_go = threading.Event()
-    use(Handler(let_go.wait))
+    handler = Handler(let_go.wait)
+    use(handler)
+    post(lines, "first")
+    assert handler.has_begun.wait(10)
     for number in range(1_500):
-        post(reporter, str(number))
-    assert len(reporter._waiting) <= 1_000
-    reporter._waiting.clear()
+        post(lines, str(number))
+    lines.flush(0.0)
     let_go.set()
+    lines.flush(5.0)
+    assert 1_000 <= len(capfd.readouterr().err.splitlines()) <= 1_002

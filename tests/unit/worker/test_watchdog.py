@@ -32,8 +32,9 @@ from wsgi_tracebacker import (
     TracebackerMiddleware,
     set_harakiri,
 )
+from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, watchdog
+from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, reporter, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
 from wsgi_tracebacker.worker.settings import from_options
@@ -397,7 +398,7 @@ def test_a_fault_in_the_report_does_not_keep_the_process_alive(
     def failing(*_: object) -> NoReturn:
         raise OSError
 
-    monkeypatch.setattr(watchdog, "full_text", failing)
+    monkeypatch.setattr(report_format, "lines", failing)
     serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.1, harakiri_action="kill"))
     assert kills
     faults.forget()
@@ -433,7 +434,7 @@ def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
     assert len(hanging) >= 1
     assert "a fault of wsgi_tracebacker, in the watchdog" in hanging[0]
     lines = capfd.readouterr().err
-    assert "ERROR wsgi_tracebacker (logging hangs): fault: a fault of wsgi_tracebacker, in the watchdog" in lines
+    assert "ERROR wsgi_tracebacker (logging hangs): a fault of wsgi_tracebacker, in the watchdog" in lines
     assert "OSError: of ours" in lines
     assert "ERROR wsgi_tracebacker.harakiri (logging hangs): harakiri: " in lines
     faults.forget()
@@ -498,6 +499,7 @@ def test_a_callable_that_fails_costs_nobody_a_response(wrong: object, base: str,
     application = TracebackerMiddleware(quick, base, harakiri=decide)
     for _ in range(3):
         assert serve(application).status == "200 OK"
+    reporter.current().flush(10.0)
     [line] = [message for _, message, _ in logged.records]
     assert "when the harakiri callable was asked for a limit" in line
     faults.forget()

@@ -328,14 +328,12 @@ class Said:
         self.messages: list[str] = []
         self.contents: list[dict[str, Any]] = []
 
-    def post(
-        self, logger: str, level: int, kind: str, message: str, content: dict[str, Any], **_: object
-    ) -> Entry | None:
-        assert (logger, kind) == ("wsgi_tracebacker.hub", "hub")
-        json.dumps(content, allow_nan=False)
-        self.messages.append(message)
-        self.contents.append(content)
-        return None
+    def post(self, entry: Entry) -> Entry:
+        assert entry.logger == "wsgi_tracebacker.hub"
+        json.dumps(entry.content, allow_nan=False)
+        self.messages.append(entry.text().removeprefix("hub: "))
+        self.contents.append(entry.content or {})
+        return entry
 
 
 def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: float = 1.0) -> tuple[HubWatch, Said]:

@@ -1,0 +1,208 @@
+"""No request waits for a log line, and no line is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.test_worker_processes import fork_without_our_hook, in_child
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.worker import agent, cores, faults, reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: A handler that hangs holds a request no longer. It takes milliseconds; this is for a loaded machine.
+PATIENCE_SECONDS = 0.2
+
+
+class Hanging(logging.Handler):
+    """Hangs until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = threading.Event()
+        self.let_go = threading.Event()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.has_begun.set()
+        self.let_go.wait(30)
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def handler() -> Iterator[Hanging]:
+    """The only one that our lines get to."""
+    logger = logging.getLogger("wsgi_tracebacker")
+    made = Hanging()
+    logger.addHandler(made)
+    logger.propagate = False
+    faults.forget()
+    yield made
+    made.let_go.set()
+    stop()
+    logger.propagate = True
+    logger.removeHandler(made)
+    faults.forget()
+
+
+def quick(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b"x"]
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise OSError("of ours")
+
+
+def first_request(base: str, _: pytest.MonkeyPatch) -> WSGIApplication:
+    return TracebackerMiddleware(quick, f"{base}/missing", harakiri=5, harakiri_action="kill")
+
+
+def fault_where_the_worker_starts(base: str, monkeypatch: pytest.MonkeyPatch) -> WSGIApplication:
+    monkeypatch.setattr(agent.Agent, "__init__", fail)
+    return TracebackerMiddleware(quick, base)
+
+
+def fault_where_a_request_begins(base: str, monkeypatch: pytest.MonkeyPatch) -> WSGIApplication:
+    monkeypatch.setattr(cores.Cores, "take", fail)
+    return TracebackerMiddleware(quick, base)
+
+
+def fault_of_the_harakiri_callable(base: str, _: pytest.MonkeyPatch) -> WSGIApplication:
+    return TracebackerMiddleware(quick, base, harakiri=fail)
+
+
+def request_within_a_request(base: str, _: pytest.MonkeyPatch) -> WSGIApplication:
+    inner = TracebackerMiddleware(quick, f"{base}other")
+    return TracebackerMiddleware(lambda *_: inner(environ(), lambda *_: print), base)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        first_request,
+        fault_where_the_worker_starts,
+        fault_where_a_request_begins,
+        fault_of_the_harakiri_callable,
+        request_within_a_request,
+    ],
+)
+@pytest.mark.parametrize("holds_the_lock", [False, True], ids=["", "with the handler's lock"])
+def test_no_request_waits_for_a_log_line(
+    case: Any,
+    holds_the_lock: bool,
+    base: str,
+    handler: Hanging,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The handler hangs, or the request holds its lock: it takes milliseconds, and the line is on stderr."""
+    with monkeypatch.context() as patched:
+        application = case(base, patched)
+        if holds_the_lock:
+            handler.acquire()
+        seconds = []
+        for _ in range(3):
+            began = time.monotonic()
+            application(environ(), lambda *_: print)
+            seconds.append(time.monotonic() - began)
+        reporter.current().flush(10.0)
+        if holds_the_lock:
+            handler.release()
+    assert max(seconds) < PATIENCE_SECONDS
+    assert " wsgi_tracebacker (logging hangs): " in capfd.readouterr().err
+
+
+def test_a_thread_in_the_handler_holds_no_other_request(base: str, handler: Hanging) -> None:
+    """The application logs, and its handler hangs: what we have to log meanwhile holds nobody else."""
+    application = TracebackerMiddleware(quick, f"{base}/missing")
+    thread = threading.Thread(target=logging.getLogger("wsgi_tracebacker").warning, args=("the application's",))
+    thread.start()
+    began = time.monotonic()
+    assert serve(application).chunks == [b"x"]
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    handler.let_go.set()
+    thread.join()
+    wait_until(lambda: len(handler.messages) == 2, "both are logged")
+
+
+_ENDS_AT_ONCE = """
+import logging, sys
+from wsgi_tracebacker import TracebackerMiddleware
+
+logging.basicConfig(format="logged %(name)s: %(message)s")
+application = TracebackerMiddleware(lambda environ, start_response: [b""], "/nonexistent/tb")
+application({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise ValueError"])
+def test_a_process_that_ends_right_after_a_warning_has_logged_it(end: str) -> None:
+    """By the application's own handler."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _ENDS_AT_ONCE + end],
+        cwd=PROJECT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stderr.count("logged wsgi_tracebacker: cannot open a socket at /nonexistent/tb<N>") == 1
+
+
+@pytest.mark.parametrize("fork", [os.fork, fork_without_our_hook])
+def test_a_forked_child_logs_its_own(fork: Callable[[], int], base: str, handler: Hanging) -> None:
+    """Its parent's thread was in the handler when it was forked: the child's warnings are logged nevertheless."""
+    application = TracebackerMiddleware(quick, f"{base}/missing")
+    assert serve(application).chunks == [b"x"]
+    assert handler.has_begun.wait(10)
+
+    def serve_in_the_child() -> object:
+        handler.let_go = threading.Event()
+        handler.let_go.set()
+        serve(application)
+        stop()
+        return len(handler.messages)
+
+    assert in_child(serve_in_the_child, fork) == 1
+
+
+_IMPORTS = """
+import logging, os, sys
+from wsgi_tracebacker import TracebackerMiddleware
+
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+TracebackerMiddleware(lambda environ, start_response: [b""])
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_who_only_imports_the_application_gets_no_thread() -> None:
+    """As gunicorn's master does, before it forks: the line is logged at once."""
+    imported = subprocess.run(
+        [sys.executable, "-c", _IMPORTS],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "WSGI_TB_DISABLE": "1"},
+    )
+    assert imported.stdout.splitlines() == [
+        "wsgi_tracebacker does nothing in this process: WSGI_TB_DISABLE is set",
+        "1",
+    ]
