@@ -23,8 +23,9 @@ from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.worker import agent, cores, faults, kernel, listener, peers, primitives, requests, slot
+from wsgi_tracebacker.worker import agent, cores, faults, listener, peers, primitives, requests, slot
 from wsgi_tracebacker.worker.stacks import walk
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "where a core is taken": (cores.Cores, "take"),
     "where a core is looked for": (agent, "idle_core"),
     "where a listener is made": (listener.Listener, "__init__"),
-    "where /proc is read": (kernel, "start_ticks"),
+    "where /proc is read": (proc, "stat"),
 }
 
 
@@ -347,7 +348,7 @@ def test_restart_after_stop(base: str) -> None:
     assert serve(TracebackerMiddleware(stopping, base)).chunks == [b"x"]
     stop()
     assert os.listdir(os.path.dirname(base)) == []
-    assert len(os.listdir("/proc/self/task")) < before
+    wait_until(lambda: len(os.listdir("/proc/self/task")) < before, "the threads have ended")
     assert served(one)
     found: list[Any] = []
 

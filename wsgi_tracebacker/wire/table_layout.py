@@ -62,6 +62,7 @@ A row is whole if its head equals its tail in two reads that are equal: head and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import struct
@@ -185,8 +186,12 @@ def file_name(base: str, number: int, uid: int, kind: str) -> str:
 
     A base path would not fit into a name; 64 bits of its hash are enough for the services of one user.
     """
-    of_base = hashlib.blake2b(os.fsencode(base), digest_size=8).hexdigest()
-    return f"wsgi_tracebacker.{uid}.{of_base}.{number}.{kind}"
+    return f"wsgi_tracebacker.{uid}.{_hash_of(base)}.{number}.{kind}"
+
+
+@functools.lru_cache(maxsize=16)
+def _hash_of(base: str) -> str:
+    return hashlib.blake2b(os.fsencode(base), digest_size=8).hexdigest()
 
 
 def beside_socket(base: str, number: int, kind: str) -> str:

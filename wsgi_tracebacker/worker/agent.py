@@ -17,25 +17,19 @@ import mmap
 import os
 import sys
 from dataclasses import replace
-from time import CLOCK_BOOTTIME, clock_gettime, monotonic
-from time import time as unix_time
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.errors import NotInRequest
-from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Counters, Worker
 from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import (
     at_exit,
-    black_box_files,
     disabled,
     faults,
     interrupt,
-    kernel,
     logs,
     peers,
     predecessor,
@@ -46,16 +40,15 @@ from wsgi_tracebacker.worker import (
     startup_warnings,
 )
 from wsgi_tracebacker.worker.begin import on_begin
+from wsgi_tracebacker.worker.black_box import BlackBox
 from wsgi_tracebacker.worker.cores import Cores, known_thread
-from wsgi_tracebacker.worker.dump_signal import DumpSignal
+from wsgi_tracebacker.worker.identity import Identity, working_directory
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.own_threads import OwnThreads
 from wsgi_tracebacker.worker.reporter import Entry
 from wsgi_tracebacker.worker.requests import Core
 from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, snapshot
-from wsgi_tracebacker.worker.stacks_file import StacksFile
-from wsgi_tracebacker.worker.table import Table
 from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
 
 if TYPE_CHECKING:
@@ -64,6 +57,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.begin import Begin
     from wsgi_tracebacker.worker.kill_timer import KillTimer
     from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.table import Table
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
 _MADV_WIPEONFORK = 18
@@ -78,8 +72,6 @@ _LEAVES_LOCKS = (
     'CPython 3.14 does not give back the lock of a "with" statement that harakiri_action="raise" interrupts while it '
     "waits for that lock: whoever wants it next waits for ever; other versions give it back"
 )
-_PYTHON = f"{ {'cpython': 'CPython', 'pypy': 'PyPy'}.get(sys.implementation.name, sys.implementation.name) }"
-_PYTHON_VERSION = f"{_PYTHON} {'.'.join(map(str, sys.version_info[:3]))}"
 
 
 class _PidMark:
@@ -135,25 +127,24 @@ class Agent:
         self.cores = Cores(self.primitives.allocate_lock)
         self.slot: slot.Slot | None = None
         self.listener: Listener | None = None
-        self._application = settings.application or application
         software = environ.get("SERVER_SOFTWARE")
-        self._server = software if type(software) is str else None
+        self.identity = Identity.of_this_process(
+            settings.base,
+            server=software if type(software) is str else None,
+            application=settings.application or application,
+        )
         self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
-        self._started_at = kernel.started_at(unix_time(), clock_gettime(CLOCK_BOOTTIME))
         self._snapshots = snapshot.Snapshots(
-            self.cores, self.hubs, places.Places(self._started_at), self.own_threads.idents
+            self.cores, self.hubs, places.Places(self.identity.started_at), self.own_threads.idents
         )
         self._group_id: int | None = None
         self._reporter = reporter.current()
-        self._stacks_file: StacksFile | None = None
-        self._table: Table | None = None
-        self._dump_signal: DumpSignal | None = None
+        self._black_box: BlackBox | None = None
         self._watchdog: Watchdog | None = None
         self.kill_timer: KillTimer | None = None
         #: The settings under which requests come, with what those do when they begin.
         self._watched: list[tuple[Settings, Begin | None]] = []
         self._hubs_watched: list[Settings] = []
-        self._pid = os.getpid()
         self._lifecycle = Lifecycle(self._end)
         self.cores.watcher = self
         #: The working directory, and until when it is taken for that.
@@ -177,32 +168,34 @@ class Agent:
     def _start(self) -> None:
         self._group_id = _group_id(self.settings.group)
         _warn("uwsgi threads", startup_warnings.no_threads())
-        self._take_slot(_uwsgi_worker_id())
-        listener = None
         try:
-            listener = Listener(
-                primitives=self.primitives,
-                listening=self.slot.listening if self.slot is not None else None,
-                answer=self.answer,
-                silent_path="/",
-                is_permitted=lambda connection: peers.is_permitted(connection, self._group_id),
-                on_tick=self._check_paths,
-                on_start=self._listener_started,
-                tick_seconds=TICK_SECONDS,
-            )
-            listener.start()
+            # First: without a thread, a socket on which nobody answers would be worse than none.
+            listener = self._start_listener()
         except (OSError, RuntimeError) as error:
-            # No descriptor, or no thread. A socket on which nobody answers would be worse than none.
-            if listener is not None:
-                listener.forget()
-            # Without a slot, what refused that was said already.
-            if self.slot is not None:
-                faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
-                self._close_black_box(remove=True)
-                self.slot.release()
-                self.slot = None
-        else:
-            self.listener = listener
+            faults.warn_once("listener", "no listener can be started (%s); this worker cannot be read", error)
+            return
+        self.listener = listener
+        try:
+            self._take_slot(_uwsgi_worker_id())
+        finally:
+            listener.serve(self.slot.listening if self.slot is not None else None)
+
+    def _start_listener(self) -> Listener:
+        listener = Listener(
+            primitives=self.primitives,
+            answer=self.answer,
+            silent_path="/",
+            is_permitted=lambda connection: peers.is_permitted(connection, self._group_id),
+            on_tick=self._check_paths,
+            on_start=self._listener_started,
+            tick_seconds=TICK_SECONDS,
+        )
+        try:
+            listener.start()
+        except BaseException:
+            listener.forget()
+            raise
+        return listener
 
     def adapt(self) -> None:
         """Notice that greenlets serve here: a server may patch threads after this was started."""
@@ -247,7 +240,7 @@ class Agent:
         if watchdog is not None:
             watchdog.watch(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
-            reason = startup_warnings.nothing_respawns(self._server, is_multiprocess=self._is_multiprocess)
+            reason = startup_warnings.nothing_respawns(self.identity.server, is_multiprocess=self._is_multiprocess)
             _warn("respawn", reason)
         if settings.harakiri_action == "raise" and interrupt.LEAVES_LOCKS:
             faults.warn_once("locks", _LEAVES_LOCKS)
@@ -261,7 +254,7 @@ class Agent:
             from wsgi_tracebacker.worker.kill_timer import KillTimer  # noqa: PLC0415
 
             watchdog.kill_timer = self.kill_timer = KillTimer(
-                dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
+                dump_signal=self._black_box.signal_number if self._black_box is not None else None,
                 margin_seconds=settings.harakiri_margin,
                 serving=self.cores.serving,
                 deadline_of=kill_deadline,
@@ -295,9 +288,9 @@ class Agent:
                 primitives=self.primitives,
                 cores=self.cores,
                 reporter=self._reporter,
-                stacks_file=lambda: self._stacks_file,
-                table=lambda: self._table,
-                places=places.Places(self._started_at),
+                stacks_file=lambda: self._black_box.stacks_file if self._black_box is not None else None,
+                table=self._table,
+                places=places.Places(self.identity.started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
                 interrupt=interrupt.raise_into,
                 hubs=self.hubs,
@@ -337,7 +330,7 @@ class Agent:
             self.cores.abandon()
             # Not before: what the next request starts would run beside this.
             if running() is self:
-                del _agents[self._pid]
+                del _agents[self.identity.pid]
 
     def forget(self) -> None:
         """In a forked child: let go of what is the parent's, without a trace in its files."""
@@ -367,82 +360,58 @@ class Agent:
                 )
                 return
             # The predecessor's files are read before they make room for ours.
-            died = predecessor.make_postmortem(base, taken.number)
-            refused = self._open_black_box(taken.number)
+            self._log_postmortem(predecessor.make_postmortem(base, taken.number))
+            box = BlackBox(self.identity, taken.number, self.settings.dump_signal, self._black_box)
             try:
-                taken.write_card(self._card(taken.number))
+                taken.write_card(box.card())
                 taken.bind(self._group_id)
             except BaseException:
-                self._close_black_box(remove=True)
+                box.close(remove=True)
                 taken.release()
-                # Now: the next try finds nothing of the dead any more.
-                self._log_postmortem(died)
                 raise
-            # Not before: where there is no socket either, one warning is enough.
-            self._warn_of_surroundings(taken.number, refused)
-            self._log_postmortem(died)
         except OSError as error:
             faults.warn_once(
                 "socket", "cannot open a socket at %s<N> (%s); the application is served without it", base, error
             )
             return
         self.slot = taken
+        self._record_in(box)
+        # Not before: where there is no socket either, one warning is enough.
+        self._warn_of_surroundings(taken.number, box)
         if self.settings.name_threads:
             self.cores.name_threads(taken.number)
 
-    def _warn_of_surroundings(self, number: int, refused: list[tuple[str, str, object]]) -> None:
-        copies = startup_warnings.other_copies(self.settings.base, number, self._pid, kernel.start_ticks() or 0)
+    def _warn_of_surroundings(self, number: int, box: BlackBox) -> None:
+        copies = startup_warnings.other_copies(self.identity, number)
         _warn("copies", copies)
-        for key, message, reason in refused:
+        for key, message, reason in box.refused:
             # The signal is the first copy's: that was said.
             if key != "signal" or copies is None:
                 faults.warn_once(key, message, reason)
-        _warn("hidden", startup_warnings.hidden(self.settings.base))
+        _warn("hidden", startup_warnings.hidden(self.identity.base))
 
-    def _open_black_box(self, number: int) -> list[tuple[str, str, object]]:
-        """Make the table and take the signal; what was refused, as warn_once() takes it."""
-        refused: list[tuple[str, str, object]] = []
-        base, vanished = self.settings.base, self._table
-        self._close_black_box(remove=True)
-        # Whether we ever write one of our own or not: what a predecessor reported must not stand beside our table.
-        stacks_path = black_box_files.path_of(base, number, layout.STACKS)
-        black_box_files.remove(stacks_path)
-        try:
-            self._table = Table(black_box_files.path_of(base, number, layout.TABLE), self._header(number))
-        except (OSError, ValueError) as error:
-            refused.append(("black box", "no black box (%s); after a crash nobody will know what was served", error))
-        else:
-            if vanished is not None:
-                self._table.go_on_from(vanished)
-            self.cores.record_in(self._table)
-            self.own_threads.write_to(self._table)
+    def _record_in(self, box: BlackBox) -> None:
+        self._black_box = box
+        if box.table is not None:
+            self.cores.record_in(box.table)
+            self.own_threads.write_to(box.table)
             if self.listener is not None and self.listener.native_id is not None:
-                self._table.set_listener(self.listener.native_id)
-        self._stacks_file = StacksFile(stacks_path)
-        if self.settings.dump_signal is not None:
-            dump_signal = DumpSignal(self.settings.dump_signal)
-            if dump_signal.register(self._stacks_file):
-                self._dump_signal = dump_signal
-            else:
-                refusal = "signal %d is in use, or its file cannot be had; a stalled worker will show no stacks"
-                refused.append(("signal", refusal, self.settings.dump_signal))
-        return refused
+                box.table.set_listener(self.listener.native_id)
 
     def _close_black_box(self, *, remove: bool) -> None:
-        if self._dump_signal is not None:
-            self._dump_signal.unregister()
-            self._dump_signal = None
-        if self._table is not None:
+        if self._black_box is not None:
             self.own_threads.write_to(None)
-            self._table.close(remove=remove)
-            self._table = None
-        if self._stacks_file is not None:
-            self._stacks_file.close(remove=remove)
-            self._stacks_file = None
+            self._black_box.close(remove=remove)
+            self._black_box = None
+
+    def _table(self) -> Table | None:
+        box = self._black_box
+        return box.table if box is not None else None
 
     def _listener_started(self, native_id: int) -> None:
-        if self._table is not None:
-            self._table.set_listener(native_id)
+        table = self._table()
+        if table is not None:
+            table.set_listener(native_id)
 
     def _log_postmortem(self, died: Postmortem | None) -> None:
         if died is not None:
@@ -453,8 +422,8 @@ class Agent:
     def _check_paths(self) -> OwnDescriptor | None:
         """Once a tick: what vanished comes back, under the same number if that is still free."""
         self._note_those_that_stay()
-        current = self.slot
-        if current is not None and not (current.is_intact() and (self._table is None or self._table.is_there())):
+        current, box = self.slot, self._black_box
+        if current is not None and not (current.is_intact() and (box is None or box.is_there())):
             # Not release() first: the number would be anybody's for a moment. What is left of ours has no lock file
             # that others could find, so nobody is kept from anything by it.
             self.slot = None
@@ -465,75 +434,28 @@ class Agent:
 
     def _note_those_that_stay(self) -> None:
         """Complete the rows of requests that are in flight for long; where there is a watchdog, it was sooner."""
-        now = monotonic()
+        now, table = monotonic(), self._table()
         for core in self.cores.all():
             token = core.started
-            if token > 0.0 and self._table is not None and core.number is not None:
+            if token > 0.0 and table is not None and core.number is not None:
                 request = requests.describe(core, token, now, 0.0)
                 if request is not None:
-                    self._table.describe(core.number, token, request.remote_address, request.request_id)
+                    table.describe(core.number, token, request.remote_address, request.request_id)
 
     # --- for those who see the process end
 
     def keep(self, text: str) -> None:
         """Add a report to the file of the last ones, for whoever asks what this worker did when it is gone."""
-        stacks_file = self._stacks_file
-        if stacks_file is not None:
-            stacks_file.write(text)
+        box = self._black_box
+        if box is not None:
+            box.stacks_file.write(text)
 
     # --- who we are
 
-    def _header(self, number: int) -> layout.Header:
-        return layout.Header(
-            pid=os.getpid(),
-            number=number,
-            uid=os.geteuid(),
-            listener=0,
-            start_ticks=kernel.start_ticks() or 0,
-            pid_namespace=kernel.pid_namespace(),
-            started_at=self._started_at or 0.0,
-            monotonic=monotonic(),
-            unix=unix_time(),
-            unrecorded_cores=0,
-            is_closed=False,
-            boot_id=kernel.boot_id(),
-            server=self._server,
-            application=self._application,
-            python=_PYTHON_VERSION,
-            counted=predecessor.counted(self.settings.base, number),
-        )
-
-    def _card(self, number: int) -> Card:
-        return Card(
-            number=number,
-            base=self.settings.base,
-            pid=os.getpid(),
-            start_ticks=kernel.start_ticks() or 0,
-            boot_id=kernel.boot_id(),
-            pid_namespace=kernel.pid_namespace(),
-            uid=os.geteuid(),
-            server=self._server,
-            application=self._application,
-            cwd=_cwd(),
-            started_at=self._started_at or 0.0,
-            black_box=self._table.path if self._table is not None else None,
-            stacks=self._stacks_file.path if self._stacks_file is not None else None,
-            dump_signal=self._dump_signal.number if self._dump_signal is not None else None,
-        )
-
     def _worker(self, in_flight: int) -> Worker:
-        return Worker(
-            number=self.slot.number if self.slot is not None else None,
-            pid=os.getpid(),
-            ppid=os.getppid(),
-            uid=os.geteuid(),
-            started_at=self._started_at,
-            server=self._server,
-            application=self._application,
+        return self.identity.worker(
+            self.slot.number if self.slot is not None else None,
             cwd=self._folder(),
-            python=_PYTHON_VERSION,
-            version=__version__,
-            base=self.settings.base,
             requests_finished=self.cores.finished(),
             requests_in_flight=in_flight,
         )
@@ -542,7 +464,7 @@ class Agent:
         """The working directory, as of a moment ago."""
         now = monotonic()
         if now >= self._folder_again_at:
-            self._folder_known, self._folder_again_at = _cwd(), now + _FOLDER_SECONDS
+            self._folder_known, self._folder_again_at = working_directory(), now + _FOLDER_SECONDS
         return self._folder_known
 
     def _counters(self) -> Counters:
@@ -787,10 +709,3 @@ def _group_id(group: str | int | None) -> int | None:
     except (KeyError, OSError, ValueError):
         faults.warn_once("group", "there is no group %r on this system; only the owner can read the socket", group)
         return None
-
-
-def _cwd() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

@@ -90,7 +90,6 @@ class Listener:
         self,
         *,
         primitives: Primitives,
-        listening: OwnDescriptor | None,
         answer: Callable[[str], bytes | None],
         silent_path: str,
         is_permitted: Callable[[_socket.socket], bool],
@@ -110,7 +109,7 @@ class Listener:
         self.dropped = 0
         self._haste = Haste()
         self._primitives = primitives
-        self._listening = listening
+        self._listening: OwnDescriptor | None = None
         self._answer = answer
         self._silent_path = silent_path
         self._is_permitted = is_permitted
@@ -127,17 +126,25 @@ class Listener:
         self._poll = primitives.poll()
         self._watched: list[tuple[int, int]] = []
         self._stopping = False
+        #: Held until the thread has something to serve, and until it has ended.
+        self._begins = primitives.allocate_lock()
         self._ended = primitives.allocate_lock()
         self._waker = Waker()
 
     def start(self) -> None:
-        """Start the thread. Raises RuntimeError when the system gives none."""
+        """Start the thread, which waits for serve(). Raises RuntimeError when the system gives none."""
+        self._begins.acquire()
         self._ended.acquire()
         try:
             self._primitives.start_new_thread(self._run, ())
         except BaseException:
             self._ended.release()
             raise
+
+    def serve(self, listening: OwnDescriptor | None) -> None:
+        """Begin to accept on this socket; None: ask for one at the next tick."""
+        self._listening = listening
+        self._begins.release()
 
     def stop(self, timeout_seconds: float) -> bool:
         """End the thread and drop its clients; whether it ended in time."""
@@ -157,6 +164,7 @@ class Listener:
         self._waker.close()
 
     def _run(self) -> None:
+        self._begins.acquire()
         self.native_id = _thread.get_native_id()
         if self._on_start is not None:
             self._on_start(self.native_id)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files, proc
 from wsgi_tracebacker.wire import card_json as card_format
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.worker.identity import Identity
 
 #: The start of ``SERVER_SOFTWARE``, or our name for a server that has none, and why killing a process of that server
 #: ends the service. Measured on each; nothing is said of other servers.
@@ -58,9 +62,9 @@ def no_threads() -> str | None:
 # --- several interpreters in one process
 
 
-def other_copies(base: str, number: int, pid: int, start_ticks: int) -> str | None:
+def other_copies(identity: Identity, number: int) -> str | None:
     """Other interpreters of this process may have a worker number each."""
-    numbers = _numbers_of(base, number, pid, start_ticks) if _WITH_INTERPRETERS & sys.modules.keys() else []
+    numbers = _numbers_of(identity, number) if _WITH_INTERPRETERS & sys.modules.keys() else []
     if not numbers:
         return None
     return (
@@ -70,15 +74,15 @@ def other_copies(base: str, number: int, pid: int, start_ticks: int) -> str | No
     )
 
 
-def _numbers_of(base: str, below: int, pid: int, start_ticks: int) -> list[int]:
+def _numbers_of(identity: Identity, below: int) -> list[int]:
     found = []
     for number in range(max(1, below - _MAX_COPIES), below):
         try:
-            path = card_format.card_path(base, number)
-            card = card_format.decode(files.read_file_of(path, os.geteuid(), card_format.MAX_CARD_BYTES + 1)[0])
+            path = card_format.card_path(identity.base, number)
+            card = card_format.decode(files.read_file_of(path, identity.uid, card_format.MAX_CARD_BYTES + 1)[0])
         except (OSError, FormatError):
             continue
-        if (card.pid, card.start_ticks) == (pid, start_ticks):
+        if (card.pid, card.start_ticks) == (identity.pid, identity.start_ticks):
             found.append(number)
     return found
 

@@ -9,18 +9,24 @@ import pytest
 
 from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import black_box_files, kernel, slot, startup_warnings
+from wsgi_tracebacker.worker.identity import Identity
 from wsgi_tracebacker.worker.stacks import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+OWN = Identity.of_this_process("", None, "")
+
 LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
     "a file of /proc": (lambda base: kernel.read_file("/proc/self/stat"), None),
     "source": (lambda base: places.read_source(__file__), None),
     "what a dead worker left": (lambda base: black_box_files.read(f"{base}.left"), (None, None)),
     "what is kept": (lambda base: black_box_files.write(f"{base}.new", b"content"), False),
-    "cards of this process": (lambda base: startup_warnings._numbers_of(base, 2, 1, 1), []),
+    "cards of this process": (
+        lambda base: startup_warnings._numbers_of(OWN._replace(base=base), 2),
+        [],
+    ),
     "a card": (lambda base: slot._pid_on(card_format.card_path(base, 1)), None),
 }
 

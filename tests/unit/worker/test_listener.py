@@ -74,7 +74,6 @@ def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
     answers.listening = own = OwnDescriptor(listening)
     made = listener.Listener(
         primitives=primitives.bind(),
-        listening=own,
         answer=answers.answer,
         silent_path="/",
         is_permitted=lambda _: answers.permitted,
@@ -82,6 +81,7 @@ def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
         tick_seconds=0.05,
     )
     made.start()
+    made.serve(own)
     yield made
     assert made.stop(10)
     own.close()

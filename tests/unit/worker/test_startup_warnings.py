@@ -11,6 +11,7 @@ import pytest
 from tests.unit.wire.test_card_json import CARD
 from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import startup_warnings
+from wsgi_tracebacker.worker.identity import Identity
 from wsgi_tracebacker.worker.startup_warnings import nothing_respawns
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def test_copies_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.Mo
     """By pid and start; what is no card, or another process's, is none, and neither are our own and later numbers."""
     base = str(tmp_path / "tb")
     pid, start_ticks = 4711, 815
+    own = Identity.of_this_process(base, None, "shop")._replace(pid=pid, start_ticks=start_ticks)
     write_card(base, 1, pid, start_ticks)
     write_card(base, 2, pid, start_ticks + 1)
     write_card(base, 3, pid + 1, start_ticks)
@@ -149,9 +151,9 @@ def test_copies_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.Mo
     write_card(base, 7, pid, start_ticks)
     write_card(base, 8, pid, start_ticks)
     write_card(base, 9, pid, start_ticks)
-    assert startup_warnings.other_copies(base, 8, pid, start_ticks) is None
+    assert startup_warnings.other_copies(own, 8) is None
     # Only such servers have several interpreters in a process.
     monkeypatch.setitem(sys.modules, "mod_wsgi", SimpleNamespace())
-    text = startup_warnings.other_copies(base, 8, pid, start_ticks)
+    text = startup_warnings.other_copies(own, 8)
     assert text is not None
     assert text.startswith("worker 8 is in the same process as worker 1, 7, in another interpreter")

@@ -1,0 +1,122 @@
+"""Who this process is, found out once: everything that card, black box and answers say of it.
+
+A forked child makes one of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
+from time import time as unix_time
+from typing import NamedTuple
+
+from wsgi_tracebacker._version import __version__
+from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.snapshot import Worker
+from wsgi_tracebacker.wire.table_layout import Counted, Header
+
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+_IMPLEMENTATION = {"cpython": "CPython", "pypy": "PyPy"}.get(sys.implementation.name, sys.implementation.name)
+_PYTHON = f"{_IMPLEMENTATION} {'.'.join(map(str, sys.version_info[:3]))}"
+
+
+class Identity(NamedTuple):
+    """One worker process. What ``/proc`` does not say is 0 or empty."""
+
+    base: str
+    pid: int
+    #: When it started, in clock ticks since boot: with the pid, this names a process for good.
+    start_ticks: int
+    #: The same in Unix seconds; None where that is not known.
+    started_at: float | None
+    boot_id: str
+    pid_namespace: int
+    uid: int
+    server: str | None
+    application: str
+
+    @classmethod
+    def of_this_process(cls, base: str, server: str | None, application: str) -> Identity:
+        """Ask the kernel. The rest is what the first request, or the server, says."""
+        stat = proc.stat("/proc/self")
+        booted_at = unix_time() - clock_gettime(CLOCK_BOOTTIME)
+        return cls(
+            base=base,
+            pid=os.getpid(),
+            start_ticks=stat.start_ticks if stat is not None else 0,
+            started_at=booted_at + stat.start_ticks / _TICKS_A_SECOND if stat is not None else None,
+            boot_id=proc.boot_id(),
+            pid_namespace=proc.pid_namespace(),
+            uid=os.geteuid(),
+            server=server,
+            application=application,
+        )
+
+    def header(self, number: int, counted: Counted) -> Header:
+        """What a new black box begins with."""
+        return Header(
+            pid=self.pid,
+            number=number,
+            uid=self.uid,
+            listener=0,
+            start_ticks=self.start_ticks,
+            pid_namespace=self.pid_namespace,
+            started_at=self.started_at or 0.0,
+            monotonic=monotonic(),
+            unix=unix_time(),
+            unrecorded_cores=0,
+            is_closed=False,
+            boot_id=self.boot_id,
+            server=self.server,
+            application=self.application,
+            python=_PYTHON,
+            counted=counted,
+        )
+
+    def card(self, number: int, *, black_box: str | None, stacks: str | None, dump_signal: int | None) -> Card:
+        """What is written into ``<base><N>.worker``."""
+        return Card(
+            number=number,
+            base=self.base,
+            pid=self.pid,
+            start_ticks=self.start_ticks,
+            boot_id=self.boot_id,
+            pid_namespace=self.pid_namespace,
+            uid=self.uid,
+            server=self.server,
+            application=self.application,
+            cwd=working_directory(),
+            started_at=self.started_at or 0.0,
+            black_box=black_box,
+            stacks=stacks,
+            dump_signal=dump_signal,
+        )
+
+    def worker(self, number: int | None, *, cwd: str, requests_finished: int, requests_in_flight: int) -> Worker:
+        """What a snapshot says of the process."""
+        return Worker(
+            number=number,
+            pid=self.pid,
+            ppid=os.getppid(),
+            uid=self.uid,
+            started_at=self.started_at,
+            server=self.server,
+            application=self.application,
+            cwd=cwd,
+            python=_PYTHON,
+            version=__version__,
+            base=self.base,
+            requests_finished=requests_finished,
+            requests_in_flight=requests_in_flight,
+        )
+
+
+def working_directory() -> str:
+    """Where the process is now; empty if that folder was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
