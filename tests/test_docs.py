@@ -57,13 +57,14 @@ from wsgi_tracebacker.worker import (
     kill_timer,
     listener,
     logs,
+    publisher,
     recorder,
     reporter,
     requests,
     settings,
+    slow_request,
     stacks_file,
     startup_warnings,
-    watchdog,
 )
 
 if TYPE_CHECKING:
@@ -473,7 +474,7 @@ def test_every_key_of_the_record_is_in_the_reference() -> None:
     assert set(rows(keys)) - {"key", "---"} == set(report_format.hub_document(HUB_REPORT))
     keys = section(page, "Python could not run").partition("Its record has these keys:")[2]
     assert set(rows(keys)) - {"key", "---"} == set(report_format.stall_document(STALL_REPORT))
-    written = re.findall(r'"(\w+)": ', inspect.getsource(watchdog.Watchdog._summaries))
+    written = re.findall(r'"(\w+)": ', inspect.getsource(publisher.Publisher.log_summaries))
     assert set(rows(section(page, "a summary"))) - {"key", "---"} == set(written)
     fields = {field.name for field in dataclasses.fields(HarakiriReport)}
     assert set(rows(section(page, "The value"))) - {"attribute", "---"} == fields
@@ -499,15 +500,16 @@ def test_every_verdict_is_in_the_reference() -> None:
 def test_everything_that_can_be_done_is_in_the_reference() -> None:
     """Each outcome of a report has a row."""
     documented = section(reference("report"), "What was done")
-    source = inspect.getsource(watchdog.Watchdog)
-    methods = ("_raise", "_not_raised", "_throw", "_overdue", "_ended_request")
+    source = inspect.getsource(slow_request.SlowRequest)
+    methods = ("_raise", "_not_raised", "_throw_by", "_report_overdue", "_announce_kill", "check", "end")
     tree = ast.parse(textwrap.dedent(source))
     outcomes = [
         node.value
         for method in ast.walk(tree)
         if isinstance(method, ast.FunctionDef) and method.name in methods
         for node in ast.walk(method)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.replace(": %s", "")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+        if node.value != ast.get_docstring(method, clean=False)
     ]
     assert len(outcomes) >= 6
     for outcome in outcomes:

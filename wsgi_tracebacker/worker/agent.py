@@ -49,7 +49,8 @@ from wsgi_tracebacker.worker.own_threads import OwnThreads
 from wsgi_tracebacker.worker.reporter import Entry
 from wsgi_tracebacker.worker.requests import Core
 from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, snapshot
-from wsgi_tracebacker.worker.watchdog import Watchdog, kill_deadline
+from wsgi_tracebacker.worker.thresholds import kill_deadline
+from wsgi_tracebacker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
@@ -292,7 +293,6 @@ class Agent:
                 table=self._table,
                 places=places.Places(self.identity.started_at),
                 worker_number=lambda: self.slot.number if self.slot is not None else None,
-                interrupt=interrupt.raise_into,
                 hubs=self.hubs,
             )
             watchdog.start()

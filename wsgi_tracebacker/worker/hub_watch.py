@@ -12,28 +12,24 @@ Time in which Python could not run at all is not held against a hub: of that the
 
 from __future__ import annotations
 
-import logging
 import os
-from time import strftime
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.report import HubReport, OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.worker import kernel, logs
-from wsgi_tracebacker.worker.reporter import Entry, Repeats
+from wsgi_tracebacker.worker import kernel
 from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from wsgi_tracebacker.worker.cores import Cores
-    from wsgi_tracebacker.worker.reporter import Reporter
+    from wsgi_tracebacker.worker.publisher import Publisher
     from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
-    from wsgi_tracebacker.worker.stacks_file import StacksFile
 
     #: The requests in flight, each with the core that serves it.
     InFlight = Collection[tuple[Core, OtherRequest]]
@@ -60,8 +56,7 @@ class HubWatch:
         self,
         hubs: Hubs,
         cores: Cores,
-        reporter: Reporter,
-        stacks_file: Callable[[], StacksFile | None],
+        publisher: Publisher,
         places: Places,
         worker_number: Callable[[], int | None],
         in_flight: Callable[[], InFlight],
@@ -69,8 +64,7 @@ class HubWatch:
         """Nothing is watched before attend()."""
         self._hubs = hubs
         self._cores = cores
-        self._reporter = reporter
-        self._stacks_file = stacks_file
+        self._publisher = publisher
         self._places = places
         self._worker_number = worker_number
         self._in_flight = in_flight
@@ -80,8 +74,6 @@ class HubWatch:
         self._runs_since = 0.0
         #: By a hub's ident.
         self._blocks: dict[int, _Block] = {}
-        #: What was reported in the present minute.
-        self.reports = Repeats()
 
     def attend(self, limit_seconds: float) -> bool:
         """From now on, report a hub that is blocked for so long; whether that is news."""
@@ -156,21 +148,18 @@ class HubWatch:
         # Where it is, without the line: a loop is at another one each time.
         place = tuple((frame.filename, frame.function) for frame in report.stack.frames)
         subject = report_format.target(by.request) if by is not None else "a greenlet that serves no request"
-        logged = self.reports.admit((subject, place), subject, now)
-        if logged:
+        is_logged = self._publisher.admit("hub", (subject, place), subject, now)
+        if is_logged:
             text = "\n".join(report_format.hub_lines(report))
-            stacks_file = self._stacks_file()
-            if stacks_file is not None:
-                stacks_file.write(f"{strftime('%Y-%m-%d %H:%M:%S%z')} hub: {text}\n\n")
-            content = report_format.hub_document(report)
-            self._reporter.post(Entry(logs.HUB, logging.WARNING, "hub: %s", text, content=content))
-        return _Block(asked_at, report, logged)
+            self._publisher.write("hub", text)
+            self._publisher.log("hub", text, report_format.hub_document(report))
+        return _Block(asked_at, report, is_logged)
 
     def _report_runs_again(self, block: _Block, now: float) -> None:
         if block.was_logged:
             line = report_format.hub_runs_again(block.report, now - block.asked_at)
             content = {**report_format.hub_document(block.report), "kind": "hub-runs-again"}
-            self._reporter.post(Entry(logs.HUB, logging.WARNING, "hub: %s", line, content=content))
+            self._publisher.log("hub", line, content)
 
 
 def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:

@@ -1,4 +1,4 @@
-"""Deadlines: when a request is slow and when overdue, and what the watchdog does about it."""
+"""What the watchdog does about requests that are slow and overdue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,12 +33,12 @@ from wsgi_tracebacker import (
 )
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, reporter, watchdog
+from wsgi_tracebacker.worker import agent, black_box_files, faults, logs, make_report, publisher, reporter, watchdog
 from wsgi_tracebacker.worker.reporter import Repeats
-from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, Core
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.requests import HANDLE_KEY
+from wsgi_tracebacker.worker.slow_request import SlowRequest
+from wsgi_tracebacker.worker.thresholds import thresholds
 from wsgi_tracebacker.worker.wakeup import Waker
-from wsgi_tracebacker.worker.watchdog import thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,60 +46,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 NEVER = math.inf
-
-
-def core(own: tuple[float, float, float | None] | None = None, **options: Any) -> Core:
-    made = Core(0, 1, 2, None)
-    made.settings = from_options(environment={}, **options)
-    made.started = 100.0
-    made.own_limit = own
-    return made
-
-
-@pytest.mark.parametrize(
-    ("options", "own", "expected"),
-    [
-        ({}, None, (NEVER, NEVER)),
-        ({"harakiri": 30}, None, (115, 130)),
-        ({"harakiri": 30, "slow": 5}, None, (105, 130)),
-        ({"slow": 5}, None, (105, NEVER)),
-        ({"harakiri": 30, "slow": 50}, None, (130, 130)),
-        # Its own limit counts from when it was set: here at the age of 20.
-        ({"harakiri": 30}, (100.0, 20.0, 10.0), (125, 130)),
-        ({"harakiri": 30}, (100.0, 20.0, 60.0), (150, 180)),
-        ({"harakiri": 30}, (100.0, 20.0, None), (NEVER, NEVER)),
-        ({}, (100.0, 20.0, 4.0), (122, 124)),
-        ({"slow": 5}, (100.0, 20.0, 4.0), (105, 124)),
-        ({"slow": 5}, (100.0, 20.0, None), (105, NEVER)),
-        # Of the request before this one.
-        ({"harakiri": 30}, (50.0, 20.0, 1.0), (115, 130)),
-    ],
-)
-def test_thresholds(
-    options: dict[str, Any], own: tuple[float, float, float | None] | None, expected: tuple[float, float]
-) -> None:
-    """Slow is half of the limit if it is not given, and never later than the limit."""
-    assert thresholds(core(own, **options), 100.0) == expected
-
-
-SECONDS = st.one_of(st.none(), st.floats(0.001, 1e6))
-
-
-@given(SECONDS, SECONDS, st.one_of(st.none(), st.tuples(st.just(100.0), st.floats(0, 1e6), SECONDS)))
-def test_slow_never_comes_after_overdue(
-    harakiri: float | None, slow: float | None, own: tuple[float, float, float | None] | None
-) -> None:
-    """And neither comes before the request."""
-    slow_at, overdue_at = thresholds(core(own, harakiri=harakiri, slow=slow), 100.0)
-    assert 100.0 <= slow_at <= overdue_at or (harakiri is None and own is None)
-    if slow is not None or overdue_at != NEVER:
-        assert slow_at < NEVER
-
-
-def test_no_request_has_no_thresholds() -> None:
-    """An idle core, and one of a stopped agent."""
-    assert thresholds(core(harakiri=1), 0.0) == (NEVER, NEVER)
-    assert thresholds(core(harakiri=1), -1.0) == (NEVER, NEVER)
 
 
 class Logged:
@@ -206,27 +151,6 @@ def test_the_slow_line_says_that_the_exception_was_raised(
     assert "; HarakiriTimeout raised in its thread" in logged.of("harakiri")[0]
 
 
-@pytest.mark.parametrize(
-    ("phase", "ends", "sentence"),
-    [
-        (APP, False, "not raised into"),
-        (BODY, False, "HarakiriTimeout waits for the next chunk"),
-        (CLOSE, False, "not raised into"),
-        # Its report tells what was seen before it ended.
-        (BODY, True, "not raised into"),
-    ],
-)
-def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, sentence: str) -> None:
-    """Only a request whose body is sent has a next chunk that the exception can wait for."""
-    made = core(harakiri=1)
-    watch: Any = types.SimpleNamespace(core=made, token=made.started, phase=APP)
-    made.phase = phase
-    if ends:
-        made.started = 0.0
-    assert watchdog.Watchdog._not_raised(watch).startswith(sentence)
-    assert watch.phase == (APP if ends else phase)
-
-
 def test_a_slow_request_gets_one_line_when_it_ends(base: str, logged: Logged) -> None:
     """slow= works alone, and a request that is not slow gets nothing."""
     until = [0.0]
@@ -281,7 +205,7 @@ def test_what_was_counted_is_said_at_the_end(base: str, logged: Logged) -> None:
     [own] = agent._agents.values()
     dog = own._watchdog
     assert dog is not None
-    wait_until(lambda: not dog._watches, "all have ended")
+    wait_until(lambda: not dog._slow, "all have ended")
     agent.stop()
     assert logged.of("slow")[-1] == "slow: 2 more requests in the last minute at the same place as GET /"
 
@@ -297,7 +221,13 @@ def test_the_clock_may_be_set(base: str, logged: Logged, monkeypatch: pytest.Mon
 
 def test_nothing_waits_by_a_clock_that_can_be_set() -> None:
     """CPython 3.10 measures a timed wait for a lock by the wall clock: the watchdog's thread has none."""
-    methods = [function for name, function in vars(watchdog.Watchdog).items() if name not in ("stop", "start")]
+    its_classes = (watchdog.Watchdog, SlowRequest, make_report.ReportMaker, publisher.Publisher)
+    methods = [
+        function
+        for its_class in its_classes
+        for name, function in vars(its_class).items()
+        if (its_class, name) not in ((watchdog.Watchdog, "stop"), (watchdog.Watchdog, "start"))
+    ]
     names = {name for method in methods if hasattr(method, "__code__") for name in method.__code__.co_names}
     constants = {
         constant for method in methods if hasattr(method, "__code__") for constant in method.__code__.co_consts
@@ -308,14 +238,14 @@ def test_nothing_waits_by_a_clock_that_can_be_set() -> None:
 
 def test_one_overdue_request_does_not_delay_another(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even one on which the watchdog itself fails."""
-    original = watchdog.Watchdog._overdue
+    original = SlowRequest._report_overdue
 
-    def failing(self: watchdog.Watchdog, watch: Any, *more: Any) -> None:
-        if watch.request.path == "/0":
+    def failing(self: SlowRequest, *arguments: Any) -> None:
+        if self.core.noted_request() == "GET /0":
             raise OSError
-        original(self, watch, *more)
+        original(self, *arguments)
 
-    monkeypatch.setattr(watchdog.Watchdog, "_overdue", failing)
+    monkeypatch.setattr(SlowRequest, "_report_overdue", failing)
 
     def all_seen() -> bool:
         # The first request starts the agent, and may be overdue after the others.
@@ -696,10 +626,10 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
         (agent_found,) = agent._agents.values()
         dog = agent_found._watchdog
         assert dog is not None
-        wait_until(lambda: dog._watches, "it is recorded")
+        wait_until(lambda: dog._slow, "it is recorded")
         set_harakiri(0)
         dog.wake()
-        wait_until(lambda: not dog._watches, "it is recorded no more")
+        wait_until(lambda: not dog._slow, "it is recorded no more")
         return []
 
     serve(TracebackerMiddleware(view, base, harakiri=1.0), environ("/exempt"))

@@ -20,6 +20,7 @@ from wsgi_tracebacker.worker import agent, hub_watch
 from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.hub_watch import HubWatch
 from wsgi_tracebacker.worker.interrupt import Throw
+from wsgi_tracebacker.worker.publisher import Publisher
 from wsgi_tracebacker.worker.requests import Core, describe
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets, places, walk
@@ -342,7 +343,8 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     hubs._hubs[fake.hub.ident] = fake.hub
     cores = Cores(threading.Lock)
     cores._taken.update(enumerate(core for core, _ in in_flight))
-    watch = HubWatch(hubs, cores, said, lambda: None, places.Places(None), lambda: 3, lambda: in_flight)  # type: ignore[arg-type]
+    publisher = Publisher(said, lambda: None, lambda: None)  # type: ignore[arg-type]
+    watch = HubWatch(hubs, cores, publisher, places.Places(None), lambda: 3, lambda: in_flight)
     assert watch.attend(limit)
     return watch, said
 
@@ -426,7 +428,10 @@ def test_the_same_block_again_is_counted() -> None:
         fake.run()
     assert len(said.messages) == 2
     assert "by a greenlet that serves no request" in said.messages[0]
-    assert watch.reports.summary(100.0) == [("a greenlet that serves no request", 2)]
+    watch._publisher.log_summaries(100.0)
+    assert said.messages[2].startswith(
+        "2 more blocks in the last minute at the same place as a greenlet that serves no"
+    )
 
 
 def test_a_hub_that_only_works_much_is_not_blocked() -> None:
@@ -445,7 +450,7 @@ def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
     fake = FakeHub()
     hubs = Hubs()
     hubs._hubs[fake.hub.ident] = fake.hub
-    watch = HubWatch(hubs, None, None, lambda: None, None, lambda: 1, list)  # type: ignore[arg-type]
+    watch = HubWatch(hubs, None, None, None, lambda: 1, list)  # type: ignore[arg-type]
     assert watch.look(1.0, 0.0) == hub_watch._NEVER
     assert fake.asked == []
 
