@@ -54,7 +54,7 @@ def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_secon
     """
     from wsgi_tracebacker.reader.survey import survey
 
-    found = survey(bases_or_default(bases), timeout_seconds, numbers)
+    found = survey(bases_or_default(bases), timeout_seconds, numbers, without_stacks=True)
     facts = [_facts(answer) for answer in found.answers]
     if form == "json":
         import json

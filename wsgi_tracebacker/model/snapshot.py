@@ -132,6 +132,8 @@ class Worker(NamedTuple):
     base: str | None = None
     requests_finished: int | None = None
     requests_in_flight: int | None = None
+    #: The age of the oldest request in flight; None also if there is none.
+    oldest_request_seconds: float | None = None
 
 
 class Counters(NamedTuple):

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     #: next step.
     Examine = Callable[[float], Generator[float, int, Examination]]
 
-REQUEST = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
+#: What a worker can be asked: all its stacks, or who it is and how much it serves, which costs it next to nothing.
+SNAPSHOT = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
+WORKER = b"GET /worker HTTP/1.0\r\nHost: worker\r\n\r\n"
 
 #: What a reply may be at most: a snapshot of 500 threads with 200 frames each is 22 MB.
 MAX_REPLY_BYTES = 32 * 1024 * 1024
@@ -82,6 +84,7 @@ def ask_all(
     examiners: Sequence[Examine | None] = (),
     owners: Sequence[int] = (),
     *,
+    request: bytes = SNAPSHOT,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
     """Ask the workers behind these sockets, each within its own seconds; the outcomes come in the same order.
@@ -92,7 +95,7 @@ def ask_all(
     do not wait for another's.
     """
     received_of: dict[int, int] = {}
-    conversations = [_Conversation(path, seconds, received_of) for path, seconds in questions]
+    conversations = [_Conversation(path, seconds, request, received_of) for path, seconds in questions]
     for conversation, examine in zip(conversations, examiners, strict=False):
         conversation.examine = examine
     for conversation, owner in zip(conversations, owners, strict=False):
@@ -185,6 +188,7 @@ class _Conversation:
         "_examination",
         "_received_bytes",
         "_received_of",
+        "_request",
         "_sent",
         "_socket",
         "deadline",
@@ -197,8 +201,9 @@ class _Conversation:
         "peer",
     )
 
-    def __init__(self, path: str, limit_seconds: float, received_of: dict[int, int]) -> None:
+    def __init__(self, path: str, limit_seconds: float, request: bytes, received_of: dict[int, int]) -> None:
         self.path = path
+        self._request = request
         #: The user whom the socket belongs to, as far as it matters whose turn it is.
         self.owner = 0
         #: Bytes received from each user, in all conversations.
@@ -254,7 +259,7 @@ class _Conversation:
                 # So short that it goes whole into an empty buffer. uWSGI, which needs no question, may have answered
                 # and closed already.
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    self._socket.send(REQUEST, socket.MSG_NOSIGNAL)
+                    self._socket.send(self._request, socket.MSG_NOSIGNAL)
             # Once a turn and not until there is no more: a flood must not keep the loop from the others.
             chunk = self._socket.recv(_READ_BYTES)
         except BlockingIOError:

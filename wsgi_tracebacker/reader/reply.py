@@ -25,16 +25,19 @@ class Reply(NamedTuple):
     peer_uid: int
 
 
-def snapshot(reply: Reply, taken_at: float) -> Snapshot:
-    """The snapshot in a reply; ``taken_at`` is for uWSGI's, which does not say when it was taken.
+def snapshot(reply: Reply, taken_at: float, *, without_stacks: bool = False) -> Snapshot:
+    """The snapshot in a reply; ``taken_at`` is for one that does not say when it was taken.
 
-    Raises BadReply if there is none.
+    ``without_stacks``: the worker was asked only who it is; uWSGI, which answers every question with its stacks, has
+    them here all the same. Raises BadReply if there is no snapshot.
     """
     content = reply.content
     try:
         if content.startswith(b"HTTP/1."):
             content = _body(content)
             if content.startswith(b"{"):
+                if without_stacks:
+                    return Snapshot(json.decode_worker(content)[0], taken_at, ())
                 return json.decode(content)
         if content.startswith(b"*** "):
             # Here, because a worker of ours does not answer with it.

@@ -73,16 +73,18 @@ def survey(
     processes: Processes | None = None,
     *,
     may_signal: bool = False,
+    without_stacks: bool = False,
 ) -> Survey:
     """Find and ask the workers behind ``arguments``, only those with one of ``numbers`` if any are given.
 
     Each has ``timeout_seconds`` to answer; None: the default. One that does not answer is examined; ``may_signal`` has
-    those that are proven stalled asked for their stacks.
+    those that are proven stalled asked for their stacks. ``without_stacks`` asks each only who it is and how much it
+    serves, which costs a worker next to nothing.
     Raises NoWorkersFound if there is none at all.
     """
     processes = processes or Processes()
     targets, missing = _look(arguments, numbers)
-    answers = _ask(targets, timeout_seconds, processes, may_signal)
+    answers = _ask(targets, timeout_seconds, processes, may_signal, without_stacks)
     if any(_worth_a_second_look(answer, processes) for answer in answers.values()):
         time.sleep(_SECOND_LOOK_SECONDS)
         again, missing = _look(arguments, numbers)
@@ -92,7 +94,9 @@ def survey(
             for path, target in again.items()
             if path not in answers or answers[path].target != target or isinstance(answers[path].error, WorkerDead)
         ]
-        asked = _ask({target.socket: target for target in unsettled}, timeout_seconds, processes, may_signal)
+        asked = _ask(
+            {target.socket: target for target in unsettled}, timeout_seconds, processes, may_signal, without_stacks
+        )
         answers = {path: asked[path] if path in asked else answers[path] for path in again}
     if not answers:
         raise NoWorkersFound("\n".join(missing))
@@ -143,20 +147,25 @@ def _worth_a_second_look(answer: Answer, processes: Processes) -> bool:
 
 
 def _ask(
-    targets: dict[str, Target], timeout_seconds: float | None, processes: Processes, may_signal: bool
+    targets: dict[str, Target],
+    timeout_seconds: float | None,
+    processes: Processes,
+    may_signal: bool,
+    without_stacks: bool,
 ) -> dict[str, Answer]:
     limit_seconds = DEFAULT_SECONDS if timeout_seconds is None else timeout_seconds
     listening = {path: target for path, target in targets.items() if target.inode is not None}
     examiners = [_examiner(target, timeout_seconds, processes, may_signal) for target in listening.values()]
     questions = [(target.socket, limit_seconds) for target in listening.values()]
     owners = [target.owner for target in listening.values()]
-    outcomes = dict(zip(listening, client.ask_all(questions, examiners, owners), strict=True))
+    request = client.WORKER if without_stacks else client.SNAPSHOT
+    outcomes = dict(zip(listening, client.ask_all(questions, examiners, owners, request=request), strict=True))
     taken_at = time.time()
     answers = {}
     for path, target in targets.items():
         if path in outcomes:
             # Taken out: a reply that has been read is only memory.
-            answers[path] = _answer(target, outcomes.pop(path), taken_at, processes)
+            answers[path] = _answer(target, outcomes.pop(path), taken_at, processes, without_stacks)
         else:
             answers[path] = _no_socket(target, processes)
     return answers
@@ -185,11 +194,13 @@ def _examiner(
     return begin
 
 
-def _answer(target: Target, outcome: client.Outcome, taken_at: float, processes: Processes) -> Answer:
+def _answer(
+    target: Target, outcome: client.Outcome, taken_at: float, processes: Processes, without_stacks: bool
+) -> Answer:
     if isinstance(outcome, client.Failure):
         return _unanswered(target, outcome.error, outcome.peer_pid, processes, outcome.examination)
     try:
-        snapshot = reply.snapshot(outcome, taken_at)
+        snapshot = reply.snapshot(outcome, taken_at, without_stacks=without_stacks)
     except BadReply as error:
         return _unanswered(target, error, outcome.peer_pid, processes)
     worker = snapshot.worker

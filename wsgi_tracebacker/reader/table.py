@@ -92,6 +92,7 @@ def snapshot(
     header = reading.header
     if not clocks_are_ours:
         monotonic = unix - header.unix + header.monotonic
+    stacks = tuple(_stack(header, row, monotonic, unix) for row in reading.rows)
     return Snapshot(
         worker=Worker(
             number=header.number,
@@ -104,9 +105,10 @@ def snapshot(
             python=header.python,
             base=card.base,
             requests_in_flight=len(reading.rows) + reading.torn,
+            oldest_request_seconds=max((stack.request.age_seconds for stack in stacks if stack.request), default=None),
         ),
         taken_at=unix,
-        stacks=tuple(_stack(header, row, monotonic, unix) for row in reading.rows),
+        stacks=stacks,
         source="table",
         state=state,
     )

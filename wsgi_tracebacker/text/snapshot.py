@@ -140,6 +140,8 @@ def in_flight(snapshot: Snapshot) -> int:
 
 def oldest_seconds(snapshot: Snapshot) -> float | None:
     """The age of the oldest request, None if there is none or nobody knows."""
+    if snapshot.worker.oldest_request_seconds is not None:
+        return snapshot.worker.oldest_request_seconds
     return max((stack.request.age_seconds for stack in snapshot.stacks if stack.request is not None), default=None)
 
 

@@ -198,22 +198,8 @@ def worker_bytes(worker: Worker, counters: Counters) -> bytes:
     return f'{{"schema":{SCHEMA},"worker":{_worker_json(worker)},"counters":{counted}}}\n'.encode("ascii")
 
 
-#: All of a worker but its last two values, as it was written last: that stays the same for as long as the worker lives,
-#: nearly always. Replaced in one store; not functools.lru_cache(), whose lock, on PyPy, a fork can leave held for ever.
-_last_identity: tuple[tuple[object, ...], str] = ((), "")
-
-
 def _worker_json(worker: Worker) -> str:
-    global _last_identity
-    identity: tuple[object, ...] = worker[:-2]
-    known, text = _last_identity
-    if known != identity:
-        text = _dumps(dict(zip(Worker._fields, identity, strict=False)))[:-1]
-        _last_identity = identity, text
-    return (
-        f'{text},"requests_finished":{_number(worker.requests_finished)},'
-        f'"requests_in_flight":{_number(worker.requests_in_flight)}}}'
-    )
+    return _dumps(worker._asdict())
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -368,6 +354,7 @@ def _read_worker(worker: _Object) -> Worker:
         base=worker.optional_text("base"),
         requests_finished=worker.optional_integer("requests_finished"),
         requests_in_flight=worker.optional_integer("requests_in_flight"),
+        oldest_request_seconds=worker.optional_number("oldest_request_seconds"),
     )
 
 

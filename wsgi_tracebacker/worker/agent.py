@@ -63,9 +63,6 @@ if TYPE_CHECKING:
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
 _MADV_WIPEONFORK = 18
 
-#: How long the working directory is not asked for again: to ask lets go of the GIL, for something that hardly changes.
-_FOLDER_SECONDS = 0.05
-
 #: How long stop() waits for the listener to end.
 _STOP_SECONDS = 2.0
 
@@ -135,9 +132,7 @@ class Agent:
             application=settings.application or application,
         )
         self._is_multiprocess = bool(environ.get("wsgi.multiprocess"))
-        self._snapshots = snapshot.Snapshots(
-            self.cores, self.hubs, places.Places(self.identity.started_at), self.own_threads.idents
-        )
+        self._snapshots = snapshot.Snapshots(self.cores, self.hubs, places.Places(self.identity.started_at))
         self._group_id: int | None = None
         self._reporter = reporter.current()
         self._black_box: BlackBox | None = None
@@ -148,8 +143,6 @@ class Agent:
         self._hubs_watched: list[Settings] = []
         self._lifecycle = Lifecycle(self._end)
         self.cores.watcher = self
-        #: The working directory, and until when it is taken for that.
-        self._folder_known, self._folder_again_at = "", 0.0
 
     # --- start and end
 
@@ -452,20 +445,15 @@ class Agent:
 
     # --- who we are
 
-    def _worker(self, in_flight: int) -> Worker:
+    def _worker(self) -> Worker:
+        started = [core.started for core in self.cores.all() if core.started > 0.0]
         return self.identity.worker(
             self.slot.number if self.slot is not None else None,
-            cwd=self._folder(),
+            cwd=working_directory(),
             requests_finished=self.cores.finished(),
-            requests_in_flight=in_flight,
+            requests_in_flight=len(started),
+            oldest_request_seconds=max(0.0, monotonic() - min(started)) if started else None,
         )
-
-    def _folder(self) -> str:
-        """The working directory, as of a moment ago."""
-        now = monotonic()
-        if now >= self._folder_again_at:
-            self._folder_known, self._folder_again_at = working_directory(), now + _FOLDER_SECONDS
-        return self._folder_known
 
     def _counters(self) -> Counters:
         listener = self.listener
@@ -483,13 +471,11 @@ class Agent:
         """The response to ``GET path``; None for a path there is not. Runs on the listener's thread."""
         try:
             if path in ("/", "/snapshot.txt"):
-                return http.response(200, http.TEXT, self._snapshots.text())
+                return http.response(200, http.TEXT, self._snapshots.text(self.own_threads.idents()))
             if path == "/snapshot":
                 return http.response(200, http.JSON, self.snapshot_json())
             if path == "/worker":
-                in_flight = sum(1 for core in self.cores.all() if core.started)
-                document = json_format.worker_bytes(self._worker(in_flight), self._counters())
-                return http.response(200, http.JSON, document)
+                return http.response(200, http.JSON, json_format.worker_bytes(self._worker(), self._counters()))
         except Exception:
             faults.caught("while a snapshot was taken")
             return http.response(500, http.TEXT, b"a fault of wsgi_tracebacker: see the worker's log\n")
@@ -497,7 +483,7 @@ class Agent:
 
     def snapshot_json(self) -> bytes:
         """All stacks with their requests, as JSON."""
-        return self._snapshots.json(self._worker)
+        return self._snapshots.json(self.own_threads.idents(), self._worker())
 
 
 def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent | None:

@@ -165,8 +165,8 @@ class HubWatch:
 def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:
     """What runs in a hub's thread, and the request that it serves, if it serves one."""
     here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
-    looked = greenlets.look([core for core, _ in here], (), (hub.ident,))
+    walked = greenlets.walk_with([core for core, _ in here], (), (hub.ident,))
     for core, other in here:
-        if looked.state_of(core) == greenlets.RUNNING:
-            return looked.stack_of(core), other
-    return looked.threads.get(hub.ident, []), None
+        if walked.state_of(core) == greenlets.RUNNING:
+            return walked.stack_of(core), other
+    return walked.threads.get(hub.ident, []), None

@@ -95,7 +95,15 @@ class Identity(NamedTuple):
             dump_signal=dump_signal,
         )
 
-    def worker(self, number: int | None, *, cwd: str, requests_finished: int, requests_in_flight: int) -> Worker:
+    def worker(
+        self,
+        number: int | None,
+        *,
+        cwd: str,
+        requests_finished: int,
+        requests_in_flight: int,
+        oldest_request_seconds: float | None,
+    ) -> Worker:
         """What a snapshot says of the process."""
         return Worker(
             number=number,
@@ -111,6 +119,7 @@ class Identity(NamedTuple):
             base=self.base,
             requests_finished=requests_finished,
             requests_in_flight=requests_in_flight,
+            oldest_request_seconds=oldest_request_seconds,
         )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
-    from wsgi_tracebacker.worker.stacks.walk import RawStack
+    from wsgi_tracebacker.worker.stacks.walk import RawStack, Walked
 
 #: How long a kill waits for its report to be logged; the stacks file has it by then.
 _KILL_WAITS_SECONDS = 1.0
@@ -120,15 +120,15 @@ class SlowRequest:
         """False once its limit was moved or taken away before it was reported."""
         return self._reported_limit is not None or now >= thresholds(self.core, self.token)[0]
 
-    def check(self, looked: greenlets.Looked, late_seconds: float) -> float:
+    def check(self, walked: Walked, late_seconds: float) -> float:
         """Do what is due for it; when something is due again.
 
-        :param looked: the stacks of now.
+        :param walked: the stacks of now.
         :param late_seconds: how much later than planned the watchdog runs.
         """
         now = monotonic()
-        stack = looked.stack_of(self.core)
-        self.greenlet = looked.state_of(self.core)
+        stack = walked.stack_of(self.core)
+        self.greenlet = walked.state_of(self.core)
         self._phase = self.core.phase
         if self.core.started != self.token:
             # It ended after the look at its stack, which then may be another's.

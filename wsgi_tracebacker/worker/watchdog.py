@@ -247,11 +247,11 @@ class Watchdog:
         self._maker.begin_look()
         # One look at the threads for all of them; only theirs are walked.
         wanted = {slow.core.serving_ident() for slow in self._slow.values()}
-        looked = greenlets.look((slow.core for slow in self._slow.values()), (), wanted)
+        walked = greenlets.walk_with((slow.core for slow in self._slow.values()), (), wanted)
         wake_at = NEVER
         for slow in self._slow.values():
             try:
-                wake_at = min(wake_at, slow.check(looked, late_seconds))
+                wake_at = min(wake_at, slow.check(walked, late_seconds))
             except Exception:
                 # The others are not to pay for it.
                 faults.caught("in the watchdog, on one request")

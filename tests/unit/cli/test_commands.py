@@ -65,12 +65,19 @@ class Asked:
         self.timeout_seconds: float | None = 0.0
         self.numbers: Sequence[int] = ()
         self.may_signal = False
+        self.without_stacks = False
         self.found = Survey((ALIVE,), ())
 
     def __call__(
-        self, bases: Sequence[str], timeout_seconds: float | None, numbers: Sequence[int], *, may_signal: bool = False
+        self,
+        bases: Sequence[str],
+        timeout_seconds: float | None,
+        numbers: Sequence[int],
+        *,
+        may_signal: bool = False,
+        without_stacks: bool = False,
     ) -> Survey:
-        self.may_signal = may_signal
+        self.may_signal, self.without_stacks = may_signal, without_stacks
         self.bases, self.timeout_seconds, self.numbers = bases, timeout_seconds, numbers
         if not self.found.answers:
             raise NoWorkersFound("\n".join(self.found.missing))
@@ -149,12 +156,12 @@ def test_other_verbs_are_left_to_click(arguments: list[str]) -> None:
 
 
 def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
-    """A list needs no stacks, and --no-signal keeps to the tables."""
+    """--no-signal keeps to the tables. A list needs no stacks, and asks for none."""
     seen = []
     for arguments in (["read"], ["read", "--no-signal"], ["read"], ["list"]):
         run(*arguments)
-        seen.append(asked.may_signal)
-    assert seen == [True, False, True, False]
+        seen.append((asked.may_signal, asked.without_stacks))
+    assert seen == [(True, False), (False, False), (True, False), (False, True)]
 
 
 @pytest.mark.parametrize("verb", ["read", "list"])

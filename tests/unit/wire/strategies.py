@@ -112,6 +112,7 @@ workers = st.builds(
     base=optional_texts,
     requests_finished=optional_integers,
     requests_in_flight=optional_integers,
+    oldest_request_seconds=st.none() | numbers,
 )
 
 counters = st.builds(

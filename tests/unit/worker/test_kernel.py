@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.waiting import wait_until
-from tests.unit.wsgi import environ, serve, snapshot
-from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import kernel
-from wsgi_tracebacker.worker.stacks import snapshot as snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-#: More than are read in any case.
-MANY = 3 * snapshots._ALWAYS_READ
 
 #: Fields 3 to 22 of a ``stat`` line: the letter, the flags, and the start.
 LINE = "{letter} 1 2 2 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 {ticks}"
@@ -29,9 +22,9 @@ LINE = "{letter} 1 2 2 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 {ticks}"
 
 @pytest.fixture
 def waiting() -> Iterator[list[int]]:
-    """The native ids of many threads that wait for a lock."""
+    """The native ids of threads that wait for a lock."""
     gate = threading.Event()
-    threads = [threading.Thread(target=gate.wait) for _ in range(MANY)]
+    threads = [threading.Thread(target=gate.wait) for _ in range(3)]
     for thread in threads:
         thread.start()
     found = [thread.native_id or 0 for thread in threads]
@@ -59,62 +52,13 @@ def test_the_cpu_time_of_a_thread_is_what_its_files_say(waiting: list[int]) -> N
     assert kernel.cpu_seconds(gone) is None
 
 
-def test_without_time_the_first_ones_are_read_and_all_have_their_cpu_time(waiting: list[int]) -> None:
-    """The files of so many as are asked for in any case, in the order given; the clock of each thread."""
-    statuses = kernel.thread_statuses(waiting, 0.0, at_least=3)
-    assert list(statuses) == waiting
-    assert [statuses[native_id].state for native_id in waiting] == ["S"] * 3 + [None] * (MANY - 3)
-    for native_id in waiting[:3]:
-        assert "futex" in (statuses[native_id].wait_channel or "")
-    assert all(status.cpu_seconds is not None for status in statuses.values())
-
-
-def test_with_time_all_are_read(waiting: list[int]) -> None:
-    """Where it lasts, each thread has its state and what it waits in."""
-    statuses = kernel.thread_statuses(waiting, 60.0, at_least=0)
-    assert {(status.state, status.wait_channel is None) for status in statuses.values()} == {("S", False)}
-
-
-def test_a_snapshot_shows_the_kernels_view_of_the_oldest_requests(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State and wait channel of eight in any case, however slow the machine; the CPU time of each. Of none, if the
-    snapshot before was a moment ago.
-    """
-    gate = threading.Event()
-
-    def held(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        start_response("200 OK", [])
-        gate.wait()
-        return []
-
-    application = TracebackerMiddleware(held, base)
-    threads: list[threading.Thread] = []
-    for number in range(MANY):
-        thread = threading.Thread(target=serve, args=(application, environ(f"/{number}")))
-        thread.start()
-        threads.append(thread)
-        wait_until(lambda thread=thread: state_of(thread.native_id or 0) == "S", "it waits")  # type: ignore[misc]
-    try:
-        wait_until(lambda: len(serving(base)) == MANY, "all are in flight")
-        # Not right after the last one: see snapshots._SELDOM_SECONDS.
-        threading.Event().wait(snapshots._SELDOM_SECONDS + 0.05)
-        seen = sorted(serving(base), key=lambda shown: shown["request"]["age_seconds"], reverse=True)
-        # Long enough that this one is soon after the one before, on a slow machine too.
-        monkeypatch.setattr(snapshots, "_OFTEN_SECONDS", 60.0)
-        soon_after = serving(base)
-    finally:
-        gate.set()
-        for thread in threads:
-            thread.join()
-    assert all(shown["cpu_seconds"] is not None for shown in seen)
-    for shown in seen[: snapshots._ALWAYS_READ]:
-        assert shown["state"] == "S"
-        assert "futex" in shown["wait_channel"]
-    assert {(shown["state"], shown["wait_channel"]) for shown in soon_after} == {(None, None)}
-    assert all(shown["cpu_seconds"] is not None for shown in soon_after)
-
-
-def serving(base: str) -> list[dict[str, Any]]:
-    return [shown for shown in snapshot(base)["threads"] if shown["request"] is not None]
+def test_a_thread_that_waits_says_in_what(waiting: list[int]) -> None:
+    """State, wait channel and CPU time; of a thread that there is not, nothing."""
+    status = kernel.thread_status(waiting[0])
+    assert status.state == "S"
+    assert "futex" in (status.wait_channel or "")
+    assert status.cpu_seconds is not None
+    assert kernel.thread_status(2**22 + 7) == kernel.ThreadStatus()
 
 
 def test_this_process_runs() -> None:

@@ -52,7 +52,7 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
         maker=_namespace(make=lambda _, request, **more: reported.append((request.phase, more["outcome"]))),
         publisher=_namespace(count=lambda _: None, admit=lambda *_: True, publish=lambda *_, **__: None),
     )
-    slow.check(greenlets.look((core,), (), ()), 0.0)
+    slow.check(greenlets.walk_with((core,), (), ()), 0.0)
     [(said_phase, outcome)] = reported
     assert outcome.startswith(sentence)
     assert said_phase == PHASES[APP if ends else phase]

@@ -16,7 +16,7 @@ import _thread
 import importlib
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.worker import primitives
 from wsgi_tracebacker.worker.stacks import walk
@@ -72,33 +72,12 @@ def is_running(greenlet: Any) -> bool:
     return greenlet.gr_frame is None and bool(greenlet)
 
 
-class Looked(NamedTuple):
-    """All that one look at the threads and greenlets saw."""
-
-    #: By thread ident, innermost frame first.
-    threads: dict[int, walk.RawStack]
-    #: By id() of the core: where its greenlet stands, and whether it runs. Cores of ordinary threads are not here.
-    greenlets: dict[int, tuple[walk.RawStack, str]]
-    #: By thread ident: where the hub of it stands; nothing if it runs.
-    hubs: dict[int, walk.RawStack]
-
-    def stack_of(self, core: Core) -> walk.RawStack:
-        """The stack of the thread or greenlet that works on a core's request."""
-        own = self.greenlets.get(id(core))
-        return self.threads.get(core.serving_ident(), []) if own is None else own[0]
-
-    def state_of(self, core: Core) -> str | None:
-        """What a core's greenlet is doing; None for a thread."""
-        own = self.greenlets.get(id(core))
-        return None if own is None else own[1]
-
-
-def look(
+def walk_with(
     cores: Iterable[Core],
     skipped_idents: Collection[int],
     only: Collection[int] | None = None,
     hubs: Iterable[Hub] = (),
-) -> Looked:
+) -> walk.Walked:
     """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs, at one instant."""
     hubs = list(hubs)
     served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
@@ -111,7 +90,7 @@ def look(
         runs = lives and not stack
         seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
     of_hubs = of_greenlets[len(there) :]
-    return Looked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
+    return walk.Walked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
 
 
 def reference_to(greenlet: Any) -> weakref.ref[Any] | None:

@@ -1,45 +1,37 @@
-"""A snapshot is taken: all stacks of this process at one instant, each with the request that it serves.
+"""Takes a snapshot: all stacks of this process at one instant, each with the request that it serves.
 
-Knows how cores, threads, greenlets and hubs become the entries of a snapshot, and in which order. Refuses to know who
-asked, and where the answer goes.
+In four steps: walk all stacks, describe the requests in flight, look up what each place in the code looks like, encode.
+Whoever asks hands down who this worker is and which threads are ours: nothing here calls back.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from threading import main_thread
 from time import monotonic
 from time import time as unix_time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker import kernel, requests
 from wsgi_tracebacker.worker.cores import known_thread
-from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, walk
+from wsgi_tracebacker.worker.stacks import greenlets, walk
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterable
 
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.snapshot import HubState, LastRequest, Request, Worker
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
+    from wsgi_tracebacker.worker.stacks.places import Places
 
-#: What one snapshot may spend on reading /proc, in CPU time, at 8 µs a thread and 6 more for what it waits in: enough
-#: for the 20 oldest requests. Beyond it, threads are shown without the kernel's view of them; the oldest requests come
-#: first.
-_KERNEL_BUDGET_SECONDS = 0.0003
-#: Of the time since the snapshot before. Each thread is six calls that let go of the GIL, and beside eight busy threads
-#: to get it back costs more than all the rest of a snapshot.
-_KERNEL_SHARE = 0.002
-#: Threads that are read in any case, and how long ago the snapshot before must have been for that; and for any at all:
-#: whoever takes a hundred a second shall not have the worker read /proc all the time.
-_ALWAYS_READ, _SELDOM_SECONDS, _OFTEN_SECONDS = 8, 0.5, 0.05
-
-_UNKNOWN_STATUS: Final = kernel.ThreadStatus()
+#: Threads whose state and wait channel are read, those with the oldest requests first. Each takes six system calls,
+#: some 12 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
+MAX_KERNEL_VIEWS = 64
 
 
 class _Entry(NamedTuple):
@@ -48,243 +40,198 @@ class _Entry(NamedTuple):
     core: Core | None
     ident: int
     native_id: int | None
+    thread: threading.Thread | None
     stack: walk.RawStack
     #: Of a greenlet: running or suspended.
-    greenlet: str | None
-    hub: hubs.Hub | None
+    greenlet: str | None = None
+    hub: Hub | None = None
 
     @property
-    def has_the_thread(self) -> bool:
-        """Whether what the kernel says of the thread is said of this."""
-        return self.greenlet != greenlets.SUSPENDED
-
-
-class _Known:
-    """One thread or greenlet as it was in the snapshot before.
-
-    Another snapshot may be taken at the same time, on another thread: where it stands is never changed, and each of
-    the pairs is replaced in one store.
-    """
-
-    __slots__ = ("identity", "name", "omitted", "places", "stack")
-
-    def __init__(self, stack: walk.RawStack, places: list[places.Place], omitted: int, before: _Known | None) -> None:
-        self.stack = stack
-        self.places = places
-        self.omitted = omitted
-        #: Its name, and how each of its lines begins in the text.
-        self.name: tuple[str | None, bytes] = before.name if before is not None else (None, b"")
-        #: What its JSON begins with, and that JSON.
-        self.identity: tuple[tuple[object, ...], str] = before.identity if before is not None else ((), "")
+    def on_cpu_as(self) -> int | None:
+        """The native id under which the kernel knows it; None for a suspended greenlet: the thread is another's."""
+        return None if self.greenlet == greenlets.SUSPENDED else self.native_id
 
 
 class Snapshots:
-    """Takes the snapshots of one process, for the listener; and for a worker that is aborted, on another thread."""
+    """Takes the snapshots of one process, for any thread that asks."""
 
-    def __init__(
-        self, cores: Cores, hubs: hubs.Hubs, places: places.Places, own_idents: Callable[[], Collection[int]]
-    ) -> None:
-        """``own_idents``: the threads of ours, which are not shown."""
+    def __init__(self, cores: Cores, hubs: Hubs, places: Places) -> None:
         self._cores = cores
         self._hubs = hubs
         self._places = places
-        self._own_idents = own_idents
         #: How many were taken.
         self.taken = 0
-        self._last_asked_kernel = -math.inf
-        #: By thread or greenlet. Most threads stand where they stood, and to find that out takes a third of what
-        #: looking up each place takes.
-        self._known: dict[object, _Known] = {}
 
-    def text(self) -> bytes:
-        """All stacks, as uWSGI writes them."""
+    def text(self, own_idents: Collection[int]) -> bytes:
+        """All stacks, as uWSGI writes them. ``own_idents``: the threads of ours, which are not shown."""
         self.taken += 1
-        cores = self._cores.all()
-        hubs = self._hubs.all()
-        looked = greenlets.look(cores, self._own_idents(), hubs=hubs)
+        cores, hubs = self._cores.all(), self._hubs.all()
+        walked = _walk(cores, hubs, own_idents)
         files: dict[str, SourceFile | None] = {}
-        before, self._known = self._known, {}
         blocks = [uwsgi_format.HEADER]
-        for core, ident, native_id, stack, _, _ in _entries(looked, hubs, [(core, core.ident) for core in cores]):
+        for entry in sorted(_entries(walked, cores, hubs), key=_cores_first):
             # uWSGI says nothing of a thread without Python frames; of a core whose thread is shown once, neither.
-            if not stack:
-                continue
-            known = self._look_up(core, ident, stack, before, files)
-            name = self._name(core, ident, native_id)
-            named, line_start = known.name
-            if name != named:
-                line_start = uwsgi_format.line_start(name)
-                known.name = name, line_start
-            blocks.append(uwsgi_format.block(line_start, [place.text for place in known.places]))
+            if entry.stack:
+                frames, _ = self._places.resolve(entry.stack, files)
+                line_start = uwsgi_format.line_start(self._name(entry))
+                blocks.append(uwsgi_format.block(line_start, [place.text for place in frames]))
         return b"".join(blocks)
 
-    def json(self, worker: Callable[[int], Worker]) -> bytes:
-        """All stacks with their requests, as JSON.
-
-        :param worker: what this process says of itself, given the number of requests in flight.
-        """
+    def json(self, own_idents: Collection[int], worker: Worker) -> bytes:
+        """All stacks with their requests, as JSON. ``worker``: what it says of itself, but for what is in flight."""
         self.taken += 1
-        cores = self._cores.all()
-        tokens = [core.started for core in cores]
+        cores, hubs = self._cores.all(), self._hubs.all()
+        tokens = [(core, core.started) for core in cores]
         now_monotonic, now_unix = monotonic(), unix_time()
-        hubs = self._hubs.all()
-        looked = greenlets.look(cores, self._own_idents(), hubs=hubs)
-        # A request belongs to the stack only if it was in flight before the walk and still is after it.
-        flights = [
-            requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
-            for core, token in zip(cores, tokens, strict=True)
-        ]
-        in_flight = {core: request for core, request in zip(cores, flights, strict=True) if request is not None}
-        oldest_first = sorted(zip(tokens, cores, flights, strict=True), key=lambda seen: (seen[2] is None, seen[0]))
-        # Before anything is read that takes its time: a thread may end meanwhile, and its row be another's.
-        last_ones = {core: requests.describe_last(core, now_monotonic) for core in cores if core not in in_flight}
+        walked = _walk(cores, hubs, own_idents)
+
+        # Described before anything is read that releases the GIL: a thread may end then, and its row be another's.
+        in_flight: dict[Core, Request] = {}
+        last_ones: dict[Core, LastRequest | None] = {}
+        for core, token in tokens:
+            # A request belongs to the stack only if it was in flight before the walk and still is after it.
+            request = requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+            if request is not None:
+                in_flight[core] = request
+            else:
+                last_ones[core] = requests.describe_last(core, now_monotonic)
         hub_states = {hub: hub.state(now_monotonic) for hub in hubs}
-        by_age = [(core, core.ident if request is None else core.serving_ident()) for _, core, request in oldest_first]
-        entries = list(_entries(looked, hubs, by_age))
-        native_ids = [entry.native_id for entry in entries if entry.native_id is not None and entry.has_the_thread]
-        statuses = kernel.thread_statuses(dict.fromkeys(native_ids), *self._kernel_budget(now_monotonic))
+        cores.sort(key=lambda core: -in_flight[core].age_seconds if core in in_flight else 0.0)
+        entries = _entries(walked, cores, hubs)
+        views = _kernel_views(entry.on_cpu_as for entry in entries)
+
         files: dict[str, SourceFile | None] = {}
-        # By core, then what serves nothing, in the order in which the interpreter has it.
-        entries.sort(key=lambda entry: (entry.core is None, entry.core.number or 0 if entry.core is not None else 0))
-        before, self._known = self._known, {}
         documents = [
             self._document(
                 entry,
-                request=in_flight.get(entry.core) if entry.core is not None else None,
-                last_request=last_ones.get(entry.core) if entry.core is not None else None,
-                hub_state=hub_states.get(entry.hub) if entry.hub is not None else None,
-                status=statuses.get(entry.native_id or 0, _UNKNOWN_STATUS) if entry.has_the_thread else _UNKNOWN_STATUS,
-                before=before,
-                files=files,
+                views[entry.on_cpu_as],
+                in_flight.get(entry.core) if entry.core is not None else None,
+                last_ones.get(entry.core) if entry.core is not None else None,
+                hub_states[entry.hub] if entry.hub is not None else None,
+                files,
             )
-            for entry in entries
+            for entry in sorted(entries, key=_cores_first)
         ]
-        return json_format.snapshot_bytes(worker(len(in_flight)), now_unix, documents)
-
-    def _kernel_budget(self, now: float) -> tuple[float, int]:
-        """CPU time for reading /proc, and how many threads are read in any case."""
-        since_last, self._last_asked_kernel = now - self._last_asked_kernel, now
-        if since_last < _OFTEN_SECONDS:
-            return 0.0, 0
-        at_least = _ALWAYS_READ if since_last >= _SELDOM_SECONDS else 1
-        return min(_KERNEL_BUDGET_SECONDS, since_last * _KERNEL_SHARE), at_least
+        worker = worker._replace(
+            requests_in_flight=len(in_flight),
+            oldest_request_seconds=max((request.age_seconds for request in in_flight.values()), default=None),
+        )
+        return json_format.snapshot_bytes(worker, now_unix, documents)
 
     def _document(
         self,
         entry: _Entry,
-        *,
+        view: kernel.ThreadStatus,
         request: Request | None,
         last_request: LastRequest | None,
         hub_state: HubState | None,
-        status: kernel.ThreadStatus,
-        before: dict[object, _Known],
         files: dict[str, SourceFile | None],
     ) -> str:
-        core, ident, native_id, stack, greenlet, _ = entry
-        thread = core.thread if core is not None and core.ident == ident else known_thread(ident)
-        known = self._look_up(core, ident, stack, before, files)
-        identity = (
-            self._name(core, ident, native_id),
-            ident,
-            native_id,
+        core = entry.core
+        frames, omitted = self._places.resolve(entry.stack, files)
+        identity = json_format.identity_json(
+            self._name(entry),
+            entry.ident,
+            entry.native_id,
             core.number if core is not None else None,
-            _kind(entry, thread),
-            thread.daemon if thread is not None else None,
+            _kind(entry),
+            entry.thread.daemon if entry.thread is not None else None,
         )
-        identified, identity_json = known.identity
-        if identity != identified:
-            identity_json = json_format.identity_json(*identity)
-            known.identity = identity, identity_json
         return json_format.stack_json(
-            identity_json,
-            state=status.state,
-            wait_channel=status.wait_channel,
-            cpu_seconds=status.cpu_seconds,
+            identity,
+            state=view.state,
+            wait_channel=view.wait_channel,
+            cpu_seconds=view.cpu_seconds,
             request=request,
             last_request=last_request,
-            frames_omitted=known.omitted,
-            greenlet=greenlet,
+            frames_omitted=omitted,
+            greenlet=entry.greenlet,
             hub=hub_state,
-            frame_jsons=[place.json for place in known.places],
+            frame_jsons=[place.json for place in frames],
         )
 
-    def _look_up(
-        self,
-        core: Core | None,
-        ident: int,
-        stack: walk.RawStack,
-        before: dict[object, _Known],
-        files: dict[str, SourceFile | None],
-    ) -> _Known:
-        """What a thread or greenlet looks like, from the snapshot before if it stands where it stood."""
-        # Not the core itself: it would be held until the next snapshot, and its thread with it.
-        key = ident if core is None else (ident, core.number)
-        known = before.get(key)
-        if known is None or known.stack != stack:
-            known = _Known(stack, *self._places.resolve(stack, files), known)
-        self._known[key] = known
-        return known
-
-    def _name(self, core: Core | None, ident: int, native_id: int | None) -> str:
+    def _name(self, entry: _Entry) -> str:
+        core = entry.core
         # A body that another thread reads is shown where it is read; the thread that has the core's name is shown too.
-        if core is not None and core.ident == ident:
+        if core is not None and core.ident == entry.ident:
             return self._cores.name_of(core)
-        return _thread_name(ident, native_id)
+        thread = entry.thread
+        if thread is None and entry.native_id == os.getpid():
+            # gevent files it under its own ident.
+            thread = main_thread()
+        return thread.name if thread is not None else f"Thread-{entry.ident}"
 
 
-def _entries(looked: greenlets.Looked, hubs: list[hubs.Hub], cores: list[tuple[Core, int]]) -> Iterator[_Entry]:
-    """What is shown, in the order of the cores.
+def _walk(cores: Collection[Core], hubs: Collection[Hub], own_idents: Collection[int]) -> walk.Walked:
+    if hubs or any(core.greenlet is not None for core in cores):
+        return greenlets.walk_with(cores, own_idents, hubs=hubs)
+    threads, _, _ = walk.walk(own_idents)
+    return walk.Walked(threads)
 
-    :param cores: each with the thread that works for it.
-    """
-    shown: set[int] = set()
-    for core, ident in cores:
-        native_id = core.native_id if ident == core.ident else _native_id(known_thread(ident))
-        state = looked.state_of(core)
-        if state is not None:
-            stack = looked.stack_of(core)
-        else:
+
+def _entries(walked: walk.Walked, cores: Iterable[Core], hubs: Iterable[Hub]) -> list[_Entry]:
+    """One for each core, each hub, and each thread besides. Of cores that share a thread, the first has its stack."""
+    left = dict(walked.threads)
+    entries = []
+    for core in cores:
+        state = walked.state_of(core)
+        if state is None:
             # Overlapping bodies on one thread share its stack: the first one shows it.
-            stack = looked.threads.get(ident, []) if ident not in shown else []
-        if state != greenlets.SUSPENDED:
-            shown.add(ident)
-        yield _Entry(core, ident, native_id, stack, state, None)
-    by_ident = {hub.ident: hub for hub in hubs}
-    for ident, stack in looked.threads.items():
-        hub = by_ident.get(ident)
-        if hub is None:
-            if ident not in shown:
-                yield _Entry(None, ident, _native_id(known_thread(ident)), stack, None, None)
+            ident = core.serving_ident()
+            entries.append(_of_thread(core, ident, left.pop(ident, [])))
+        else:
+            entries.append(_Entry(core, core.ident, core.native_id, core.thread, walked.stack_of(core), state))
+            if state == greenlets.RUNNING:
+                left.pop(core.ident, None)
+    for hub in hubs:
+        if hub.ident not in walked.threads:
             continue
-        of_hub = looked.hubs[ident]
-        if ident not in shown and of_hub:
-            # A greenlet that serves no request runs.
-            yield _Entry(None, ident, hub.native_id, stack, greenlets.RUNNING, None)
-        yield _Entry(None, ident, hub.native_id, of_hub or stack, None, hub)
+        thread, runs = known_thread(hub.ident), left.pop(hub.ident, None)
+        # Nothing if the hub runs: then the thread's stack is its own.
+        waits = walked.hubs[hub.ident]
+        if runs is not None and waits:
+            # A greenlet that serves no request.
+            entries.append(_Entry(None, hub.ident, hub.native_id, thread, runs, greenlets.RUNNING))
+        stack = waits or walked.threads[hub.ident]
+        entries.append(_Entry(None, hub.ident, hub.native_id, thread, stack, None, hub))
+    entries += [_of_thread(None, ident, stack) for ident, stack in left.items()]
+    return entries
 
 
-def _thread_name(ident: int, native_id: int | None) -> str:
+def _cores_first(entry: _Entry) -> tuple[bool, int]:
+    """By core, then what serves nothing, in the order in which the interpreter has it."""
+    core = entry.core
+    return core is None, core.number or 0 if core is not None else 0
+
+
+def _kernel_views(native_ids: Iterable[int | None]) -> dict[int | None, kernel.ThreadStatus]:
+    """What the kernel says of threads: of the first ones all, of the others their CPU time."""
+    views: dict[int | None, kernel.ThreadStatus] = {None: kernel.ThreadStatus()}
+    for native_id in native_ids:
+        if native_id is None or native_id in views:
+            continue
+        if len(views) <= MAX_KERNEL_VIEWS:
+            views[native_id] = kernel.thread_status(native_id)
+        else:
+            views[native_id] = kernel.ThreadStatus(cpu_seconds=kernel.cpu_seconds(native_id))
+    return views
+
+
+def _of_thread(core: Core | None, ident: int, stack: walk.RawStack) -> _Entry:
+    if core is not None and core.ident == ident:
+        return _Entry(core, ident, core.native_id, core.thread, stack)
     thread = known_thread(ident)
-    if thread is None and native_id == os.getpid():
-        # gevent files it under its own ident.
-        thread = main_thread()
-    return thread.name if thread is not None else f"Thread-{ident}"
+    # After a fork in C, the main Thread object still has the master's.
+    native_id = os.getpid() if thread is main_thread() else getattr(thread, "native_id", None)
+    return _Entry(core, ident, native_id, thread, stack)
 
 
-def _native_id(thread: threading.Thread | None) -> int | None:
-    if thread is None:
-        return None
-    if thread is main_thread():
-        # After a fork in C, the Thread object still has the master's.
-        return os.getpid()
-    return getattr(thread, "native_id", None)
-
-
-def _kind(entry: _Entry, thread: threading.Thread | None) -> str:
+def _kind(entry: _Entry) -> str:
     if entry.hub is not None:
         return "hub"
     if entry.greenlet is not None:
         return "greenlet"
+    thread = entry.thread
     if thread is None or type(thread).__name__ == "_DummyThread":
         return "foreign"
     return "main" if thread is main_thread() else "thread"

@@ -11,11 +11,13 @@ import gc
 import sys
 from itertools import chain, islice, repeat, takewhile
 from operator import attrgetter, methodcaller, truth
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from types import CodeType, FrameType
+
+    from wsgi_tracebacker.worker.requests import Core
 
 #: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
 RawStack = list[tuple["CodeType", int]]
@@ -28,6 +30,27 @@ _MAX_WALKED = 100_000
 #: runtime's lock, one whose destructor wants that lock waits for ever (python/cpython#106883). For what it does in a
 #: walk, see walk().
 _HOLD_COLLECTOR = sys.implementation.name == "cpython" and sys.version_info < (3, 12)
+
+
+class Walked(NamedTuple):
+    """The stacks of threads, and of greenlets where those serve, at one instant."""
+
+    #: By thread ident, innermost frame first.
+    threads: dict[int, RawStack]
+    #: By id() of the core: where its greenlet stands, and whether it runs. Cores of ordinary threads are not here.
+    greenlets: dict[int, tuple[RawStack, str]] = {}  # noqa: RUF012
+    #: By thread ident: where the hub of it stands; nothing if it runs.
+    hubs: dict[int, RawStack] = {}  # noqa: RUF012
+
+    def stack_of(self, core: Core) -> RawStack:
+        """The stack of the thread or greenlet that works on a core's request."""
+        own = self.greenlets.get(id(core))
+        return self.threads.get(core.serving_ident(), []) if own is None else own[0]
+
+    def state_of(self, core: Core) -> str | None:
+        """What a core's greenlet is doing; None for a thread."""
+        own = self.greenlets.get(id(core))
+        return None if own is None else own[1]
 
 
 def walk(

@@ -197,9 +197,9 @@ def test_a_suspended_greenlet_shows_where_it_waits() -> None:
     """Its own stack, not that of its thread."""
     waiting = suspended()
     core = core_of(waiting)
-    looked = greenlets.look([core], ())
-    assert looked.state_of(core) == "suspended"
-    assert functions(looked.stack_of(core)) == ["waits_in_the_middle"]
+    walked = greenlets.walk_with([core], ())
+    assert walked.state_of(core) == "suspended"
+    assert functions(walked.stack_of(core)) == ["waits_in_the_middle"]
     waiting.switch()
 
 
@@ -207,21 +207,23 @@ def test_the_greenlet_that_runs_has_the_stack_of_its_thread() -> None:
     """And the others have theirs, at the same instant."""
     waiting = suspended()
     ident = threading.get_ident()
-    seen: list[greenlets.Looked] = []
+    seen: list[walk.Walked] = []
     cores = [core_of(waiting)]
 
     def looks_from_another_thread() -> None:
-        thread = threading.Thread(target=lambda: seen.append(greenlets.look(cores, (threading.get_ident(),), (ident,))))
+        thread = threading.Thread(
+            target=lambda: seen.append(greenlets.walk_with(cores, (threading.get_ident(),), (ident,)))
+        )
         thread.start()
         thread.join()
 
     running = greenlet.greenlet(lambda: waits_in_the_middle(looks_from_another_thread))
     cores.append(core_of(running))
     running.switch()
-    [looked] = seen
-    assert [looked.state_of(core) for core in cores] == ["suspended", "running"]
-    assert functions(looked.stack_of(cores[0])) == ["waits_in_the_middle"]
-    assert "looks_from_another_thread" in functions(looked.stack_of(cores[1]))
+    [walked] = seen
+    assert [walked.state_of(core) for core in cores] == ["suspended", "running"]
+    assert functions(walked.stack_of(cores[0])) == ["waits_in_the_middle"]
+    assert "looks_from_another_thread" in functions(walked.stack_of(cores[1]))
     for one in (waiting, running):
         one.switch()
 
@@ -231,8 +233,8 @@ def test_a_greenlet_that_has_ended_has_no_stack() -> None:
     ended = greenlet.greenlet(lambda: None)
     ended.switch()
     core, gone = core_of(ended), core_of(greenlet.greenlet(lambda: None))
-    looked = greenlets.look([core, gone], ())
-    assert looked.stack_of(core) == looked.stack_of(gone) == []
+    walked = greenlets.walk_with([core, gone], ())
+    assert walked.stack_of(core) == walked.stack_of(gone) == []
 
 
 def test_stacks_are_whole_while_greenlets_switch_all_the_time(hub: object) -> None:
@@ -255,12 +257,12 @@ def test_stacks_are_whole_while_greenlets_switch_all_the_time(hub: object) -> No
     def look() -> None:
         nonlocal looks
         while looks < 500:
-            looked = greenlets.look(cores, (), (ident,))
+            walked = greenlets.walk_with(cores, (), (ident,))
             looks += 1
             for core, name in zip(cores, ("first", "second"), strict=True):
-                own = set(functions(looked.stack_of(core))) & {"first", "second"}
+                own = set(functions(walked.stack_of(core))) & {"first", "second"}
                 if own and own != {name}:
-                    faults.append(functions(looked.stack_of(core)))
+                    faults.append(functions(walked.stack_of(core)))
         stopped.set()
 
     jobs = [gevent.spawn(first), gevent.spawn(second)]

@@ -1,27 +1,33 @@
-"""Snapshots: what one takes from the one before, and what it must not."""
+"""Snapshots: where threads stand, and which request is whose."""
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.interpreters import drop_what_nobody_has
+from tests.support import clients
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.model.snapshot import Worker
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.model.snapshot import Counters, Snapshot, Stack, Worker
+from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker import kernel
 from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.settings import from_options
-from wsgi_tracebacker.worker.stacks import hubs, places, snapshot, walk
-from wsgi_tracebacker.worker.stacks.snapshot import Snapshots
+from wsgi_tracebacker.worker.stacks import hubs, places, walk
+from wsgi_tracebacker.worker.stacks.snapshot import MAX_KERNEL_VIEWS, Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from wsgi_tracebacker.worker.requests import Core
 
@@ -75,12 +81,12 @@ def cores() -> Cores:
 
 @pytest.fixture
 def taker(cores: Cores) -> Snapshots:
-    return Snapshots(cores, hubs.Hubs(), places.Places(None), set)
+    return Snapshots(cores, hubs.Hubs(), places.Places(None))
 
 
 def of_thread(taker: Snapshots, ident: int) -> dict[str, Any]:
     """What a snapshot as JSON says of one thread."""
-    document = json.loads(taker.json(lambda in_flight: Worker(number=1, requests_in_flight=in_flight)))
+    document = json.loads(taker.json((), Worker(number=1)))
     [thread] = [thread for thread in document["threads"] if thread["ident"] == ident]
     return dict(thread)
 
@@ -94,9 +100,9 @@ def functions(thread: dict[str, Any]) -> list[str]:
 def test_a_thread_that_moves_is_shown_where_it_is(taker: Snapshots, mover: Mover) -> None:
     """In both formats, also if the snapshot before was of the other."""
     assert functions(of_thread(taker, mover.ident)) == ["place_one"]
-    assert b"thread_id = mover filename" in taker.text()
+    assert b"thread_id = mover filename" in taker.text(())
     mover.move()
-    assert b"function = place_two" in (text := taker.text())
+    assert b"function = place_two" in (text := taker.text(()))
     assert b"function = place_one" not in text
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]
@@ -108,64 +114,12 @@ def test_parts_make_the_document(taker: Snapshots, mover: Mover, cores: Cores) -
     noted(core, "/one", 5.0)
     core.environ, core.settings, core.started = {}, from_options(), 5.0
     for _ in range(2):
-        document = taker.json(lambda in_flight: Worker(number=1, requests_finished=7, requests_in_flight=in_flight))
+        document = taker.json((), Worker(number=1, requests_finished=7))
         snapshot = json_format.decode(document)
         assert json_format.encode(snapshot) == document
         assert snapshot.worker.requests_in_flight == 1
         text = uwsgi_format.encode(stack for stack in snapshot.stacks if stack.ident == mover.ident)
-        assert text.removeprefix(uwsgi_format.HEADER) in taker.text()
-
-
-def test_a_thread_that_stands_still_is_shown_by_its_new_name(taker: Snapshots, mover: Mover) -> None:
-    """Its frames are kept, its name is not."""
-    assert of_thread(taker, mover.ident)["name"] == "mover"
-    assert b"thread_id = mover filename" in taker.text()
-    mover.thread.name = "settled"
-    text = taker.text()
-    assert (b"thread_id = mover" in text, b"thread_id = settled filename" in text) == (False, True)
-    assert of_thread(taker, mover.ident)["name"] == "settled"
-    assert functions(of_thread(taker, mover.ident)) == ["place_one"]
-
-
-def test_a_number_that_another_thread_has_now_says_nothing_of_the_one_before(taker: Snapshots, cores: Cores) -> None:
-    """Two threads that stand in the same place, one after the other on core 0."""
-    movers = [Mover(), Mover()]
-    try:
-        for mover in movers:
-            taken = cores.take(mover.ident, mover.thread.native_id, mover.thread)
-            mover.thread.name = f"mover {mover.ident}"
-            found = of_thread(taker, mover.ident)
-            assert (found["core"], found["name"], found["native_id"], functions(found)) == (
-                *(0, f"mover {mover.ident}", mover.thread.native_id),
-                ["place_one"],
-            )
-            del taken
-            drop_what_nobody_has()
-    finally:
-        for mover in movers:
-            mover.end()
-
-
-def test_two_who_look_at_once_see_each_their_own(
-    taker: Snapshots, mover: Mover, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thread of an aborted worker's last snapshot, and the listener's: the second one begins, the watched thread
-    having moved, while the first one has walked and is being written.
-    """
-    kind_of = snapshot._kind
-    second: list[dict[str, Any]] = []
-
-    def interrupted(entry: Any, thread: Any) -> str:
-        if entry.ident == mover.ident and not second:
-            second.append({})
-            mover.move()
-            second[0] = of_thread(taker, mover.ident)
-        return kind_of(entry, thread)
-
-    monkeypatch.setattr(snapshot, "_kind", interrupted)
-    assert functions(of_thread(taker, mover.ident)) == ["place_one"]
-    assert functions(second[0]) == ["place_two"]
-    assert functions(of_thread(taker, mover.ident)) == ["place_two"]
+        assert text.removeprefix(uwsgi_format.HEADER) in taker.text(())
 
 
 def noted(core: Core, path: str, started: float) -> None:
@@ -179,13 +133,13 @@ def test_the_last_request_is_that_of_the_instant(
     core, _marker = cores.take(mover.ident, mover.thread.native_id, mover.thread)
     noted(core, "/old", 5.0)
     core.ended = 6.0
-    read = kernel.thread_statuses
+    read = kernel.thread_status
 
     def reading(*arguments: Any) -> Any:
         noted(core, "/of/another", 7.0)
         return read(*arguments)
 
-    monkeypatch.setattr(kernel, "thread_statuses", reading)
+    monkeypatch.setattr(kernel, "thread_status", reading)
     assert of_thread(taker, mover.ident)["last_request"]["path"] == "/old"
 
 
@@ -196,12 +150,86 @@ def test_a_request_that_ends_meanwhile_is_not_the_last_one_too(
     core, _marker = cores.take(mover.ident, mover.thread.native_id, mover.thread)
     noted(core, "/one", 5.0)
     core.environ, core.settings, core.started = {}, from_options(), 5.0
-    read = kernel.thread_statuses
+    read = kernel.thread_status
 
     def reading(*arguments: Any) -> Any:
         core.end(6.0)
         return read(*arguments)
 
-    monkeypatch.setattr(kernel, "thread_statuses", reading)
+    monkeypatch.setattr(kernel, "thread_status", reading)
     found = of_thread(taker, mover.ident)
     assert (found["request"]["path"], found["last_request"]) == ("/one", None)
+
+
+@contextlib.contextmanager
+def held(base: str, requests: int) -> Iterator[None]:
+    """A worker that serves so many requests, one after the other begun, each of which waits for a lock."""
+    gate = threading.Event()
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        gate.wait()
+        return []
+
+    wrapped = TracebackerMiddleware(application, base)
+    threads = [threading.Thread(target=serve, args=(wrapped, environ(f"/{number}"))) for number in range(requests)]
+    try:
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            wait_until(lambda number=number: waiting_for_a_lock() >= number, "it waits")  # type: ignore[misc]
+        yield
+    finally:
+        gate.set()
+        for thread in threads:
+            thread.join()
+
+
+def waiting_for_a_lock() -> int:
+    return sum(
+        code.co_name == "wait" and any(outer.co_name == "application" for outer, _ in stack)
+        for stack in walk.walk(())[0].values()
+        for code, _ in stack[:1]
+    )
+
+
+def requests_of(snapshot: Snapshot) -> list[Stack]:
+    return [stack for stack in snapshot.stacks if stack.request is not None]
+
+
+def test_readers_get_the_kernels_view_however_often_they_ask(base: str) -> None:
+    """A list, a snapshot or another reader just before takes nothing away."""
+    with held(base, 8):
+        for without_stacks in (False, True, False, False):
+            [answer] = survey([base], without_stacks=without_stacks).answers
+            assert answer.snapshot is not None
+            assert answer.snapshot.worker.requests_in_flight == 8
+            assert (answer.snapshot.worker.oldest_request_seconds or 0.0) > 0.0
+            if not without_stacks:
+                shown = requests_of(answer.snapshot)
+                assert [stack.state for stack in shown] == ["S"] * 8
+                assert all("futex" in (stack.wait_channel or "") for stack in shown)
+
+
+def test_the_kernels_view_is_that_of_the_64_oldest_requests(base: str) -> None:
+    """The CPU time is that of all."""
+    with held(base, MAX_KERNEL_VIEWS + 2):
+        [answer] = survey([base]).answers
+    assert answer.snapshot is not None
+    shown = sorted(requests_of(answer.snapshot), key=lambda stack: stack.request.age_seconds, reverse=True)  # type: ignore[union-attr]
+    assert [stack.state for stack in shown] == ["S"] * 64 + [None] * 2
+    assert [stack.wait_channel is None for stack in shown] == [False] * 64 + [True] * 2
+    assert all(stack.cpu_seconds is not None for stack in shown)
+
+
+def test_a_list_takes_no_snapshot(base: str) -> None:
+    """What it shows costs the worker no look at its threads."""
+    with held(base, 1):
+        before = counters(base).snapshots
+        survey([base], without_stacks=True)
+        assert counters(base).snapshots == before
+        survey([base])
+        assert counters(base).snapshots == before + 1
+
+
+def counters(base: str) -> Counters:
+    return json_format.decode_worker(clients.request(f"{base}1", "/worker").body)[1]
