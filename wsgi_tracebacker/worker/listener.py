@@ -10,7 +10,7 @@ sent, and no reply waits for another one. It ends only through ``stop()``, or wi
 Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and them
 two switches; each system call is one, but for getsockopt(), which Python makes without letting go. So there are as few
 as can be, and the interval is lowered while a client is served, and always put back. A long reply is served in
-pieces, as the client takes them: it stays lowered between them, for a moment. See haste.
+pieces, as the client takes them: it stays lowered between them, for a moment. See switch_interval.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.worker import faults
-from wsgi_tracebacker.worker.haste import Haste
+from wsgi_tracebacker.worker.switch_interval import SwitchInterval
 from wsgi_tracebacker.worker.wakeup import Waker
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Listener:
         self.accepted = 0
         self.refused = 0
         self.dropped = 0
-        self._haste = Haste()
+        self._switch_interval = SwitchInterval()
         self._primitives = primitives
         self._listening: OwnDescriptor | None = None
         self._answer = answer
@@ -157,7 +157,7 @@ class Listener:
 
     def forget(self) -> None:
         """Close the descriptors and nothing else: a forked child has no thread, and its clients are not its own."""
-        self._haste.end()
+        self._switch_interval.restore()
         for client in self._clients.values():
             client.socket.close()
         self._clients.clear()
@@ -179,17 +179,17 @@ class Listener:
                 except Exception:
                     faults.caught("in the listener")
                     self._drop_all()
-                    self._haste.end()
+                    self._switch_interval.restore()
                     if self._listening is not None and self._listening.number < 0:
                         self._listening = None
                     # Not a loop that spins on the same fault.
                     self._pause()
                 finally:
                     if not self._hurries(monotonic()):
-                        self._haste.end()
+                        self._switch_interval.restore()
         finally:
             self._drop_all()
-            self._haste.end()
+            self._switch_interval.restore()
             self._waker.close()
             self._ended.release()
 
@@ -218,7 +218,7 @@ class Listener:
             return
         if not ready and not self._clients:
             return
-        self._haste.begin(monotonic())
+        self._switch_interval.lower()
         for descriptor, event in ready:
             if listening is not None and descriptor == listening.number:
                 self._accept(listening)
@@ -249,7 +249,6 @@ class Listener:
 
     def _accept(self, listening: OwnDescriptor) -> None:
         # One; if there are more, poll() says so at once, and to be told that there are none takes as long.
-        before = monotonic()
         try:
             # Not socket.accept(): under gevent it hands back a patched socket, even from an original one.
             descriptor, _ = listening.socket._accept()  # type: ignore[union-attr]  # noqa: SLF001
@@ -260,7 +259,6 @@ class Listener:
                 self._accepts_from = monotonic() + _ACCEPT_PAUSE_SECONDS
             return
         now = monotonic()
-        self._haste.waited(now - before)
         # With these, or Python asks the kernel for its type and protocol.
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
         if connection.gettimeout() is not None:
@@ -288,7 +286,6 @@ class Listener:
             self._receive(client)
 
     def _receive(self, client: _Client) -> None:
-        before = monotonic()
         try:
             received = client.socket.recv(_RECEIVE_BYTES, _socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -296,7 +293,6 @@ class Listener:
         except OSError:
             self._drop(client)
             return
-        self._haste.waited(monotonic() - before)
         if client.lingers:
             if not received:
                 self._close(client)
@@ -347,9 +343,7 @@ class Listener:
             # MSG_NOSIGNAL: a server that embeds Python may leave SIGPIPE deadly.
             flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
             while outgoing:
-                before = monotonic()
                 outgoing = outgoing[client.socket.send(outgoing, flags) :]
-                self._haste.waited(monotonic() - before)
         except BlockingIOError:
             client.outgoing = outgoing
             return

@@ -311,8 +311,7 @@ def test_the_switch_interval_is_lowered_for_the_answer_and_put_back(
 ) -> None:
     """While a client is served other threads give up the GIL soon; afterwards the interval is what it was."""
     before = sys.getswitchinterval()
-    # No more: of those that come often, not all are hastened.
-    for _ in range(2):
+    for _ in range(5):
         clients.request(path, "/")
     wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
     assert max(answers.intervals) < 0.001 < before
