@@ -27,12 +27,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.wire.table_layout import FLIGHT
-from wsgi_tracebacker.worker import agent, disabled, faults
+from wsgi_tracebacker.worker import agent, disabled, faults, interrupt, interruptible
 from wsgi_tracebacker.worker import begin as begin_module
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import STARTED_HERE
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
-from wsgi_tracebacker.worker.interruptible import Interruptible
 from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, AbandonedCore, Core
 from wsgi_tracebacker.worker.responses import is_told_by_kind, is_whole
 
@@ -279,17 +278,14 @@ class TracebackerMiddleware:
             hub_blocked=hub_blocked,
         )
         is_disabled = disabled.reason() is not None
-        # What is called: the application itself, unless an option needs to stand in between.
-        called = app
         if is_disabled:
             disabled.log_reason()
-        else:
-            if self.__settings.harakiri_action == "raise":
-                called = Interruptible(called, agent.serving_core)
-            if self.__settings.harakiri_action == "kill":
-                begin_module.load_kill_timer()
+        elif self.__settings.harakiri_action == "raise":
+            interrupt.prepare()
+        elif self.__settings.harakiri_action == "kill":
+            begin_module.load_kill_timer()
         # Disabled, it costs nothing: the application is what is called.
-        self.__serve = app if is_disabled else _serving(app, called, self.__settings)
+        self.__serve = app if is_disabled else _serving(app, self.__settings)
         if type(self) is TracebackerMiddleware:
             self.__class__ = FastCall
 
@@ -330,7 +326,7 @@ FastCall.__name__, FastCall.__qualname__ = TracebackerMiddleware.__name__, Trace
 
 
 def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do itself)
-    wrapped: WSGIApplication, app: WSGIApplication, settings: Settings
+    app: WSGIApplication, settings: Settings
 ) -> WSGIApplication:
     """The ``__call__`` of one middleware, which calls ``app``.
 
@@ -338,6 +334,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
     """
     #: Where each thread finds its core; the agent's, from the first request on.
     local: Any = None
+    is_guarded = settings.harakiri_action == "raise"
     #: What a request does when it begins, besides being noted; the agent's too.
     begin: Begin | None = None
     #: The last kind of response that is followed: most applications have one, their framework's.
@@ -354,7 +351,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         call = app
         if core.started or not STARTED_HERE[0]:
             # Not the ordinary next request of its thread.
-            admitted = _admit(wrapped, settings, environ)
+            admitted = _admit(app, settings, environ)
             if admitted is None:
                 return app(environ, start_response)
             core, local, begin = admitted
@@ -389,7 +386,10 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         try:
             if begin is not None:
                 begin(core, environ)
-            result = call(environ, start_response)
+            if is_guarded:
+                result = interruptible.serve(core, call, environ, start_response)
+            else:
+                result = call(environ, start_response)
             kind = type(result)
             body: TrackedBody
             if kind is GeneratorType:
@@ -453,15 +453,13 @@ def _followed_kind(kind: type, environ: WSGIEnvironment) -> _FollowedKind:
     return _FollowedKind(kind if is_told_by_kind(file_wrapper) else None, file_wrapper, body)
 
 
-def _admit(
-    wrapped: WSGIApplication, settings: Settings, environ: WSGIEnvironment
-) -> tuple[Core, Any, Begin | None] | None:
+def _admit(app: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any, Begin | None] | None:
     """Make an idle core ready for the request; None: serve it untracked.
 
     With where its thread finds it, and what the requests under these settings do when they begin.
     """
     try:
-        found = agent.agent_for(settings, environ, application_name(wrapped))
+        found = agent.agent_for(settings, environ, application_name(app))
         if found is None:
             return None
         begin = found.watch(settings)

@@ -96,7 +96,10 @@ class _GuardedCall:
             core.inside_token = self.token
             keep(call)
         finally:
-            interrupt.leave(core, self.token)
+            # As interrupt.leave() does, which is called only where it has more to do.
+            core.inside_token = 0.0
+            if core.interrupt_token == self.token:
+                interrupt.leave(core, self.token)
 
     def guarded(self, function: Callable[..., Any], *arguments: tuple[Any]) -> bool:
         """The same in an outer frame, which HarakiriTimeout does not leave: whether there is a result.
@@ -136,37 +139,27 @@ class _GuardedCall:
         return _BODY
 
 
-class Interruptible:
-    """A WSGI application whose overdue requests are raised into."""
-
-    def __init__(self, app: WSGIApplication, serving_core: Callable[[], Core | None]) -> None:
-        """``serving_core`` gives the core of the calling thread."""
-        interrupt.prepare()
-        self._app = app
-        self._serving_core = serving_core
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request; a 504 instead if it is interrupted before any output."""
-        core = self._serving_core()
-        if core is None or core.started <= 0.0 or core.outer is not None or core.inside_token:
-            # Not tracked, or a call within a request: that one's limit counts.
-            return self._app(environ, start_response)
-        call = _GuardedCall(core, start_response)
-        if not call.guarded(self._app, (environ,), (call.start_response,)):
-            return [call.time_out()]
-        result: Any = call.results.pop()
-        if is_whole(result, environ):
-            try:
-                call.release()
-            except BaseException:
-                # The server that refuses the headers never sees what it would have to close.
-                close = getattr(result, "close", None)
-                if close is not None:
-                    close()
-                raise
-            whole: Iterable[bytes] = result
-            return whole
-        return _SizedGuardedBody(call, result) if hasattr(type(result), "__len__") else _GuardedBody(call, result)
+def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Serve the request of a core that has begun; a 504 instead if it is interrupted before any output."""
+    if core.outer is not None:
+        # A call within a request: that one's limit counts.
+        return app(environ, start_response)
+    call = _GuardedCall(core, start_response)
+    if not call.guarded(app, (environ,), (call.start_response,)):
+        return [call.time_out()]
+    result: Any = call.results.pop()
+    if type(result) is list or is_whole(result, environ):
+        try:
+            call.release()
+        except BaseException:
+            # The server that refuses the headers never sees what it would have to close.
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+            raise
+        whole: Iterable[bytes] = result
+        return whole
+    return _SizedGuardedBody(call, result) if hasattr(type(result), "__len__") else _GuardedBody(call, result)
 
 
 class _GuardedBody:
@@ -231,7 +224,7 @@ class _GuardedBody:
                 step = self._next = iter(self._iterable).__next__
             return step()
         finally:
-            # As interrupt.leave() does, which is called only where it has more to do.
+            # As in run().
             core.inside_token = 0.0
             if core.interrupt_token == call.token:
                 interrupt.leave(core, call.token)
