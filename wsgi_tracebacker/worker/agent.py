@@ -394,6 +394,7 @@ class Agent:
     def _close_black_box(self, *, remove: bool) -> None:
         if self._black_box is not None:
             self.own_threads.write_to(None)
+            self.cores.leave_table()
             self._black_box.close(remove=remove)
             self._black_box = None
 

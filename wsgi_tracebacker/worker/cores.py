@@ -139,8 +139,15 @@ class Cores:
                 if row is not None:
                     core.change_row(row)
 
+    def leave_table(self) -> None:
+        """The table is closed: cores that are made from now on have no row in it.
+
+        Takes no lock: in a forked child it may be held for ever by a thread that is not there.
+        """
+        self._table = None
+
     def _row_of(self, core: Core) -> Row | None:
-        # Read once: abandon() takes it away without the lock.
+        # Read once: leave_table() takes it away without the lock.
         table = self._table
         if table is None or core.number is None:
             return None
@@ -159,7 +166,6 @@ class Cores:
         Takes no lock: in a forked child it may be held for ever by a thread that is not there.
         """
         self._is_abandoned = True
-        self._table = None
         for core in list(self._taken.values()):
             _abandon(core)
 
