@@ -199,6 +199,7 @@ def test_the_watchdog_is_woken_when_the_timers_were_not_set() -> None:
         for core in cores:
             requests.end(core)
         assert not requests.timer.look()
+        assert requests.timer.covers_from <= math.inf <= requests.timer.covers_to
         requests.begin(math.inf)
         assert requests.woken == 1
         requests.begin(now + 100)

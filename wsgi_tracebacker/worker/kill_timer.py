@@ -44,6 +44,8 @@ _SIGEV_SIGNAL = 0
 _TIMER_ABSTIME = 1
 
 _NEVER = float("inf")
+#: Equal to nothing.
+_UNKNOWN = float("nan")
 #: A limit may be longer than what the kernel's integers hold.
 _MAX_SECONDS = 2.0**31
 
@@ -148,6 +150,8 @@ class KillTimer:
                 self._set_for_first(found)
             else:
                 self._set(_NEVER)
+                # Covers whatever has no deadline.
+                self.covers_to = _NEVER
             return self.due != _NEVER
 
     def request_ended(self) -> None:
@@ -186,8 +190,8 @@ class KillTimer:
 
     def _set(self, due: float) -> None:
         if due != self.due:
-            # Not known while they are being set: a signal handler of the application's may raise.
-            self.due = _NEVER
+            # While they are being set, a signal handler of the application's may raise.
+            self.due = _UNKNOWN
             for timer, later_seconds in self._timers:
                 timer.set(0.0 if due == _NEVER else due + later_seconds)
             self.due = due
