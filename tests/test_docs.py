@@ -44,7 +44,8 @@ from wsgi_tracebacker.model.snapshot import (
     Stack,
     Worker,
 )
-from wsgi_tracebacker.reader import client, discovery, examine, postmortems, processes, stall
+from wsgi_tracebacker.reader import client, discovery, postmortems, processes
+from wsgi_tracebacker.reader.unanswered import examine, stall
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.wire import http10 as http

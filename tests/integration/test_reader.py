@@ -20,9 +20,9 @@ from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import client, discovery
 from wsgi_tracebacker.reader import survey as surveys
-from wsgi_tracebacker.reader.examine import Examination
 from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.reader.survey import survey
+from wsgi_tracebacker.reader.unanswered.examine import Findings
 from wsgi_tracebacker.wire import card_json as cards
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
@@ -145,11 +145,11 @@ def test_an_answer_is_better_than_an_examination(base: str, done: threading.Even
     """A worker that was given up may still answer while another one is waited for."""
     given_up = threading.Event()
 
-    def examine(waited_seconds: float) -> Generator[float, int, Examination]:
+    def examine(waited_seconds: float) -> Generator[float, int, Findings]:
         assert waited_seconds >= client.EXAMINE_AFTER_SECONDS
         given_up.set()
         yield 0.0
-        return Examination("busy", None, ())
+        return Findings("busy", None, ())
 
     def late(connection: socket.socket) -> None:
         given_up.wait()
@@ -167,10 +167,10 @@ def test_what_was_found_out_stands_if_no_answer_comes(base: str, done: threading
     """Neither a connection that closes without a byte nor the end of all others takes it back."""
     given_up = threading.Event()
 
-    def examine(_: float) -> Generator[float, int, Examination]:
+    def examine(_: float) -> Generator[float, int, Findings]:
         yield 0.0
         given_up.set()
-        return Examination("busy", None, ("a note",))
+        return Findings("busy", None, ("a note",))
 
     def close(_: socket.socket) -> None:
         given_up.wait()
@@ -190,10 +190,10 @@ def test_who_was_given_up_is_not_listened_to_without_end(
     given_up = threading.Event()
     sent = [0, 0]
 
-    def examine(_: float) -> Generator[float, int, Examination]:
+    def examine(_: float) -> Generator[float, int, Findings]:
         yield 0.0
         given_up.set()
-        return Examination("busy", None, ("a note",))
+        return Findings("busy", None, ("a note",))
 
     def flood(number: int, connection: socket.socket) -> None:
         given_up.wait()

@@ -22,8 +22,8 @@ from tests.support.interpreters import needs_outside_help, needs_pydll
 from tests.support.programs import PROJECT
 from tests.support.stalling import telling
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.reader import dump
 from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.reader.unanswered import dump_request
 from wsgi_tracebacker.wire import card_json as cards
 from wsgi_tracebacker.wire import table_layout as blackbox
 
@@ -136,7 +136,7 @@ def test_without_a_signal_there_is_the_table(base: str) -> None:
 
 @needs_outside_help
 def test_readers_at_the_same_time_do_not_mix_their_dumps(base: str) -> None:
-    """Each gets one whole dump."""
+    """Each gets one whole dump_request."""
     with worker(base, "backtrack"), contextlib.ExitStack() as stack:
         readers = [stack.enter_context(command("read", base, "--format", "json", "--timeout", "10")) for _ in range(3)]
         for reader in readers:
@@ -151,9 +151,9 @@ def test_readers_at_the_same_time_do_not_mix_their_dumps(base: str) -> None:
 def test_a_full_stacks_file_starts_anew(base: str) -> None:
     """The worker cannot keep its bound while it is stalled, so readers keep it."""
     with worker(base, "backtrack"):
-        os.truncate(black_boxes.path_of(base, 1, blackbox.STACKS), dump.MAX_STACKS_BYTES + 1)
+        os.truncate(black_boxes.path_of(base, 1, blackbox.STACKS), dump_request.MAX_STACKS_BYTES + 1)
         assert read(base)["source"] == "faulthandler"
-        assert dumps_so_far(base) < dump.MAX_STACKS_BYTES
+        assert dumps_so_far(base) < dump_request.MAX_STACKS_BYTES
 
 
 @pytest.mark.slow
@@ -256,7 +256,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 def ask(card: Card) -> None:
     """Everything that comes after the proof."""
-    for seconds in dump.ask(card, Processes(), lambda: None):
+    for seconds in dump_request.ask(card, Processes(), lambda: None):
         # What it asks its caller for, as the command does.
         time.sleep(seconds)
 
@@ -270,13 +270,13 @@ def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
     """Neither by the start time of the card's process, nor if a card names it truly: it does not catch the signal."""
     with worker(base, "backtrack"), bystander() as other:
         card = card_of(base)
-        with pytest.raises(dump.Refused, match="not the one of its card"):
+        with pytest.raises(dump_request.Refused, match="not the one of its card"):
             ask(card._replace(pid=other.pid))
-        with pytest.raises(dump.Refused, match="does not catch signal"):
+        with pytest.raises(dump_request.Refused, match="does not catch signal"):
             ask(card._replace(pid=other.pid, start_ticks=start_ticks(other.pid)))
-        with pytest.raises(dump.Refused, match="not the one of its card"):
+        with pytest.raises(dump_request.Refused, match="not the one of its card"):
             ask(card._replace(pid_namespace=1))
-        with pytest.raises(dump.Refused, match="not the one of its card"):
+        with pytest.raises(dump_request.Refused, match="not the one of its card"):
             ask(card._replace(boot_id="another"))
         with pytest.raises(OSError, match="belongs to uid"):
             ask(card._replace(uid=os.geteuid() + 1))
@@ -289,7 +289,7 @@ def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
 def test_a_signal_that_is_not_caught_is_never_sent(base: str, number: int) -> None:
     """Whatever a card says."""
     with worker(base, "backtrack") as process:
-        with pytest.raises(dump.Refused, match=r"does not catch|cannot be sent"):
+        with pytest.raises(dump_request.Refused, match=r"does not catch|cannot be sent"):
             ask(card_of(base)._replace(dump_signal=number))
         assert process.poll() is None
 
@@ -298,7 +298,7 @@ def test_without_a_handle_on_the_process_nothing_is_signalled(base: str, monkeyp
     """As on PyPy, whose os has no pidfd_open: a pid alone may be another process's by the time of the signal."""
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     with worker(base, "backtrack") as process:
-        with pytest.raises(dump.Refused, match="cannot name its process safely"):
+        with pytest.raises(dump_request.Refused, match="cannot name its process safely"):
             ask(card_of(base))
         assert process.poll() is None
         assert dumps_so_far(base) == 0
@@ -308,8 +308,8 @@ def test_without_a_handle_on_the_process_nothing_is_signalled(base: str, monkeyp
 def test_what_goes_on_is_not_signalled(base: str) -> None:
     """The last question before the signal is whether it is still stalled."""
     with worker(base, "backtrack"):
-        asking = dump.ask(card_of(base), Processes(), lambda: "its table has changed")
-        with pytest.raises(dump.Refused, match="it has gone on: its table has changed"):
+        asking = dump_request.ask(card_of(base), Processes(), lambda: "its table has changed")
+        with pytest.raises(dump_request.Refused, match="it has gone on: its table has changed"):
             next(asking)
         assert dumps_so_far(base) == 0
 

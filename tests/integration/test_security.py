@@ -32,9 +32,10 @@ from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import client, dump
+from wsgi_tracebacker.reader import client
 from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.reply import Reply
+from wsgi_tracebacker.reader.unanswered import dump_request
 from wsgi_tracebacker.wire import card_json as cards
 from wsgi_tracebacker.wire import postmortem_json as postmortems
 from wsgi_tracebacker.wire import table_layout as layout
@@ -147,7 +148,8 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
         "import os, sys\n"
         "from wsgi_tracebacker.cli.main import main\n"
         "import click, json, wsgi_tracebacker.cli.read, wsgi_tracebacker.cli.list_workers\n"
-        "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.postmortems, wsgi_tracebacker.reader.examine\n"
+        "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.postmortems\n"
+        "import wsgi_tracebacker.reader.unanswered.examine\n"
         f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"
         f"os.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
         "main()\n"
@@ -475,8 +477,8 @@ def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger:
             number = dump_signal.number_of(dump_signal.DEFAULT)
             card = card_of(forger.base, 1, daemon.pid, stacks=forger.put("stacks", b""), dump_signal=number)
             assert processes.standing(card, STRANGER) == "same"
-            asking = dump.ask(card, processes, lambda: None)
-            with pytest.raises(dump.Refused, match="not wholly"):
+            asking = dump_request.ask(card, processes, lambda: None)
+            with pytest.raises(dump_request.Refused, match="not wholly"):
                 next(asking)
         finally:
             daemon.kill()
@@ -487,13 +489,13 @@ def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger:
 def test_root_empties_no_file_that_a_card_names(forger: Forger) -> None:
     """A large file of the card's user may be where that one cannot reach it: it is left alone, and so is the worker."""
     processes = Processes()
-    content = b"x" * (dump.MAX_STACKS_BYTES + 1)
+    content = b"x" * (dump_request.MAX_STACKS_BYTES + 1)
     path = forger.put("home.bak", content)
     name = os.path.join(os.path.dirname(path), layout.file_name(forger.base, 1, STRANGER, layout.STACKS))
     os.rename(path, name)
     card = card_of(forger.base, 1, forger.pid, stacks=name, dump_signal=signal.SIGUSR1)
-    with pytest.raises(dump.Refused, match=f"its stacks file is full, and only a reader of uid {STRANGER} may"):
-        next(dump.ask(card, processes, lambda: None))
+    with pytest.raises(dump_request.Refused, match=f"its stacks file is full, and only a reader of uid {STRANGER} may"):
+        next(dump_request.ask(card, processes, lambda: None))
     assert Path(name).read_bytes() == content
 
 
@@ -513,11 +515,11 @@ def test_a_full_stacks_file_starts_anew_for_root_too(sticky: str, short_path: Pa
             worker.stdin.flush()
             assert worker.stdout.readline() == "ready\n"
             stacks = json.loads(Path(f"{sticky}1.worker").read_bytes())["stacks"]
-            os.truncate(stacks, dump.MAX_STACKS_BYTES + 1)
+            os.truncate(stacks, dump_request.MAX_STACKS_BYTES + 1)
             done = watched("read", sticky, "--format", "json", "--timeout", "10")
             [document] = json.loads(done.out)["workers"]
             assert document["source"] == "faulthandler", done.err
-            assert os.stat(stacks).st_size < dump.MAX_STACKS_BYTES
+            assert os.stat(stacks).st_size < dump_request.MAX_STACKS_BYTES
         finally:
             worker.kill()
             worker.communicate()

@@ -34,8 +34,9 @@ from tests.support.programs import PROJECT
 from tests.support.servers import process_group
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.errors import NoWorkersFound
-from wsgi_tracebacker.reader import client, examine
+from wsgi_tracebacker.reader import client
 from wsgi_tracebacker.reader.survey import survey
+from wsgi_tracebacker.reader.unanswered import examine
 from wsgi_tracebacker.wire import table_layout as blackbox
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from wsgi_tracebacker.wire.card_json import MAX_SOCKET_PATH_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
-    from wsgi_tracebacker.reader.examine import Examination
+    from wsgi_tracebacker.reader.unanswered.examine import Findings
 
     #: Begins the examination of a worker that has not answered for so many seconds; it yields the seconds until its
     #: next step.
-    Examine = Callable[[float], Generator[float, int, Examination]]
+    Examine = Callable[[float], Generator[float, int, Findings]]
 
 #: What a worker can be asked: all its stacks, or who it is and how much it serves, which costs it next to nothing.
 SNAPSHOT = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
@@ -65,7 +65,7 @@ class Failure(NamedTuple):
     error: WorkerUnreachable
     peer_pid: int = 0
     #: What was found out about it, if it was examined.
-    examination: Examination | None = None
+    examination: Findings | None = None
 
 
 Outcome = Reply | Failure
@@ -213,7 +213,7 @@ class _Conversation:
         self.deadline = 0.0
         self.examine: Examine | None = None
         self._began = 0.0
-        self._examination: Generator[float, int, Examination] | None = None
+        self._examination: Generator[float, int, Findings] | None = None
         self.outcome: Outcome | None = None
         #: Whether the outcome is the last word; not so of one that was examined and might yet answer.
         self.is_over = False
@@ -301,7 +301,7 @@ class _Conversation:
             # That may be sooner or later than its limit.
             self._time_out(clock() - self._began, done.value)
 
-    def _time_out(self, waited_seconds: float, examination: Examination | None = None) -> None:
+    def _time_out(self, waited_seconds: float, examination: Findings | None = None) -> None:
         seconds = f"{round(waited_seconds, 2 if waited_seconds < 1 else 1):g} s"
         if examination is not None and examination.state == STOPPED:
             error = WorkerTimedOut(f"it is stopped, so it was waited for no longer than {seconds}")

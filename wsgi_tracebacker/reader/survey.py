@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
 
     from wsgi_tracebacker.model.snapshot import Snapshot
-    from wsgi_tracebacker.reader.examine import Examination
+    from wsgi_tracebacker.reader.unanswered.examine import Findings
 
 #: A worker that answers in time is ALIVE (from process); one that does not is STOPPED, in DISK_WAIT or else this.
 BUSY = "busy"
@@ -180,16 +180,16 @@ def _examiner(
     if card is None or card.uid != target.card_owner:
         return None
 
-    def begin(waited_seconds: float) -> Generator[float, int, Examination]:
+    def begin(waited_seconds: float) -> Generator[float, int, Findings]:
         # Here, because nearly always everybody answers.
-        from wsgi_tracebacker.reader.examine import Patience, examine  # noqa: PLC0415
+        from wsgi_tracebacker.reader.unanswered.examine import Timeouts, examine  # noqa: PLC0415
 
-        patience = Patience(
+        timeouts = Timeouts(
             DEFAULT_SECONDS if timeout_seconds is None else timeout_seconds,
             DEFAULT_TABLE_SECONDS if timeout_seconds is None else timeout_seconds,
         )
         standing = _standing(target, processes)
-        return examine(card, processes, standing, waited_seconds, patience, may_signal=may_signal)
+        return examine(card, processes, standing, waited_seconds, timeouts, may_signal=may_signal)
 
     return begin
 
@@ -218,7 +218,7 @@ def _unanswered(
     error: WorkerUnreachable,
     peer_pid: int,
     processes: Processes,
-    examination: Examination | None = None,
+    examination: Findings | None = None,
 ) -> Answer:
     standing = _standing(target, processes)
     # uWSGI's workers have no card, but the kernel says whose socket it is.

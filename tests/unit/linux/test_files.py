@@ -13,8 +13,9 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.reader import discovery, dump, postmortems, table
+from wsgi_tracebacker.reader import discovery, postmortems
 from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.reader.unanswered import dump_request, table
 from wsgi_tracebacker.wire import card_json as cards
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def card_naming(path: str) -> Card:
 
 
 def ask_for_a_dump(path: str) -> None:
-    list(dump.ask(card_naming(path), Processes(), lambda: "it is not"))
+    list(dump_request.ask(card_naming(path), Processes(), lambda: "it is not"))
 
 
 @pytest.mark.parametrize("first", ["file", "pipe"])
@@ -55,7 +56,7 @@ def test_what_is_opened_is_what_was_looked_at(
     swapper = Swapper(f"{tmp_path}/own", f"{tmp_path}/theirs")
     if first == "pipe":
         swapper.swap()
-    with monkeypatch.context() as patched, contextlib.suppress(OSError, dump.Refused):
+    with monkeypatch.context() as patched, contextlib.suppress(OSError, dump_request.Refused):
         swapper.take_part(patched)
         read(f"{tmp_path}/own/tb1.worker")
     assert swapper.opened == ([stat.S_IFREG] if first == "file" else [])

@@ -7,14 +7,14 @@ number of workers at once, and ends as soon as one of them answers after all.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.reader import dump, stall, table
 from wsgi_tracebacker.reader.processes import ALIVE, DEAD, SAME, STOPPED, Identity, Processes
 from wsgi_tracebacker.reader.sources import Sources
+from wsgi_tracebacker.reader.unanswered import dump_request, stall, table
+from wsgi_tracebacker.reader.unanswered.join import join
 from wsgi_tracebacker.wire import faulthandler_text as faulthandler
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Snapshot, Stack
-    from wsgi_tracebacker.reader.stall import Look
-    from wsgi_tracebacker.reader.table import Reading, Table
+    from wsgi_tracebacker.reader.unanswered.stall import Look
+    from wsgi_tracebacker.reader.unanswered.table import Reading, Table
     from wsgi_tracebacker.wire.faulthandler_text import Dump
 
 #: From here on a worker is watched: two looks, half a second apart, are over when its second is.
 FIRST_LOOK_SECONDS = 0.5
 
-#: Looks after the end of the patience: a proof that begins with the first of them is complete with the last. Without
+#: Looks after the time-out: a proof that begins with the first of them is complete with the last. Without
 #: this bound a process that has two threads spin in turns, half a second each, is promising for ever.
 _LATE_LOOKS = 3
 
@@ -40,19 +40,8 @@ BUSY, STALLED = "busy", "stalled"
 _HOLDER_LOOKS = 5
 _HOLDER_SECONDS = 0.003
 
-#: Where threads of the standard library wait: none of these functions calls anything that sleeps without letting go of
-#: the GIL first. Of a call in C that the application makes that cannot be said.
-_WAITS = re.compile(
-    r".*/(?:python|pypy)3\.\d+t?/"
-    r"(?:threading\.py:wait|concurrent/futures/thread\.py:_worker|selectors\.py:select|socket\.py:(?:accept|readinto)|"
-    r"ssl\.py:read)",
-    re.DOTALL,
-)
-#: The same goes for all code of ours; but a thread of ours may be in a handler or callable of the application's.
-_OWN_PACKAGE = f"/{__name__.partition('.')[0]}/"
 
-
-class Patience(NamedTuple):
+class Timeouts(NamedTuple):
     """How long an answer is waited for."""
 
     seconds: float
@@ -60,7 +49,7 @@ class Patience(NamedTuple):
     table_seconds: float
 
 
-class Examination(NamedTuple):
+class Findings(NamedTuple):
     """What came out."""
 
     #: ``busy``, ``stalled``, ``stopped`` or ``disk wait``.
@@ -72,19 +61,19 @@ class Examination(NamedTuple):
 
 
 def examine(
-    card: Card, processes: Processes, standing: str, waited_seconds: float, patience: Patience, *, may_signal: bool
-) -> Generator[float, int, Examination]:
+    card: Card, processes: Processes, standing: str, waited_seconds: float, timeouts: Timeouts, *, may_signal: bool
+) -> Generator[float, int, Findings]:
     """Examine one worker that has had a question to answer for ``waited_seconds``.
 
     ``send()`` it the pid of who listens there, 0 for unknown. ``standing`` says whether its card's process can be seen
-    from here. Gives up when the patience is at its end, unless all that was seen in the last half second is that of a
+    from here. Gives up after its time-out, unless all that was seen in the last half second is that of a
     stalled worker: then that is proven first, or disproven. One that is stopped can answer nobody: it may be
     continued any moment, but is not waited for.
     """
     started = time.monotonic() - waited_seconds
-    worker = _Unanswering(card, processes, standing)
+    worker = SilentWorker(card, processes, standing)
     try:
-        limit_seconds = patience.table_seconds if worker.has_table() else patience.seconds
+        limit_seconds = timeouts.table_seconds if worker.has_table() else timeouts.seconds
         looks: list[Look] = []
         peer = late = 0
         if worker.state() != STOPPED:
@@ -112,7 +101,7 @@ def _is_promising(looks: list[Look]) -> bool:
     return len(looks) == 1 or (len(looks) > 1 and stall.why_not_so_far(looks[-2], looks[-1]) is None)
 
 
-def _stalled(worker: _Unanswering, looks: list[Look], may_signal: bool) -> Generator[float, int, Examination]:
+def _stalled(worker: SilentWorker, looks: list[Look], may_signal: bool) -> Generator[float, int, Findings]:
     """Show one that these looks have proven stalled."""
     if not may_signal:
         return worker.examination(STALLED)
@@ -122,16 +111,16 @@ def _stalled(worker: _Unanswering, looks: list[Look], may_signal: bool) -> Gener
         return "it cannot be seen any more" if now is None else stall.why_not_still(looks[-1], now)
 
     try:
-        content = yield from dump.ask(worker.card, worker.processes, why_not_still)
+        content = yield from dump_request.ask(worker.card, worker.processes, why_not_still)
         dumped = faulthandler.parse(content)
-    except (dump.Refused, OSError, FormatError) as error:
+    except (dump_request.Refused, OSError, FormatError) as error:
         worker.notes.append(f"no stacks: {error}")
         return worker.examination(STALLED)
     running = yield from _running(worker)
     return worker.examination(STALLED, dumped, running, stall.waiting(looks[0], looks[-1]))
 
 
-def _running(worker: _Unanswering) -> Generator[float, int, set[int]]:
+def _running(worker: SilentWorker) -> Generator[float, int, set[int]]:
     """The threads that run whenever they are looked at."""
     pid, processes = worker.card.pid, worker.processes
     running = set(processes.threads(pid))
@@ -142,7 +131,7 @@ def _running(worker: _Unanswering) -> Generator[float, int, set[int]]:
     return running
 
 
-class _Unanswering:
+class SilentWorker:
     """One worker that does not answer."""
 
     def __init__(self, card: Card, processes: Processes, standing: str) -> None:
@@ -194,14 +183,14 @@ class _Unanswering:
         dumped: Dump | None = None,
         running: Collection[int] = (),
         waiting: Collection[int] = (),
-    ) -> Examination:
+    ) -> Findings:
         if self._table is None:
-            return Examination(state, None, tuple(self.notes))
+            return Findings(state, None, tuple(self.notes))
         try:
             reading = self._table.read()
         except (OSError, FormatError) as error:
             self.notes.append(f"its black box cannot be read: {error}")
-            return Examination(state, None, tuple(self.notes))
+            return Findings(state, None, tuple(self.notes))
         snapshot = table.snapshot(
             self.card,
             reading,
@@ -216,7 +205,7 @@ class _Unanswering:
             snapshot = snapshot._replace(stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
         if dumped is not None:
             snapshot = self._joined(snapshot, reading, dumped, running, waiting)
-        return Examination(state, snapshot, tuple(self.notes))
+        return Findings(state, snapshot, tuple(self.notes))
 
     def _with_kernel(self, stack: Stack) -> Stack:
         if stack.native_id is None or stack.native_id not in self.processes.threads(self.card.pid):
@@ -247,66 +236,3 @@ class _Unanswering:
         if identity is not None:
             stacks = [sources.fill_in(stack) for stack in stacks]
         return snapshot._replace(stacks=tuple(stacks), source="faulthandler")
-
-
-def join(
-    serving: Collection[Stack],
-    owners: dict[int, tuple[int, int]],
-    own_idents: Collection[int],
-    dumped: Dump,
-    alive: Collection[int],
-    running: Collection[int],
-    waiting: Collection[int],
-) -> list[Stack]:
-    """The stacks of a dump on the threads of a table.
-
-    ``owners`` are ident and native id of each core's thread; ``own_idents`` are the worker's threads of ours, which are
-    left out, as the worker does itself; ``alive`` are the process's threads, ``running`` those that were on a CPU all
-    the time, ``waiting`` those that wait for the GIL. If just one runs, and it serves a request, it may hold the GIL;
-    that is proven if no other thread can be the one, asleep.
-    """
-    left = {stack.ident: stack for stack in dumped.stacks}
-    idents = [stack.ident for stack in serving]
-    suspects = [stack for stack in serving if len(running) == 1 and stack.native_id in running]
-    # Greenlets share a thread: which of their requests runs is not known.
-    suspect = suspects[0] if len(suspects) == 1 else None
-    by_ident = {ident: (core, native_id) for core, (ident, native_id) in owners.items() if native_id in alive}
-    # One that was left out of the dump could be anywhere.
-    is_proven = not dumped.is_cut and all(
-        (suspect is not None and stack.ident == suspect.ident)
-        or by_ident.get(stack.ident or 0, (0, 0))[1] in waiting
-        or _has_let_go(stack, own_idents)
-        for stack in dumped.stacks
-    )
-    holder = suspect if is_proven else None
-    joined = []
-    for stack in serving:
-        # Greenlets share their thread's ident, and a dump does not say which of them runs.
-        own = left.pop(stack.ident, None) if idents.count(stack.ident) == 1 else None
-        if own is not None:
-            stack = stack._replace(frames=own.frames, frames_omitted=own.frames_omitted)  # noqa: PLW2901
-        joined.append(stack._replace(holds_gil=None if holder is None else stack.core == holder.core))
-    number = joined[0].name.partition("Core")[0] if joined else ""
-    # The oldest thread stands last, and that is the main thread.
-    main = dumped.stacks[-1].ident if dumped.stacks and not dumped.is_cut else None
-    for ident, stack in left.items():
-        # No frames: it was started by Python, and has not yet run any.
-        if not stack.frames or ident in own_idents:
-            continue
-        core, native_id = by_ident.get(ident or 0, (None, None))
-        if core is not None and number and ident not in idents:
-            stack = stack._replace(name=f"{number}Core{core}", core=core, native_id=native_id)  # noqa: PLW2901
-        elif ident == main:
-            stack = stack._replace(name="MainThread", kind="main")  # noqa: PLW2901
-        joined.append(stack)
-    return joined
-
-
-def _has_let_go(stack: Stack, own_idents: Collection[int]) -> bool:
-    """Whether a thread that sleeps there sleeps without the GIL."""
-    if not stack.frames:
-        return False
-    innermost = stack.frames[-1]
-    if stack.ident in own_idents and _OWN_PACKAGE in innermost.filename:
-        return True
-    return _WAITS.fullmatch(f"{innermost.filename}:{innermost.function.rpartition('.')[2]}") is not None

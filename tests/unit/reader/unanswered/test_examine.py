@@ -10,10 +10,11 @@ import pytest
 from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
-from wsgi_tracebacker.reader import stall
-from wsgi_tracebacker.reader.examine import Patience, examine, join
 from wsgi_tracebacker.reader.processes import SAME, Processes, ThreadTimes
-from wsgi_tracebacker.reader.stall import Look
+from wsgi_tracebacker.reader.unanswered import stall
+from wsgi_tracebacker.reader.unanswered.examine import Timeouts, examine
+from wsgi_tracebacker.reader.unanswered.join import join
+from wsgi_tracebacker.reader.unanswered.stall import Look
 from wsgi_tracebacker.wire.faulthandler_text import Dump
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def test_who_looks_stalled_in_every_half_second_and_in_no_second_is_given_up(
         started_at=0.0,
         black_box=str(black_box),
     )
-    examination = examine(card, Processes(), SAME, 1.0, Patience(1.0, 1.0), may_signal=True)
+    examination = examine(card, Processes(), SAME, 1.0, Timeouts(1.0, 1.0), may_signal=True)
     assert next(examination) == 0.0
     assert [examination.send(0), examination.send(0)] == [0.5, 0.5]
     with pytest.raises(StopIteration) as done:

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from wsgi_tracebacker.reader import stall
 from wsgi_tracebacker.reader.processes import Processes, ThreadTimes
-from wsgi_tracebacker.reader.stall import Look
+from wsgi_tracebacker.reader.unanswered import stall
+from wsgi_tracebacker.reader.unanswered.stall import Look
 
 MAIN, LISTENER, OTHER = 10, 11, 12
 MILLISECOND = 1_000_000
