@@ -141,10 +141,12 @@ def test_a_thread_in_the_handler_holds_no_other_request(base: str, handler: Hang
 
 
 _ENDS_AT_ONCE = """
-import logging, sys
+import atexit, logging, sys
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.worker import faults
 
 logging.basicConfig(format="logged %(name)s: %(message)s")
+atexit.register(faults.warn_once, "end", "a warning after our own end")
 application = TracebackerMiddleware(lambda environ, start_response: [b""], "/nonexistent/tb")
 application({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)
 """
@@ -162,6 +164,7 @@ def test_a_process_that_ends_right_after_a_warning_has_logged_it(end: str) -> No
         timeout=60,
     )
     assert ended.stderr.count("logged wsgi_tracebacker: cannot open a socket at /nonexistent/tb<N>") == 1
+    assert ended.stderr.count("logged wsgi_tracebacker: a warning after our own end") == 1
 
 
 @pytest.mark.parametrize("fork", [os.fork, fork_without_our_hook])

@@ -39,7 +39,7 @@ def register(stop: Callable[[], object]) -> None:
         except Exception:
             faults.caught("at the end of the process")
         # Also where nothing was started that stop() would end, and what went wrong just now.
-        reporter.current().flush(_FLUSH_SECONDS)
+        reporter.current().end(_FLUSH_SECONDS)
 
     atexit.register(end)
     for register_with in (_multiprocessing, _mod_wsgi, _twisted):

@@ -175,6 +175,11 @@ class Reporter:
                 current.give_up("logging hangs")
             self._give_up_waiting("logging hangs")
 
+    def end(self, timeout_seconds: float) -> None:
+        """Flush, because the process ends. A later line is logged where it is posted: no thread would live to do it."""
+        self.flush(timeout_seconds)
+        self._start_thread = None
+
     def _start(self) -> None:
         """Start the thread, if lines wait and it does not run. Waits for no lock: a signal's handler may post."""
         start_thread = self._start_thread
@@ -214,8 +219,9 @@ class Reporter:
         try:
             start_thread(self._log, (entry,))
         except RuntimeError:
-            self._logging_lock.release()
-            return "no thread"
+            # The process ends (CPython 3.12.1), or has as many threads as it may.
+            self._log(entry)
+            return "logging failed"
         if not self._logging_lock.acquire(timeout=HANGS_AFTER_SECONDS):
             return "logging hangs"
         self._logging_lock.release()

@@ -217,8 +217,8 @@ def test_a_report_that_is_only_counted_still_reaches_the_callable(lines: Reporte
 
 
 @pytest.mark.parametrize("had", [0, 1])
-def test_without_a_thread_it_is_on_stderr(had: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """A process at its limit of threads still reports, and whoever posts does not wait for a handler."""
+def test_without_threads_it_is_reported_all_the_same(had: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """At the limit of threads, and whoever posts does not wait for a handler: one thread logs it, none is stderr."""
     threads = [_thread.start_new_thread] * had
 
     def start(*arguments: Any) -> int:
@@ -233,8 +233,16 @@ def test_without_a_thread_it_is_on_stderr(had: int, capfd: pytest.CaptureFixture
     entry = post(lines, "report")
     wait_until(lambda: entry.is_done, "it is written")
     lines.flush(5.0)
-    assert handler.messages == []
-    assert capfd.readouterr().err == on_stderr("report", "no thread")
+    assert handler.messages == (["harakiri: report"] if had else [])
+    assert capfd.readouterr().err == ("" if had else on_stderr("report", "no thread"))
+
+
+def test_at_the_end_of_a_process_it_is_logged_at_once(lines: Reporter) -> None:
+    """No thread would live to log it."""
+    handler = Handler()
+    use(handler)
+    lines.end(5.0)
+    assert post(lines, "line").is_done
 
 
 def test_what_waits_is_bounded(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
