@@ -12,9 +12,8 @@ The first request that a worker process serves opens ``/tmp/tbsocket1`` (``2``, 
 In production put the socket into a folder that only the service's user can write, such as systemd's
 ``RuntimeDirectory=``: ``socket="/run/myservice/tb"``. Only that user and root can read it.
 
-This module knows PEP 3333: a request begins, runs, streams, closes. It refuses to know what is done with what it
-notes. On the path of every request it stores and allocates nothing that it can do without; everything that happens
-seldom (a first request, a nested one, a forked process, a fault of ours) goes through ``_admit``.
+On the path of every request this module stores and allocates nothing that it can do without. What happens seldom (a
+first request, a nested one, a forked process, a fault of ours) goes through ``_admit``.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from time import monotonic
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled, faults, interrupt, interruptible
@@ -32,20 +32,20 @@ from wsgi_tracebacker.worker import begin as begin_module
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import STARTED_HERE
 from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
-from wsgi_tracebacker.worker.requests import APP, BODY, CLOSE, HANDLE_KEY, AbandonedCore, Core
-from wsgi_tracebacker.worker.responses import is_told_by_kind, is_whole
+from wsgi_tracebacker.worker.requests import APP, BODY, HANDLE_KEY, AbandonedCore, Core
+from wsgi_tracebacker.worker.responses import is_finished_body
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from wsgi_tracebacker.bodies import TrackedBody
     from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.begin import Begin
     from wsgi_tracebacker.worker.settings import Settings
 
-_get_ident = agent.get_ident
 _write_row = FLIGHT.pack_into
 #: RFC 9110, and WebDAV's. Others are encoded when they come.
 _METHODS = {
@@ -56,140 +56,8 @@ _METHODS = {
     )
 }  # fmt: skip
 
-#: In place of a body's token once it was closed: no core ever has it, not even an idle one.
-_CLOSED = -2.0
-
 #: In place of the core of a thread that has none yet: it looks as busy as one that was abandoned.
-_NOBODYS: Final = AbandonedCore(None, 0, None, None)
-
-
-class TrackedBody:
-    """What the bodies have in common: whose request it is, and its end. No ``__getattr__``: see GeneratorBody."""
-
-    # A generator can be referred to weakly, and so can the objects of frameworks.
-    __slots__ = ("__weakref__", "tb_core", "tb_iterable", "tb_lease", "tb_started")
-
-    tb_core: Core
-    tb_iterable: Any
-    tb_lease: object
-    tb_started: float
-
-    # No __init__: it would cost every request 35 ns. the middleware stores the four. Their names leave the
-    # names of the application's iterable alone.
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.tb_core.reader_ident = _get_ident()
-        return iter(self.tb_iterable)
-
-    def __next__(self) -> bytes:
-        # For a server that calls next() on what it got, without iter(): no server should.
-        chunk: bytes = next(self.tb_iterable)
-        return chunk
-
-    def close(self) -> None:
-        """Close the application's iterable, and end the request in any case."""
-        core, started = self.tb_core, self.tb_started
-        if started == _CLOSED:
-            return
-        # Whatever happens from here, a second close() does nothing: the application's is called once.
-        self.tb_started = _CLOSED
-        if core.started == started:
-            core.phase = CLOSE
-        try:
-            close = getattr(self.tb_iterable, "close", None)
-            if close is not None:
-                close()
-        finally:
-            # A server that keeps this object must not make the core's next body look as if somebody still had it.
-            self.tb_lease = None
-            if core.started == started:
-                # Another thread may have read this body; it has nothing to do with the next one.
-                core.reader_ident = core.ident
-                core.environ = None
-                core.marks[0] = 0.0
-                core.started = 0.0
-                # Whoever raises into this call from a signal's handler finds the request over.
-                core.ended = monotonic()
-                if core.reports_end:
-                    core.report_end()
-
-
-class Body(TrackedBody):
-    """The iterable of a request whose body is made while it is read.
-
-    ``__iter__`` gives the application's own iterator, so a chunk costs nothing; ``close()`` ends the request.
-    Whatever else is asked of it is asked of the application's iterable. It takes attributes as an object does, above
-    all a ``close`` of other middleware's in place of its own: 30 ns.
-    """
-
-    __slots__ = ("__dict__",)
-
-    def __getattr__(self, name: str) -> Any:
-        # Reached for a slot only if it was never stored (a copy): there is nothing to ask then.
-        if name in TrackedBody.__slots__:
-            raise AttributeError(name)
-        return getattr(self.tb_iterable, name)
-
-
-def _of_the_generator(name: str) -> Any:
-    return property(lambda body: getattr(body.tb_iterable, name))
-
-
-class GeneratorBody(TrackedBody):
-    """The same for a generator, which most bodies are: it is its own iterator, and always has a ``close()``.
-
-    What else a generator can be asked is known, so that it needs no ``__getattr__``: up to CPython 3.11 that makes
-    every attribute of an object slow, the slots too (21 ns instead of 4, and 48 instead of 18 on 3.10).
-    ``__qualname__`` is left out, which a class cannot give its objects.
-    """
-
-    __slots__ = ()
-
-    send = _of_the_generator("send")
-    throw = _of_the_generator("throw")
-    gi_code = _of_the_generator("gi_code")
-    gi_frame = _of_the_generator("gi_frame")
-    gi_running = _of_the_generator("gi_running")
-    gi_state = _of_the_generator("gi_state")
-    gi_suspended = _of_the_generator("gi_suspended")
-    gi_yieldfrom = _of_the_generator("gi_yieldfrom")
-    __name__ = _of_the_generator("__name__")
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.tb_core.reader_ident = _get_ident()
-        iterator: Iterator[bytes] = self.tb_iterable
-        return iterator
-
-    def close(self) -> None:
-        """Close the generator, and end the request in any case."""
-        core, started = self.tb_core, self.tb_started
-        if core.started != started:
-            # Closed before, or ended in another way: seldom enough for the long way.
-            TrackedBody.close(self)
-            return
-        core.phase = CLOSE
-        self.tb_started = _CLOSED
-        try:
-            self.tb_iterable.close()
-        finally:
-            self.tb_lease = None
-            if core.started == started:
-                core.reader_ident = core.ident
-                core.environ = None
-                core.marks[0] = 0.0
-                core.started = 0.0
-                core.ended = monotonic()
-                if core.reports_end:
-                    core.report_end()
-
-
-class SizedBody(Body):
-    """The same for an iterable with a length: servers make a Content-Length of the length 1."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        return len(self.tb_iterable)
+_NO_CORE: Final = AbandonedCore(None, 0, None, None)
 
 
 class TracebackerMiddleware:
@@ -284,7 +152,7 @@ class TracebackerMiddleware:
             interrupt.prepare()
         elif self.__settings.harakiri_action == "kill":
             begin_module.load_kill_timer()
-        # Disabled, it costs nothing: the application is what is called.
+        # Disabled, it costs nothing: the application itself is called.
         self.__serve = app if is_disabled else _serving(app, self.__settings)
         if type(self) is TracebackerMiddleware:
             self.__class__ = FastCall
@@ -303,11 +171,10 @@ class TracebackerMiddleware:
 
 
 class FastCall(TracebackerMiddleware):
-    """What ``TracebackerMiddleware(…)`` makes: an object whose ``__call__`` is found without asking it.
+    """What ``TracebackerMiddleware(…)`` makes: its ``__call__`` is a slot, which the interpreter's C code finds.
 
-    A ``__call__`` that is a slot is bound by the interpreter's C code, and what it holds needs no attribute of ours:
-    with a ``__getattr__`` in the class each costs 21 ns up to CPython 3.11. A class that is derived from
-    TracebackerMiddleware has the method, as its super() expects.
+    Up to CPython 3.11 an attribute costs 21 ns in a class with ``__getattr__``. Classes that are derived from
+    TracebackerMiddleware have the method, as their super() expects.
     """
 
     __slots__ = ()
@@ -338,7 +205,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
     #: What a request does when it begins, besides being noted; the agent's too.
     begin: Begin | None = None
     #: The last kind of response that is followed: most applications have one, their framework's.
-    followed = _NO_KIND
+    followed = NO_KIND
 
     def __call__(  # noqa: N807, PLR0915  (as above)
         environ: WSGIEnvironment, start_response: StartResponse
@@ -347,7 +214,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         try:
             core = local.core
         except AttributeError:
-            core = _NOBODYS
+            core = _NO_CORE
         call = app
         if core.started or not STARTED_HERE[0]:
             # Not the ordinary next request of its thread.
@@ -404,7 +271,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                         or type(environ) is not dict
                         or environ.get("wsgi.file_wrapper") is not known.file_wrapper
                     )
-                    and is_whole(result, environ)
+                    and is_finished_body(result, environ)
                 )
             ):
                 core.environ = None
@@ -416,7 +283,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
                 return result
             else:
                 if kind is not known.kind:
-                    known = followed = _followed_kind(kind, environ)
+                    known = followed = followed_kind(kind, environ)
                 body = known.body()
             body.tb_core = core
             body.tb_iterable = result
@@ -429,28 +296,6 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
             raise
 
     return __call__
-
-
-class _FollowedKind:
-    """A kind of response that is not whole, and what follows it: to find that out again costs 0.4 µs."""
-
-    __slots__ = ("body", "file_wrapper", "kind")
-
-    def __init__(self, kind: type | None, file_wrapper: object, body: type[Body]) -> None:
-        self.kind = kind
-        self.file_wrapper = file_wrapper
-        self.body = body
-
-
-_NO_KIND: Final = _FollowedKind(None, None, Body)
-
-
-def _followed_kind(kind: type, environ: WSGIEnvironment) -> _FollowedKind:
-    """What follows this response, kept for the next of its kind if that cannot be another answer."""
-    file_wrapper = environ.get("wsgi.file_wrapper")
-    body = SizedBody if hasattr(kind, "__len__") else Body
-    # Where the server's wrapper is no class, each response is asked what it has.
-    return _FollowedKind(kind if is_told_by_kind(file_wrapper) else None, file_wrapper, body)
 
 
 def _admit(app: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any, Begin | None] | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
 from wsgi_tracebacker.worker import interrupt, primitives
-from wsgi_tracebacker.worker.responses import is_whole
+from wsgi_tracebacker.worker.responses import is_finished_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -148,7 +148,7 @@ def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_resp
     if not call.guarded(app, (environ,), (call.start_response,)):
         return [call.time_out()]
     result: Any = call.results.pop()
-    if type(result) is list or is_whole(result, environ):
+    if type(result) is list or is_finished_body(result, environ):
         try:
             call.release()
         except BaseException:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 
-def is_whole(result: object, environ: WSGIEnvironment) -> bool:
+def is_finished_body(result: object, environ: WSGIEnvironment) -> bool:
     """Whether the body exists already, or is the server's to send: then it is returned as it is.
 
     Servers look at its type: a list's length becomes the Content-Length, and what ``wsgi.file_wrapper`` made is sent
@@ -35,7 +35,7 @@ def is_whole(result: object, environ: WSGIEnvironment) -> bool:
         return True
 
 
-def is_told_by_kind(file_wrapper: object) -> bool:
+def depends_only_on_type(file_wrapper: object) -> bool:
     """Whether all responses of one type are whole or none is, with this file wrapper of the server's."""
     return file_wrapper is None or inspect.isclass(file_wrapper)
 

@@ -1,0 +1,178 @@
+"""What the server gets for a body that is still being made: the application's iterable, and the end of its request.
+
+A body that exists already (a list, what ``wsgi.file_wrapper`` made) reaches the server as it is, see
+``worker.responses``. Everything else is read through one of these classes. They cost nothing per chunk, because
+``__iter__`` gives the application's own iterator.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.requests import CLOSE
+from wsgi_tracebacker.worker.responses import depends_only_on_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from wsgi_tracebacker.worker.requests import Core
+
+_get_ident = agent.get_ident
+
+#: Marks a body as closed; never equal to a core's ``started``, not even to that of an idle one.
+_CLOSED = -2.0
+
+
+class TrackedBody:
+    """What the bodies have in common: whose request it is, and its end. No ``__getattr__``: see GeneratorBody."""
+
+    # A generator can be referred to weakly, and so can the objects of frameworks.
+    __slots__ = ("__weakref__", "tb_core", "tb_iterable", "tb_lease", "tb_started")
+
+    tb_core: Core
+    tb_iterable: Any
+    tb_lease: object
+    tb_started: float
+
+    # No __init__: it would cost every request 35 ns. the middleware stores the four. Their names leave the
+    # names of the application's iterable alone.
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.tb_core.reader_ident = _get_ident()
+        return iter(self.tb_iterable)
+
+    def __next__(self) -> bytes:
+        # For a server that calls next() on what it got, without iter(): no server should.
+        chunk: bytes = next(self.tb_iterable)
+        return chunk
+
+    def close(self) -> None:
+        """Close the application's iterable, and end the request in any case."""
+        core, started = self.tb_core, self.tb_started
+        if started == _CLOSED:
+            return
+        # Whatever happens from here, a second close() does nothing: the application's is called once.
+        self.tb_started = _CLOSED
+        if core.started == started:
+            core.phase = CLOSE
+        try:
+            close = getattr(self.tb_iterable, "close", None)
+            if close is not None:
+                close()
+        finally:
+            # A server that keeps this object must not make the core's next body look as if somebody still had it.
+            self.tb_lease = None
+            if core.started == started:
+                # Another thread may have read this body; it has nothing to do with the next one.
+                core.reader_ident = core.ident
+                core.environ = None
+                core.marks[0] = 0.0
+                core.started = 0.0
+                # Whoever raises into this call from a signal's handler finds the request over.
+                core.ended = monotonic()
+                if core.reports_end:
+                    core.report_end()
+
+
+class Body(TrackedBody):
+    """The iterable of a request whose body is made while it is read.
+
+    ``__iter__`` gives the application's own iterator, so a chunk costs nothing; ``close()`` ends the request.
+    Whatever else is asked of it is asked of the application's iterable. It takes attributes as an object does, above
+    all a ``close`` of other middleware's in place of its own: 30 ns.
+    """
+
+    __slots__ = ("__dict__",)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached for a slot only if it was never stored (a copy): there is nothing to ask then.
+        if name in TrackedBody.__slots__:
+            raise AttributeError(name)
+        return getattr(self.tb_iterable, name)
+
+
+def _of_the_generator(name: str) -> Any:
+    return property(lambda body: getattr(body.tb_iterable, name))
+
+
+class GeneratorBody(TrackedBody):
+    """The same for a generator, which most bodies are: it is its own iterator, and always has a ``close()``.
+
+    What else a generator can be asked is known, so that it needs no ``__getattr__``: up to CPython 3.11 that makes
+    every attribute of an object slow, the slots too (21 ns instead of 4, and 48 instead of 18 on 3.10).
+    ``__qualname__`` is left out, which a class cannot give its objects.
+    """
+
+    __slots__ = ()
+
+    send = _of_the_generator("send")
+    throw = _of_the_generator("throw")
+    gi_code = _of_the_generator("gi_code")
+    gi_frame = _of_the_generator("gi_frame")
+    gi_running = _of_the_generator("gi_running")
+    gi_state = _of_the_generator("gi_state")
+    gi_suspended = _of_the_generator("gi_suspended")
+    gi_yieldfrom = _of_the_generator("gi_yieldfrom")
+    __name__ = _of_the_generator("__name__")
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.tb_core.reader_ident = _get_ident()
+        iterator: Iterator[bytes] = self.tb_iterable
+        return iterator
+
+    def close(self) -> None:
+        """Close the generator, and end the request in any case."""
+        core, started = self.tb_core, self.tb_started
+        if core.started != started:
+            # Closed before, or ended in another way: seldom enough for the long way.
+            TrackedBody.close(self)
+            return
+        core.phase = CLOSE
+        self.tb_started = _CLOSED
+        try:
+            self.tb_iterable.close()
+        finally:
+            self.tb_lease = None
+            if core.started == started:
+                core.reader_ident = core.ident
+                core.environ = None
+                core.marks[0] = 0.0
+                core.started = 0.0
+                core.ended = monotonic()
+                if core.reports_end:
+                    core.report_end()
+
+
+class SizedBody(Body):
+    """The same for an iterable with a length: servers make a Content-Length of the length 1."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self.tb_iterable)
+
+
+class FollowedKind:
+    """A kind of response that is not whole, and what follows it: to find that out again costs 0.4 µs."""
+
+    __slots__ = ("body", "file_wrapper", "kind")
+
+    def __init__(self, kind: type | None, file_wrapper: object, body: type[Body]) -> None:
+        self.kind = kind
+        self.file_wrapper = file_wrapper
+        self.body = body
+
+
+NO_KIND: Final = FollowedKind(None, None, Body)
+
+
+def followed_kind(kind: type, environ: WSGIEnvironment) -> FollowedKind:
+    """What follows this response, kept for the next of its kind if that cannot be another answer."""
+    file_wrapper = environ.get("wsgi.file_wrapper")
+    body = SizedBody if hasattr(kind, "__len__") else Body
+    # Where the server's wrapper is no class, each response is asked what it has.
+    return FollowedKind(kind if depends_only_on_type(file_wrapper) else None, file_wrapper, body)
