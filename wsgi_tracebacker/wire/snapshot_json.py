@@ -72,69 +72,31 @@ def frame_json(frame: Frame) -> str:
     )
 
 
-def identity_json(
-    name: str, ident: int | None, native_id: int | None, core: int | None, kind: str, daemon: bool | None
-) -> str:
-    """How a thread's object begins: what stays the same for as long as the thread lives, nearly always."""
-    return (
-        f'{{"name":{_quoted(name)},"ident":{_number(ident)},"native_id":{_number(native_id)},'
-        f'"core":{_number(core)},"kind":{_quoted(kind)},"daemon":{_WORDS[daemon]}'
-    )
-
-
-def stack_json(
-    identity: str,
-    *,
-    state: str | None,
-    wait_channel: str | None,
-    cpu_seconds: float | None,
-    request: Request | None,
-    last_request: LastRequest | None,
-    frames_omitted: int,
-    greenlet: str | None,
-    hub: HubState | None,
-    frame_jsons: Sequence[str],
-    holds_gil: bool | None = None,
-) -> str:
-    """One thread's object: ``identity`` as identity_json() gives it, and the frames as frame_json() does.
+def stack_json(stack: Stack, frame_jsons: Sequence[str]) -> str:
+    """One thread's object, with its frames as frame_json() gives them and not as the stack has them.
 
     Written out, because an encoder takes three times as long, and a worker with 500 threads holds its GIL for it.
     """
-    last = "null"
-    if last_request is not None:
-        method, path, ended_seconds_ago = last_request
-        last = f'{{"method":{_quoted(method)},"path":{_quoted(path)},"ended_seconds_ago":{_number(ended_seconds_ago)}}}'
+    last, hub = stack.last_request, stack.hub
+    last_json = hub_json = "null"
+    if last is not None:
+        last_json = (
+            f'{{"method":{_quoted(last.method)},"path":{_quoted(last.path)},'
+            f'"ended_seconds_ago":{_number(last.ended_seconds_ago)}}}'
+        )
+    if hub is not None:
+        hub_json = (
+            f'{{"library":{_quoted(hub.library)},"state":{_quoted(hub.state)},'
+            f'"blocked_seconds":{_number(hub.blocked_seconds)}}}'
+        )
     return (
-        f'{identity},"state":{"null" if state is None else _quoted(state)},'
-        f'"wait_channel":{"null" if wait_channel is None else _quoted(wait_channel)},'
-        f'"cpu_seconds":{_number(cpu_seconds)},'
-        f'"request":{"null" if request is None else _request_json(request)},"last_request":{last},'
-        f'"frames_omitted":{frames_omitted},"holds_gil":{_WORDS[holds_gil]},'
-        f'"greenlet":{"null" if greenlet is None else _quoted(greenlet)},'
-        f'"hub":{"null" if hub is None else _hub_json(hub)},"frames":[{",".join(frame_jsons)}]}}'
-    )
-
-
-def _stack_json(stack: Stack) -> str:
-    return stack_json(
-        identity_json(stack.name, stack.ident, stack.native_id, stack.core, stack.kind, stack.daemon),
-        state=stack.state,
-        wait_channel=stack.wait_channel,
-        cpu_seconds=stack.cpu_seconds,
-        request=stack.request,
-        last_request=stack.last_request,
-        frames_omitted=stack.frames_omitted,
-        greenlet=stack.greenlet,
-        hub=stack.hub,
-        frame_jsons=[frame_json(frame) for frame in stack.frames],
-        holds_gil=stack.holds_gil,
-    )
-
-
-def _hub_json(hub: HubState) -> str:
-    return (
-        f'{{"library":{_quoted(hub.library)},"state":{_quoted(hub.state)},'
-        f'"blocked_seconds":{_number(hub.blocked_seconds)}}}'
+        f'{{"name":{_quoted(stack.name)},"ident":{_number(stack.ident)},"native_id":{_number(stack.native_id)},'
+        f'"core":{_number(stack.core)},"kind":{_quoted(stack.kind)},"daemon":{_WORDS[stack.daemon]},'
+        f'"state":{_text(stack.state)},"wait_channel":{_text(stack.wait_channel)},'
+        f'"cpu_seconds":{_number(stack.cpu_seconds)},'
+        f'"request":{"null" if stack.request is None else _request_json(stack.request)},"last_request":{last_json},'
+        f'"frames_omitted":{stack.frames_omitted},"holds_gil":{_WORDS[stack.holds_gil]},'
+        f'"greenlet":{_text(stack.greenlet)},"hub":{hub_json},"frames":[{",".join(frame_jsons)}]}}'
     )
 
 
@@ -180,7 +142,7 @@ def snapshot_bytes(
 
 def encode(snapshot: Snapshot) -> bytes:
     """The document of a snapshot."""
-    stacks = [_stack_json(stack) for stack in snapshot.stacks]
+    stacks = [stack_json(stack, [frame_json(frame) for frame in stack.frames]) for stack in snapshot.stacks]
     return snapshot_bytes(snapshot.worker, snapshot.taken_at, stacks, snapshot.source, snapshot.state)
 
 

@@ -12,6 +12,7 @@ from time import monotonic
 from time import time as unix_time
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsgi_tracebacker.model.snapshot import Stack
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker import kernel, requests
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from wsgi_tracebacker.linux.source import SourceFile
-    from wsgi_tracebacker.model.snapshot import HubState, LastRequest, Request, Worker
+    from wsgi_tracebacker.model.snapshot import LastRequest, Request, Worker
     from wsgi_tracebacker.worker.cores import Cores
     from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
 
 #: Threads whose state and wait channel are read, those with the oldest requests first. Each takes six system calls,
-#: some 12 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
+#: some 18 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
 MAX_KERNEL_VIEWS = 64
 
 
@@ -86,69 +87,39 @@ class Snapshots:
         walked = _walk(cores, hubs, own_idents)
 
         # Described before anything is read that releases the GIL: a thread may end then, and its row be another's.
-        in_flight: dict[Core, Request] = {}
-        last_ones: dict[Core, LastRequest | None] = {}
-        for core, token in tokens:
-            # A request belongs to the stack only if it was in flight before the walk and still is after it.
-            request = requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
-            if request is not None:
-                in_flight[core] = request
-            else:
-                last_ones[core] = requests.describe_last(core, now_monotonic)
+        in_flight, last_ones = _describe(tokens, now_monotonic, now_unix)
         hub_states = {hub: hub.state(now_monotonic) for hub in hubs}
         cores.sort(key=lambda core: -in_flight[core].age_seconds if core in in_flight else 0.0)
         entries = _entries(walked, cores, hubs)
         views = _kernel_views(entry.on_cpu_as for entry in entries)
 
         files: dict[str, SourceFile | None] = {}
-        documents = [
-            self._document(
-                entry,
-                views[entry.on_cpu_as],
-                in_flight.get(entry.core) if entry.core is not None else None,
-                last_ones.get(entry.core) if entry.core is not None else None,
-                hub_states[entry.hub] if entry.hub is not None else None,
-                files,
+        documents = []
+        for entry in sorted(entries, key=_cores_first):
+            core, view = entry.core, views[entry.on_cpu_as]
+            frames, omitted = self._places.resolve(entry.stack, files)
+            stack = Stack(
+                name=self._name(entry),
+                ident=entry.ident,
+                native_id=entry.native_id,
+                core=core.number if core is not None else None,
+                kind=_kind(entry),
+                daemon=entry.thread.daemon if entry.thread is not None else None,
+                state=view.state,
+                wait_channel=view.wait_channel,
+                cpu_seconds=view.cpu_seconds,
+                request=in_flight.get(core) if core is not None else None,
+                last_request=last_ones.get(core) if core is not None else None,
+                frames_omitted=omitted,
+                greenlet=entry.greenlet,
+                hub=hub_states[entry.hub] if entry.hub is not None else None,
             )
-            for entry in sorted(entries, key=_cores_first)
-        ]
+            documents.append(json_format.stack_json(stack, [place.json for place in frames]))
         worker = worker._replace(
             requests_in_flight=len(in_flight),
             oldest_request_seconds=max((request.age_seconds for request in in_flight.values()), default=None),
         )
         return json_format.snapshot_bytes(worker, now_unix, documents)
-
-    def _document(
-        self,
-        entry: _Entry,
-        view: kernel.ThreadStatus,
-        request: Request | None,
-        last_request: LastRequest | None,
-        hub_state: HubState | None,
-        files: dict[str, SourceFile | None],
-    ) -> str:
-        core = entry.core
-        frames, omitted = self._places.resolve(entry.stack, files)
-        identity = json_format.identity_json(
-            self._name(entry),
-            entry.ident,
-            entry.native_id,
-            core.number if core is not None else None,
-            _kind(entry),
-            entry.thread.daemon if entry.thread is not None else None,
-        )
-        return json_format.stack_json(
-            identity,
-            state=view.state,
-            wait_channel=view.wait_channel,
-            cpu_seconds=view.cpu_seconds,
-            request=request,
-            last_request=last_request,
-            frames_omitted=omitted,
-            greenlet=entry.greenlet,
-            hub=hub_state,
-            frame_jsons=[place.json for place in frames],
-        )
 
     def _name(self, entry: _Entry) -> str:
         core = entry.core
@@ -167,6 +138,21 @@ def _walk(cores: Collection[Core], hubs: Collection[Hub], own_idents: Collection
         return greenlets.walk_with(cores, own_idents, hubs=hubs)
     threads, _, _ = walk.walk(own_idents)
     return walk.Walked(threads)
+
+
+def _describe(
+    tokens: Iterable[tuple[Core, float]], now_monotonic: float, now_unix: float
+) -> tuple[dict[Core, Request], dict[Core, LastRequest | None]]:
+    """Of each core: the request in flight that began with this token, or else the request before."""
+    in_flight, last_ones = {}, {}
+    for core, token in tokens:
+        # A request belongs to the stack only if it was in flight before the walk and still is after it.
+        request = requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+        if request is not None:
+            in_flight[core] = request
+        else:
+            last_ones[core] = requests.describe_last(core, now_monotonic)
+    return in_flight, last_ones
 
 
 def _entries(walked: walk.Walked, cores: Iterable[Core], hubs: Iterable[Hub]) -> list[_Entry]:
