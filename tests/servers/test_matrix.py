@@ -18,7 +18,26 @@ if TYPE_CHECKING:
 Told = dict[str, "str | BaseException"]
 
 
-@pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
+#: Those that differ in how they fork, thread and end; the others are slow only together.
+IN_EVERY_RUN = {
+    "gunicorn sync",
+    "gunicorn gthread --preload",
+    "gunicorn gevent",
+    "uWSGI --threads",
+    "Apache mod_wsgi embedded, event",
+    "granian --respawn-failed-workers",
+    "waitress",
+    "werkzeug processes",
+}
+
+
+def param(kind: Kind) -> object:
+    """A kind, whose story is told once, by one of the processes that run tests."""
+    marks = [pytest.mark.xdist_group(kind.name), *(() if kind.name in IN_EVERY_RUN else (pytest.mark.slow,))]
+    return pytest.param(kind, id=kind.name, marks=marks)
+
+
+@pytest.fixture(scope="module", params=map(param, KINDS.values()))
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
     return found
@@ -44,6 +63,7 @@ def test_the_story(kind: Kind, told: Told, step: str) -> None:
 
 def test_every_server_has_its_cells() -> None:
     """There is no server without a row, no row without a server, and no step without a column."""
+    assert set(KINDS) >= IN_EVERY_RUN
     assert {name.removesuffix(" --preload") for name in KINDS} == set(CELLS)
     columns = [step for steps in table.TABLES.values() for step in steps]
     assert sorted(columns) == sorted(STEPS)
