@@ -78,7 +78,7 @@ SERVERS := $(VENV)/.with-servers $(VENV)/.with-uwsgi $(VENV)-eventlet/.made
 
 # First those that may run side by side, then those that measure time, each by itself. pytest ends with 5 where there is
 # none among those that ARGS chooses.
-run_tests = $(RUN) pytest -n $(JOBS) --dist loadgroup -m "not alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]; \
+run_tests = $(RUN) pytest -n $(JOBS) --dist worksteal -m "not alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]; \
     $(RUN) pytest -m "alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]
 
 test: $(VENV)/.with-test $(SERVERS)
