@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.worker import black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

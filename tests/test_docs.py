@@ -52,21 +52,13 @@ from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import (
-    black_box_files,
-    dump_signal,
-    kill_timer,
-    listener,
-    logs,
-    publisher,
-    recorder,
-    reporter,
-    requests,
-    settings,
-    slow_request,
-    stacks_file,
-    startup_warnings,
-)
+from wsgi_tracebacker.worker import settings, startup_warnings
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import stacks_file
+from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, slow_request
+from wsgi_tracebacker.worker.listening import listener
+from wsgi_tracebacker.worker.reporting import logs, reporter
+from wsgi_tracebacker.worker.tracking import core as requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,7 +210,7 @@ def test_every_key_of_the_card_is_in_the_reference() -> None:
 
 def test_every_endpoint_and_status_is_in_the_reference() -> None:
     """Each path that the listener's own 404 names, and each status that it can give, has a row."""
-    source = (PROJECT / "wsgi_tracebacker/worker/listener.py").read_text()
+    source = (PROJECT / "wsgi_tracebacker/worker/listening/listener.py").read_text()
     named = re.search(r'404, "there is (.*?)"', source)
     assert named is not None
     endpoints = re.findall(r"/[\w.]*", named[1])
@@ -357,7 +349,7 @@ def test_numbers_of_the_signal_and_the_timers_are_those_of_the_code() -> None:
     margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]
     assert margin.split(" | ")[1] == f"{settings.DEFAULT_MARGIN_SECONDS:g}"
     signal_row = rows(section(reference("options"), "Options of the middleware"))["dump_signal"][0]
-    assert signal_row.split(" | ")[1] == f"`{dump_signal.DEFAULT}`"
+    assert signal_row.split(" | ")[1] == f"`{settings.DEFAULT_DUMP_SIGNAL}`"
 
 
 # ---------------------------------------------------------------------------------------------------------- harakiri

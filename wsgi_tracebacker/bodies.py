@@ -11,15 +11,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.requests import CLOSE
-from wsgi_tracebacker.worker.responses import depends_only_on_type
+from wsgi_tracebacker.worker.tracking.core import CLOSE
+from wsgi_tracebacker.worker.tracking.responses import depends_only_on_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from _typeshed.wsgi import WSGIEnvironment
 
-    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 _get_ident = agent.get_ident
 

@@ -27,13 +27,15 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.wire.table_layout import FLIGHT
-from wsgi_tracebacker.worker import agent, disabled, faults, interrupt, interruptible
-from wsgi_tracebacker.worker import begin as begin_module
+from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.agent import STARTED_HERE
-from wsgi_tracebacker.worker.dump_signal import DEFAULT as DEFAULT_DUMP_SIGNAL
-from wsgi_tracebacker.worker.requests import APP, BODY, HANDLE_KEY, AbandonedCore, Core
-from wsgi_tracebacker.worker.responses import is_finished_body
+from wsgi_tracebacker.worker.deadlines import begin as begin_module
+from wsgi_tracebacker.worker.deadlines import interrupt, interruptible
+from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL
+from wsgi_tracebacker.worker.tracking.core import APP, BODY, HANDLE_KEY, AbandonedCore, Core
+from wsgi_tracebacker.worker.tracking.responses import is_finished_body
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.bodies import TrackedBody
     from wsgi_tracebacker.model.report import HarakiriReport
-    from wsgi_tracebacker.worker.begin import Begin
+    from wsgi_tracebacker.worker.deadlines.begin import Begin
     from wsgi_tracebacker.worker.settings import Settings
 
 _write_row = FLIGHT.pack_into

@@ -23,9 +23,12 @@ from tests.support.logs import messages
 from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import postmortem_json as postmortem
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import agent, black_box_files, faults, kernel
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.reporting import faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,13 +269,13 @@ def header(base: str, **changes: object) -> bytes:
         "uid": os.geteuid(),
         "listener": 0,
         "start_ticks": 12,
-        "pid_namespace": kernel.pid_namespace(),
+        "pid_namespace": proc.pid_namespace(),
         "started_at": 1_000.0,
         "monotonic": 10.0,
         "unix": 1_010.0,
         "unrecorded_cores": 0,
         "is_closed": False,
-        "boot_id": kernel.boot_id(),
+        "boot_id": proc.boot_id(),
         "server": None,
         "application": base,
         "python": None,

@@ -24,8 +24,10 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
 from wsgi_tracebacker.reader import postmortems
-from wsgi_tracebacker.worker import agent, faults, interrupt
-from wsgi_tracebacker.worker.requests import BODY
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.deadlines import interrupt
+from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.tracking.core import BODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from typing_extensions import Self
 
-    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 pytestmark = needs_raise
 

@@ -17,7 +17,9 @@ from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware, stop
-from wsgi_tracebacker.worker import agent, cores, faults, reporter
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.reporting import faults, reporter
+from wsgi_tracebacker.worker.tracking import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

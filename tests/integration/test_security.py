@@ -39,7 +39,8 @@ from wsgi_tracebacker.reader.unanswered import dump_request
 from wsgi_tracebacker.wire import card_json as cards
 from wsgi_tracebacker.wire import postmortem_json as postmortems
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import black_box_files, dump_signal
+from wsgi_tracebacker.worker import settings
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -474,7 +475,7 @@ def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger:
             assert daemon.stdout is not None
             assert daemon.stdout.readline() == "ready\n"
             processes = Processes()
-            number = dump_signal.number_of(dump_signal.DEFAULT)
+            number = settings.signal_number(settings.DEFAULT_DUMP_SIGNAL)
             card = card_of(forger.base, 1, daemon.pid, stacks=forger.put("stacks", b""), dump_signal=number)
             assert processes.standing(card, STRANGER) == "same"
             asking = dump_request.ask(card, processes, lambda: None)

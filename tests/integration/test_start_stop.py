@@ -17,7 +17,10 @@ from tests.support.logs import messages
 from tests.support.programs import PROJECT
 from tests.unit.wsgi import requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
-from wsgi_tracebacker.worker import agent, cores, faults, reporter, slot
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.listening import slot
+from wsgi_tracebacker.worker.reporting import faults, reporter
+from wsgi_tracebacker.worker.tracking import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

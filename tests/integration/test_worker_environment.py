@@ -23,10 +23,15 @@ from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
-from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux import peers, proc
 from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.worker import agent, cores, faults, listener, peers, primitives, requests, slot
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.listening import listener, slot
+from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import walk
+from wsgi_tracebacker.worker.threads import primitives
+from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import wsgi_tracebacker
 from tests.support import clients
 from tests.support.interpreters import COUNTS_REFERENCES, drop_what_nobody_has
@@ -19,13 +21,12 @@ from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
-from wsgi_tracebacker.worker import faults, listener
+from wsgi_tracebacker.worker.listening import listener
+from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
 
 def simple(request: Any, start_response: Any) -> Any:
@@ -194,6 +195,7 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_twenty_thousand_dumps_leave_nothing(base: str) -> None:
     """uWSGI leaks 10 kB a dump: here neither memory, descriptors nor threads grow."""
     with held(base, lambda wait: recursive(4, wait), 2):

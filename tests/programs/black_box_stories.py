@@ -14,8 +14,10 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import agent, black_box_files, dump_signal, kernel
+from wsgi_tracebacker.worker import agent, settings
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +30,7 @@ CROWD = layout.ROWS + 6
 CORES_WHEN_FULL = 64
 #: More address space than the process has when it begins to be hungry.
 SPARE_BYTES = 64 * 1024 * 1024
-DUMP_SIGNAL = dump_signal.number_of(dump_signal.DEFAULT) or 0
+DUMP_SIGNAL = settings.signal_number(settings.DEFAULT_DUMP_SIGNAL) or 0
 
 
 class Worker:
@@ -191,14 +193,14 @@ def fork(base: str) -> None:
             # Its end is reported, in the child too, where the timers of the kernel are not.
             core.reports_end = True
         told.append(table())
-        assert kernel.is_caught(DUMP_SIGNAL)
+        assert proc.is_caught(DUMP_SIGNAL)
         if os.fork():
             code = os.waitstatus_to_exitcode(os.wait()[1])
             assert code == 0, code
             assert table() == told[0]
         else:
             # Its handler would write into the parent's file.
-            assert not kernel.is_caught(DUMP_SIGNAL)
+            assert not proc.is_caught(DUMP_SIGNAL)
 
     worker.acts = {"/exit": end_in_child, "/split": split}
     say_ready()

@@ -23,7 +23,8 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware, set_harakiri
-from wsgi_tracebacker.worker import agent, primitives
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.threads import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,10 +69,8 @@ def sleep_in_c(seconds: float) -> None:
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
-def sleep_unpatched(gate: str) -> None:
-    """Block the hub until there is such a file."""
-    while not os.path.exists(gate):
-        primitives.original("time", "sleep")(0.05)
+def sleep_unpatched(seconds: float) -> None:
+    primitives.original("time", "sleep")(seconds)
 
 
 def compute_in_the_background() -> None:
@@ -142,7 +141,7 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     elif path == "/sleep-in-c":
         sleep_in_c(float(query))
     elif path == "/unpatched":
-        sleep_unpatched(query)
+        sleep_unpatched(float(query))
     elif path == "/background":
         spawn_background()
     elif path == "/fork":

@@ -27,12 +27,12 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import dump_signal
+from wsgi_tracebacker.worker import settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-DUMP_SIGNAL = dump_signal.number_of(dump_signal.DEFAULT) or 0
+DUMP_SIGNAL = settings.signal_number(settings.DEFAULT_DUMP_SIGNAL) or 0
 
 
 def say(text: str) -> None:

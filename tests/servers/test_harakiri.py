@@ -22,7 +22,7 @@ from tests.support import clients
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.worker import reporter
+from wsgi_tracebacker.worker.reporting import reporter
 
 if TYPE_CHECKING:
     import pytest

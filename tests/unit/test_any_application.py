@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from tests.support.interpreters import drop_what_nobody_has, needs_raise
 from tests.unit.wsgi import environ, requests_in, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import agent, faults
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.reporting import faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

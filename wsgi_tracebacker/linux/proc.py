@@ -112,6 +112,12 @@ def signals(folder: str) -> Signals | None:
         return None
 
 
+def is_caught(number: int, folder: str = "/proc/self") -> bool | None:
+    """Whether a process has a handler for a signal; None where ``/proc`` does not say."""
+    found = signals(folder)
+    return bool(found.caught >> (number - 1) & 1) if found is not None else None
+
+
 def credentials(folder: str) -> Credentials | None:
     """Which users and groups a process acts as."""
     found = status(folder)

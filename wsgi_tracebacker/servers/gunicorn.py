@@ -37,8 +37,10 @@ from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.text import snapshot as traceback_format
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.worker import agent, disabled, faults, logs, predecessor, reporter
+from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker import settings as settings_module
+from wsgi_tracebacker.worker.blackbox import predecessor
+from wsgi_tracebacker.worker.reporting import faults, logs, reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

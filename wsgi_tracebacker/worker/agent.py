@@ -21,44 +21,38 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.errors import NotInRequest
+from wsgi_tracebacker.linux import peers
 from wsgi_tracebacker.model.snapshot import Counters, Worker
 from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.worker import (
-    at_exit,
-    disabled,
-    faults,
-    interrupt,
-    logs,
-    peers,
-    predecessor,
-    primitives,
-    reporter,
-    requests,
-    slot,
-    startup_warnings,
-)
-from wsgi_tracebacker.worker.begin import on_begin
-from wsgi_tracebacker.worker.black_box import BlackBox
-from wsgi_tracebacker.worker.cores import Cores, known_thread
+from wsgi_tracebacker.worker import at_exit, disabled, startup_warnings
+from wsgi_tracebacker.worker.blackbox import predecessor
+from wsgi_tracebacker.worker.blackbox.black_box import BlackBox
+from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
+from wsgi_tracebacker.worker.deadlines import interrupt
+from wsgi_tracebacker.worker.deadlines.begin import on_begin
+from wsgi_tracebacker.worker.deadlines.thresholds import kill_deadline
+from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
 from wsgi_tracebacker.worker.identity import Identity, working_directory
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
-from wsgi_tracebacker.worker.listener import TICK_SECONDS, Listener
-from wsgi_tracebacker.worker.own_threads import OwnThreads
-from wsgi_tracebacker.worker.reporter import Entry
-from wsgi_tracebacker.worker.requests import Core
+from wsgi_tracebacker.worker.listening import slot
+from wsgi_tracebacker.worker.listening.listener import TICK_SECONDS, Listener
+from wsgi_tracebacker.worker.reporting import faults, logs, reporter
+from wsgi_tracebacker.worker.reporting.reporter import Entry
 from wsgi_tracebacker.worker.stacks import greenlets, hubs, places, snapshot
-from wsgi_tracebacker.worker.thresholds import kill_deadline
-from wsgi_tracebacker.worker.watchdog import Watchdog
+from wsgi_tracebacker.worker.threads import primitives
+from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking.core import Core
+from wsgi_tracebacker.worker.tracking.cores import Cores, known_thread
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.model.report import Postmortem
-    from wsgi_tracebacker.worker.begin import Begin
-    from wsgi_tracebacker.worker.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.blackbox.table import Table
+    from wsgi_tracebacker.worker.deadlines.begin import Begin
+    from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
     from wsgi_tracebacker.worker.settings import Settings
-    from wsgi_tracebacker.worker.table import Table
 
 #: From <linux/mman.h>; the mmap module has no name for it. Linux 4.14 and up.
 _MADV_WIPEONFORK = 18
@@ -161,8 +155,7 @@ class Agent:
 
     def _start(self) -> None:
         self._group_id = _group_id(self.settings.group)
-        if (reason := startup_warnings.no_threads()) is not None:
-            faults.warn_once_here("uwsgi threads", reason)
+        _warn("uwsgi threads", startup_warnings.no_threads())
         try:
             # First: without a thread, a socket on which nobody answers would be worse than none.
             listener = self._start_listener()
@@ -246,7 +239,7 @@ class Agent:
             return self.kill_timer
         try:
             # Here and not above: ctypes is 10 ms, and only with this action. The middleware has loaded it already.
-            from wsgi_tracebacker.worker.kill_timer import KillTimer  # noqa: PLC0415
+            from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer  # noqa: PLC0415
 
             watchdog.kill_timer = self.kill_timer = KillTimer(
                 dump_signal=self._black_box.signal_number if self._black_box is not None else None,

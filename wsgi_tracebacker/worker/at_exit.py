@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.worker import faults, reporter
+from wsgi_tracebacker.worker.reporting import faults, reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from wsgi_tracebacker.worker import faults
+from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.settings import DISABLE_VARIABLE
 
 

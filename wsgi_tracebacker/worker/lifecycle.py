@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.worker import primitives
+from wsgi_tracebacker.worker.threads import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.wire.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
-from wsgi_tracebacker.worker import dump_signal as dump_signal_module
 from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ DEFAULT_MARGIN_SECONDS = 1.0
 DEFAULT_HUB_BLOCKED_SECONDS = 1.0
 #: Shorter than the time that CPython leaves one thread the GIL, nothing can be seen.
 MIN_HUB_BLOCKED_SECONDS = 0.05
+
+#: A real-time signal: gunicorn, uWSGI and mod_wsgi use the others.
+DEFAULT_DUMP_SIGNAL = "SIGRTMIN+5"
+_NO_SIGNAL = ("", "none", "off", "0")
 
 #: Set to 1: every application is served unwrapped.
 DISABLE_VARIABLE = "WSGI_TB_DISABLE"
@@ -132,7 +136,7 @@ def from_options(
     samples_per_second: float | None = None,
     on_harakiri: Callable[[HarakiriReport], object] | None = None,
     harakiri_margin: float | None = None,
-    dump_signal: int | str | None = dump_signal_module.DEFAULT,
+    dump_signal: int | str | None = DEFAULT_DUMP_SIGNAL,
     hub_blocked: float | None = None,
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
@@ -212,9 +216,42 @@ def _checked_hub_blocked(value: object, variables: Mapping[str, str]) -> float |
 
 
 def _checked_signal(value: object, variables: Mapping[str, str]) -> int | None:
-    if value == dump_signal_module.DEFAULT:
+    if value == DEFAULT_DUMP_SIGNAL:
         value = variables.get(ENVIRONMENT_VARIABLES["dump_signal"], value)
-    return dump_signal_module.number_of(value)
+    return signal_number(value)
+
+
+def signal_number(option: object) -> int | None:
+    """The number of a signal given as a number, ``SIGRTMIN+5`` or ``SIGUSR2``; None for none.
+
+    Raises ConfigurationError.
+    """
+    if option is None:
+        return None
+    if isinstance(option, str):
+        word = option.strip()
+        if word.lower() in _NO_SIGNAL:
+            return None
+        name, _, offset = word.upper().partition("+")
+        number = getattr(signal, name, None) if name.startswith("SIG") and not name.startswith("SIG_") else None
+        if word.isdecimal():
+            number = int(word)
+        elif isinstance(number, int) and offset.isdecimal():
+            number += int(offset)
+        elif offset:
+            number = None
+        option = number
+    if isinstance(option, int) and not isinstance(option, bool) and _is_usable_signal(option):
+        return int(option)
+    raise ConfigurationError(
+        "dump_signal must be a signal that can be caught, as a number or a name such as SIGRTMIN+5, or None"
+    )
+
+
+def _is_usable_signal(number: int) -> bool:
+    if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS):
+        return False
+    return number in signal.valid_signals()
 
 
 def _seconds(option: str, value: object, variables: Mapping[str, str]) -> float | None:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import card_json as card_format
-from wsgi_tracebacker.worker import black_box_files, kernel, slot, startup_warnings
+from wsgi_tracebacker.worker import startup_warnings
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
 from wsgi_tracebacker.worker.identity import Identity
+from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.stacks import places
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 OWN = Identity.of_this_process("", None, "")
 
 LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
-    "a file of /proc": (lambda base: kernel.read_file("/proc/self/stat"), None),
+    "a file of /proc": (lambda base: proc.read("/proc/self/stat"), b""),
     "source": (lambda base: places.read_source(__file__), None),
     "what a dead worker left": (lambda base: black_box_files.read(f"{base}.left"), (None, None)),
     "what is kept": (lambda base: black_box_files.write(f"{base}.new", b"content"), False),

@@ -19,13 +19,14 @@ from tests.programs import unwrapped
 from tests.servers import asking
 from tests.support.interpreters import needs_raise
 from tests.support.logs import messages
-from tests.unit.worker.test_predecessor import DEAD, leave
+from tests.unit.worker.blackbox.test_predecessor import DEAD, leave
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import gunicorn as hooks
-from wsgi_tracebacker.worker import agent, primitives
+from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.threads import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Callable

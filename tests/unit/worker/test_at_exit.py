@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsgi_tracebacker.worker import at_exit, faults
+from wsgi_tracebacker.worker import at_exit
+from wsgi_tracebacker.worker.reporting import faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

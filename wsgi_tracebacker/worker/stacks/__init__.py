@@ -1,1 +1,1 @@
-"""Where each thread and greenlet stands: the walk, the look of a place in the code, and the snapshot made of both."""
+"""Where each thread is: the walk over all frames, their places in the source, and the snapshot."""

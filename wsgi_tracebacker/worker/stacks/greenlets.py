@@ -18,14 +18,14 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.worker import primitives
 from wsgi_tracebacker.worker.stacks import walk
+from wsgi_tracebacker.worker.threads import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.stacks.hubs import Hub
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 #: What a core's greenlet is doing.
 RUNNING, SUSPENDED = "running", "suspended"

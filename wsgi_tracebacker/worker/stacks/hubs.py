@@ -15,14 +15,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.model.snapshot import HubState
-from wsgi_tracebacker.worker import faults, primitives
+from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import greenlets
-from wsgi_tracebacker.worker.wakeup import Waker
+from wsgi_tracebacker.worker.threads import primitives
+from wsgi_tracebacker.worker.threads.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 #: An answer from a hub that takes longer than this was not given at once: a hub that is merely busy answers sooner.
 #: gevent's own monitor calls a hub blocked after 0.1 s.

@@ -12,12 +12,13 @@ from time import monotonic
 from time import time as unix_time
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import Stack
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
-from wsgi_tracebacker.worker import kernel, requests
-from wsgi_tracebacker.worker.cores import known_thread
 from wsgi_tracebacker.worker.stacks import greenlets, walk
+from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking.cores import known_thread
 
 if TYPE_CHECKING:
     import threading
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.snapshot import LastRequest, Request, Worker
-    from wsgi_tracebacker.worker.cores import Cores
-    from wsgi_tracebacker.worker.requests import Core
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
+    from wsgi_tracebacker.worker.tracking.core import Core
+    from wsgi_tracebacker.worker.tracking.cores import Cores
 
 #: Threads whose state and wait channel are read, those with the oldest requests first. Each takes six system calls,
 #: some 18 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
@@ -190,16 +191,16 @@ def _cores_first(entry: _Entry) -> tuple[bool, int]:
     return core is None, core.number or 0 if core is not None else 0
 
 
-def _kernel_views(native_ids: Iterable[int | None]) -> dict[int | None, kernel.ThreadStatus]:
+def _kernel_views(native_ids: Iterable[int | None]) -> dict[int | None, kernel_threads.ThreadStatus]:
     """What the kernel says of threads: of the first ones all, of the others their CPU time."""
-    views: dict[int | None, kernel.ThreadStatus] = {None: kernel.ThreadStatus()}
+    views: dict[int | None, kernel_threads.ThreadStatus] = {None: kernel_threads.ThreadStatus()}
     for native_id in native_ids:
         if native_id is None or native_id in views:
             continue
         if len(views) <= MAX_KERNEL_VIEWS:
-            views[native_id] = kernel.thread_status(native_id)
+            views[native_id] = kernel_threads.thread_status(native_id)
         else:
-            views[native_id] = kernel.ThreadStatus(cpu_seconds=kernel.cpu_seconds(native_id))
+            views[native_id] = kernel_threads.ThreadStatus(cpu_seconds=kernel_threads.cpu_seconds(native_id))
     return views
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from types import CodeType, FrameType
 
-    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 #: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
 RawStack = list[tuple["CodeType", int]]

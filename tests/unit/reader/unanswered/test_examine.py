@@ -75,9 +75,13 @@ def test_a_holder_is_named_only_when_it_is_proven() -> None:
         (dumped(9, *FRAMES, Frame("/srv/shop/threading.py", 327, "wait")), {}, False),
         (dumped(9, Frame("/usr/lib/python3.11/concurrent/futures/thread.py", 81, "_worker")), {}, True),
         (dumped(9, Frame("/usr/lib/python3.11/concurrent/futures/thread.py", 81, "_worker"), *FRAMES), {}, False),
-        (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run")), {"own": (9,)}, True),
-        (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run"), *FRAMES), {"own": (9,)}, False),
-        (dumped(9, Frame("/lib/wsgi_tracebacker/worker/reporter.py", 222, "_run")), {}, False),
+        (dumped(9, Frame("/lib/wsgi_tracebacker/ours.py", 222, "_run")), {"own": (9,)}, True),
+        (
+            dumped(9, Frame("/lib/wsgi_tracebacker/ours.py", 222, "_run"), *FRAMES),
+            {"own": (9,)},
+            False,
+        ),
+        (dumped(9, Frame("/lib/wsgi_tracebacker/ours.py", 222, "_run")), {}, False),
     ],
 )
 def test_a_holder_that_sleeps_may_be_any_that_is_not_known_to_wait(

@@ -16,15 +16,16 @@ from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
 from wsgi_tracebacker.model.report import OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState
-from wsgi_tracebacker.worker import agent, hub_watch
-from wsgi_tracebacker.worker.cores import Cores
-from wsgi_tracebacker.worker.hub_watch import HubWatch
-from wsgi_tracebacker.worker.interrupt import Throw
-from wsgi_tracebacker.worker.publisher import Publisher
-from wsgi_tracebacker.worker.requests import Core, describe
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.deadlines import hub_watch
+from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
+from wsgi_tracebacker.worker.deadlines.interrupt import Throw
+from wsgi_tracebacker.worker.deadlines.publisher import Publisher
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets, places, walk
 from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
+from wsgi_tracebacker.worker.tracking.core import Core, describe
+from wsgi_tracebacker.worker.tracking.cores import Cores
 
 if sys.implementation.name != "cpython":
     pytest.skip("gevent is compiled for CPython only", allow_module_level=True)
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from wsgi_tracebacker.worker.reporter import Entry
+    from wsgi_tracebacker.worker.reporting.reporter import Entry
 
 
 @pytest.fixture

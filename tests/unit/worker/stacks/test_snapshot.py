@@ -14,22 +14,22 @@ from tests.support import clients
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import Counters, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
-from wsgi_tracebacker.worker import kernel
-from wsgi_tracebacker.worker.cores import Cores
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import hubs, places, walk
 from wsgi_tracebacker.worker.stacks.snapshot import MAX_KERNEL_VIEWS, Snapshots
+from wsgi_tracebacker.worker.tracking.cores import Cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from wsgi_tracebacker.worker.requests import Core
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 
 def place_one(gate: threading.Event) -> None:
@@ -133,13 +133,13 @@ def test_the_last_request_is_that_of_the_instant(
     core, _marker = cores.take(mover.ident, mover.thread.native_id, mover.thread)
     noted(core, "/old", 5.0)
     core.ended = 6.0
-    read = kernel.thread_status
+    read = kernel_threads.thread_status
 
     def reading(*arguments: Any) -> Any:
         noted(core, "/of/another", 7.0)
         return read(*arguments)
 
-    monkeypatch.setattr(kernel, "thread_status", reading)
+    monkeypatch.setattr(kernel_threads, "thread_status", reading)
     assert of_thread(taker, mover.ident)["last_request"]["path"] == "/old"
 
 
@@ -150,13 +150,13 @@ def test_a_request_that_ends_meanwhile_is_not_the_last_one_too(
     core, _marker = cores.take(mover.ident, mover.thread.native_id, mover.thread)
     noted(core, "/one", 5.0)
     core.environ, core.settings, core.started = {}, from_options(), 5.0
-    read = kernel.thread_status
+    read = kernel_threads.thread_status
 
     def reading(*arguments: Any) -> Any:
         core.end(6.0)
         return read(*arguments)
 
-    monkeypatch.setattr(kernel, "thread_status", reading)
+    monkeypatch.setattr(kernel_threads, "thread_status", reading)
     found = of_thread(taker, mover.ident)
     assert (found["request"]["path"], found["last_request"]) == ("/one", None)
 

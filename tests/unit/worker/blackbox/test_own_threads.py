@@ -1,0 +1,83 @@
+"""Which threads are ours: known by their idents as long as they run, and named in the black box's header."""
+
+from __future__ import annotations
+
+import _thread
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.unit.worker.blackbox.test_table import a_table, content
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
+from wsgi_tracebacker.worker.threads import primitives
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wsgi_tracebacker.worker.blackbox.table import Table
+
+
+def named(table: Table) -> tuple[tuple[int, int], ...]:
+    return layout.decode_header(content(table)).own_threads
+
+
+def test_they_stand_in_the_header_while_they_run(tmp_path: Path) -> None:
+    """Also in that of a table that is made later; and no more when they have ended, however they did."""
+    threads = OwnThreads(primitives.bind())
+    may_end = _thread.allocate_lock()
+    may_end.acquire()
+    seen: list[tuple[int, int]] = []
+
+    def work(number: int) -> None:
+        seen.append((_thread.get_ident(), _thread.get_native_id()))
+        with may_end:
+            pass
+        if number:
+            raise SystemExit
+
+    for number in range(2):
+        threads.start(work, (number,))
+    wait_until(lambda: len(seen) == 2, "both run")
+    assert threads.idents() == {ident for ident, _ in seen}
+    with a_table(tmp_path) as table:
+        threads.write_to(table)
+        assert sorted(named(table)) == sorted(seen)
+        may_end.release()
+        wait_until(lambda: not threads.idents(), "both have ended")
+        assert named(table) == ()
+
+
+def test_more_than_there_are_places_run(tmp_path: Path) -> None:
+    """They are known here, and the header has as many as it can."""
+    threads = OwnThreads(primitives.bind())
+    may_end = _thread.allocate_lock()
+    may_end.acquire()
+
+    def work() -> None:
+        with may_end:
+            pass
+
+    with a_table(tmp_path) as table:
+        threads.write_to(table)
+        for _ in range(layout.THREADS + 1):
+            threads.start(work)
+        wait_until(lambda: len(threads.idents()) == layout.THREADS + 1, "all run")
+        assert len(named(table)) == layout.THREADS
+        may_end.release()
+        wait_until(lambda: not threads.idents(), "all have ended")
+        assert named(table) == ()
+
+
+def test_a_thread_that_is_not_to_be_had_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants one hears of it, and nothing is left of it."""
+
+    def refused(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refused)
+    threads = OwnThreads(primitives.bind())
+    with pytest.raises(RuntimeError):
+        threads.start(lambda: None)
+    assert threads.idents() == set()

@@ -1,0 +1,187 @@
+"""The table of requests in flight, as the worker writes it and as anybody reads it."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import gc
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox.table import Table
+from wsgi_tracebacker.worker.tracking.cores import Cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from wsgi_tracebacker.worker.tracking.core import Core
+
+
+def rows(base: str) -> list[layout.Row]:
+    content = Path(black_box_files.path_of(base, 1, layout.TABLE)).read_bytes()
+    found, torn = layout.decode_rows(content, content)
+    assert torn == 0
+    return found
+
+
+def test_a_request_is_in_the_table_while_it_is_in_flight(base: str) -> None:
+    """In the callable, in the body, and no more after close()."""
+    seen: list[list[layout.Row]] = []
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        seen.append(rows(base))
+        start_response("200 OK", [])
+
+        def body() -> Iterator[bytes]:
+            seen.append(rows(base))
+            yield b"x"
+
+        return body()
+
+    serve(TracebackerMiddleware(application, base), environ("/caf\xc3\xa9", SCRIPT_NAME="/shop", REQUEST_METHOD="POST"))
+    assert [[(row.method, row.path, row.core) for row in table] for table in seen] == [
+        [("POST", "/shop/café", 0)],
+        [("POST", "/shop/café", 0)],
+    ]
+    assert seen[0][0].native_id == os.getpid()
+    assert rows(base) == []
+
+
+def test_only_the_owner_may_read_it_and_a_clean_end_removes_it(base: str) -> None:
+    """0600, allocated in full, gone after stop()."""
+    serve(TracebackerMiddleware(lambda *_: [], base), environ("/"))
+    path = Path(black_box_files.path_of(base, 1, layout.TABLE))
+    status = path.stat()
+    assert status.st_mode & 0o777 == 0o600
+    assert status.st_size == layout.FILE_BYTES
+    assert status.st_blocks * 512 >= layout.FILE_BYTES
+    agent.stop()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("method", ["PROPPATCH", "BREW", "X" * 40, ""])
+def test_an_unusual_method_is_cut_to_its_field(base: str, method: str) -> None:
+    """Whatever a server puts into its environ, the request is served and noted."""
+    seen: list[layout.Row] = []
+
+    def application(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
+        seen.extend(rows(base))
+        return []
+
+    serve(TracebackerMiddleware(application, base), environ("/", REQUEST_METHOD=method))
+    assert [row.method for row in seen] == [method[: layout.METHOD_BYTES]]
+
+
+def header(**changes: Any) -> layout.Header:
+    facts = layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
+    return replace(facts, **changes)
+
+
+def content(table: Table) -> bytes:
+    return Path(table.path).read_bytes()
+
+
+def begin(core: Core, path: str, started: float) -> None:
+    core.begun += 1
+    core.note({"REQUEST_METHOD": "GET", "PATH_INFO": path}, started)
+    core.started = started
+
+
+@contextlib.contextmanager
+def a_table(folder: Path, name: str = "table", **changes: Any) -> Iterator[Table]:
+    table = Table(str(folder / name), header(**changes))
+    try:
+        yield table
+    finally:
+        table.close(remove=True)
+
+
+def test_cores_beyond_the_table_are_counted_while_they_live(tmp_path: Path) -> None:
+    """They serve like all others, and what they serve is noted where the worker itself finds it."""
+    with a_table(tmp_path) as table:
+        cores = Cores(_thread.allocate_lock)
+        cores.record_in(table)
+        taken = [cores.take(1, 1, None) for _ in range(layout.ROWS + 2)]
+        assert layout.decode_header(content(table)).unrecorded_cores == 2
+        begin(taken[layout.ROWS - 1][0], "/last", 5.0)
+        begin(taken[-1][0], "/beyond", 6.0)
+        table.describe(layout.ROWS - 1, 5.0, "192.0.2.1", None)
+        table.describe(layout.ROWS + 1, 6.0, "192.0.2.1", None)
+        found, _ = layout.decode_rows(content(table), content(table))
+        assert [(row.core, row.path, row.remote_address) for row in found] == [(layout.ROWS - 1, "/last", "192.0.2.1")]
+        assert taken[-1][0].noted() == ("GET", "/beyond")
+        taken[-1][0].end(7.0)
+        del taken[2:]
+        gc.collect()
+        cores.all()
+        assert layout.decode_header(content(table)).unrecorded_cores == 0
+
+
+def test_a_core_that_was_there_before_the_table_gets_its_row(tmp_path: Path) -> None:
+    """Of two first requests one may have its core before the other one has made the table."""
+    with a_table(tmp_path) as table:
+        cores = Cores(_thread.allocate_lock)
+        core, _marker = cores.take(1, 1, None)
+        begin(core, "/first", 5.0)
+        cores.record_in(table)
+        assert [row.path for row in layout.decode_rows(content(table), content(table))[0]] == ["/first"]
+        core.end(6.0)
+        assert layout.decode_rows(content(table), content(table)) == ([], 0)
+
+
+def test_requests_are_counted_through_all_that_becomes_of_a_row(tmp_path: Path) -> None:
+    """Its core ends and another has the row, its file vanishes, its worker dies."""
+    with a_table(tmp_path) as table:
+        cores = Cores(_thread.allocate_lock)
+        cores.record_in(table)
+        for number in range(2):
+            core, marker = cores.take(1, 1, None)
+            begin(core, "/", 5.0 + number)
+            assert cores.finished() == number
+            core.end(7.0)
+            del core, marker
+            gc.collect()
+        assert layout.count_requests(content(table)) == cores.finished() == 2
+        with a_table(tmp_path, "again", number=2) as again:
+            again.go_on_from(table)
+            cores.record_in(again)
+            core, _marker = cores.take(1, 1, None)
+            begin(core, "/", 8.0)
+            assert layout.count_requests(content(again)) == 3
+            assert cores.finished() == 2
+            assert layout.handed_on(content(again)) == layout.Counted(restarts=1, requests_before=3)
+
+
+def test_counters_are_in_the_header(tmp_path: Path) -> None:
+    """Each where it belongs, and what a successor is handed on adds up."""
+    with a_table(tmp_path) as table:
+        for counter in ("harakiri", "slow", "slow", "clients_gone"):
+            table.count(counter)
+        counted = layout.decode_header(content(table)).counted
+        assert counted == layout.Counted(harakiri=1, slow=2, clients_gone=1)
+        with a_table(tmp_path, "successor", counted=layout.handed_on(content(table))) as successor:
+            successor.count("harakiri")
+            assert layout.handed_on(content(successor)) == layout.Counted(2, 2, 1, restarts=2)
+
+
+def test_a_strangers_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
+    """A link or a folder there: no table, an error that says so, nothing touched."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    link = tmp_path / "link"
+    link.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        Table(str(link), header())
+    assert victim.read_bytes() == b"precious"
+    assert black_box_files.read(str(link)) == (None, None)

@@ -1,0 +1,346 @@
+"""The flight recorder: bounded, gapless, and a verdict for each way to lose time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wsgi_tracebacker
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.text.report import span_line
+from wsgi_tracebacker.worker.deadlines.recorder import MAX_RUNS, MAX_SPANS, CodeOwnership, Recorder
+from wsgi_tracebacker.worker.stacks import places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
+
+#: Code of an application and of a library, each with some lines.
+SOURCE = "def {name}():\n" + "    pass\n" * 30
+
+
+def code(name: str, filename: str) -> CodeType:
+    namespace: dict[str, object] = {}
+    exec(compile(SOURCE.format(name=name), filename, "exec"), namespace)
+    found = namespace[name].__code__  # type: ignore[attr-defined]
+    assert isinstance(found, CodeType)
+    return found
+
+
+OWN = [code(name, f"/srv/shop/{name}.py") for name in ("load_rows", "render", "answer")]
+LIBRARY = [code(name, f"/usr/lib/python3/dist-packages/{name}.py") for name in ("execute", "iterencode")]
+OWNERSHIP = CodeOwnership()
+
+
+class Where(NamedTuple):
+    """Where a thread is, without instructions and source files."""
+
+    own: int
+    library: int | None
+
+    @property
+    def stack(self) -> RawStack:
+        own = (OWN[self.own], 0)
+        return [own] if self.library is None else [(LIBRARY[self.library], 0), own]
+
+
+def recorder() -> Recorder:
+    return Recorder(OWNERSHIP, places.Places(None))
+
+
+def record(
+    samples: int,
+    *,
+    where: list[Where] | None = None,
+    cpu: float | None = 0.0,
+    delay: float | None = 0.0,
+    late: float = 0.0,
+    interval: float = 0.1,
+) -> Recorder:
+    """Samples at regular times; CPU, run delay and lateness as shares of the time."""
+    made = recorder()
+    places = where or [Where(0, 0)]
+    for number in range(samples):
+        made.sample(
+            number * interval,
+            places[number % len(places)].stack,
+            None if cpu is None else number * interval * cpu,
+            None if delay is None else number * interval * delay,
+            late * interval if number else 0.0,
+        )
+    return made
+
+
+MOVING = [Where(0, 0), Where(1, 1), Where(2, None)]
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (record(20), "frozen"),
+        (record(20, late=0.9), "frozen"),
+        (record(20, cpu=0.98), "busy"),
+        (record(20, cpu=0.98, where=MOVING), "busy"),
+        (record(20, cpu=0.05, where=MOVING), "progressing"),
+        (record(20, cpu=0.0, where=MOVING), "progressing"),
+        (record(20, cpu=0.2, delay=0.7), "starved"),
+        (record(20, cpu=0.0, delay=0.9, where=MOVING), "starved"),
+        (record(20, cpu=0.1, late=0.5), "starved"),
+        (record(20, cpu=0.1, late=0.5, where=MOVING), "starved"),
+        (record(20, cpu=0.1), "unknown"),
+        (record(20, cpu=None, delay=None), "unknown"),
+        (record(20, cpu=None, delay=None, where=MOVING), "progressing"),
+        (record(2), "unknown"),
+        (record(1), "unknown"),
+        (record(0), "unknown"),
+        (record(20, interval=0.0), "unknown"),
+    ],
+)
+def test_verdict(made: Recorder, kind: str) -> None:
+    """What the samples prove, and unknown where they prove nothing."""
+    verdict = made.verdict()
+    assert verdict.kind == kind, verdict
+    assert verdict.explanation
+
+
+def test_the_verdict_is_on_the_last_stretch() -> None:
+    """A request that computed for two seconds and has waited since then is frozen, not busy."""
+    made = recorder()
+    for number in range(40):
+        busy = min(number, 20) * 0.1
+        made.sample(number * 0.1, Where(0 if number < 20 else 1, 0).stack, busy, 0.0)
+    assert made.verdict().kind == "frozen"
+    assert "since 2.0 s" in made.verdict().explanation
+    first, last = made.timeline()
+    assert (first.from_seconds, first.to_seconds, last.from_seconds) == (0.0, 2.0, 2.0)
+    assert (first.cpu_share, last.cpu_share) == (1.0, 0.0)
+    assert first.application is not None
+    assert first.innermost is not None
+    assert (first.application.function, first.innermost.function) == ("load_rows", "execute")
+
+
+def test_a_timeline_names_the_line_that_took_the_time() -> None:
+    """A single last stack would blame answer(); nearly all of the time went into load_rows()."""
+    made = recorder()
+    for number in range(100):
+        made.sample(number * 0.1, Where(0 if number < 98 else 2, 0).stack, 0.0, 0.0)
+    longest = max(made.timeline(), key=lambda span: span.to_seconds - span.from_seconds)
+    assert (longest.from_seconds, round(longest.to_seconds, 3)) == (0.0, 9.8)
+    assert re.search(r"s  shop/load_rows\.py:\d load_rows . dist-packages/execute\.py", span_line(longest))
+    assert "(waiting)" in span_line(longest)
+
+
+def test_an_installed_application_has_its_lines_too() -> None:
+    """It is among the libraries: then it is the innermost call within the middleware that is not the interpreter's."""
+    view = code("view", "/usr/lib/python3/site-packages/shop/views.py")
+    wait = code("wait", os.path.join(os.path.dirname(os.__file__), "threading.py"))
+    middleware = code("call", os.path.join(os.path.dirname(wsgi_tracebacker.__file__), "middleware.py"))
+    server = code("handle", "/usr/lib/python3/site-packages/gunicorn/gthread.py")
+    made = recorder()
+    stack = [(wait, 0), (view, 0), (middleware, 0), (server, 0)]
+    for age in (1.0, 1.1, 1.2):
+        made.sample(age, list(stack), 0.0, 0.0)
+    [span] = made.timeline()
+    assert span.application is not None
+    assert span.application.function == "view"
+    assert span.innermost is not None
+    assert span.innermost.function == "wait"
+
+
+def test_a_request_that_ended_reaches_to_its_end() -> None:
+    """The time after the last sample belongs to where it was then."""
+    made = record(3)
+    made.end(5.0)
+    assert made.timeline()[-1].to_seconds == 5.0
+    made.end(1.0)
+    assert made.timeline()[-1].to_seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("samples", "ended_seconds", "doing"),
+    [(1, 5.0, "CPU unknown"), (4, 5.0, "CPU unknown"), (4, 0.35, "CPU 98%"), (40, 5.0, "CPU 98%")],
+)
+def test_what_came_after_the_last_sample_is_not_said_to_wait(samples: int, ended_seconds: float, doing: str) -> None:
+    """A C call that keeps the GIL until the end burns a CPU that nobody measured; a moment changes nothing."""
+    made = record(samples, cpu=0.98)
+    made.end(ended_seconds)
+    [span] = made.timeline()
+    assert span.to_seconds == ended_seconds
+    assert span_line(span).endswith(f"({doing})")
+    if span.cpu_share is None:
+        assert made.verdict().kind == "unknown"
+
+
+def test_a_measured_stretch_keeps_its_share_beside_one_that_is_not() -> None:
+    """Each stretch is known or unknown for itself, and what becomes one of both is known if most of it is."""
+    made = record(20, cpu=0.98)
+    made.sample(2.0, Where(2, None).stack, 2.0 * 0.98, 0.0)
+    made.end(5.0)
+    assert [span_line(span).rpartition("  ")[2] for span in made.timeline()] == ["(CPU 98%)", "(CPU unknown)"]
+    made = record(40, cpu=0.98, where=[Where(0, 0), Where(0, 1)])
+    made.end(4.0)
+    assert [span_line(span).rpartition("  ")[2] for span in made.timeline()] == ["(CPU 98%)"]
+
+
+def test_no_python_code_is_a_place_too() -> None:
+    """A thread without a frame is said to have none."""
+    made = recorder()
+    for number in range(5):
+        made.sample(number * 0.1, [], 0.0, 0.0)
+    [span] = made.timeline()
+    assert (span.application, span.innermost) == (None, None)
+    assert "(no Python code)" in span_line(span)
+
+
+WHERE = st.builds(Where, st.integers(0, 2), st.one_of(st.none(), st.integers(0, 1)))
+SAMPLES = st.lists(
+    st.tuples(
+        st.floats(0.0, 3.0),
+        st.one_of(WHERE.map(lambda where: where.stack), st.just([])),
+        st.one_of(st.none(), st.floats(0, 1e6)),
+        st.one_of(st.none(), st.floats(0, 1e6)),
+        st.floats(0.0, 5.0),
+    ),
+    max_size=200,
+)
+
+
+@settings(max_examples=60 if settings().max_examples == 100 else settings().max_examples)
+@given(SAMPLES)
+def test_the_laws(
+    samples: list[tuple[float, RawStack, float | None, float | None, float]],
+) -> None:
+    """Whatever is fed in: memory is bounded, stretches touch and cover all, shares are shares, nothing is lost."""
+    made = recorder()
+    age = 0.0
+    ages = []
+    for pause, stack, cpu, delay, late in samples:
+        age += pause
+        ages.append(age)
+        made.sample(age, stack, cpu, delay, late)
+        assert made.runs <= MAX_RUNS
+    spans = made.timeline()
+    assert len(spans) <= MAX_SPANS
+    assert made.verdict().kind in ("frozen", "busy", "progressing", "starved", "unknown")
+    if not samples:
+        assert spans == ()
+        return
+    assert spans[0].from_seconds == ages[0]
+    assert spans[-1].to_seconds == ages[-1]
+    for one, other in itertools.pairwise(spans):
+        assert one.to_seconds == other.from_seconds
+    assert sum(span.samples for span in spans) == len(samples)
+    for span in spans:
+        assert span.from_seconds <= span.to_seconds
+        assert span.places >= 1
+        for share in (span.cpu_share, span.run_delay_share):
+            assert share is None or 0.0 <= share <= 1.0
+    # Asked twice, it says the same: a report takes nothing away.
+    assert made.timeline() == spans
+
+
+def test_memory_is_bounded_however_long_it_runs() -> None:
+    """Never twice in a row in the same place."""
+    made = recorder()
+    for number in range(5_000):
+        made.sample(number * 0.1, MOVING[number % 3].stack, number * 0.01, 0.0)
+    assert made.runs <= MAX_RUNS
+    assert all(len(run.places) <= 8 for run in made._runs)
+    assert len(made.timeline()) <= MAX_SPANS
+
+
+@pytest.mark.parametrize(
+    ("filename", "is_own"),
+    [
+        ("/srv/shop/views.py", True),
+        ("relative.py", True),
+        (os.__file__, False),
+        ("<frozen importlib>", False),
+        ("/home/u/.venv/lib/python3.12/site-packages/django/db.py", False),
+        (wsgi_tracebacker.__file__, False),
+    ],
+)
+def test_what_is_the_applications_own(filename: str, is_own: bool) -> None:
+    """Not the standard library, not what pip installed, not this package."""
+    assert OWNERSHIP.owns(filename) is is_own
+    assert OWNERSHIP.owns(filename) is is_own
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("_sysconfigdata"), AttributeError("installed_base")])
+def test_where_the_library_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A worker that has changed its user may not import what sysconfig wants: the standard library is known without."""
+
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(sysconfig, "get_paths", refuse)
+    ownership = CodeOwnership()
+    assert ownership.owns("/srv/shop/pages.py")
+    for library in (threading.__file__, wsgi_tracebacker.__file__, "/venv/site-packages/flask/app.py"):
+        assert not ownership.owns(library)
+    assert not ownership.may_own(threading.__file__)
+
+
+def files_of_the_stack() -> list[tuple[str, str]]:
+    """Of each frame, innermost first: the name of its module, and the file that its code object names."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found.append((frame.f_globals.get("__name__", ""), frame.f_code.co_filename))
+        frame = frame.f_back
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"harakiri": 60.0, "harakiri_action": "raise"}], ids=["plain", "raise"])
+def test_no_frame_of_the_middleware_is_the_applications_own(base: str, options: dict[str, Any]) -> None:
+    """Real requests, which stand within the real package: in a call, in one within that, and in their bodies."""
+    stacks_seen: list[list[tuple[str, str]]] = []
+
+    def body() -> Iterator[bytes]:
+        stacks_seen.append(files_of_the_stack())
+        yield b"content"
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        stacks_seen.append(files_of_the_stack())
+        start_response("200 OK", [])
+        return body()
+
+    inner = TracebackerMiddleware(application, base, **options)
+    outer = TracebackerMiddleware(lambda _, start: inner(environ("/within"), start), base, **options)
+    for wrapped in (inner, outer):
+        assert serve(wrapped).chunks == [b"content"]
+    assert len(stacks_seen) == 4
+    for files in stacks_seen:
+        assert OWNERSHIP.owns(files[0][1])
+    called, _, called_within, _ = (
+        [filename for module, filename in files if module.partition(".")[0] == "wsgi_tracebacker"]
+        for files in stacks_seen
+    )
+    assert 1 <= len(called) < len(called_within)
+    for filename in {filename for files in stacks_seen for module, filename in files if "wsgi_tracebacker." in module}:
+        assert not OWNERSHIP.owns(filename)
+        assert not OWNERSHIP.may_own(filename)
+
+
+def test_no_module_of_the_package_is_the_applications_own() -> None:
+    """Wherever the package lies, and whichever folder of it a module is in."""
+    folder = Path(wsgi_tracebacker.__file__).parent
+    files = [str(path) for path in folder.rglob("*.py")]
+    assert len(files) > 50
+    assert [name for name in files if OWNERSHIP.owns(name) or not OWNERSHIP.is_this_package(name)] == []

@@ -1,0 +1,62 @@
+"""One slow request: what its report says was done. The whole way is in ``test_watchdog``."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+
+from tests.support.interpreters import needs_raise
+from wsgi_tracebacker.model.snapshot import PHASES, Request
+from wsgi_tracebacker.worker.deadlines.recorder import CodeOwnership, Recorder
+from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
+from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.stacks import greenlets
+from wsgi_tracebacker.worker.stacks.places import Places
+from wsgi_tracebacker.worker.tracking.core import APP, BODY, CLOSE, Core
+
+pytestmark = needs_raise
+
+
+@pytest.mark.parametrize(
+    ("phase", "ends", "sentence"),
+    [
+        (APP, False, "not raised into"),
+        (BODY, False, "HarakiriTimeout waits for the next chunk"),
+        (CLOSE, False, "not raised into"),
+        # Its report tells what was seen before it ended.
+        (BODY, True, "not raised into"),
+    ],
+)
+def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, sentence: str) -> None:
+    """Only a request whose body is sent has a next chunk that the exception can wait for."""
+    core = Core(0, 1, None, None)
+    settings = core.settings = from_options(environment={}, harakiri=1, harakiri_action="raise")
+    core.started = 1.0
+
+    def go_on(_: Core) -> None:
+        # It goes on while the watchdog is about to raise.
+        core.phase = phase
+        if ends:
+            core.started = 0.0
+
+    reported: list[tuple[str, str]] = []
+    slow = SlowRequest(
+        core,
+        core.started,
+        settings,
+        Request("GET", "/", None, None, None, 0.0, 0.0, "app"),
+        Recorder(CodeOwnership(), Places(None)),
+        hubs=_namespace(of=go_on),
+        maker=_namespace(make=lambda _, request, **more: reported.append((request.phase, more["outcome"]))),
+        publisher=_namespace(count=lambda _: None, admit=lambda *_: True, publish=lambda *_, **__: None),
+    )
+    slow.check(greenlets.walk_with((core,), (), ()), 0.0)
+    [(said_phase, outcome)] = reported
+    assert outcome.startswith(sentence)
+    assert said_phase == PHASES[APP if ends else phase]
+
+
+def _namespace(**attributes: Any) -> Any:
+    return types.SimpleNamespace(**attributes)

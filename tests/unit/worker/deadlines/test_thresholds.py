@@ -1,0 +1,70 @@
+"""When a request is slow and when overdue."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsgi_tracebacker.worker.deadlines.thresholds import thresholds
+from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.tracking.core import Core
+
+NEVER = math.inf
+
+
+def core(own: tuple[float, float, float | None] | None = None, **options: Any) -> Core:
+    made = Core(0, 1, 2, None)
+    made.settings = from_options(environment={}, **options)
+    made.started = 100.0
+    made.own_limit = own
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "expected"),
+    [
+        ({}, None, (NEVER, NEVER)),
+        ({"harakiri": 30}, None, (115, 130)),
+        ({"harakiri": 30, "slow": 5}, None, (105, 130)),
+        ({"slow": 5}, None, (105, NEVER)),
+        ({"harakiri": 30, "slow": 50}, None, (130, 130)),
+        # Its own limit counts from when it was set: here at the age of 20.
+        ({"harakiri": 30}, (100.0, 20.0, 10.0), (125, 130)),
+        ({"harakiri": 30}, (100.0, 20.0, 60.0), (150, 180)),
+        ({"harakiri": 30}, (100.0, 20.0, None), (NEVER, NEVER)),
+        ({}, (100.0, 20.0, 4.0), (122, 124)),
+        ({"slow": 5}, (100.0, 20.0, 4.0), (105, 124)),
+        ({"slow": 5}, (100.0, 20.0, None), (105, NEVER)),
+        # Of the request before this one.
+        ({"harakiri": 30}, (50.0, 20.0, 1.0), (115, 130)),
+    ],
+)
+def test_thresholds(
+    options: dict[str, Any], own: tuple[float, float, float | None] | None, expected: tuple[float, float]
+) -> None:
+    """Slow is half of the limit if it is not given, and never later than the limit."""
+    assert thresholds(core(own, **options), 100.0) == expected
+
+
+SECONDS = st.one_of(st.none(), st.floats(0.001, 1e6))
+
+
+@given(SECONDS, SECONDS, st.one_of(st.none(), st.tuples(st.just(100.0), st.floats(0, 1e6), SECONDS)))
+def test_slow_never_comes_after_overdue(
+    harakiri: float | None, slow: float | None, own: tuple[float, float, float | None] | None
+) -> None:
+    """And neither comes before the request."""
+    slow_at, overdue_at = thresholds(core(own, harakiri=harakiri, slow=slow), 100.0)
+    assert 100.0 <= slow_at <= overdue_at or (harakiri is None and own is None)
+    if slow is not None or overdue_at != NEVER:
+        assert slow_at < NEVER
+
+
+def test_no_request_has_no_thresholds() -> None:
+    """An idle core, and one of a stopped agent."""
+    assert thresholds(core(harakiri=1), 0.0) == (NEVER, NEVER)
+    assert thresholds(core(harakiri=1), -1.0) == (NEVER, NEVER)

@@ -1,0 +1,683 @@
+"""What the watchdog does about requests that are slow and overdue."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.interpreters import needs_outside_help, needs_raise
+from tests.support.waiting import wait_until
+from tests.unit.wsgi import environ, requests_in, serve, snapshot
+from wsgi_tracebacker import (
+    ConfigurationError,
+    HarakiriReport,
+    HarakiriTimeout,
+    NotInRequest,
+    TracebackerMiddleware,
+    set_harakiri,
+)
+from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.deadlines import make_report, publisher, watchdog
+from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
+from wsgi_tracebacker.worker.deadlines.thresholds import thresholds
+from wsgi_tracebacker.worker.reporting import faults, logs, reporter
+from wsgi_tracebacker.worker.reporting.reporter import Repeats
+from wsgi_tracebacker.worker.threads.waker import Waker
+from wsgi_tracebacker.worker.tracking.core import HANDLE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+NEVER = math.inf
+
+
+class Logged:
+    """What goes out on the harakiri and slow loggers."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, str, dict[str, Any]]] = []
+        self.reports: list[HarakiriReport] = []
+
+    def emit(self, name: str, level: int, message: str, *arguments: object, **more: Any) -> None:
+        self.records.append((name, message % arguments if arguments else message, more.get("content") or {}))
+
+    def of(self, kind: str) -> list[str]:
+        return [message for name, message, _ in self.records if name.endswith(kind)]
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
+    made = Logged()
+    monkeypatch.setattr(logs, "emit", made.emit)
+    return made
+
+
+def wait_for(logged: Logged, kind: str, count: int = 1) -> list[str]:
+    wait_until(lambda: len(logged.of(kind)) >= count, lambda: f"{count} of {kind}: {logged.records}")
+    return logged.of(kind)
+
+
+def hanging_until(condition: Callable[[], object]) -> WSGIApplication:
+    """An application that ends when something is true."""
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        wait_until(condition, "the test lets it end")
+        start_response("200 OK", [])
+        return [b""]
+
+    return application
+
+
+def test_an_overdue_request_is_reported_once_and_said_to_have_ended(base: str, logged: Logged) -> None:
+    """ERROR when it is overdue, with the same value for on_harakiri, and one line when it ends at last."""
+    application = TracebackerMiddleware(
+        hanging_until(lambda: logged.reports and time.monotonic() > until),
+        base,
+        harakiri=0.2,
+        on_harakiri=logged.reports.append,
+    )
+    until = time.monotonic() + 0.6
+    serve(application, environ("/x"))
+    [slow] = wait_for(logged, "slow")
+    [overdue] = logged.of("harakiri")
+    assert overdue.startswith("harakiri: GET /x 0.2")
+    assert "(limit 0.2 s)" in overdue
+    assert slow.startswith("slow: GET /x 0.")
+    assert "overdue and reported, ended at last" in slow
+    [report] = logged.reports
+    assert (report.kind, report.action, report.limit_seconds, report.request.path) == ("harakiri", "log", 0.2, "/x")
+    assert report.stack is not None
+    assert report.stack.frames[-1].function.rpartition(".")[2] == "wait_until"
+    with pytest.raises(AttributeError):
+        report.pid = 1  # type: ignore[misc]
+    table = Path(black_box_files.path_of(base, 1, layout.TABLE)).read_bytes()
+    assert layout.decode_header(table).counted == layout.Counted(harakiri=1, slow=1)
+    assert layout.count_requests(table) == 1
+
+
+def sleeps_to_its_end(_: WSGIEnvironment, start_response: StartResponse) -> Any:
+    """In C code up to the end of its body: no Python code runs in which anything could come out."""
+    start_response("200 OK", [])
+    return iter(functools.partial(time.sleep, 0.8), None)
+
+
+def catches(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    with contextlib.suppress(HarakiriTimeout):
+        while True:
+            time.sleep(0.01)
+    start_response("200 OK", [])
+    return [b""]
+
+
+def goes_on(_: WSGIEnvironment, __: StartResponse) -> NoReturn:
+    while True:
+        time.sleep(0.01)
+
+
+@needs_raise
+@pytest.mark.parametrize(
+    ("application", "status"),
+    [
+        (sleeps_to_its_end, "200 OK"),
+        (catches, "200 OK"),
+        (goes_on, "504 Gateway Timeout"),
+    ],
+)
+def test_the_slow_line_says_that_the_exception_was_raised(
+    application: WSGIApplication, status: str, base: str, logged: Logged
+) -> None:
+    """What became of the request is its status: it may have ended by itself, or have caught the exception."""
+    served = serve(TracebackerMiddleware(application, base, harakiri=0.2, harakiri_action="raise"))
+    assert served.status == status
+    [line] = wait_for(logged, "slow")
+    assert "; ended after HarakiriTimeout was raised: " in line
+    assert "; HarakiriTimeout raised in its thread" in logged.of("harakiri")[0]
+
+
+def test_a_slow_request_gets_one_line_when_it_ends(base: str, logged: Logged) -> None:
+    """slow= works alone, and a request that is not slow gets nothing."""
+    until = [0.0]
+    application = TracebackerMiddleware(hanging_until(lambda: time.monotonic() > until[0]), base, slow=0.15)
+    serve(application)
+    until[0] = time.monotonic() + 0.4
+    serve(application, environ("/slow"))
+    [line] = wait_for(logged, "slow")
+    assert line.startswith("slow: GET /slow 0.")
+    assert "; ended: 0." in line
+    assert len(line.splitlines()) == 1
+    assert logged.of("harakiri") == []
+
+
+def test_a_storm_logs_a_bounded_number_and_counts_the_rest(base: str, logged: Logged) -> None:
+    """A thousand requests that are slow in the same place: one line, and one that says how many more."""
+    repeats = Repeats()
+    logged_in_full = sum(repeats.admit(("same",), f"GET /{number}", 100.0) for number in range(1_000))
+    assert logged_in_full == 1
+    assert repeats.summary(159.0) == []
+    assert repeats.summary(160.0) == [("GET /0", 999)]
+    assert repeats.ends_at() is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 20)), max_size=300))
+def test_summaries_add_up(storm: list[tuple[int, float]]) -> None:
+    """Whatever comes in whatever order: what was logged and what was counted are all; and logged is bounded."""
+    repeats = Repeats()
+    now = 0.0
+    logged_in_full = counted = in_window = 0
+    for key, pause in storm:
+        now += pause
+        ended = repeats.summary(now)
+        counted += sum(count for _, count in ended)
+        if repeats.ends_at() is None:
+            in_window = 0
+        admitted = repeats.admit((key,), f"GET /{key}", now)
+        logged_in_full += admitted
+        in_window += admitted
+        assert in_window <= 20
+    counted += sum(count for _, count in repeats.summary(NEVER))
+    assert logged_in_full + counted == len(storm)
+
+
+def test_what_was_counted_is_said_at_the_end(base: str, logged: Logged) -> None:
+    """A worker that stops within the minute says its sums."""
+    until = [0.0]
+    application = TracebackerMiddleware(hanging_until(lambda: time.monotonic() > until[0]), base, slow=0.05)
+    for _ in range(3):
+        until[0] = time.monotonic() + 0.2
+        serve(application)
+    [own] = agent._agents.values()
+    dog = own._watchdog
+    assert dog is not None
+    wait_until(lambda: not dog._slow, "all have ended")
+    agent.stop()
+    assert logged.of("slow")[-1] == "slow: 2 more requests in the last minute at the same place as GET /"
+
+
+def test_the_clock_may_be_set(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Years forward, years back, all the time: the report comes when it is due."""
+    monkeypatch.setattr(time, "time", lambda: random.uniform(0, 4e9))
+    began = time.monotonic()
+    serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.3))
+    assert 0.3 <= time.monotonic() - began < 5
+    assert "(limit 0.3 s)" in logged.of("harakiri")[0]
+
+
+def test_nothing_waits_by_a_clock_that_can_be_set() -> None:
+    """CPython 3.10 measures a timed wait for a lock by the wall clock: the watchdog's thread has none."""
+    its_classes = (watchdog.Watchdog, SlowRequest, make_report.ReportMaker, publisher.Publisher)
+    methods = [
+        function
+        for its_class in its_classes
+        for name, function in vars(its_class).items()
+        if (its_class, name) not in ((watchdog.Watchdog, "stop"), (watchdog.Watchdog, "start"))
+    ]
+    names = {name for method in methods if hasattr(method, "__code__") for name in method.__code__.co_names}
+    constants = {
+        constant for method in methods if hasattr(method, "__code__") for constant in method.__code__.co_consts
+    }
+    assert "sleep" not in names
+    assert ("timeout",) not in constants
+
+
+def test_one_overdue_request_does_not_delay_another(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one on which the watchdog itself fails."""
+    original = SlowRequest._report_overdue
+
+    def failing(self: SlowRequest, *arguments: Any) -> None:
+        if self.core.noted_request() == "GET /0":
+            raise OSError
+        original(self, *arguments)
+
+    monkeypatch.setattr(SlowRequest, "_report_overdue", failing)
+
+    def all_seen() -> bool:
+        # The first request starts the agent, and may be overdue after the others.
+        has_failed = any("in the watchdog, on one request" in message for _, message, _ in logged.records)
+        return has_failed and len(logged.of("harakiri")) >= 2
+
+    application = TracebackerMiddleware(hanging_until(all_seen), base, harakiri=0.2)
+    # Different lines of the test call it, so that no report repeats another.
+    threads = [
+        threading.Thread(target=lambda: serve(application, environ("/0"))),
+        threading.Thread(target=lambda: serve(application, environ("/1"))),
+        threading.Thread(target=lambda: (serve(application, environ("/2")), None)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {line.split()[2] for line in logged.of("harakiri")} == {"/1", "/2"}
+    assert any("in the watchdog, on one request" in message for _, message, _ in logged.records)
+    faults.forget()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What was killed, without anybody being killed."""
+    made: list[tuple[object, ...]] = []
+
+    def leave(code: int) -> NoReturn:
+        made.append(("_exit", code))
+        raise Killed
+
+    monkeypatch.setattr(os, "kill", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(os, "_exit", leave)
+    return made
+
+
+@pytest.mark.parametrize("is_init", [False, True])
+def test_kill(
+    is_init: bool, base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its report: SIGKILL to this process; pid 1 is kept from its own signals by the kernel, and leaves."""
+    pid = os.getpid()
+    if is_init:
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+    serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.1, harakiri_action="kill"))
+    assert kills[0] == (("_exit", 137) if is_init else (pid, signal.SIGKILL))
+    [report] = logged.of("harakiri")
+    assert "; killing this worker" in report
+    faults.forget()
+
+
+@needs_outside_help
+def test_nobody_is_killed_for_a_request_that_ended(
+    base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its report is logged the request ends: the process lives."""
+    ended = threading.Event()
+    emit = logged.emit
+
+    def slowly(*arguments: Any, **more: Any) -> None:
+        emit(*arguments, **more)
+        ended.wait(10)
+
+    monkeypatch.setattr(logs, "emit", slowly)
+    serve(TracebackerMiddleware(hanging_until(lambda: logged.records), base, harakiri=0.1, harakiri_action="kill"))
+    ended.set()
+    wait_for(logged, "slow")
+    assert kills == []
+
+
+def test_a_fault_in_the_report_does_not_keep_the_process_alive(
+    base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill is what the operator asked for; the report is our part."""
+
+    def failing(*_: object) -> NoReturn:
+        raise OSError
+
+    monkeypatch.setattr(report_format, "lines", failing)
+    serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.1, harakiri_action="kill"))
+    assert kills
+    faults.forget()
+
+
+@needs_outside_help
+def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
+    base: str, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The handler never returns from the line about the fault: the next request is killed in time, both on stderr."""
+    let_go = threading.Event()
+    hanging: list[str] = []
+
+    def hang(_: str, __: int, message: str, *arguments: object, **___: Any) -> None:
+        hanging.append(message % arguments)
+        let_go.wait(30)
+
+    look, failed = watchdog.Watchdog._look_around, threading.Event()
+
+    def look_around(self: watchdog.Watchdog, planned: float) -> float:
+        if not failed.is_set():
+            failed.set()
+            raise OSError("of ours")
+        return look(self, planned)
+
+    monkeypatch.setattr(logs, "emit", hang)
+    monkeypatch.setattr(watchdog.Watchdog, "_look_around", look_around)
+    faults.forget()
+    try:
+        serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.2, harakiri_action="kill"))
+    finally:
+        let_go.set()
+    assert len(hanging) >= 1
+    assert "a fault of wsgi_tracebacker, in the watchdog" in hanging[0]
+    lines = capfd.readouterr().err
+    assert "ERROR wsgi_tracebacker (logging hangs): a fault of wsgi_tracebacker, in the watchdog" in lines
+    assert "OSError: of ours" in lines
+    assert "ERROR wsgi_tracebacker.harakiri (logging hangs): harakiri: " in lines
+    faults.forget()
+
+
+def test_the_thread_is_started_by_the_first_limit(base: str) -> None:
+    """One a process; none without limits."""
+    serve(TracebackerMiddleware(hanging_until(lambda: True), base))
+    [own] = agent._agents.values()
+    assert own._watchdog is None
+    serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=1))
+    first: object = own._watchdog
+    assert isinstance(first, watchdog.Watchdog)
+    serve(TracebackerMiddleware(hanging_until(lambda: True), base, slow=1))
+    assert own._watchdog is first
+
+
+# --- limits of a request's own
+
+
+def limit_seen(application: WSGIApplication, base: str, request: WSGIEnvironment | None = None, **options: Any) -> Any:
+    """What limit a request that runs now has: seconds since its start, None for none."""
+    seen: list[float | None] = []
+
+    def inner(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        result = application(environ, start_response)
+        core = agent.serving_core()
+        assert core is not None
+        overdue_at = thresholds(core, core.started)[1]
+        seen.append(None if overdue_at == NEVER else round(overdue_at - core.started, 3))
+        return result
+
+    serve(TracebackerMiddleware(inner, base, **options), request)
+    return seen[0]
+
+
+def quick(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b""]
+
+
+def test_a_mapping_and_a_callable_decide(base: str) -> None:
+    """Each request has the limit that is said for it."""
+    prefixes = {"/": 10, "/report": 60, "/upload": None}
+    assert limit_seen(quick, base, environ("/page"), harakiri=prefixes) == 10
+    assert limit_seen(quick, base, environ("/report/x"), harakiri=prefixes) == 60
+    assert limit_seen(quick, base, environ("/upload"), harakiri=prefixes) is None
+    assert limit_seen(quick, base, environ("/page"), harakiri=lambda request: len(request["PATH_INFO"])) == 5
+    assert limit_seen(quick, base, environ("/page"), harakiri=lambda request: None) is None
+
+
+@pytest.mark.parametrize("wrong", [OSError(), "30", -1, True, object()])
+def test_a_callable_that_fails_costs_nobody_a_response(wrong: object, base: str, logged: Logged) -> None:
+    """It raises, or returns what is no number: logged once, served without a limit."""
+
+    def decide(_: WSGIEnvironment) -> Any:
+        if isinstance(wrong, Exception):
+            raise wrong
+        return wrong
+
+    faults.forget()
+    application = TracebackerMiddleware(quick, base, harakiri=decide)
+    for _ in range(3):
+        assert serve(application).status == "200 OK"
+    reporter.current().flush(10.0)
+    [line] = [message for _, message, _ in logged.records]
+    assert "when the harakiri callable was asked for a limit" in line
+    faults.forget()
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_is_raised_into_a_callable_gets_through(error: BaseException, base: str, logged: Logged) -> None:
+    """A server ends a worker by SystemExit in whatever runs just then: it comes out, and the request is over."""
+
+    def decide(request: WSGIEnvironment) -> float:
+        if request["PATH_INFO"] == "/ends":
+            raise error
+        return 5
+
+    application = TracebackerMiddleware(quick, base, harakiri=decide)
+    for _ in range(2):
+        assert serve(application, environ("/ends")).error is error
+        assert requests_in(snapshot(base)) == []
+    assert serve(application).status == "200 OK"
+    assert logged.records == []
+
+
+def test_set_harakiri(base: str) -> None:
+    """From now on, with and without harakiri=; 0 ends it; the last word counts."""
+
+    def saying(*seconds: float) -> WSGIApplication:
+        def application(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+            for value in seconds:
+                set_harakiri(value)
+            return quick(request, start_response)
+
+        return application
+
+    assert limit_seen(saying(7), base) == pytest.approx(7, abs=0.5)
+    assert limit_seen(saying(7, 90), base, harakiri=30) == pytest.approx(90, abs=0.5)
+    assert limit_seen(saying(7, 0), base, harakiri=30) is None
+    assert limit_seen(quick, base, harakiri=30) == 30
+
+
+def test_set_harakiri_needs_a_request(base: str) -> None:
+    """Before the first, after the last, and in a thread that serves none it is a clear error."""
+    with pytest.raises(NotInRequest, match="no request in flight"):
+        set_harakiri(5)
+    outcomes: list[object] = []
+
+    def helped(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        handles.append(request[HANDLE_KEY])
+
+        def help_out() -> None:
+            try:
+                set_harakiri(5)
+            except NotInRequest as error:
+                outcomes.append(str(error))
+            request[HANDLE_KEY].set_harakiri(11)
+
+        thread = threading.Thread(target=help_out)
+        thread.start()
+        thread.join()
+        with pytest.raises(ConfigurationError):
+            set_harakiri(-1)
+        return quick(request, start_response)
+
+    handles: list[Any] = []
+    # The handle says the same from any thread.
+    assert limit_seen(helped, base) == pytest.approx(11, abs=0.5)
+    assert outcomes
+    with pytest.raises(NotInRequest):
+        set_harakiri(5)
+    with pytest.raises(NotInRequest):
+        handles[0].set_harakiri(5)
+    with pytest.raises(NotInRequest):
+        _ = handles[0].age_seconds
+
+
+def test_set_harakiri_of_a_nested_call_is_the_requests(base: str) -> None:
+    """A WSGI call within a request has no deadline of its own."""
+
+    def inner(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        set_harakiri(9)
+        return quick(request, start_response)
+
+    nested = TracebackerMiddleware(inner, base)
+
+    def outer(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        serve(nested, environ("/inner"))
+        return quick(request, start_response)
+
+    assert limit_seen(outer, base, harakiri=30) == pytest.approx(9, abs=0.5)
+
+
+def test_a_shorter_limit_wakes_the_watchdog(base: str, logged: Logged) -> None:
+    """It sleeps for half an hour when a request gives itself a moment."""
+
+    def application(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        set_harakiri(0.2)
+        wait_for(logged, "harakiri")
+        return quick(request, start_response)
+
+    began = time.monotonic()
+    assert serve(TracebackerMiddleware(application, base, harakiri=3600)).error is None
+    assert time.monotonic() - began < 5
+
+
+def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
+    base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It plans for the shortest one that it has seen, and a shorter one is reported in time."""
+    woken: list[Waker] = []
+    wake = Waker.wake
+
+    def count(waker: Waker) -> None:
+        woken.append(waker)
+        wake(waker)
+
+    monkeypatch.setattr(Waker, "wake", count)
+    application = TracebackerMiddleware(quick, base, harakiri=lambda request: 600.0 / len(request["PATH_INFO"]))
+    for path in ["/ab", "/a", "/"] * 100:
+        serve(application, environ(path))
+    assert 1 <= len(woken) <= 5
+    hanging = hanging_until(lambda: logged.of("harakiri"))
+    serve(TracebackerMiddleware(hanging, base, harakiri=lambda _: 0.3), environ("/short"))
+    assert wait_for(logged, "harakiri")[0].startswith("harakiri: GET /short 0.3")
+
+
+def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
+    """Written before it is logged, gone after an end in order."""
+    path = black_box_files.path_of(base, 1, layout.STACKS)
+    serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
+    with open(path, encoding="utf-8") as file:
+        assert "harakiri: GET / 0.1" in file.read()
+    agent.stop()
+    assert not os.path.exists(path)
+
+
+def test_requests_that_differ_in_path_or_calls_are_no_repeats(base: str, logged: Logged) -> None:
+    """Two views hang in the same line of what both call: each has its report."""
+    ends = threading.Event()
+
+    def query() -> None:
+        ends.wait(30)
+
+    def one() -> None:
+        query()
+
+    def other() -> None:
+        query()
+
+    def view(request: WSGIEnvironment, _: StartResponse) -> Iterable[bytes]:
+        (one if request["PATH_INFO"] == "/one" else other)()
+        return []
+
+    application = TracebackerMiddleware(view, base, harakiri=0.2)
+    threads = [threading.Thread(target=serve, args=(application, environ(path))) for path in ("/one", "/other")]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(logged.of("harakiri")) == 2, "both are reported")
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_two_hundred_overdue_at_once_are_soon_done(base: str, logged: Logged) -> None:
+    """One is reported, the others counted, and the callable gets all of them in the time of a few."""
+    seen: list[float] = []
+    ends = threading.Event()
+
+    def view(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
+        ends.wait(30)
+        return []
+
+    application = TracebackerMiddleware(
+        view, base, harakiri=0.5, on_harakiri=lambda report: seen.append(report.late_seconds)
+    )
+    threads = [threading.Thread(target=serve, args=(application, environ("/x"))) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(seen) == len(threads), "all of them were handed over")
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+    assert len(logged.of("harakiri")) == 1
+    assert max(seen) < 5.0
+
+
+def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged) -> None:
+    """It was slow, and then exempted: no report, no slow line."""
+    from wsgi_tracebacker import set_harakiri
+
+    def view(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
+        (agent_found,) = agent._agents.values()
+        dog = agent_found._watchdog
+        assert dog is not None
+        wait_until(lambda: dog._slow, "it is recorded")
+        set_harakiri(0)
+        dog.wake()
+        wait_until(lambda: not dog._slow, "it is recorded no more")
+        return []
+
+    serve(TracebackerMiddleware(view, base, harakiri=1.0), environ("/exempt"))
+    agent.stop()
+    assert logged.of("harakiri") == []
+    assert logged.of("slow") == []
+
+
+def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> None:
+    """With the request that kept the GIL, which is still in flight, as what overran its limit meanwhile is reported."""
+    # PyDLL calls with the GIL held.
+    libc = ctypes.PyDLL(None)
+
+    def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        libc.usleep(1_500_000)
+        wait_for(logged, "stall")
+        wait_for(logged, "harakiri")
+        start_response("200 OK", [])
+        return [b""]
+
+    serve(TracebackerMiddleware(hold, base, harakiri=0.2), environ("/hold"))
+    [line] = logged.of("stall")
+    pattern = (
+        rf"stall: Python could not run for 1\.\d s, worker 1, pid {os.getpid()}; in flight were GET /hold \(1\.\d s\)"
+    )
+    assert re.fullmatch(pattern, line)
+    assert "Python could not run before" in logged.of("harakiri")[0]
+
+
+def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, logged: Logged) -> None:
+    """It kept the GIL until its end: the line has it, and no report."""
+    libc = ctypes.PyDLL(None)
+
+    def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        libc.usleep(1_500_000)
+        start_response("200 OK", [])
+        return [b""]
+
+    interval = sys.getswitchinterval()
+    try:
+        # Whoever waits for the GIL asks for it after that time: not before the request has ended.
+        sys.setswitchinterval(5.0)
+        serve(TracebackerMiddleware(hold, base, harakiri=0.2), environ("/hold"))
+    finally:
+        sys.setswitchinterval(interval)
+    [line] = wait_for(logged, "stall")
+    assert line.endswith("; no request is in flight; ended meanwhile: GET /hold")
+    assert logged.of("harakiri") == []

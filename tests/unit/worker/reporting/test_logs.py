@@ -1,0 +1,185 @@
+"""Log lines of ours are seen, whatever the application did to its logging."""
+
+from __future__ import annotations
+
+import io
+import logging
+import logging.config
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from wsgi_tracebacker.worker.reporting import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME = logs.HARAKIRI
+
+
+class Collecting(logging.Handler):
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    logger = logging.getLogger(NAME)
+    # Every other logger too: dictConfig disables all that exist, and tests after this one listen to some of them.
+    enabled = [one for one in logging.Logger.manager.loggerDict.values() if not getattr(one, "disabled", True)]
+    yield
+    logger.propagate, logger.disabled, logger.handlers = True, False, []
+    for one in enabled:
+        assert isinstance(one, logging.Logger)
+        one.disabled = False
+
+
+def alone(*handlers: logging.Handler) -> None:
+    """Only these handlers, none of pytest's: it adds its own when the test begins."""
+    logger = logging.getLogger(NAME)
+    logger.propagate, logger.handlers = False, list(handlers)
+
+
+def say(*handlers: logging.Handler) -> None:
+    alone(*handlers)
+    logs.emit(NAME, logging.ERROR, "harakiri: %s", "GET /x 1 s", content={"kind": "harakiri"})
+
+
+def test_a_handler_gets_the_record(capfd: pytest.CaptureFixture[str]) -> None:
+    """With the template as its message, and what is structured under the one key."""
+    handler = Collecting()
+    say(handler)
+    [record] = handler.records
+    assert (record.name, record.levelname, record.msg) == (NAME, "ERROR", "harakiri: %s")
+    assert record.getMessage() == "harakiri: GET /x 1 s"
+    assert vars(record)[logs.EXTRA_KEY] == {"kind": "harakiri"}
+    assert capfd.readouterr().err == ""
+
+
+LINE = f"ERROR {NAME}: harakiri: GET /x 1 s\n"
+
+
+def test_without_a_handler_it_is_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    """Once."""
+    say()
+    assert capfd.readouterr().err == LINE
+
+
+def test_a_handler_that_does_nothing_is_none(capfd: pytest.CaptureFixture[str]) -> None:
+    """Libraries are given a NullHandler; a report is not to end there."""
+    say(logging.NullHandler())
+    assert capfd.readouterr().err == LINE
+
+
+def test_disabled_by_dictconfig(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its default is to disable what exists; a report is said all the same."""
+    logging.getLogger(NAME)
+    logging.config.dictConfig({"version": 1})
+    assert logging.getLogger(NAME).disabled
+    say()
+    assert capfd.readouterr().err == LINE
+
+
+def test_who_listens_to_all_loggers_hears_a_lost_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Sentry adds no handler: it patches Logger.callHandlers."""
+    heard: list[Any] = []
+    original = logging.Logger.callHandlers
+
+    def patched(self: logging.Logger, record: logging.LogRecord) -> None:
+        heard.append((record.name, vars(record)[logs.EXTRA_KEY]))
+        original(self, record)
+
+    monkeypatch.setattr(logging.Logger, "callHandlers", patched)
+    say()
+    assert heard == [(NAME, {"kind": "harakiri"})]
+    assert capfd.readouterr().err == LINE
+
+
+def test_a_handler_that_raises(capfd: pytest.CaptureFixture[str]) -> None:
+    """The report, and why it is on stderr."""
+    say(Collecting(OSError("disk full")))
+    err = capfd.readouterr().err
+    assert err.startswith(LINE)
+    assert "OSError: disk full" in err
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO()])
+def test_stderr_was_taken_away(
+    stderr: io.StringIO | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """None under some servers, replaced or closed by some applications: the descriptor is still there."""
+    if stderr is not None:
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    say()
+    monkeypatch.undo()
+    assert capfd.readouterr().err == LINE
+
+
+def test_a_handler_on_a_closed_stream(capfd: pytest.CaptureFixture[str]) -> None:
+    """As pytest's, daemons' and reloaders' are now and then."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    stream.close()
+    say(handler)
+    assert "GET /x 1 s" in capfd.readouterr().err
+
+
+def test_the_exception_that_is_handled(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its traceback stands below."""
+    alone()
+    try:
+        raise KeyError("k")
+    except KeyError as error:
+        logs.emit(NAME, logging.ERROR, "a fault", exception=error)
+    err = capfd.readouterr().err
+    assert err.startswith(f"ERROR {NAME}: a fault\nTraceback (most recent call last):\n")
+    assert err.endswith("KeyError: 'k'\n")
+
+
+def test_what_utf8_cannot_say_is_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    """A lone surrogate in a path does not cost the line."""
+    logs.write_to_stderr("/\udcff")
+    assert capfd.readouterr().err == "/\\udcff\n"
+
+
+def test_a_thread_that_python_did_not_start_leaves_no_dummy() -> None:
+    """A record asks for the current thread's name, which makes one."""
+    import _thread
+
+    handler = Collecting()
+    done = threading.Lock()
+    done.acquire()
+
+    def run() -> None:
+        say(handler)
+        done.release()
+
+    _thread.start_new_thread(run, ())
+    assert done.acquire(timeout=10)
+    assert len(handler.records) == 1
+    assert not [thread for thread in threading.enumerate() if type(thread).__name__ == "_DummyThread"]
+
+
+def test_nothing_is_raised(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not even when logging itself is broken."""
+
+    def broken(name: str) -> NoReturn:
+        raise RuntimeError("no loggers today")
+
+    alone()
+    monkeypatch.setattr(logging, "getLogger", broken)
+    logs.emit(NAME, logging.ERROR, "GET /x 1 s")
+    monkeypatch.undo()
+    assert "GET /x 1 s" in capfd.readouterr().err

@@ -1,0 +1,91 @@
+"""What outlives this worker: the table of its requests, its last reports and stacks, and the signal that asks for them.
+
+Each of the three may be refused by the environment; then the worker goes on without it, and ``refused`` says why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import predecessor
+from wsgi_tracebacker.worker.blackbox.dump_signal import DumpSignal
+from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
+from wsgi_tracebacker.worker.blackbox.table import Table
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.model.card import Card
+    from wsgi_tracebacker.worker.identity import Identity
+
+
+class BlackBox:
+    """The black box of one worker number."""
+
+    def __init__(
+        self, identity: Identity, number: int, dump_signal: int | None, vanished: BlackBox | None = None
+    ) -> None:
+        """Make its files. ``vanished``: the one that this worker had before, whose files are gone."""
+        self._identity = identity
+        self._number = number
+        #: What the environment refused, as warn_once() takes it.
+        self.refused: list[tuple[str, str, object]] = []
+        self.table: Table | None = None
+        self._dump_signal: DumpSignal | None = None
+        old_table = vanished.table if vanished is not None else None
+        if vanished is not None:
+            vanished.close(remove=True)
+        # Whether we ever write one of our own or not: what a predecessor reported must not stand beside our table.
+        stacks_path = black_box_files.path_of(identity.base, number, layout.STACKS)
+        black_box_files.remove(stacks_path)
+        self.stacks_file = StacksFile(stacks_path)
+        self._make_table(old_table)
+        if dump_signal is not None:
+            self._take_signal(dump_signal)
+
+    def _make_table(self, old: Table | None) -> None:
+        header = self._identity.header(self._number, predecessor.counted(self._identity.base, self._number))
+        try:
+            self.table = Table(black_box_files.path_of(self._identity.base, self._number, layout.TABLE), header)
+        except (OSError, ValueError) as error:
+            refusal = "no black box (%s); after a crash nobody will know what was served"
+            self.refused.append(("black box", refusal, error))
+        else:
+            if old is not None:
+                self.table.go_on_from(old)
+
+    def _take_signal(self, number: int) -> None:
+        dump_signal = DumpSignal(number)
+        if dump_signal.register(self.stacks_file):
+            self._dump_signal = dump_signal
+        else:
+            refusal = "signal %d is in use, or its file cannot be had; a stalled worker will show no stacks"
+            self.refused.append(("signal", refusal, number))
+
+    @property
+    def signal_number(self) -> int | None:
+        """The signal that this worker answers with its stacks."""
+        return self._dump_signal.number if self._dump_signal is not None else None
+
+    def is_there(self) -> bool:
+        """Whether others find its table, if there is one."""
+        return self.table is None or self.table.is_there()
+
+    def card(self) -> Card:
+        """The card of the worker, with what a reader needs to find its black box."""
+        return self._identity.card(
+            self._number,
+            black_box=self.table.path if self.table is not None else None,
+            stacks=self.stacks_file.path,
+            dump_signal=self.signal_number,
+        )
+
+    def close(self, *, remove: bool) -> None:
+        """Give the signal back and let go of the files; ``remove`` them when the worker ends in order."""
+        if self._dump_signal is not None:
+            self._dump_signal.unregister()
+            self._dump_signal = None
+        if self.table is not None:
+            self.table.close(remove=remove)
+            self.table = None
+        self.stacks_file.close(remove=remove)

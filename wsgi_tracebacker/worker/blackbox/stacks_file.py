@@ -1,0 +1,59 @@
+"""The last reports and stacks of one worker, in a file that outlives it.
+
+Knows how large the file may grow. Refuses to raise: if it cannot be had there is none, and the application is served.
+
+A report is written here before it is logged, because logging may hang: an overdue request may hold the lock of the
+very handler that the report would go to.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wsgi_tracebacker.linux.descriptor import OwnDescriptor
+from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+
+#: Reports and stacks that are kept; those of a deep stack have some 20 KiB. When full, the file starts anew.
+MAX_STACKS_BYTES = 512 * 1024
+
+
+class StacksFile:
+    """The last reports and stacks of one worker. Opened when it is first needed."""
+
+    def __init__(self, path: str) -> None:
+        """Nothing is opened yet."""
+        self.path = path
+        self._descriptor: OwnDescriptor | None = None
+        self._refused = False
+
+    def write(self, text: str) -> bool:
+        """Add a report; whether it was written."""
+        content = text.encode("utf-8", "backslashreplace")[:MAX_STACKS_BYTES]
+        descriptor = self.descriptor()
+        if descriptor is None or self._descriptor is None or not self._descriptor.is_ours():
+            return False
+        try:
+            if os.fstat(descriptor).st_size + len(content) > MAX_STACKS_BYTES:
+                os.ftruncate(descriptor, 0)
+            os.write(descriptor, content)
+        except OSError:
+            return False
+        return True
+
+    def descriptor(self) -> int | None:
+        """The open file, which every write is appended to; None if it cannot be had."""
+        if self._descriptor is None and not self._refused:
+            try:
+                self._descriptor = OwnDescriptor(black_box_files.make(self.path, os.O_RDWR | os.O_APPEND))
+            except OSError:
+                self._refused = True
+        return self._descriptor.number if self._descriptor is not None else None
+
+    def close(self, *, remove: bool) -> None:
+        """Let go of the file; ``remove`` it when the worker ends in order."""
+        if self._descriptor is None:
+            return
+        if remove:
+            black_box_files.remove_if(self.path, self._descriptor.inode)
+        self._descriptor.close()
+        self._descriptor = None

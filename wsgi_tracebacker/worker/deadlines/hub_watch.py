@@ -1,0 +1,172 @@
+"""Report the hubs of gevent and eventlet that are blocked, and that run again.
+
+Knows when a hub has been silent for too long, and which greenlet makes it so. Refuses to know how a hub is asked, and
+has no thread: the watchdog calls it.
+
+A greenlet that computes, or waits in a call that the library did not patch, does not give way, and every other request
+of its worker waits: the failure that people hunt for under gevent and eventlet. A hub that owes a sign of life for
+longer than the limit is blocked, and the greenlet that its thread runs then is what blocks it.
+
+Time in which Python could not run at all is not held against a hub: of that the watchdog's own line tells.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.linux import threads as kernel_threads
+from wsgi_tracebacker.model.report import HubReport, OtherRequest
+from wsgi_tracebacker.model.snapshot import HubState, Stack
+from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.worker.stacks import greenlets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from wsgi_tracebacker.worker.deadlines.publisher import Publisher
+    from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
+    from wsgi_tracebacker.worker.stacks.places import Places
+    from wsgi_tracebacker.worker.stacks.walk import RawStack
+    from wsgi_tracebacker.worker.tracking.core import Core
+    from wsgi_tracebacker.worker.tracking.cores import Cores
+
+    #: The requests in flight, each with the core that serves it.
+    InFlight = Collection[tuple[Core, OtherRequest]]
+
+#: A hub is asked for a sign of life so many times within the time after which it counts as blocked.
+_ASKED_IN_A_LIMIT = 2
+
+_NEVER = float("inf")
+
+
+class _Block(NamedTuple):
+    """A hub that is blocked, and what was said of it."""
+
+    #: When it was asked for the sign of life that it owes.
+    asked_at: float
+    report: HubReport
+    was_logged: bool
+
+
+class HubWatch:
+    """Watches the hubs of one process. Used by one thread, the watchdog's."""
+
+    def __init__(
+        self,
+        hubs: Hubs,
+        cores: Cores,
+        publisher: Publisher,
+        places: Places,
+        worker_number: Callable[[], int | None],
+        in_flight: Callable[[], InFlight],
+    ) -> None:
+        """Nothing is watched before attend()."""
+        self._hubs = hubs
+        self._cores = cores
+        self._publisher = publisher
+        self._places = places
+        self._worker_number = worker_number
+        self._in_flight = in_flight
+        #: Seconds after which a hub is blocked; None: nobody wants to know.
+        self._limit_seconds: float | None = None
+        #: Since when Python can run without a longer pause, on the monotonic clock.
+        self._runs_since = 0.0
+        #: By a hub's ident.
+        self._blocks: dict[int, _Block] = {}
+
+    def attend(self, limit_seconds: float) -> bool:
+        """From now on, report a hub that is blocked for so long; whether that is news."""
+        known = self._limit_seconds
+        if known is not None and known <= limit_seconds:
+            return False
+        self._limit_seconds = limit_seconds
+        return True
+
+    def look(self, now: float, late_seconds: float) -> float:
+        """Ask each hub for a sign of life, and report those that owe one for too long; when to do it again.
+
+        :param late_seconds: how much later than planned this look is.
+        """
+        limit = self._limit_seconds
+        if limit is None:
+            return _NEVER
+        pause = limit / _ASKED_IN_A_LIMIT
+        if late_seconds >= pause:
+            self._runs_since = now
+        for hub in self._hubs.all():
+            block = self._blocks.get(hub.ident)
+            if block is not None and block.asked_at != hub.asked_at:
+                block = None
+                self._report_runs_again(self._blocks.pop(hub.ident), now)
+            asked_at = hub.asked_at
+            if (
+                block is None
+                and asked_at is not None
+                and now - max(asked_at, self._runs_since) >= limit
+                and self._is_waited_in(hub)
+            ):
+                self._blocks[hub.ident] = self._report_blocked(hub, asked_at, now)
+            hub.ask(now)
+        return now + pause
+
+    def _is_waited_in(self, hub: Hub) -> bool:
+        """Whether that hub ought to run: of a thread that is no server's, nobody can say that it waits there.
+
+        A pool's real thread has a hub as soon as its job has slept once, and waits elsewhere for the next job.
+        """
+        if not hub.check_thread():
+            return False
+        return hub.native_id == os.getpid() or any(core.ident == hub.ident for core, _ in self._in_flight())
+
+    def _report_blocked(self, hub: Hub, asked_at: float, now: float) -> _Block:
+        in_flight = self._in_flight()
+        stack, by = running_in(hub, in_flight)
+        core = next((core for core, other in in_flight if other is by), None)
+        places, omitted = self._places.resolve(stack, {})
+        status = kernel_threads.thread_status(hub.native_id)
+        report = HubReport(
+            hub=HubState(hub.library, "blocked", now - asked_at),
+            worker=self._worker_number(),
+            pid=os.getpid(),
+            by=by,
+            stack=Stack(
+                name=self._cores.name_of(core) if core is not None else "a greenlet",
+                ident=hub.ident,
+                native_id=hub.native_id,
+                core=core.number if core is not None else None,
+                kind="greenlet",
+                state=status.state,
+                wait_channel=status.wait_channel,
+                cpu_seconds=status.cpu_seconds,
+                frames=tuple(place.frame for place in places),
+                frames_omitted=omitted,
+                greenlet=greenlets.RUNNING,
+            ),
+            others=tuple(other for _, other in in_flight if other is not by),
+        )
+        # Where it is, without the line: a loop is at another one each time.
+        place = tuple((frame.filename, frame.function) for frame in report.stack.frames)
+        subject = report_format.target(by.request) if by is not None else "a greenlet that serves no request"
+        is_logged = self._publisher.admit("hub", (subject, place), subject, now)
+        if is_logged:
+            text = "\n".join(report_format.hub_lines(report))
+            self._publisher.write("hub", text)
+            self._publisher.log("hub", text, report_format.hub_document(report))
+        return _Block(asked_at, report, is_logged)
+
+    def _report_runs_again(self, block: _Block, now: float) -> None:
+        if block.was_logged:
+            line = report_format.hub_runs_again(block.report, now - block.asked_at)
+            content = {**report_format.hub_document(block.report), "kind": "hub-runs-again"}
+            self._publisher.log("hub", line, content)
+
+
+def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:
+    """What runs in a hub's thread, and the request that it serves, if it serves one."""
+    here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
+    walked = greenlets.walk_with([core for core, _ in here], (), (hub.ident,))
+    for core, other in here:
+        if walked.state_of(core) == greenlets.RUNNING:
+            return walked.stack_of(core), other
+    return walked.threads.get(hub.ident, []), None

@@ -1,0 +1,54 @@
+"""When a request becomes slow, when it is overdue, and when its process may be killed for it.
+
+Knows which limit counts: the request's own, or that of its settings. Refuses to know what is done about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.tracking.core import Core
+
+NEVER = float("inf")
+
+
+def limit_of(core: Core, token: float, settings: Settings) -> tuple[float, float | None]:
+    """The age of the request ``token`` of a core when its limit was set, and the limit; both in seconds."""
+    own = core.own_limit
+    return (own[1], own[2]) if own is not None and own[0] == token else (0.0, settings.harakiri)
+
+
+def thresholds(core: Core, token: float) -> tuple[float, float]:
+    """When the request ``token`` of a core becomes slow and when overdue, on the monotonic clock; never slow later."""
+    settings = core.settings
+    if settings is None or token <= 0.0:
+        return NEVER, NEVER
+    since, harakiri = limit_of(core, token, settings)
+    slow = settings.slow
+    if slow is None and harakiri is not None:
+        slow = harakiri / 2
+    # A limit that was set while the request ran counts from then on: ``since`` seconds after its start.
+    overdue_at = token + since + harakiri if harakiri is not None else NEVER
+    if slow is None:
+        return NEVER, overdue_at
+    slow_at = token + slow + (since if settings.slow is None else 0.0)
+    return min(slow_at, overdue_at), overdue_at
+
+
+def kill_deadline(core: Core, token: float) -> float:
+    """When the process may be killed for the request ``token`` of a core, on the monotonic clock; infinite: never."""
+    settings = core.settings
+    if settings is None or settings.harakiri_action != "kill" or core.outer is not None:
+        return NEVER
+    return thresholds(core, token)[1]
+
+
+def first_threshold(settings: Settings) -> float | None:
+    """The shortest time after which a request under these settings can become slow, limits of its own aside."""
+    slow = settings.slow
+    if slow is None and settings.harakiri is not None:
+        slow = settings.harakiri / 2
+    times = [seconds for seconds in (slow, settings.harakiri) if seconds is not None]
+    return min(times) if times else None

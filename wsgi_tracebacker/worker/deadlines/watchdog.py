@@ -1,0 +1,269 @@
+"""The thread that watches all requests: it sleeps until the next one may be slow, overdue or to be sampled.
+
+Knows when to wake up, and which requests are slow. Refuses to know what is done about one: see ``slow_request``.
+
+Guarantees of the thread: one a process, real also under gevent and eventlet, daemon, started at the first request
+that has a deadline; it dies with a fork, and the child's first request starts another. It waits in poll(), whose time
+limit is monotonic on every interpreter (a timed wait for a lock is not on CPython 3.10), so changes of the clock do
+nothing to it. It blocks on nothing else: no lock of the application's, no disk, no handler.
+
+A request costs nothing extra. The thread never sleeps longer than the shortest time after which any request could
+need it, so a request that begins now needs it after it wakes up anyway. Where a mapping or a callable gives the limits,
+that is by the shortest limit so far. Only a request that begins with a shorter one, or gives itself a limit, compares
+that with the next wake-up, and wakes it if it must come sooner.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from time import time as unix_time
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
+from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker, find_in_flight
+from wsgi_tracebacker.worker.deadlines.publisher import Publisher
+from wsgi_tracebacker.worker.deadlines.recorder import CodeOwnership, Recorder
+from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
+from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, first_threshold, thresholds
+from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.stacks import greenlets
+from wsgi_tracebacker.worker.threads.waker import Waker
+from wsgi_tracebacker.worker.tracking import core as requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
+    from wsgi_tracebacker.worker.blackbox.table import Table
+    from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.reporting.reporter import Reporter
+    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.stacks.hubs import Hubs
+    from wsgi_tracebacker.worker.stacks.places import Places
+    from wsgi_tracebacker.worker.threads.primitives import Primitives
+    from wsgi_tracebacker.worker.tracking.core import Core
+    from wsgi_tracebacker.worker.tracking.cores import Cores
+
+#: After a fault of ours, before it goes on.
+_FAULT_PAUSE_SECONDS = 1.0
+#: At least so long between two looks: a limit of a microsecond must not make a loop.
+_MIN_SLEEP_SECONDS = 0.002
+#: This thread late by so much: a line in the log says that Python could not run. Beside many threads that compute,
+#: half a second is nothing unusual.
+_STALLED_SECONDS = 1.0
+#: A limit by mapping or callable that is shorter wakes it each time: to plan for a moment is to look all the time.
+_MIN_PLANNED_SECONDS = 1.0
+#: Nothing to wait for: as good as for ever, and short enough for poll().
+_IDLE_SECONDS = 3600.0
+
+
+class Watchdog:
+    """Watches the requests of one process."""
+
+    def __init__(
+        self,
+        *,
+        primitives: Primitives,
+        cores: Cores,
+        reporter: Reporter,
+        stacks_file: Callable[[], StacksFile | None],
+        table: Callable[[], Table | None],
+        places: Places,
+        worker_number: Callable[[], int | None],
+        hubs: Hubs,
+    ) -> None:
+        """Nothing runs before start()."""
+        self._primitives = primitives
+        self._cores = cores
+        self._table = table
+        self._places = places
+        self._hubs = hubs
+        self._publisher = Publisher(reporter, stacks_file, table)
+        self._maker = ReportMaker(cores, hubs, places, worker_number)
+        self._hub_watch = HubWatch(hubs, cores, self._publisher, places, worker_number, lambda: find_in_flight(cores))
+        self._ownership = CodeOwnership()
+        #: The requests that are slow, by the id of their core.
+        self._slow: dict[int, SlowRequest] = {}
+        #: The shortest time after which a request under any of the settings could need us.
+        self._horizon_seconds = _IDLE_SECONDS
+        #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
+        self.wakes_at = NEVER
+        #: Requests that begin with a limit of their own below this call plan_for().
+        self.shortest_limit = NEVER
+        self._started_at = 0.0
+        #: When it began to sleep last.
+        self._sleeps_at = 0.0
+        #: Set where requests may be killed.
+        self.kill_timer: KillTimer | None = None
+        self._stopping = False
+        self._waker = Waker()
+        self._ended = primitives.allocate_lock()
+
+    # --- the thread
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError when the system gives none."""
+        self._ended.acquire()
+        # Not when it first runs: the process may be stopped, or its GIL kept, before it does.
+        self._started_at = self._sleeps_at = monotonic()
+        try:
+            self._primitives.start_new_thread(self._run, ())
+        except BaseException:
+            self._ended.release()
+            raise
+
+    def stop(self, timeout_seconds: float) -> None:
+        """End the thread."""
+        self._stopping = True
+        self.wake()
+        if self._ended.acquire(timeout=timeout_seconds):
+            self._ended.release()
+
+    def forget(self) -> None:
+        """In a forked child: there is no thread."""
+        self._waker.close()
+
+    def wake(self) -> None:
+        """Make it look around now."""
+        self._waker.wake()
+
+    def watch(self, settings: Settings) -> None:
+        """From now on, requests under these settings come: look around at least as often as they may need it."""
+        first = first_threshold(settings)
+        if first is not None and first < self._horizon_seconds:
+            self._horizon_seconds = first
+            self.wake()
+
+    def attend_hubs(self, blocked_seconds: float) -> None:
+        """From now on greenlets serve: report a hub that is blocked for so long."""
+        if self._hub_watch.attend(blocked_seconds):
+            self.wake()
+
+    def plan_for(self, core: Core, seconds: float) -> None:
+        """A request begins with a limit that is shorter than all before: from now on look often enough for such."""
+        self.shortest_limit = min(self.shortest_limit, max(seconds, _MIN_PLANNED_SECONDS))
+        self._horizon_seconds = min(self._horizon_seconds, self.shortest_limit / 2)
+        self._wake_for(core)
+
+    def limit_changed(self, core: Core) -> None:
+        """A request has given itself a limit."""
+        kill_timer = self.kill_timer
+        if kill_timer is not None:
+            # Not at the next look: the request may stall before that.
+            kill_timer.watch()
+        self._wake_for(core)
+
+    def _wake_for(self, core: Core) -> None:
+        slow_at, _ = thresholds(core, core.started)
+        if slow_at < self.wakes_at:
+            self.wake()
+
+    def _run(self) -> None:
+        try:
+            planned = self._started_at
+            while not self._stopping:
+                try:
+                    # By what was planned when it began to look: if it was stopped since then, that counts as well.
+                    planned = self._look_around(planned)
+                except Exception:
+                    faults.caught("in the watchdog")
+                    planned = monotonic() + _FAULT_PAUSE_SECONDS
+                try:
+                    planned = self._sleep(planned)
+                except Exception:
+                    faults.caught("when the watchdog slept")
+                    self._primitives.poll().poll(_FAULT_PAUSE_SECONDS * 1000)
+            # What was counted is said while there is somebody to say it.
+            self._publisher.log_summaries(NEVER)
+        except Exception:
+            faults.caught("when the watchdog ended")
+        finally:
+            self._waker.close()
+            self._ended.release()
+
+    def _sleep(self, planned: float) -> float:
+        """Until it is time to look around, or somebody wakes it; when the next look was to be."""
+        self._sleeps_at = monotonic()
+        sleep_seconds = max(0.0, planned - self._sleeps_at)
+        is_woken = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
+        return min(planned, monotonic()) if is_woken else planned
+
+    def _look_around(self, planned: float) -> float:
+        """Do what is due; the monotonic time at which something may be due again.
+
+        :param planned: when this look was to be.
+        """
+        self.wakes_at = NEVER
+        now = monotonic()
+        late_seconds = max(0.0, now - planned)
+        # Not the time that its own work took.
+        stalled_seconds = now - max(planned, self._sleeps_at)
+        if stalled_seconds >= _STALLED_SECONDS:
+            self._report_stall(now, stalled_seconds)
+        wake_at = now + self._horizon_seconds
+        self._forget_slow(now)
+        for core in self._cores.all():
+            token = core.started
+            if token <= 0.0 or id(core) in self._slow:
+                continue
+            slow_at, _ = thresholds(core, token)
+            wake_at = min(wake_at, slow_at if now < slow_at else self._begin(core, token, now))
+        if self.kill_timer is not None and self.kill_timer.look():
+            wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)
+        if self._slow:
+            wake_at = min(wake_at, self._check_slow(late_seconds))
+        wake_at = min(wake_at, self._hub_watch.look(now, late_seconds))
+        wake_at = min(wake_at, self._publisher.log_summaries(now))
+        self.wakes_at = wake_at
+        return wake_at
+
+    def _forget_slow(self, now: float) -> None:
+        for key, slow in list(self._slow.items()):
+            if slow.core.started != slow.token:
+                del self._slow[key]
+                slow.end(now)
+            elif not slow.is_slow(now):
+                del self._slow[key]
+
+    def _begin(self, core: Core, token: float, now: float) -> float:
+        """Record a request that is slow from now on; when to look again for its sake."""
+        settings = core.settings
+        request = requests.describe(core, token, now, unix_time())
+        if request is None or settings is None:
+            # It has ended, and another may have begun.
+            return now
+        table = self._table()
+        if table is not None and core.number is not None:
+            table.describe(core.number, token, request.remote_address, request.request_id)
+        self._publisher.count("slow")
+        recorder = Recorder(self._ownership, self._places)
+        self._slow[id(core)] = SlowRequest(
+            core, token, settings, request, recorder, hubs=self._hubs, maker=self._maker, publisher=self._publisher
+        )
+        return NEVER
+
+    def _check_slow(self, late_seconds: float) -> float:
+        """Do what is due for each slow request; when something is due again."""
+        self._maker.begin_look()
+        # One look at the threads for all of them; only theirs are walked.
+        wanted = {slow.core.serving_ident() for slow in self._slow.values()}
+        walked = greenlets.walk_with((slow.core for slow in self._slow.values()), (), wanted)
+        wake_at = NEVER
+        for slow in self._slow.values():
+            try:
+                wake_at = min(wake_at, slow.check(walked, late_seconds))
+            except Exception:
+                # The others are not to pay for it.
+                faults.caught("in the watchdog, on one request")
+                wake_at = min(wake_at, monotonic() + _FAULT_PAUSE_SECONDS)
+        return wake_at
+
+    def _report_stall(self, now: float, stalled_seconds: float) -> None:
+        """Log that Python could not run, with the requests that were in flight: one of them may have kept the GIL."""
+        report = self._maker.make_stall(now, stalled_seconds)
+        oldest = report_format.target(report.in_flight[0].request) if report.in_flight else "no request"
+        # The same requests in flight are the same stall again.
+        key = tuple((other.request.method, other.request.path) for other in report.in_flight)
+        if self._publisher.admit("stall", key, oldest, now):
+            self._publisher.log("stall", report_format.stall_line(report), report_format.stall_document(report))

@@ -1,0 +1,85 @@
+"""What happens to a fault of ours: it is logged once, counted, and goes no further. A warning is logged once, too.
+
+Knows what was logged already. Refuses to raise, and to wait for the log: its lines go to the reporter.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from types import CodeType
+
+from wsgi_tracebacker.worker.reporting import logs, reporter
+
+#: Different faults that are remembered; far more than there are places that catch one.
+_MAX_REMEMBERED = 256
+
+_seen: set[str] = set()
+_count = 0
+
+
+def caught(where: str) -> None:
+    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it."""
+    global _count
+    _count += 1
+    if _is_new(where):
+        message = "a fault of wsgi_tracebacker, %s; requests are served on\n%s"
+        reporter.current().post(reporter.Entry(logs.PACKAGE, logging.ERROR, message, where, _formatted()))
+
+
+def warn_once(key: str, message: str, *arguments: object) -> None:
+    """Log a warning the first time that ``key`` is given in this process."""
+    if _is_new(key):
+        # Only the words of an exception: its traceback has the frames of a request, and handlers may keep records.
+        words = [str(argument) if isinstance(argument, BaseException) else argument for argument in arguments]
+        reporter.current().post(reporter.Entry(logs.PACKAGE, logging.WARNING, message, *words))
+
+
+def _is_new(key: str) -> bool:
+    if key in _seen or len(_seen) >= _MAX_REMEMBERED:
+        return False
+    _seen.add(key)
+    return True
+
+
+def _formatted() -> str:
+    """The exception that is being handled, as text, for the same reason; with its traceback if that can be had."""
+    error = sys.exc_info()[1]
+    try:
+        return traceback.format_exc().rstrip("\n")
+    except Exception:
+        # It imports, and reads files: without a descriptor it cannot.
+        return f"{type(error).__name__}: {error}"
+
+
+def is_of_signal_handler(error: BaseException) -> bool:
+    """Whether an exception that was caught around code of ours came out of the handler of a signal.
+
+    It raises into whatever runs just then, as time-outs do, and means the application.
+    """
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    raised_through = error.__traceback__
+    while raised_through is not None:
+        if raised_through.tb_frame.f_code in handlers:
+            return True
+        raised_through = raised_through.tb_next
+    return False
+
+
+def _code_of(handler: object) -> CodeType | None:
+    code = getattr(getattr(handler, "__func__", handler), "__code__", None)
+    return code if type(code) is CodeType else None
+
+
+def count() -> int:
+    """How many faults were caught in this process."""
+    return _count
+
+
+def forget() -> None:
+    """Start anew: a process that was just forked has logged nothing yet."""
+    global _count
+    _count = 0
+    _seen.clear()

@@ -1,0 +1,246 @@
+"""Logs our lines on a thread of its own: a log handler may hang, and no request and no part of ours waits for it.
+
+Knows which reports are the same, how many may be logged in full, and what to do when logging hangs. Refuses to make a
+report.
+
+Each process has one reporter. Its thread runs while lines wait, hands one after the other to a second thread, which
+calls the application's handlers and ``on_harakiri``, and waits for that one. Logging that takes longer than
+HANGS_AFTER_SECONDS hangs: that line, and all that come until it returns, are written to stderr. So lines are late by a
+second and never lost. Both threads are real (also under gevent and eventlet) and daemons. The text of a report is in
+the stacks file before it comes here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.worker.reporting import logs
+from wsgi_tracebacker.worker.threads import primitives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Reports on requests that stand in the same place are the same; within so many seconds one is logged and the others
+#: are counted.
+REPEAT_SECONDS = 60.0
+#: Reports that are logged in full within that time, however different they are. A stack is 2-20 KB of log.
+MAX_FULL_REPORTS = 20
+#: Reports that wait to be logged; above it the oldest goes. It is in the stacks file.
+_MAX_WAITING = 1_000
+#: Logging that takes longer hangs. Less than a kill waits, so that its report is on stderr by then.
+HANGS_AFTER_SECONDS = 0.75
+
+# Bound when this module is loaded: applications patch these modules, and not only gevent and eventlet do.
+_allocate_lock = primitives.original("_thread", "allocate_lock")
+
+
+class Entry:
+    """One line on its way out."""
+
+    __slots__ = ("_arguments", "_callback", "_message", "content", "is_done", "is_logged", "level", "logger")
+
+    def __init__(
+        self,
+        logger: str,
+        level: int,
+        message: str,
+        *arguments: object,
+        content: dict[str, Any] | None = None,
+        callback: Callable[[], object] | None = None,
+        is_logged: bool = False,
+    ) -> None:
+        """Nothing is logged yet.
+
+        :param message: the same for all lines of a kind: that is how Sentry groups them.
+        :param content: what the record carries for programs.
+        :param callback: called when it was logged.
+        :param is_logged: nothing is to be logged, only the callback called.
+        """
+        self.logger = logger
+        self.level = level
+        self._message = message
+        self._arguments = arguments
+        self.content = content
+        self._callback = callback
+        #: Whether it was logged or written to stderr.
+        self.is_logged = is_logged
+        #: Whether nothing is left to do for it.
+        self.is_done = False
+
+    def text(self) -> str:
+        return self._message % self._arguments if self._arguments else self._message
+
+    def log(self) -> None:
+        """Log it, and call the callback: takes as long as the application's code for both does."""
+        if not self.is_logged:
+            self.emit()
+            self.is_logged = True
+        if self._callback is not None:
+            try:
+                self._callback()
+            except BaseException as error:
+                logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", exception=error)
+        # Now: who kills waits for the callback too.
+        self.is_done = True
+
+    def emit(self) -> None:
+        logs.emit(self.logger, self.level, self._message, *self._arguments, content=self.content)
+
+    def give_up(self, why: str) -> None:
+        """Write it to stderr, if it was not logged."""
+        if not self.is_logged:
+            self.is_logged = True
+            logs.write_to_stderr(f"{logging.getLevelName(self.level)} {self.logger} ({why}): {self.text()}")
+            self.is_done = True
+
+
+class Repeats:
+    """Counts what is the same, so that a storm of a thousand slow requests does not log a thousand stacks."""
+
+    def __init__(self) -> None:
+        self._window_ends = 0.0
+        self._counts: dict[object, list[Any]] = {}
+
+    def admit(self, key: object, subject: str, now: float) -> bool:
+        """Whether a report with this key is logged in full; if not, it is counted."""
+        if not self._counts:
+            self._window_ends = now + REPEAT_SECONDS
+        known = self._counts.get(key)
+        if known is not None:
+            known[1] += 1
+            return False
+        if len(self._counts) >= MAX_FULL_REPORTS:
+            rest = self._counts.setdefault(None, ["", 0])
+            rest[1] += 1
+            return False
+        self._counts[key] = [subject, 0]
+        return True
+
+    def ends_at(self) -> float | None:
+        """When the next summary is due; None if nothing was counted."""
+        return self._window_ends if self._counts else None
+
+    def summary(self, now: float) -> list[tuple[str, int]]:
+        """At the end of a minute: what was counted, each with the first request of its kind."""
+        if not self._counts or now < self._window_ends:
+            return []
+        counted = [(subject, count) for subject, count in self._counts.values() if count]
+        self._counts.clear()
+        return counted
+
+
+class Reporter:
+    """Logs the lines of one process."""
+
+    def __init__(self) -> None:
+        """Until begin(), a line is logged where it is posted."""
+        self._start_thread: Callable[..., object] | None = None
+        self._waiting: deque[Entry] = deque(maxlen=_MAX_WAITING)
+        #: What the thread is busy with.
+        self._current: Entry | None = None
+        #: Held while the thread runs.
+        self._running_lock = _allocate_lock()
+        #: Held while the second thread has a line, and so while the application's logging has it.
+        self._logging_lock = _allocate_lock()
+
+    def begin(self, start_thread: Callable[..., object]) -> None:
+        """From now on this process serves requests.
+
+        Before that no request can wait for a line: it is logged while the application is imported, or by gunicorn's
+        master. And no thread may be started there: workers that are forked later would not have it.
+        """
+        self._start_thread = start_thread
+
+    def post(self, entry: Entry) -> Entry:
+        """Hand a line over; returns at once."""
+        if self._start_thread is None:
+            entry.log()
+        else:
+            self._waiting.append(entry)
+            self._start()
+        return entry
+
+    def flush(self, timeout_seconds: float) -> None:
+        """Wait until every line is logged; those that are not by then are written to stderr."""
+        if self._running_lock.acquire(timeout=timeout_seconds):
+            self._running_lock.release()
+            # A line that was posted just now found the lock taken.
+            self._start()
+        else:
+            current = self._current
+            if current is not None:
+                current.give_up("logging hangs")
+            self._give_up_waiting("logging hangs")
+
+    def end(self, timeout_seconds: float) -> None:
+        """Flush, because the process ends. A later line is logged where it is posted: no thread would live to do it."""
+        self.flush(timeout_seconds)
+        self._start_thread = None
+
+    def _start(self) -> None:
+        """Start the thread, if lines wait and it does not run. Waits for no lock: a signal's handler may post."""
+        start_thread = self._start_thread
+        if self._waiting and start_thread is not None and self._running_lock.acquire(blocking=False):
+            try:
+                start_thread(self._run, (start_thread,))
+            except RuntimeError:
+                self._running_lock.release()
+                self._give_up_waiting("no thread")
+
+    def _next(self) -> Entry | None:
+        # Not asked first whether there is one: flush() takes them, too.
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+    def _give_up_waiting(self, why: str) -> None:
+        while (entry := self._next()) is not None:
+            entry.give_up(why)
+
+    def _run(self, start_thread: Callable[..., object]) -> None:
+        try:
+            while (entry := self._next()) is not None:
+                self._current = entry
+                entry.give_up(self._log_in_time(entry, start_thread))
+                self._current = None
+        finally:
+            self._running_lock.release()
+        # A line that was posted after the last look found the lock taken.
+        self._start()
+
+    def _log_in_time(self, entry: Entry, start_thread: Callable[..., object]) -> str:
+        """Have the second thread log it; if it was not logged, that was because of what this returns."""
+        if not self._logging_lock.acquire(blocking=False):
+            return "logging hangs"
+        try:
+            start_thread(self._log, (entry,))
+        except RuntimeError:
+            # The process ends (CPython 3.12.1), or has as many threads as it may.
+            self._log(entry)
+            return "logging failed"
+        if not self._logging_lock.acquire(timeout=HANGS_AFTER_SECONDS):
+            return "logging hangs"
+        self._logging_lock.release()
+        return "logging failed"
+
+    def _log(self, entry: Entry) -> None:
+        # SystemExit, too: what a handler raises makes a line that was not logged, and nothing else.
+        with contextlib.suppress(BaseException):
+            entry.log()
+        self._logging_lock.release()
+
+
+#: The reporter of each process, by its pid: that of a forked child's parent has no thread in the child.
+_reporters: dict[int, Reporter] = {}
+
+
+def current() -> Reporter:
+    """The reporter of this process."""
+    pid = os.getpid()
+    # Two threads that ask at the same time get the same one.
+    return _reporters.get(pid) or _reporters.setdefault(pid, Reporter())

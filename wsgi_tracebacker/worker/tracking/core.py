@@ -1,0 +1,395 @@
+"""The requests in flight: one record per serving thread, written by that thread alone, read by whoever looks.
+
+Knows what a request is while it runs, and how a look at it becomes a value. Refuses to know about sockets, frames and
+deadlines' consequences.
+
+A ``Core`` is reused from request to request: beginning and ending one are plain stores, no allocation, no lock.
+``started`` is the token of the request: not zero means in flight, and a value that is still the same proves that it
+is still the same request. The writer stores ``started`` last when it begins, so a reader that finds the same token
+before and after it looked has read one request and not two halves. When it ends, the writer clears ``started`` before
+it calls anything: the handler of a signal may raise out of any call, and what stands after it would not be done.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wsgi_tracebacker.errors import NotInRequest
+from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
+from wsgi_tracebacker.wire import table_layout as blackbox_format
+from wsgi_tracebacker.wire.table_layout import FLIGHT
+from wsgi_tracebacker.worker import limits
+from wsgi_tracebacker.worker.blackbox.table import scratch_row
+
+if TYPE_CHECKING:
+    import mmap
+    import threading
+    from collections.abc import Callable
+
+    from wsgi_tracebacker.worker.blackbox.table import Row
+    from wsgi_tracebacker.worker.settings import Settings
+
+APP, BODY, CLOSE = range(len(PHASES))
+
+#: The environ key of the request's handle.
+HANDLE_KEY = "wsgi_tracebacker.request"
+
+#: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
+MAX_TEXT_CHARACTERS = 2048
+
+
+class Lease:
+    """Held by the body of a request as long as that exists: its reference count tells whether it was dropped.
+
+    A ``__del__`` on the body would say the same and cost every request 65 ns. Where references are not counted, each
+    body gets one of its own, and the core sees when that was collected: see LentLease.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
+class LentLease:
+    """``Core.lease`` on PyPy: a new one for each body that asks, known to the core weakly."""
+
+    def __get__(self, core: Core | None, owner: type[Core] | None = None) -> Lease:
+        lease = Lease()
+        if core is not None:
+            core.lent = weakref.ref(lease)
+        return lease
+
+    def __set__(self, core: Core, lease: Lease) -> None:
+        core.lent = None
+
+
+class RequestHandle:
+    """What ``environ["wsgi_tracebacker.request"]`` holds: the request, for the application that serves it.
+
+    It is good while the request is in flight, on whatever thread the application works on it.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since the request began.
+
+        :raises NotInRequest: the request is over.
+        """
+        return monotonic() - _token(self._core)
+
+    def set_harakiri(self, seconds: float) -> None:
+        """Give the request ``seconds`` from now on; 0 takes its limit away.
+
+        :raises NotInRequest: the request is over.
+        :raises ConfigurationError: not a number of seconds.
+        """
+        set_own_limit(self._core, seconds)
+
+
+def _token(core: Core) -> float:
+    token = core.started
+    if token <= 0.0:
+        raise NotInRequest("there is no request in flight here; set_harakiri() is for code that serves one")
+    return token
+
+
+def set_own_limit(core: Core, seconds: float) -> None:
+    """Give the request in flight a limit of its own, from now on."""
+    while core.outer is not None:
+        # A WSGI call within a request has no deadline of its own.
+        core = core.outer
+    limit = limits.checked_seconds("set_harakiri()", seconds)
+    token = _token(core)
+    core.own_limit = (token, monotonic() - token, limit)
+    if core.watcher is not None:
+        core.watcher.limit_changed(core)
+
+
+class Watcher(Protocol):
+    """Whoever has an eye on the requests of this process."""
+
+    def limit_changed(self, core: Core) -> None:
+        """The request of this core has a limit of its own now."""
+
+    def request_ended(self, core: Core) -> None:
+        """A request of this core is over that was to report that; by now there may be another one."""
+
+
+class Core:
+    """One request slot of this worker: the request that a thread serves now, and the one before."""
+
+    __slots__ = (
+        "begun",
+        "buffer",
+        "ended",
+        "environ",
+        "greenlet",
+        "handle",
+        "ident",
+        "inside_ident",
+        "inside_token",
+        "interrupt_token",
+        "lease",
+        "lent",
+        "lock",
+        "marks",
+        "native_id",
+        "nested",
+        "number",
+        "offset",
+        "outer",
+        "own_limit",
+        "phase",
+        "reader_ident",
+        "reports_end",
+        "settings",
+        "started",
+        "thread",
+        "watcher",
+    )
+
+    def __init__(
+        self,
+        number: int | None,
+        ident: int,
+        native_id: int | None,
+        thread: threading.Thread | None,
+        allocate_lock: Callable[[], _thread.LockType] = _thread.allocate_lock,
+    ) -> None:
+        """Make an idle record for the thread ``ident``."""
+        #: Monotonic time of the start of the request in flight, 0.0 while there is none.
+        self.started = 0.0
+        #: Monotonic time of the end of the last request, 0.0 if there was none.
+        self.ended = 0.0
+        #: Requests that began in its row, those of earlier cores with this number included. A float, as adding 1 to an
+        #: int of any size takes 8 ns more.
+        self.begun = 0.0
+        self.phase = APP
+        self.environ: dict[str, Any] | None = None
+        self.settings: Settings | None = None
+        #: Where method and path of the request are written: a row of the black box, or of memory of our own; and the
+        #: head of that row, which is 0.0 while there is no request. The row keeps the last request's.
+        self.buffer: mmap.mmap | memoryview[int]
+        self.offset: int
+        self.marks: memoryview[float]
+        self.buffer, self.offset, self.marks = scratch_row()
+        self.lent: weakref.ref[Lease] | None = None
+        self.lease = Lease()
+        self.number = number
+        #: The thread that called the application.
+        self.ident = ident
+        self.native_id = native_id
+        #: The thread that reads the body; on every server known it is the same one.
+        self.reader_ident = ident
+        self.thread = thread
+        #: The greenlet that serves here; None on an ordinary thread.
+        self.greenlet: weakref.ref[Any] | None = None
+        #: The record of the request that this one was called within, and those called within this one.
+        self.outer: Core | None = None
+        self.nested: list[Core] = []
+        #: What the application finds in its environ.
+        self.handle = RequestHandle(self)
+        #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
+        #: none. The token makes it void for the next request, so that nobody has to clear it.
+        self.own_limit: tuple[float, float, float | None] | None = None
+        #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;
+        #: and the token of the request that is to be interrupted. See interrupt.
+        self.inside_token = 0.0
+        self.inside_ident = ident
+        self.interrupt_token = 0.0
+        #: None where nobody watches: of a call within a request, of a core that was abandoned.
+        self.watcher: Watcher | None = None
+        #: Set by the watcher, which wants to know when the request in flight ends.
+        self.reports_end = False
+        self.lock: _thread.LockType = allocate_lock()
+
+    def end(self, now: float) -> None:
+        """The request is over."""
+        self.reader_ident = self.ident
+        self.environ = None
+        self.marks[0] = 0.0
+        self.started = 0.0
+        self.ended = now
+        if self.reports_end:
+            self.report_end()
+
+    def report_end(self) -> None:
+        """Tell the watcher that the request is over."""
+        self.reports_end = False
+        # Looked at once: stopping the agent takes it away.
+        watcher = self.watcher
+        if watcher is not None:
+            watcher.request_ended(self)
+
+    def note(self, environ: Any, started: float) -> None:
+        """Write method and path to the row, whatever a server put into its environ instead of what it should."""
+        get = getattr(environ, "get", None)
+        method, script, path = (
+            (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
+        )
+        encoded = [part.encode("utf-8", "replace") if type(part) is str else b"" for part in (method, script, path)]
+        FLIGHT.pack_into(self.buffer, self.offset, started, encoded[0], encoded[1] + encoded[2], self.begun, started)
+
+    def noted(self) -> tuple[str, str]:
+        """Method and path of the request in flight, or of the last one."""
+        _, method, path, _, _ = FLIGHT.unpack_from(self.buffer, self.offset)
+        return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+
+    def noted_token(self) -> float:
+        """The token of the request that is noted in the row."""
+        token: float = FLIGHT.unpack_from(self.buffer, self.offset)[4]
+        return token
+
+    def noted_request(self) -> str:
+        """The same for people: ``GET /path``."""
+        return " ".join(self.noted())
+
+    def use_row(self, row: Row) -> None:
+        """Note requests in a row from now on, and how many began in it before."""
+        self.buffer, self.offset, self.marks = row
+        self.begun = FLIGHT.unpack_from(self.buffer, self.offset)[3]
+
+    def change_row(self, row: Row) -> None:
+        """Note requests in another row from now on, with what the present one holds.
+
+        Seldom: there was no table yet when the core was made, or the table's file has vanished. A request that begins
+        just now may still be noted in the row of before: see describe().
+        """
+        buffer, offset, marks = row
+        size = FLIGHT.size
+        buffer[offset : offset + size] = self.buffer[self.offset : self.offset + size]
+        self.buffer, self.offset, self.marks = row
+        # The request may have ended, or another begun, between two of these lines.
+        marks[0] = max(0.0, self.started)
+
+    def body_was_dropped(self) -> bool:
+        """Whether a server dropped the body without calling ``close()``.
+
+        Where references are not counted, that is seen when the body was collected.
+        """
+        # The token once more at the end: between two of these looks the core's thread may close that body and begin
+        # its next request, which holds no lease yet and is not to be ended.
+        started = self.started
+        return started > 0.0 and self.phase != APP and _lease_references(self) <= _UNLEASED and self.started == started
+
+    def serving_ident(self) -> int:
+        """The ident of the thread that works on the request now."""
+        return self.ident if self.phase == APP else self.reader_ident
+
+
+class AbandonedCore(Core):
+    """A core of another process, or of an agent that was stopped: it can never begin a request again.
+
+    The class of an existing core is changed to this one. A mark in ``started`` alone would not last: a request that
+    was in flight then clears it when it ends, and another middleware of this process would take the core for idle.
+    """
+
+    __slots__ = ()
+
+    @property
+    def started(self) -> float:
+        return -1.0
+
+    @started.setter
+    def started(self, value: float) -> None:
+        pass
+
+
+def _lease_references(core: Core) -> int:
+    if _COUNTS_REFERENCES:
+        return sys.getrefcount(core.lease)
+    lent = core.lent
+    return int(lent is None or lent() is not None)
+
+
+_COUNTS_REFERENCES = hasattr(sys, "getrefcount")
+if not _COUNTS_REFERENCES:
+    setattr(Core, "lease", LentLease())  # noqa: B010  (over its slot, which mypy knows)
+
+#: What that answers for a lease that nobody else holds. Measured, not assumed: interpreters differ in how many
+#: references a call itself adds.
+_UNLEASED = _lease_references(Core(None, 0, None, None)) if _COUNTS_REFERENCES else 0
+
+
+def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
+    """The request ``token`` of a core as a value; None if it ended, or another began, while we looked."""
+    environ = core.environ
+    settings = core.settings
+    phase = core.phase
+    method, path = core.noted()
+    is_its_row = core.noted_token() == token
+    nested = tuple(core.nested)
+    if core.started != token or environ is None or settings is None:
+        return None
+    # The environ is a plain dict by PEP 3333, and get() of one is atomic: no code of the application runs here.
+    if not is_its_row:
+        method, path = _text(environ.get("REQUEST_METHOD")) or "", _path_in(environ)
+    query = environ.get("QUERY_STRING") if settings.show_query else None
+    request_id = environ.get(settings.request_id_key) if settings.request_id_key is not None else None
+    remote_address = environ.get(settings.remote_address_key)
+    age_seconds = max(0.0, now_monotonic - token)
+    inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
+    return Request(
+        method=method,
+        path=_whole_path(path, environ),
+        query=_text(query) or None,
+        remote_address=_text(remote_address) or None,
+        request_id=_text(request_id) or None,
+        started_at=now_unix - age_seconds,
+        age_seconds=age_seconds,
+        phase=PHASES[phase],
+        nested=tuple(request for request in inner if request is not None),
+    )
+
+
+def describe_last(core: Core, now_monotonic: float) -> LastRequest | None:
+    """The request that a core served before; None if there was none or one is in flight."""
+    if core.started or not core.ended:
+        return None
+    ended = core.ended
+    method, path = core.noted()
+    if core.started or core.ended != ended:
+        return None
+    return LastRequest(method, path, max(0.0, now_monotonic - ended))
+
+
+def _text(value: object) -> str | None:
+    # Only an exact str: a subclass, or anything with a __str__, would run code of the application on our thread.
+    if type(value) is not str:
+        return None
+    return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
+
+
+def _whole_path(noted: str, environ: dict[str, Any]) -> str:
+    """A path that was cut to fit its row is taken from the environ, in so far as the application left it there."""
+    if len(noted.encode("utf-8", "replace")) < _CUT_FROM_BYTES:
+        return noted
+    whole = _path_in(environ)
+    return whole if whole.startswith(noted[: _CUT_FROM_BYTES // 8]) else noted
+
+
+#: A path that fills its row to here may have been cut. Half of it: a Latin-1 character takes two bytes there.
+_CUT_FROM_BYTES = blackbox_format.PATH_BYTES // 2 - 1
+
+
+def _path_in(environ: dict[str, Any]) -> str:
+    return _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
+
+
+def _path(value: object) -> str:
+    """Undo PEP 3333's "bytes as Latin-1" for people: a path is UTF-8 nearly everywhere."""
+    if type(value) is not str:
+        return ""
+    text = value[:MAX_TEXT_CHARACTERS]
+    try:
+        text = text.encode("latin-1").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        pass
+    return text if len(value) <= MAX_TEXT_CHARACTERS else text + "…"

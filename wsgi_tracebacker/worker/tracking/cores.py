@@ -1,0 +1,248 @@
+"""Core numbers and thread names.
+
+Knows which number is free and what a thread is called. Refuses to parse the names that servers give their threads.
+
+A core belongs to a thread for as long as that lives (a thread pool keeps its numbers; a server that starts a thread
+for each request reuses them), and is freed when the thread-local value that marks it is collected with its thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.wire.table_layout import ROWS
+from wsgi_tracebacker.worker.blackbox.table import scratch_row
+from wsgi_tracebacker.worker.tracking.core import AbandonedCore, Core
+
+if TYPE_CHECKING:
+    import _thread
+    import weakref
+    from collections.abc import Callable
+
+    from wsgi_tracebacker.worker.blackbox.table import Row, Table
+    from wsgi_tracebacker.worker.tracking.core import Watcher
+
+#: A server's own number is taken up to here: far more threads than any process serves with.
+_MAX_PREFERRED = 4_096
+
+
+class Marker:
+    """Lives in a thread's local storage; when it goes, the thread has ended, and its core is free.
+
+    The finaliser can run anywhere, also inside our own lock: so it only appends to a deque, which is atomic.
+    """
+
+    __slots__ = ("_core", "_freed")
+
+    def __init__(self, core: Core, freed: deque[Core]) -> None:
+        self._core = core
+        self._freed = freed
+
+    def __del__(self) -> None:
+        self._freed.append(self._core)
+
+
+class Cores:
+    """The cores of one process."""
+
+    def __init__(self, allocate_lock: Callable[[], _thread.LockType]) -> None:
+        """``allocate_lock``: makes a lock that is real also under monkey patching."""
+        self._allocate_lock = allocate_lock
+        self._lock = allocate_lock()
+        #: Of every core.
+        self.watcher: Watcher | None = None
+        self._numbers: list[int] = []  # free ones below _next, as a heap
+        self._next = 0
+        self._taken: dict[int, Core] = {}
+        self._freed: deque[Core] = deque()
+        #: Requests that began in cores that were freed, less those that are counted in the rows of their successors.
+        self._begun_before = 0.0
+        self._table: Table | None = None
+        #: How many cores there are beyond the table's end.
+        self._unrecorded = 0
+        self._worker_number: int | None = None
+        self._is_abandoned = False
+
+    def take(
+        self,
+        ident: int,
+        native_id: int | None,
+        thread: threading.Thread | None,
+        greenlet: weakref.ref[Any] | None = None,
+        preferred: int | None = None,
+    ) -> tuple[Core, Marker]:
+        """Give a thread, or one of its greenlets, the core that its server calls it, else the smallest free one."""
+        dropped: list[object] = []
+        with self._lock:
+            self._reclaim(dropped)
+            number = self._free_number(preferred)
+            core = Core(number, ident, native_id, thread, self._allocate_lock)
+            core.greenlet = greenlet
+            core.watcher = self.watcher
+            row = self._row_of(core)
+            if row is not None:
+                core.use_row(row)
+                self._begun_before -= core.begun
+            self._taken[number] = core
+            self._count_unrecorded(core, 1)
+        if self._is_abandoned:
+            # While this core was made. abandon() may not have seen it.
+            _abandon(core)
+        self._name(core)
+        return core, Marker(core, self._freed)
+
+    def _free_number(self, preferred: int | None) -> int:
+        if preferred is not None and self._next <= preferred < _MAX_PREFERRED:
+            self._numbers.extend(range(self._next, preferred + 1))
+            self._next = preferred + 1
+        if preferred is not None and preferred in self._numbers:
+            self._numbers.remove(preferred)
+            heapq.heapify(self._numbers)
+            return preferred
+        if self._numbers:
+            return heapq.heappop(self._numbers)
+        self._next += 1
+        return self._next - 1
+
+    def all(self) -> list[Core]:
+        """Every core that is taken, idle ones too, by number."""
+        dropped: list[object] = []
+        with self._lock:
+            self._reclaim(dropped)
+            taken = self._taken
+            for core in taken.values():
+                if core.started or core.nested:
+                    _end_if_dropped(core, dropped)
+            return [taken[number] for number in sorted(taken)]
+
+    def serving(self) -> list[Core]:
+        """Those that serve a request, in no order. Takes no lock: whoever asks may hold any."""
+        return [core for core in list(self._taken.values()) if core.started > 0.0]
+
+    def settle(self, core: Core) -> None:
+        """End a request whose body was dropped by the server; called by the core's own thread."""
+        dropped: list[object] = []
+        with self._lock:
+            _end_if_dropped(core, dropped)
+
+    def record_in(self, table: Table) -> None:
+        """From now on, requests are noted in this table; those in flight go on there."""
+        with self._lock:
+            self._table = table
+            table.set_unrecorded(self._unrecorded)
+            for core in self._taken.values():
+                row = self._row_of(core)
+                if row is not None:
+                    core.change_row(row)
+
+    def leave_table(self) -> None:
+        """The table is closed: cores that are made from now on have no row in it.
+
+        Takes no lock: in a forked child it may be held for ever by a thread that is not there.
+        """
+        self._table = None
+
+    def _row_of(self, core: Core) -> Row | None:
+        # Read once: leave_table() takes it away without the lock.
+        table = self._table
+        if table is None or core.number is None:
+            return None
+        return table.row(core.number, core.ident, core.native_id)
+
+    def _count_unrecorded(self, core: Core, change: int) -> None:
+        if core.number is not None and core.number >= ROWS:
+            self._unrecorded += change
+            table = self._table
+            if table is not None:
+                table.set_unrecorded(self._unrecorded)
+
+    def abandon(self) -> None:
+        """Make every core unusable: this is another process, or the agent was stopped.
+
+        Takes no lock: in a forked child it may be held for ever by a thread that is not there.
+        """
+        self._is_abandoned = True
+        for core in list(self._taken.values()):
+            _abandon(core)
+
+    def finished(self) -> int:
+        """Requests finished since the process started to serve."""
+        with self._lock:
+            cores = self._taken.values()
+            return int(self._begun_before + sum(core.begun - (core.started > 0.0) for core in cores))
+
+    def name_threads(self, worker_number: int) -> None:
+        """Name all threads that serve, now and from now on, after worker and core."""
+        self._worker_number = worker_number
+        for core in self.all():
+            self._name(core)
+
+    def thread_name(self, core: Core) -> str | None:
+        """What a core's thread is called; None before the worker has a number, or where naming is off."""
+        if self._worker_number is None:
+            return None
+        return f"WSGIWorker{self._worker_number}Core{core.number}"
+
+    def name_of(self, core: Core) -> str:
+        """What a core is shown as: its thread's name, or where it has none, what it would be."""
+        if core.thread is not None:
+            return core.thread.name
+        return self.thread_name(core) or f"Core{core.number}"
+
+    def _name(self, core: Core) -> None:
+        name = self.thread_name(core)
+        if name is not None and core.thread is not None:
+            core.thread.name = name
+
+    def _reclaim(self, dropped: list[object]) -> None:
+        # A freed core whose request still runs (a body that outlived its thread) keeps its number until that ends.
+        for _ in range(len(self._freed)):
+            core = self._freed.popleft()
+            _end_if_dropped(core, dropped)
+            if core.started:
+                self._freed.append(core)
+                continue
+            if core.number is not None and self._taken.get(core.number) is core:
+                dropped.append(self._taken.pop(core.number))
+                heapq.heappush(self._numbers, core.number)
+                self._begun_before += core.begun
+                self._count_unrecorded(core, -1)
+
+
+def _abandon(core: Core) -> None:
+    core.__class__ = AbandonedCore
+    # It is the parent's, or stopped; its locks may be held for ever too.
+    core.watcher = None
+    # Its row is the parent's, or that of a file which was removed.
+    core.buffer, core.offset, core.marks = scratch_row()
+    # The end of its request will not be noted.
+    core.environ = None
+
+
+def _end_if_dropped(core: Core, dropped: list[object]) -> None:
+    """End the request of a body that was dropped without ``close()``, and those of bodies within it.
+
+    Under the lock, because others than the core's thread do this too: its own thread sees a request in flight, and
+    before it begins another it comes through settle() and waits here.
+
+    What the request held goes into ``dropped``, for the caller to let go of after the lock: destructors of the
+    application run then.
+    """
+    if core.body_was_dropped():
+        dropped.append(core.environ)
+        core.end(monotonic())
+    for inner in core.nested:
+        _end_if_dropped(inner, dropped)
+
+
+def known_thread(ident: int) -> threading.Thread | None:
+    """The ``threading.Thread`` of a thread, if there is one.
+
+    Not ``threading.current_thread()``: in a thread that Python did not start it makes a dummy that is never taken
+    away again, one for each greenlet under gevent.
+    """
+    return threading._active.get(ident)  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
