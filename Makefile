@@ -2,7 +2,8 @@
 # but Linux, make, and a Python 3.10 or newer with its venv module:
 #
 #     make demo       real gunicorn, four slow requests, and their stacks
-#     make test       the tests                        make test ARGS="-k gunicorn -x"
+#     make test       the tests, within six minutes    make test ARGS="-k gunicorn -x"
+#     make test-all   all of them: every kind of server, and what is slow; then `make fuzz` and `make soak`
 #     make check      lint, types, contracts
 #     make bench      the measurements                 make bench ARGS="--quick dump read"
 #     make bench-page the measurements, and docs/benchmarks.md from them
@@ -17,6 +18,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Tests that run at a time, on two CPUs: they wait more than they work.
+JOBS ?= 4
 # Of `make fuzz` and `make soak`.
 SECONDS ?= 60
 SOAK_SECONDS ?= 60
@@ -26,7 +29,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
+.PHONY: help demo test test-all check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -73,8 +76,17 @@ demo: $(VENV)/.with-example
 
 SERVERS := $(VENV)/.with-servers $(VENV)/.with-uwsgi $(VENV)-eventlet/.made
 
+# First those that may run side by side, then those that measure time, each by itself. pytest ends with 5 where there is
+# none among those that ARGS chooses.
+run_tests = $(RUN) pytest -n $(JOBS) --dist worksteal -m "not alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]; \
+    $(RUN) pytest -m "alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]
+
 test: $(VENV)/.with-test $(SERVERS)
-	@$(RUN) pytest $(ARGS)
+	@set -e; $(call run_tests,and not slow)
+
+test-all: $(VENV)/.with-test $(SERVERS)
+	@set -e; $(call run_tests)
+	@$(MAKE) --no-print-directory fuzz soak ARGS=
 
 check: lint types contracts
 

@@ -7,8 +7,6 @@ import gc
 import itertools
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,13 +18,11 @@ import hypothesis
 import pytest
 
 from tests.support import black_boxes
-from tests.support.leftovers import WATCHED, holdings
-from tests.support.programs import PROJECT
+from tests.support.leftovers import holdings
+from tests.support.programs import PROJECT, default_signals
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire import table_layout as blackbox
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.settings import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,6 +49,9 @@ hypothesis.settings.load_profile(
 )
 
 
+default_signals()
+
+
 def pytest_collection_finish() -> None:
     """Collections pass over the tests and what they import: to look at them took a quarter of the unit tests' time."""
     gc.collect()
@@ -60,72 +59,58 @@ def pytest_collection_finish() -> None:
         gc.freeze()
 
 
-#: One worker of the default base, killed within a request.
-_KILLED = """
-import os, signal
-from wsgi_tracebacker import TracebackerMiddleware
-
-wrapped = TracebackerMiddleware(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-wrapped({"REQUEST_METHOD": "GET", "PATH_INFO": "/killed"}, print)
-"""
-
-
 @pytest.fixture(scope="session", autouse=True)
-def a_worker_of_the_default_base_was_killed() -> Iterator[None]:
-    """As on a machine where somebody tried the README: a test that serves from the default base finds its black box.
+def default_base() -> Iterator[str]:
+    """The base of every worker that a test gives none: this process's own, so that runs and workers of a run differ.
 
-    It then logs what became of that worker, and leaves a file. Only where the machine is ours alone.
+    The other settings of the package do not reach from the developer's shell into a test.
     """
-    if not WATCHED or black_boxes.files_of(DEFAULT_SOCKET) or Path(f"{DEFAULT_SOCKET}1").exists():
-        yield
-        return
-    env = {name: value for name, value in os.environ.items() if not name.startswith("WSGI_TB_")}
-    killed = subprocess.run([sys.executable, "-c", _KILLED], cwd=PROJECT, check=False, timeout=60, env=env)
-    assert killed.returncode == -signal.SIGKILL
-    assert black_boxes.files_of(DEFAULT_SOCKET)
-    yield
-    black_boxes.remove(DEFAULT_SOCKET)
-    for path in (f"{DEFAULT_SOCKET}1", f"{DEFAULT_SOCKET}1.worker"):
-        Path(path).unlink(missing_ok=True)
+    for name in list(os.environ):
+        if name.startswith("WSGI_TB_") or name in ("NO_COLOR", "FORCE_COLOR"):
+            del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as folder:
+        os.environ["WSGI_TB_SOCKET"] = f"{folder}/default"
+        yield os.environ["WSGI_TB_SOCKET"]
+        del os.environ["WSGI_TB_SOCKET"]
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind() -> Iterator[None]:
+def leaves_nothing_behind(default_base: str) -> Iterator[None]:
     """Every test gives back its threads, child processes, descriptors, and files outside its own folder."""
-    before = holdings()
+    before = holdings(default_base)
     yield
 
     def given_back() -> bool:
-        if not holdings().beyond(before):
+        if not holdings(default_base).beyond(before):
             return True
         gc.collect()  # what is closed when it is collected is given back too
-        return not holdings().beyond(before)
+        return not holdings(default_base).beyond(before)
 
-    wait_until(given_back, lambda: f"it gave back {holdings().beyond(before)}", LEFTOVER_SECONDS)
-
-
-@pytest.fixture(autouse=True)
-def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment variables of the package do not reach from the developer's shell into a test."""
-    for name in list(os.environ):
-        if name.startswith("WSGI_TB_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
+    wait_until(given_back, lambda: f"it gave back {holdings(default_base).beyond(before)}", LEFTOVER_SECONDS)
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder with a short path, for UNIX sockets: their paths have at most 107 bytes, and tmp_path is long."""
+    """A folder with a short path, for UNIX sockets: their paths have at most 107 bytes, and tmp_path is long.
+
+    Workers whose cards are left there were killed, and the test has to take away their black boxes.
+    """
     folder = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
     yield folder
+    left = black_boxes.named_in(folder)
     shutil.rmtree(folder)
+    for path in left:
+        path.unlink(missing_ok=True)
+    assert left == []
 
 
 @pytest.fixture
-def base(short_path: Path) -> Iterator[str]:
+def base(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A base path of our own for worker sockets, short and in a folder of its own.
 
     Middleware that served requests in this very process is at its end after the test, and the main thread has its
-    name again. So are the black boxes of workers that were killed: nothing else would take them away.
+    name again. So are the black boxes of workers that were killed: nothing else would take them away. What a test has
+    patched stays so until then: its ``os.kill`` is not given back to a watchdog that still runs.
     """
     main = threading.main_thread()
     name = main.name
@@ -133,9 +118,6 @@ def base(short_path: Path) -> Iterator[str]:
     agent.stop()
     main.name = name
     # A worker that a test kills leaves its black box, for a successor that will never come.
-    of_base = blackbox.file_name(str(short_path / "tb"), 1, 0, blackbox.TABLE).split(".")[2]
-    for left in Path("/dev/shm").glob(f"wsgi_tracebacker.*.{of_base}.*"):
-        left.unlink(missing_ok=True)
     black_boxes.remove(str(short_path / "tb"))
 
 

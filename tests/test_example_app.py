@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -107,16 +109,6 @@ def test_the_example_runs_wrapped_under_gunicorn(gunicorn: StartGunicorn, base: 
     assert os.path.exists(base + "1")
 
 
-@pytest.fixture
-def temporary_folders() -> set[str]:
-    """The demonstration's folders that stand in /tmp already."""
-    return demo_folders()
-
-
-def demo_folders() -> set[str]:
-    return {name for name in os.listdir("/tmp") if name.startswith("wsgi-tb-")}
-
-
 def start_demo() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "example_app.demo"],
@@ -129,7 +121,14 @@ def start_demo() -> subprocess.Popen[str]:
     )
 
 
-def test_the_demonstration_shows_four_stacks(temporary_folders: set[str]) -> None:
+def folder_of(output: str) -> Path:
+    """Where it kept its sockets and its log, by the first command that it showed."""
+    found = re.search(r"^\$ WSGI_TB_SOCKET=(/tmp/wsgi-tb-\w+)/", output, re.MULTILINE)
+    assert found is not None, output
+    return Path(found[1])
+
+
+def test_the_demonstration_shows_four_stacks() -> None:
     """It shows every function of each of the four slow requests, ends with 0, and leaves neither folder nor process."""
     require_program("gunicorn")
     with start_demo() as demo:
@@ -137,19 +136,23 @@ def test_the_demonstration_shows_four_stacks(temporary_folders: set[str]) -> Non
     assert demo.returncode == 0, output
     for function in CHAIN[1:]:
         assert output.count(f"in {function}\n") == 4, output
-    assert demo_folders() == temporary_folders
+    assert not folder_of(output).exists()
 
 
-def test_an_interrupted_demonstration_takes_everything_down(temporary_folders: set[str]) -> None:
+def test_an_interrupted_demonstration_takes_everything_down() -> None:
     """^C in the middle leaves neither gunicorn nor the folder behind."""
+    shown: list[str] = []
     with start_demo() as demo:
         assert demo.stdout is not None
         # It says so once gunicorn listens.
         for line in demo.stdout:
+            shown.append(line)
             if "curl" in line:
                 break
+        folder = folder_of("".join(shown))
+        assert folder.exists()
         demo.send_signal(signal.SIGINT)
         output, _ = demo.communicate()
     assert demo.returncode == 128 + signal.SIGINT, output
-    assert demo_folders() == temporary_folders
+    assert not folder.exists()
     assert [pid for pid in holdings().children if "gunicorn" in pid] == []

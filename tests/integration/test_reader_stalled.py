@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.card import Card
 
-#: Reads of a busy worker; each takes some seconds there.
-BUSY_READS = 4
-
-
 worker = functools.partial(telling, "stalling_worker")
 
 
@@ -156,11 +152,12 @@ def test_a_full_stacks_file_starts_anew(base: str) -> None:
         assert dumps_so_far(base) < dump_request.MAX_STACKS_BYTES
 
 
-@pytest.mark.slow
-def test_a_busy_worker_is_never_signalled(base: str) -> None:
+# Each read takes some seconds there.
+@pytest.mark.parametrize("reads", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_busy_worker_is_never_signalled(base: str, reads: int) -> None:
     """64 CPU-bound threads, whose listener waits for the GIL for seconds: asked again and again, it gets no signal."""
     with worker(base, "spin") as process:
-        for _ in range(BUSY_READS):
+        for _ in range(reads):
             _, out, _ = run("read", base, "--timeout", "2.5")
             assert "GET /spin" in out
             assert "stalled" not in out
@@ -168,6 +165,7 @@ def test_a_busy_worker_is_never_signalled(base: str) -> None:
         assert dumps_so_far(base) == 0
 
 
+@pytest.mark.alone
 @needs_pydll
 def test_a_busy_worker_is_shown_after_a_second(base: str) -> None:
     """From its table, with its request, age and thread, in every format."""

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 import wsgi_tracebacker
 from tests.support import clients
 from tests.support.interpreters import COUNTS_REFERENCES, drop_what_nobody_has
@@ -27,6 +25,8 @@ from wsgi_tracebacker.worker.stacks import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 
 def simple(request: Any, start_response: Any) -> Any:
@@ -195,7 +195,6 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.slow
 def test_twenty_thousand_dumps_leave_nothing(base: str) -> None:
     """uWSGI leaks 10 kB a dump: here neither memory, descriptors nor threads grow."""
     with held(base, lambda wait: recursive(4, wait), 2):

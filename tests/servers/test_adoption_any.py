@@ -130,6 +130,7 @@ def test_uwsgi_without_threads_is_warned_of(command: StartCommand) -> None:
     )
     for _ in range(2):
         assert clients.request(address, "/quick").text == "done\n"
+    server.wait_for_log(WITHOUT_THREADS)
     assert len(re.findall(WITHOUT_THREADS, server.log_text(), re.MULTILINE)) == 1
 
 
@@ -143,6 +144,8 @@ def test_debians_uwsgi(option: tuple[str, ...], command: StartCommand, base: str
         env={"WSGI_TB_APP": "tests.programs.unwrapped:application"},
     )
     threads = [clients.request(address, "/quick").headers["x-threads"] for _ in range(2)]
+    if threads == ["0", "0"]:
+        server.wait_for_log(WITHOUT_THREADS)
     assert len(re.findall(WITHOUT_THREADS, server.log_text(), re.MULTILINE)) == (1 if threads == ["0", "0"] else 0)
     if option:
         assert threads == ["1", "1"]

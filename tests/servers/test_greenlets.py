@@ -118,19 +118,25 @@ def functions(thread: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(kind: str, start: Callable[..., Started]) -> None:
+def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(
+    kind: str, start: Callable[..., Started], tmp_path: Path
+) -> None:
     """Without any option: those that wait with their own stacks, the one that runs with its, the hub as blocked; one
     line more when it runs again, and a background greenlet that blocks is named as serving none.
     """
     started = start(kind)
+    gate = tmp_path / "gate"
     with clients.in_flight(started.address, "/wait"), clients.in_flight(started.address, "/stream") as streaming:
         assert streaming.getresponse().status == 200
         wait_until(lambda: started.serving("/wait") and started.serving("/stream"), "both are served")
         [hub] = [thread for thread in started.threads() if thread["kind"] == "hub"]
         assert hub["hub"]["state"] in ("idle", "running")
-        with clients.in_flight(started.address, "/unpatched?2") as blocking:
-            report = started.wait_for_record("hub: .* is blocked for")
-            threads = started.threads()
+        with clients.in_flight(started.address, f"/unpatched?{gate}") as blocking:
+            try:
+                report = started.wait_for_record("hub: .* is blocked for")
+                threads = started.threads()
+            finally:
+                gate.touch()
             assert blocking.getresponse().status == 200
         by_path = {thread["request"]["path"]: thread for thread in threads if thread["request"]}
         assert {path: thread["greenlet"] for path, thread in by_path.items()} == {
@@ -272,12 +278,16 @@ def test_it_strikes_nobody_else(kind: str, start: Callable[..., Started]) -> Non
 
 
 @pytest.mark.parametrize("kind", ["gevent", "eventlet"])
-def test_a_fork_in_a_worker_takes_nothing_away(kind: str, start: Callable[..., Started]) -> None:
+def test_a_fork_in_a_worker_takes_nothing_away(kind: str, start: Callable[..., Started], tmp_path: Path) -> None:
     """The hub still hears us, so it is not called blocked; a worker that ends with requests in flight ends in order."""
     started = start(kind, hub_blocked="0.4")
     assert started.get("/fork").text == "done\n"
-    with clients.in_flight(started.address, "/unpatched?1"):
-        started.wait_for_record("is blocked .*by GET /unpatched")
+    gate = tmp_path / "gate"
+    with clients.in_flight(started.address, f"/unpatched?{gate}"):
+        try:
+            started.wait_for_record("is blocked .*by GET /unpatched")
+        finally:
+            gate.touch()
     started.wait_for_record("hub runs again")
     with clients.in_flight(started.address, "/about?600"):
         wait_until(lambda: started.serving("/about"), "it waits")

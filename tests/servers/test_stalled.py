@@ -88,6 +88,7 @@ def check_stalled(document: dict[str, Any], number: int) -> str:
     return path
 
 
+@pytest.mark.alone
 def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base: str) -> None:
     """Each with its request and the line that calls re.match, all within four seconds; and the list says stalled."""
     with contextlib.ExitStack() as connections:

@@ -66,6 +66,7 @@ def seconds_until_dropped(address: clients.Address, path: str) -> float:
     raise AssertionError("it was answered")
 
 
+@pytest.mark.alone
 def test_kill_ends_a_stall_and_the_successor_tells(gunicorn: StartGunicorn, uwsgi: StartUwsgi, base: str) -> None:
     """On time plus the margin, without the GIL; the successor has the number, and its log names the request, with the
     stack that was taken before the end. uWSGI's harakiri of the same limit, with its tracebacker, logs no such stack.
@@ -157,6 +158,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", SERVERS.values(), ids=SERVERS)
 def test_three_that_are_stalled_at_once_are_killed_in_time(
     request: pytest.FixtureRequest, base: str, arguments: tuple[str, ...]
@@ -208,6 +210,7 @@ def rounded(seconds: list[float]) -> str:
     return ", ".join(f"{each:.2f}" for each in seconds)
 
 
+@pytest.mark.alone
 def test_three_that_are_stalled_at_once_under_uwsgis_own_harakiri(uwsgi: StartUwsgi) -> None:
     """What ours is measured beside: it looks once a second, and sends SIGKILL by the clock."""
     server = uwsgi(

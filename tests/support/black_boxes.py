@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.wire import card_json
 from wsgi_tracebacker.wire import table_layout as layout
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -14,6 +17,16 @@ def files_of(base: str) -> list[Path]:
     """What workers of a base have left in shared memory, whoever they ran as."""
     of_base = layout.file_name(base, 0, 0, "").split(".")[2]
     return sorted(SHARED_MEMORY.glob(f"wsgi_tracebacker.*.{of_base}.*"))
+
+
+def named_in(folder: Path) -> list[Path]:
+    """What is left in shared memory of the workers whose cards are left in a folder."""
+    bases = set()
+    for card in folder.rglob("*.worker"):
+        with contextlib.suppress(OSError, FormatError):
+            if card.is_file():
+                bases.add(card_json.decode(card.read_bytes()).base)
+    return [path for base in sorted(bases) for path in files_of(base)]
 
 
 def path_of(base: str, number: int, kind: str) -> Path:

@@ -7,11 +7,8 @@ import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tests.support import black_boxes
 from tests.support.servers import children_of
-
-#: Where the package puts files that no test of ours asked for: its default base, and its black boxes. Looked at where
-#: the machine is ours alone: a developer's own service, or a second run beside this one, has such files too.
-WATCHED = (("/tmp", "tbsocket*"), ("/dev/shm", "wsgi_tracebacker.*")) if os.environ.get("CI") == "true" else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +30,19 @@ class Holdings:
         return {kind: things for kind, things in more.items() if things}
 
 
-def holdings() -> Holdings:
-    """What this process holds now."""
+def holdings(base: str | None = None) -> Holdings:
+    """What this process holds now; of files those of workers of a base."""
     return Holdings(
         threads=frozenset(f"{thread.name} ({thread.ident})" for thread in threading.enumerate()),
         kernel_threads=frozenset(os.listdir("/proc/self/task")),
         children=frozenset(f"{pid}: {_command_line(pid)}" for pid in children_of(os.getpid())),
         descriptors=frozenset(_descriptors()),
-        files=frozenset(str(path) for folder, pattern in WATCHED for path in Path(folder).glob(pattern)),
+        files=frozenset(map(str, _files_of(base) if base is not None else ())),
     )
+
+
+def _files_of(base: str) -> list[Path]:
+    return [*Path(base).parent.glob(f"{Path(base).name}*"), *black_boxes.files_of(base)]
 
 
 def _descriptors() -> list[str]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+#: What a shell ignores for a command that it starts in the background, and nohup; children inherit that.
+INTERRUPTIONS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -57,3 +61,10 @@ def cannot_be_tried(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}; under CI=true no test is left out for that", pytrace=False)
     pytest.skip(reason)
+
+
+def default_signals() -> None:
+    """Let signals that end a program end those that this one starts, also where it was started in the background."""
+    for number in INTERRUPTIONS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

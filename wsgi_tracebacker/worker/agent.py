@@ -155,7 +155,8 @@ class Agent:
 
     def _start(self) -> None:
         self._group_id = _group_id(self.settings.group)
-        _warn("uwsgi threads", startup_warnings.no_threads())
+        if (reason := startup_warnings.no_threads()) is not None:
+            faults.warn_once_here("uwsgi threads", reason)
         try:
             # First: without a thread, a socket on which nobody answers would be worse than none.
             listener = self._start_listener()

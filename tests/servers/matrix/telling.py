@@ -55,6 +55,9 @@ FILE_BYTES = 1024 * 1024
 _TRANSFERS = "sendfile,splice,read,readv,write,writev,sendto,sendmsg"
 _CALL = re.compile(r"^\d+ +(?:<\.\.\. )?(\w+)(?: resumed>|\().* = (\d+)$", re.MULTILINE)
 
+WARNING = re.compile("harakiri will kill this process, and .+")
+WARNING_SECONDS = 1.0
+
 _LENGTH_HEADERS = ("content-length", "transfer-encoding", "connection")
 
 
@@ -258,8 +261,11 @@ class _Story:
 
     def _warned(self) -> str:
         clients.request(self._server.address, "/killing/quick")
-        said = re.search(r"harakiri will kill this process, and (.+)", self._server.log_text())
-        return "warned" if said else "not warned"
+        # It is logged on a thread of its own, a moment after the request has ended.
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: WARNING.search(self._server.log_text()), "it is warned", WARNING_SECONDS)
+            return "warned"
+        return "not warned"
 
     # --- its end
 

@@ -169,6 +169,7 @@ def test_the_base_comes_from_the_environment_or_is_the_default(
     asked: Asked, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WSGI_TB_SOCKET, if it is not empty, is the base for who names none."""
+    monkeypatch.delenv("WSGI_TB_SOCKET")
     run(verb)
     assert asked.bases == ("/tmp/tbsocket",)
     monkeypatch.setenv("WSGI_TB_SOCKET", "")

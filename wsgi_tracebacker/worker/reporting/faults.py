@@ -37,6 +37,12 @@ def warn_once(key: str, message: str, *arguments: object) -> None:
         reporter.current().post(reporter.Entry(logs.PACKAGE, logging.WARNING, message, *words))
 
 
+def warn_once_here(key: str, text: str) -> None:
+    """Log a warning once, on the caller's thread: for where the reporter's does not run."""
+    if _is_new(key):
+        logs.emit(logs.PACKAGE, logging.WARNING, "%s", text)
+
+
 def _is_new(key: str) -> bool:
     if key in _seen or len(_seen) >= _MAX_REMEMBERED:
         return False

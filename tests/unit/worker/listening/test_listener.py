@@ -401,7 +401,7 @@ def test_a_listener_that_lost_a_descriptor_goes_silent(
         theirs.bind(f"{path}.theirs")
         theirs.listen()
         os.dup2(theirs.fileno(), number)
-        wait_until(lambda: len(os.listdir("/proc/self/task")) == 1, "its thread has ended")
+        wait_until(lambda: not os.path.exists(f"/proc/self/task/{running.native_id}"), "its thread has ended")
         caller.connect(f"{path}.theirs")
         running.stop(10)
         answers.listening.close()
