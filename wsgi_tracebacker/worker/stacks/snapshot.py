@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.tracking.cores import Cores
 
 #: Threads whose state and wait channel are read, those with the oldest requests first. Each takes six system calls,
-#: some 18 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
+#: some 20 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
 MAX_KERNEL_VIEWS = 64
 
 
