@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model.card import Card
+
+#: A base, and the process of its only worker.
+Stalled = tuple[str, "subprocess.Popen[str]"]
 
 worker = functools.partial(telling, "stalling_worker")
 
@@ -59,34 +63,45 @@ def card_of(base: str) -> Card:
     return cards.decode(Path(cards.card_path(base, 1)).read_bytes())
 
 
+@pytest.fixture(scope="module")
+def stalled() -> Iterator[Stalled]:
+    """A base and the process of its only worker, for tests that leave both as they are: it burns a CPU."""
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as folder:
+        base = f"{folder}/tb"
+        with worker(base, "backtrack") as process:
+            yield base, process
+        black_boxes.remove(base)
+
+
 def dumps_so_far(base: str) -> int:
     return black_boxes.path_of(base, 1, blackbox.STACKS).stat().st_size
 
 
 @needs_outside_help
-def test_a_stalled_worker_shows_its_stacks(base: str) -> None:
+def test_a_stalled_worker_shows_its_stacks(stalled: Stalled) -> None:
     """Request, stack, source lines and the GIL's holder; the list says it too, without a signal."""
-    with worker(base, "backtrack") as process:
-        assert "stalled" in run("list", base, "--timeout", "10")[1]
-        assert dumps_so_far(base) == 0
-        document = read(base)
-        assert (document["source"], document["state"], document["worker"]["pid"]) == (
-            "faulthandler",
-            "stalled",
-            process.pid,
-        )
-        [thread] = document["threads"]
-        assert (thread["request"]["method"], thread["request"]["path"]) == ("GET", "/backtrack")
-        assert (thread["name"], thread["native_id"], thread["core"]) == ("WSGIWorker1Core0", process.pid, 0)
-        assert thread["holds_gil"] is True
-        innermost = "match" if sys.version_info < (3, 15) else "prefixmatch"  # what re.match() calls itself
-        assert [frame["function"] for frame in thread["frames"][-3:]] == ["tell", "backtrack_for_ever", innermost]
-        assert thread["frames"][-2]["source"] == '    re.match("(a+)+$", "a" * 40 + "b")'
-        text = run("read", base, "--timeout", "10")[1]
-        assert text.startswith(f"worker 1  pid {process.pid}  ")
-        assert "1 in flight  stalled, no answer\n" in text
-        assert ", running, holds the GIL\n" in text
-        assert process.poll() is None
+    base, process = stalled
+    dumps = dumps_so_far(base)
+    assert "stalled" in run("list", base, "--timeout", "10")[1]
+    assert dumps_so_far(base) == dumps
+    document = read(base)
+    assert (document["source"], document["state"], document["worker"]["pid"]) == (
+        "faulthandler",
+        "stalled",
+        process.pid,
+    )
+    [thread] = document["threads"]
+    assert (thread["request"]["method"], thread["request"]["path"]) == ("GET", "/backtrack")
+    assert (thread["name"], thread["native_id"], thread["core"]) == ("WSGIWorker1Core0", process.pid, 0)
+    assert thread["holds_gil"] is True
+    innermost = "match" if sys.version_info < (3, 15) else "prefixmatch"  # what re.match() calls itself
+    assert [frame["function"] for frame in thread["frames"][-3:]] == ["tell", "backtrack_for_ever", innermost]
+    assert thread["frames"][-2]["source"] == '    re.match("(a+)+$", "a" * 40 + "b")'
+    text = run("read", base, "--timeout", "10")[1]
+    assert text.startswith(f"worker 1  pid {process.pid}  ")
+    assert "1 in flight  stalled, no answer\n" in text
+    assert ", running, holds the GIL\n" in text
+    assert process.poll() is None
 
 
 @needs_pydll
@@ -112,35 +127,38 @@ def test_who_runs_beside_a_holder_that_sleeps_is_not_said_to_hold_it(base: str) 
         assert re.search(r" GET /beside  .*, sleeping$", text, re.MULTILINE)
 
 
-def test_without_a_signal_there_is_the_table(base: str) -> None:
+def test_without_a_signal_there_is_the_table(stalled: Stalled) -> None:
     """--no-signal: the state is known, the request and its thread are shown, no stacks, nothing sent."""
-    with worker(base, "backtrack") as process:
-        document = read(base, "--no-signal")
-        assert (document["source"], document["state"]) == ("table", "stalled")
-        [thread] = document["threads"]
-        assert (thread["request"]["path"], thread["request"]["phase"], thread["frames"]) == (
-            "/backtrack",
-            "unknown",
-            [],
-        )
-        assert thread["ident"]
-        assert thread["native_id"] == process.pid
-        _, out, _ = run("read", base, "--no-signal", "--format", "uwsgi", "--timeout", "10")
-        assert "filename = <stalled, no answer> lineno = 0 function = request line = GET /backtrack  " in out
-        assert dumps_so_far(base) == 0
+    base, process = stalled
+    dumps = dumps_so_far(base)
+    document = read(base, "--no-signal")
+    assert (document["source"], document["state"]) == ("table", "stalled")
+    [thread] = document["threads"]
+    assert (thread["request"]["path"], thread["request"]["phase"], thread["frames"]) == (
+        "/backtrack",
+        "unknown",
+        [],
+    )
+    assert thread["ident"]
+    assert thread["native_id"] == process.pid
+    _, out, _ = run("read", base, "--no-signal", "--format", "uwsgi", "--timeout", "10")
+    assert "filename = <stalled, no answer> lineno = 0 function = request line = GET /backtrack  " in out
+    assert dumps_so_far(base) == dumps
 
 
 @needs_outside_help
-def test_readers_at_the_same_time_do_not_mix_their_dumps(base: str) -> None:
-    """Each gets one whole dump_request."""
-    with worker(base, "backtrack"), contextlib.ExitStack() as stack:
+def test_readers_at_the_same_time_do_not_mix_their_dumps(stalled: Stalled) -> None:
+    """Each gets one whole dump."""
+    base, _ = stalled
+    dumps = dumps_so_far(base)
+    with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(command("read", base, "--format", "json", "--timeout", "10")) for _ in range(3)]
         for reader in readers:
             [document] = json.loads(reader.communicate(timeout=60)[0])["workers"]
             [thread] = document["threads"]
             assert [frame["function"] for frame in thread["frames"]].count("backtrack_for_ever") == 1
-        content = black_boxes.path_of(base, 1, blackbox.STACKS).read_text(encoding="utf-8")
-        assert content.count("in backtrack_for_ever") == len(readers)
+        content = black_boxes.path_of(base, 1, blackbox.STACKS).read_bytes()[dumps:]
+        assert content.count(b"in backtrack_for_ever") == len(readers)
 
 
 @needs_outside_help
@@ -216,12 +234,15 @@ def test_a_stopped_worker_is_called_so(base: str) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage", "version", "link", "pipe", "gone"])
-def test_a_table_that_cannot_be_believed_is_said(base: str, harm: str) -> None:
+def test_a_table_that_cannot_be_believed_is_said(stalled: Stalled, tmp_path: Path, harm: str) -> None:
     """The worker is busy, the reason stands on stderr, nothing is shown, nothing signalled."""
-    with worker(base, "backtrack") as process:
-        path = black_boxes.path_of(base, 1, blackbox.TABLE)
-        content = path.read_bytes()
-        path.unlink()
+    base, process = stalled
+    dumps = dumps_so_far(base)
+    path = black_boxes.path_of(base, 1, blackbox.TABLE)
+    aside = path.with_name(f"{path.name}.aside")
+    path.rename(aside)
+    try:
+        content = aside.read_bytes()
         if harm == "cut":
             path.write_bytes(content[:-1])
         elif harm == "garbage":
@@ -231,7 +252,7 @@ def test_a_table_that_cannot_be_believed_is_said(base: str, harm: str) -> None:
         elif harm == "pipe":
             os.mkfifo(path)
         elif harm == "link":
-            other = Path(f"{base}-elsewhere")
+            other = tmp_path / "elsewhere"
             other.write_bytes(content)
             path.symlink_to(other)
         code, out, err = run("read", base, "--timeout", "2.5")
@@ -239,7 +260,9 @@ def test_a_table_that_cannot_be_believed_is_said(base: str, harm: str) -> None:
         assert ", busy): timed out: it did not answer within " in err
         assert "black box" in err
         assert process.poll() is None
-        assert dumps_so_far(base) == 0
+        assert dumps_so_far(base) == dumps
+    finally:
+        aside.replace(path)
 
 
 @contextlib.contextmanager
@@ -264,9 +287,11 @@ def start_ticks(pid: int) -> int:
 
 
 @needs_outside_help
-def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
+def test_another_program_with_the_pid_is_never_signalled(stalled: Stalled) -> None:
     """Neither by the start time of the card's process, nor if a card names it truly: it does not catch the signal."""
-    with worker(base, "backtrack"), bystander() as other:
+    base, _ = stalled
+    dumps = dumps_so_far(base)
+    with bystander() as other:
         card = card_of(base)
         with pytest.raises(dump_request.Refused, match="not the one of its card"):
             ask(card._replace(pid=other.pid))
@@ -279,48 +304,57 @@ def test_another_program_with_the_pid_is_never_signalled(base: str) -> None:
         with pytest.raises(OSError, match="belongs to uid"):
             ask(card._replace(uid=os.geteuid() + 1))
         assert other.poll() is None
-        assert dumps_so_far(base) == 0
+        assert dumps_so_far(base) == dumps
 
 
 @needs_outside_help
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, 0, -1, 65])
-def test_a_signal_that_is_not_caught_is_never_sent(base: str, number: int) -> None:
+def test_a_signal_that_is_not_caught_is_never_sent(stalled: Stalled, number: int) -> None:
     """Whatever a card says."""
-    with worker(base, "backtrack") as process:
-        with pytest.raises(dump_request.Refused, match=r"does not catch|cannot be sent"):
-            ask(card_of(base)._replace(dump_signal=number))
-        assert process.poll() is None
+    base, process = stalled
+    with pytest.raises(dump_request.Refused, match=r"does not catch|cannot be sent"):
+        ask(card_of(base)._replace(dump_signal=number))
+    assert process.poll() is None
 
 
-def test_without_a_handle_on_the_process_nothing_is_signalled(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_handle_on_the_process_nothing_is_signalled(
+    stalled: Stalled, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on PyPy, whose os has no pidfd_open: a pid alone may be another process's by the time of the signal."""
+    base, process = stalled
+    dumps = dumps_so_far(base)
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    with worker(base, "backtrack") as process:
-        with pytest.raises(dump_request.Refused, match="cannot name its process safely"):
-            ask(card_of(base))
-        assert process.poll() is None
-        assert dumps_so_far(base) == 0
+    with pytest.raises(dump_request.Refused, match="cannot name its process safely"):
+        ask(card_of(base))
+    assert process.poll() is None
+    assert dumps_so_far(base) == dumps
 
 
 @needs_outside_help
-def test_what_goes_on_is_not_signalled(base: str) -> None:
+def test_what_goes_on_is_not_signalled(stalled: Stalled) -> None:
     """The last question before the signal is whether it is still stalled."""
-    with worker(base, "backtrack"):
-        asking = dump_request.ask(card_of(base), Processes(), lambda: "its table has changed")
-        with pytest.raises(dump_request.Refused, match="it has gone on: its table has changed"):
-            next(asking)
-        assert dumps_so_far(base) == 0
+    base, _ = stalled
+    dumps = dumps_so_far(base)
+    asking = dump_request.ask(card_of(base), Processes(), lambda: "its table has changed")
+    with pytest.raises(dump_request.Refused, match="it has gone on: its table has changed"):
+        next(asking)
+    assert dumps_so_far(base) == dumps
 
 
-def test_a_worker_in_another_namespace_is_shown_and_not_signalled(base: str, short_path: Path) -> None:
+def test_a_worker_in_another_namespace_is_shown_and_not_signalled(stalled: Stalled) -> None:
     """Its pid means nobody here: the table is shown, with where to run the command to see more."""
-    with worker(base, "backtrack"):
-        card = card_of(base)._replace(pid_namespace=1)
-        Path(cards.card_path(base, 1)).write_bytes(cards.encode(card))
+    base, _ = stalled
+    dumps = dumps_so_far(base)
+    path = Path(cards.card_path(base, 1))
+    content = path.read_bytes()
+    path.write_bytes(cards.encode(cards.decode(content)._replace(pid_namespace=1)))
+    try:
         code, out, err = run("read", base, "--timeout", "3")
-        assert (code, "GET /backtrack" in out, "  busy, no answer\n" in out) == (1, True, True)
-        assert "it runs in another pid namespace: to see more, run wsgi-tb inside its container" in err
-        assert dumps_so_far(base) == 0
+    finally:
+        path.write_bytes(content)
+    assert (code, "GET /backtrack" in out, "  busy, no answer\n" in out) == (1, True, True)
+    assert "it runs in another pid namespace: to see more, run wsgi-tb inside its container" in err
+    assert dumps_so_far(base) == dumps
 
 
 @needs_outside_help
