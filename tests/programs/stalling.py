@@ -1,7 +1,7 @@
-"""A wrapped WSGI callable that can do to its worker what applications do: hold the GIL for ever, burn CPU, die.
+"""A wrapped WSGI callable that can do to its worker what applications do: hold the GIL for ever, wait, die.
 
-``/stall…`` backtracks for ever, ``/wait…`` waits for ever, ``/spin`` starts 64 threads that burn CPU and answers,
-``/die/exit`` and ``/die/fault`` end the process on the spot; anything else answers at once.
+``/stall…`` backtracks for ever, ``/wait…`` waits for ever, ``/die/exit`` and ``/die/fault`` end the process on the
+spot; anything else answers at once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-SPINNING_THREADS = 64
-
 
 def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     path = environ["PATH_INFO"]
@@ -28,9 +26,6 @@ def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
         backtrack_for_ever()
     elif path.startswith("/wait"):
         threading.Event().wait()
-    elif path == "/spin":
-        for _ in range(SPINNING_THREADS):
-            threading.Thread(target=spin, daemon=True).start()
     elif path == "/die/exit":
         # 3 and 4 would have gunicorn give up.
         os._exit(7)
@@ -42,11 +37,6 @@ def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
 
 def backtrack_for_ever() -> None:
     re.match("(a+)+$", "a" * 40 + "b")
-
-
-def spin() -> None:
-    while True:
-        pass
 
 
 application = TracebackerMiddleware(choose)

@@ -17,13 +17,18 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from tests.programs.stalling import SPINNING_THREADS, spin
 from wsgi_tracebacker import TracebackerMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+SPINNING_THREADS = 64
+
+#: Set when all of them have been started: beside threads that burn CPU that would take seconds.
+may_spin = threading.Event()
 
 
 def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -44,6 +49,7 @@ def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
         time.sleep(0.2)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    may_spin.set()
     if environ["PATH_INFO"] == "/backtrack":
         backtrack_for_ever()
     elif environ["PATH_INFO"] in ("/deadlock", "/beside", "/unproven"):
@@ -53,6 +59,12 @@ def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     else:
         time.sleep(3600)
     return []
+
+
+def spin() -> None:
+    may_spin.wait()
+    while True:
+        pass
 
 
 def backtrack_for_ever() -> None:

@@ -286,8 +286,8 @@ def test_grace(hang: Callable[..., Gunicorn], log: Path, base: str) -> None:
     assert worker not in server.workers()
 
 
-#: Tens of thousands where there is time for them.
-@pytest.mark.parametrize("requests", [16_000 if os.environ.get("CI") == "true" else 1_600])
+# Tens of thousands where there is time for them.
+@pytest.mark.parametrize("requests", [1_600, pytest.param(16_000, marks=pytest.mark.slow)])
 def test_it_never_strikes_a_later_request(requests: int, hang: Callable[..., Gunicorn], log: Path) -> None:
     """Requests that end within a millisecond of their deadline, and quick ones after them on the same threads."""
     clients_at_once = 16

@@ -28,9 +28,10 @@ def test_a_thread_that_waits_is_seen_waiting() -> None:
     thread.start()
     try:
         folder = f"/proc/self/task/{thread.native_id}"
-        wait_until(lambda: (found := proc.stat(folder)) is not None and found.letter == "S", "it waits")
+        # It may sleep for other reasons before: while it starts.
+        wait_until(lambda: "futex" in (proc.wait_channel(folder) or ""), "it waits")
+        wait_until(lambda: (found := proc.stat(folder)) is not None and found.letter == "S", "it sleeps")
         assert thread.native_id in proc.threads("/proc/self")
-        assert "futex" in (proc.wait_channel(folder) or "")
         assert proc.system_call(folder) is not None
         times = proc.run_times(folder)
         assert times is not None
