@@ -206,7 +206,9 @@ def end(signal_number: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGHUP, end)
+    # Under nohup it is ignored.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, end)
     try:
         # Not where TMPDIR says: the path of a UNIX socket has at most 107 bytes.
         with tempfile.TemporaryDirectory(prefix="wsgi-tb-", dir="/tmp") as folder, no_black_boxes(Path(folder) / "tb"):

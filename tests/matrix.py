@@ -40,6 +40,9 @@ SUITE = "sid"
 #: Minutes are needed for one interpreter; this is for one that hangs, seconds.
 RUN_SECONDS = 30 * 60
 
+#: As `make test` runs them, without those that measure time and have to be alone.
+SIDE_BY_SIDE = ("-n", "4", "--dist", "worksteal", "-m", "not alone")
+
 #: Run by an interpreter: who it is, as a name of WANTED, and its whole version. It fails where there is no venv module.
 WHO_ARE_YOU = """
 import ensurepip, json, platform, sys, venv
@@ -258,7 +261,7 @@ class Debian:
 def environment_commands(name: str, executable: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Two commands, run in the project's folder: one makes the virtual environment, the other runs the tests in it."""
     venv = f".venv-{name}"
-    tests = [f"{venv}/bin/python", "-m", "pytest", "-q", "tests/unit", "tests/integration"]
+    tests = [f"{venv}/bin/python", "-m", "pytest", "-q", *SIDE_BY_SIDE, "tests/unit", "tests/integration"]
     return (
         ["make", "--no-print-directory", f"PYTHON={executable}", f"VENV={venv}", f"{venv}/.with-test"],
         [*tests, f"--junit-xml={venv}/matrix.xml", *arguments],

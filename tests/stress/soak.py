@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.programs.soaked import CHUNK, PAGES
 from tests.servers import asking
 from tests.support import black_boxes, clients
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, default_signals
 from tests.support.servers import Gunicorn, processes
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import FormatError
@@ -1062,6 +1062,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     options = parser.parse_args()
+    default_signals()
     say(f"soak for {options.seconds:g} s, seed {options.seed}, {len(PAGES)} kinds of pages")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tb-soak-", dir="/tmp") as folder:

@@ -12,10 +12,11 @@ from tests.servers.matrix import starting, table
 from tests.servers.matrix.cells import expected
 from tests.servers.matrix.kinds import KINDS
 from tests.servers.matrix.telling import tell
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, default_signals
 
 
 def main() -> int:
+    default_signals()
     wrong = 0
     for name in sys.argv[1:] or KINDS:
         began = time.monotonic()
