@@ -186,7 +186,7 @@ def test_without_the_handshake_it_strays(base: str) -> None:
     control = """
 import sys, threading
 from tests.integration import test_harakiri_raise as tests
-from wsgi_tracebacker.worker import interrupt
+from wsgi_tracebacker.worker.deadlines import interrupt
 
 def raise_into(core, token):
     return core.inside_token == token and interrupt._raise_async(core.inside_ident, tests.HarakiriTimeout) == 1

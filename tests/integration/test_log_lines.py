@@ -145,7 +145,7 @@ def test_a_thread_in_the_handler_holds_no_other_request(base: str, handler: Hang
 _ENDS_AT_ONCE = """
 import atexit, logging, sys
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import faults
+from wsgi_tracebacker.worker.reporting import faults
 
 logging.basicConfig(format="logged %(name)s: %(message)s")
 atexit.register(faults.warn_once, "end", "a warning after our own end")
