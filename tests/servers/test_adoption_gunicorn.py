@@ -63,7 +63,7 @@ def test_a_worker_of_asgi_applications_serves_and_can_be_read(
     server = gunicorn("tests.programs.plain_asgi:application", *OURS, "--worker-class", "asgi", *preload)
     assert server.get("/").body == b"done\n"
     assert list(asking.pids(base).values()) == server.workers()
-    assert "under gunicorn's ASGIWorker the application is not wrapped" in server.log_text()
+    server.wait_for_log("under gunicorn's ASGIWorker the application is not wrapped")
     assert "Traceback" not in server.log_text()
 
 
@@ -375,6 +375,7 @@ def test_the_master_says_once_what_a_killed_worker_was_serving(
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
     assert server.get("/quick").text == "done\n"
+    server.wait_for_log("postmortem: worker")
     said = re.findall(r"^(.*)postmortem: (.*)$", server.log_text(), re.MULTILINE)
     assert len(said) == 1
     assert re.fullmatch(rf"\[.*\] \[{server.pid}\] \[ERROR\] ", said[0][0])

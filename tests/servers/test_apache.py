@@ -56,6 +56,7 @@ def test_two_applications_in_one_process_are_two_workers(wsgi: str, where: start
         assert asking.files(where.base) == asking.expected_files(1, 2)
         pids = asking.pids(where.base)
         assert pids[1] == pids[2]
+        apache.wait_for_log("worker 2 is in the same process as worker 1")
         said = apache.log_text()
         assert said.count("worker 2 is in the same process as worker 1") == 1
         assert "WSGIApplicationGroup %{GLOBAL}" in said

@@ -398,6 +398,7 @@ def test_where_nothing_respawns_a_warning_says_so(waitress: Callable[..., Waitre
     for _ in range(3):
         assert clients.request(server.address, "/quick").status == 200
     warning = "WARNING:wsgi_tracebacker:harakiri will kill this process, and waitress has only this one"
+    server.wait_for_log(warning)
     assert server.log_text().count(warning) == 1
 
 

@@ -14,6 +14,7 @@ from tests.support import clients
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import Counters, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader.survey import survey
@@ -176,12 +177,20 @@ def held(base: str, requests: int) -> Iterator[None]:
     try:
         for number, thread in enumerate(threads, 1):
             thread.start()
-            wait_until(lambda number=number: waiting_for_a_lock() >= number, "it waits")  # type: ignore[misc]
+            wait_until(lambda number=number: waiting_for_a_lock() >= number, "it is there")  # type: ignore[misc]
+            wait_until(lambda thread=thread: sleeps(thread.native_id), "it sleeps")  # type: ignore[misc]
         yield
     finally:
         gate.set()
         for thread in threads:
             thread.join()
+
+
+def sleeps(native_id: int) -> bool:
+    """Whether it has got as far as to sleep for the lock."""
+    folder = f"/proc/self/task/{native_id}"
+    found = proc.stat(folder)
+    return found is not None and found.letter == "S" and "futex" in (proc.wait_channel(folder) or "")
 
 
 def waiting_for_a_lock() -> int:
