@@ -46,8 +46,8 @@ from wsgi_tracebacker.model.snapshot import (
 )
 from wsgi_tracebacker.reader import client, discovery, postmortems, processes
 from wsgi_tracebacker.reader.unanswered import examine, stall
-from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import dead_table, report_json
 from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
@@ -300,7 +300,7 @@ def test_the_files_of_the_black_box_have_the_documented_names() -> None:
         assert re.fullmatch(rf"wsgi_tracebacker\.1000\.[0-9a-f]{{16}}\.3\.{kind}", name)
         assert f"`<base><N>.{kind}`" in page
     assert f"at most {stacks_file.MAX_STACKS_BYTES // 1024} KiB" in page
-    assert f"the last {postmortem_format.MAX_STACKS_CHARACTERS // 1024} Ki characters" in page
+    assert f"the last {dead_table.MAX_STACKS_CHARACTERS // 1024} Ki characters" in page
 
 
 def test_every_key_of_a_postmortem_is_in_the_reference() -> None:
@@ -449,7 +449,7 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_every_key_of_the_record_is_in_the_reference() -> None:
     """A report as it is logged has a row for each key, and no other."""
     page = reference("report")
-    document = report_format.document(REPORT)
+    document = report_json.document(REPORT)
     for heading, part in (
         ("The record", document),
         ("request", document["request"]),
@@ -458,18 +458,18 @@ def test_every_key_of_the_record_is_in_the_reference() -> None:
         ("its hub", document["worker"]["hub"]),
         ("verdict", document["verdict"]),
         ("timeline", document["timeline"][0]),
-        ("thread", {**document["thread"], **report_format.hub_document(HUB_REPORT)["thread"]}),
+        ("thread", {**document["thread"], **report_json.hub_document(HUB_REPORT)["thread"]}),
         ("frame", document["thread"]["frames"][0]),
         ("others", document["others"][0]),
     ):
         assert set(rows(section(page, heading))) - {"key", "---"} == set(part), heading
     keys = section(page, "A blocked hub").partition("Its record has these keys:")[2]
-    assert set(rows(keys)) - {"key", "---"} == set(report_format.hub_document(HUB_REPORT))
+    assert set(rows(keys)) - {"key", "---"} == set(report_json.hub_document(HUB_REPORT))
     keys = section(page, "Python could not run").partition("Its record has these keys:")[2]
-    assert set(rows(keys)) - {"key", "---"} == set(report_format.stall_document(STALL_REPORT))
+    assert set(rows(keys)) - {"key", "---"} == set(report_json.stall_document(STALL_REPORT))
     written = re.findall(r'"(\w+)": ', inspect.getsource(publisher.Publisher.log_summaries))
     assert set(rows(section(page, "a summary"))) - {"key", "---"} == set(written)
-    fields = {field.name for field in dataclasses.fields(HarakiriReport)}
+    fields = set(HarakiriReport._fields)
     assert set(rows(section(page, "The value"))) - {"attribute", "---"} == fields
 
 

@@ -18,7 +18,7 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.stalling import stalling
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.wire import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
@@ -48,7 +48,7 @@ def test_a_stalled_worker_is_killed_and_its_stacks_are_kept(base: str) -> None:
     stacks = black_box_files.read(black_box_files.path_of(base, 1, layout.STACKS))[0] or b""
     assert b"in backtrack_for_ever" in stacks
     table = black_box_files.read(black_box_files.path_of(base, 1, layout.TABLE))[0] or b""
-    postmortem = postmortem_format.of_table(table, base, time.time(), stacks)
+    postmortem = dead_table.read_postmortem(table, base, time.time(), stacks)
     assert postmortem is not None
     assert [(request.method, request.path) for request in postmortem.requests] == [("GET", "/stall")]
     assert postmortem.pid == process.pid

@@ -37,6 +37,7 @@ from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.reply import Reply
 from wsgi_tracebacker.reader.unanswered import dump_request
 from wsgi_tracebacker.wire import card_json as cards
+from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortems
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import settings
@@ -562,7 +563,7 @@ def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind
     secret = forger.put("secret", SECRET, 0)
     whole = table(row(path=b"/told"), header=replace(HEADER, pid=1 << 22, uid=STRANGER, number=9))
     if kind == layout.POSTMORTEM:
-        found = postmortems.of_table(table(row(path=b"/told")), forger.base, 3.0, None)
+        found = dead_table.read_postmortem(table(row(path=b"/told")), forger.base, 3.0, None)
         assert found is not None
         whole = postmortems.encode(found)
     made = []

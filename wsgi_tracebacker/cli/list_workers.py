@@ -66,7 +66,7 @@ def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_secon
 
 
 def _facts(answer: Answer) -> dict[str, object]:
-    from wsgi_tracebacker.text import snapshot as traceback
+    from wsgi_tracebacker.model.questions import in_flight, oldest_seconds
 
     snapshot, card = answer.snapshot, answer.target.card
     application = None if card is None else card.application
@@ -76,14 +76,14 @@ def _facts(answer: Answer) -> dict[str, object]:
         "pid": answer.pid,
         "state": answer.state,
         "application": application if snapshot is None else snapshot.worker.application or application,
-        "requests_in_flight": None if snapshot is None else traceback.in_flight(snapshot),
-        "oldest_request_seconds": None if snapshot is None else traceback.oldest_seconds(snapshot),
+        "requests_in_flight": None if snapshot is None else in_flight(snapshot),
+        "oldest_request_seconds": None if snapshot is None else oldest_seconds(snapshot),
         "reason": None if answer.error is None else answer.error.reason,
     }
 
 
 def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
-    from wsgi_tracebacker.text.snapshot import table
+    from wsgi_tracebacker.text.columns import table
 
     yield from table(
         _COLUMNS,
@@ -104,6 +104,6 @@ def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
 
 
 def _duration(seconds: object) -> str | None:
-    from wsgi_tracebacker.text.snapshot import duration
+    from wsgi_tracebacker.text.units import duration
 
     return duration(seconds) if isinstance(seconds, float) else None

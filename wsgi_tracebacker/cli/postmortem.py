@@ -81,7 +81,7 @@ def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> i
 
 
 def _text(found: Found) -> Iterator[str]:
-    from wsgi_tracebacker.wire.postmortem_json import lines
+    from wsgi_tracebacker.text.postmortem import lines
 
     for number, each in enumerate(found.postmortems):
         if number:
@@ -90,13 +90,11 @@ def _text(found: Found) -> Iterator[str]:
 
 
 def _json(found: Found) -> Iterator[bytes]:
-    import json
-
-    from wsgi_tracebacker.wire.postmortem_json import document
+    from wsgi_tracebacker.wire.postmortem_json import encode
 
     yield b'{"schema": %d, "postmortems": [' % SCHEMA
     separator = b""
     for each in found.postmortems:
-        yield separator + json.dumps(document(each)).encode("ascii")
+        yield separator + encode(each).rstrip()
         separator = b", "
     yield b"]}\n"

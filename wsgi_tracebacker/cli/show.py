@@ -59,13 +59,14 @@ def show(
 
 
 def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour: bool) -> Iterator[str]:
-    from wsgi_tracebacker.text import snapshot as traceback
+    from wsgi_tracebacker.text.palette import COLOURED, PLAIN
+    from wsgi_tracebacker.text.snapshot import lines
 
-    palette = traceback.COLOURED if colour else traceback.PLAIN
+    palette = COLOURED if colour else PLAIN
     separator: tuple[str, ...] = ()
     for snapshot in _snapshots(found):
         yield from separator
-        yield from traceback.lines(snapshot, all_threads=all_threads, older_seconds=older_seconds, palette=palette)
+        yield from lines(snapshot, all_threads=all_threads, older_seconds=older_seconds, palette=palette)
         separator = ("",)
 
 

@@ -1,18 +1,16 @@
-"""The values of a report on an overdue or slow request: frozen, slotted, typed.
+"""The values of the reports: on an overdue or slow request, a blocked hub, a stalled worker, a dead one.
 
-Knows what a report says. Refuses to know how it is made or written. Apart from ``model``, because the command reads
-snapshots and no reports, and each dataclass costs every start of it half a millisecond.
+Not in ``model.snapshot``, because ``wsgi-tb read`` needs no reports and would load these classes at every start.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value needs it)
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A stretch of a request's time that was spent in one place."""
 
     #: Seconds since the start of the request.
@@ -31,8 +29,7 @@ class Span:
     run_delay_share: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the flight recorder makes of the last stretch."""
 
     #: ``frozen``, ``busy``, ``progressing``, ``starved`` or ``unknown``.
@@ -40,16 +37,14 @@ class Verdict:
     explanation: str
 
 
-@dataclass(frozen=True, slots=True)
-class OtherRequest:
+class OtherRequest(NamedTuple):
     """Another request in flight in the same worker, and the core that serves it."""
 
     core: int | None
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class HarakiriReport:
+class HarakiriReport(NamedTuple):
     """One overdue or slow request: what it is, where its time went, and what was done about it."""
 
     #: ``harakiri`` for an overdue request, ``slow`` for one that was slow and has ended.
@@ -78,8 +73,7 @@ class HarakiriReport:
     hub_blocked_by: OtherRequest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HubReport:
+class HubReport(NamedTuple):
     """A hub of gevent or eventlet that is blocked: one of its greenlets does not give way, and all others wait."""
 
     hub: HubState
@@ -93,8 +87,7 @@ class HubReport:
     others: tuple[OtherRequest, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StallReport:
+class StallReport(NamedTuple):
     """Python could not run in a worker for a while: something kept the GIL, or the process was stopped."""
 
     stalled_seconds: float
@@ -106,8 +99,7 @@ class StallReport:
     ended: tuple[LastRequest, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LostRequest:
+class LostRequest(NamedTuple):
     """A request that was in flight when its worker died."""
 
     core: int
@@ -119,8 +111,7 @@ class LostRequest:
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Postmortem:
+class Postmortem(NamedTuple):
     """What a worker was doing when it died."""
 
     number: int

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortem
 from wsgi_tracebacker.wire import table_layout as blackbox
 from wsgi_tracebacker.wire.card_json import socket_path
@@ -176,8 +177,8 @@ def _left(file: _File, processes: Processes, read_of: Counter[int]) -> Postmorte
         stacks, written_at = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
         read_of[file.owner] += len(stacks)
     except OSError:
-        return postmortem.of_table(content, file.base, time.time(), None)
-    return postmortem.of_table(content, file.base, time.time(), stacks, written_at)
+        return dead_table.read_postmortem(content, file.base, time.time(), None)
+    return dead_table.read_postmortem(content, file.base, time.time(), stacks, written_at)
 
 
 def _is_dead(header: Header, file: _File, processes: Processes) -> bool:

@@ -33,8 +33,11 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
+from wsgi_tracebacker.model.questions import in_flight
 from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.text import snapshot as traceback_format
+from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
+from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.worker import agent, disabled
@@ -221,8 +224,8 @@ class _LastWords(reporter.Entry):
 
 
 def _abort_lines(snapshot: Snapshot, worker: Worker) -> list[str]:
-    count = traceback_format.in_flight(snapshot)
-    what = f"{count} request{'' if count == 1 else 's'}" if count else "no request"
+    count = in_flight(snapshot)
+    what = plural(count, "request") if count else "no request"
     timeout = f" (gunicorn's timeout is {worker.cfg.timeout:g} s)" if worker.cfg.timeout else ""
     return [
         f"Worker (pid:{os.getpid()}) is aborted with {what} in flight{timeout}; this is what it was doing:",
@@ -261,7 +264,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
         died = predecessor.clean_up_after(settings.base, worker.pid)
         if died is not None:
             content = {"kind": "postmortem", **postmortem_format.document(died)}
-            text = "\n".join(postmortem_format.lines(died))
+            text = "\n".join(postmortem_lines(died))
             try:
                 server.log.error("postmortem: %s", text, extra={logs.EXTRA_KEY: content})
             except TypeError:

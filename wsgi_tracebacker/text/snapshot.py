@@ -1,27 +1,24 @@
-"""A snapshot as lines for people: who the worker is, what each of its requests is doing, and how far it has got.
+"""Shows a snapshot to people: who the worker is, what each of its requests does, and for how long.
 
-Knows how it should read, on a terminal or in a mail. Refuses to know where it goes: it yields lines without line
-ends, with colour if it is told so, and takes every time from the snapshot. Whatever stands in a name, a path or a
-source line, no control character of it leaves this module.
+Yields lines without line ends, with colour if it is told so. Takes every time from the snapshot. Every name, path and
+source line is written without control characters.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsgi_tracebacker.model.questions import in_flight, is_serving
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
+from wsgi_tracebacker.text.frames import traceback
+from wsgi_tracebacker.text.palette import PLAIN, Palette
+from wsgi_tracebacker.text.units import duration, plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from wsgi_tracebacker.model.snapshot import Frame, HubState, Request, Snapshot, Stack
-
-#: As many equal calls of a recursion are shown as Python shows of them.
-_SHOWN_REPEATS = 3
-
-#: A source line is cut here: generated and minified code has lines that would fill the screen.
-_MAX_SOURCE_CHARACTERS = 400
+    from wsgi_tracebacker.model.snapshot import HubState, Request, Snapshot, Stack
 
 #: A request is noticeable from here on (yellow) and somebody is waiting for it from there on (red).
 _SLOW_SECONDS = 1.0
@@ -39,38 +36,6 @@ _STATES = {
 
 #: The sources of a snapshot that its worker had no part in.
 _FROM_OUTSIDE = ("table", "faulthandler")
-
-_TAB = "    "
-
-
-class Palette(NamedTuple):
-    """What stands before and after text of a kind; all empty without colour."""
-
-    heading: str = ""
-    request: str = ""
-    quiet: str = ""
-    function: str = ""
-    mark: str = ""
-    slow: str = ""
-    stuck: str = ""
-    end: str = ""
-
-    def paint(self, how: str, text: str) -> str:
-        return f"{how}{text}{self.end}" if how else text
-
-
-PLAIN = Palette()
-#: Only the eight colours that every terminal has and every theme makes readable.
-COLOURED = Palette(
-    heading="\x1b[1m",
-    request="\x1b[1;36m",
-    quiet="\x1b[2m",
-    function="\x1b[1m",
-    mark="\x1b[31m",
-    slow="\x1b[33m",
-    stuck="\x1b[1;31m",
-    end="\x1b[0m",
-)
 
 
 def lines(
@@ -131,39 +96,6 @@ def _hub(hub: HubState, snapshot: Snapshot, palette: Palette) -> str:
     return f"{palette.paint(palette.stuck, f'{whose} is blocked{since}')}{by}"
 
 
-def in_flight(snapshot: Snapshot) -> int:
-    """How many requests a worker serves; for uWSGI, whose counters are not on its socket, as its stacks have it."""
-    if snapshot.worker.requests_in_flight is not None:
-        return snapshot.worker.requests_in_flight
-    return sum(1 for stack in snapshot.stacks if _serves(stack, snapshot))
-
-
-def oldest_seconds(snapshot: Snapshot) -> float | None:
-    """The age of the oldest request, None if there is none or nobody knows."""
-    if snapshot.worker.oldest_request_seconds is not None:
-        return snapshot.worker.oldest_request_seconds
-    return max((stack.request.age_seconds for stack in snapshot.stacks if stack.request is not None), default=None)
-
-
-def duration(seconds: float) -> str:
-    """A time that people read at a glance: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
-    # A clock that was set back must not make it negative.
-    seconds = max(0.0, seconds)
-    if seconds < 9.995:
-        return f"{seconds:.2f} s"
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
 # ---------------------------------------------------------------------------------------------------------- threads
 
 
@@ -174,16 +106,11 @@ class _SortedOut(NamedTuple):
     others: Sequence[Stack]
 
 
-def _serves(stack: Stack, snapshot: Snapshot) -> bool:
-    # uWSGI's socket does not know requests, but a thread of a core has Python frames only while it serves one.
-    return stack.request is not None or (snapshot.source == "uwsgi" and stack.core is not None)
-
-
 def _sort_out(snapshot: Snapshot, older_seconds: float | None) -> _SortedOut:
     serving, idle, others = [], [], []
     younger = 0
     for stack in snapshot.stacks:
-        if _serves(stack, snapshot):
+        if is_serving(stack, snapshot):
             if older_seconds is not None and stack.request is not None and stack.request.age_seconds < older_seconds:
                 younger += 1
             else:
@@ -284,20 +211,16 @@ def _nested(request: Request) -> Iterator[Request]:
 def _counted(sorted_out: _SortedOut, all_threads: bool) -> str:
     counts = []
     if sorted_out.younger:
-        counts.append(f"{_plural(sorted_out.younger, 'younger request')} not shown")
+        counts.append(f"{plural(sorted_out.younger, 'younger request')} not shown")
     if not all_threads:
         if sorted_out.idle:
             ended = min((s.last_request.ended_seconds_ago for s in sorted_out.idle if s.last_request), default=None)
             last = "" if ended is None else f" (last request ended {duration(ended)} ago)"
-            counts.append(f"{_plural(len(sorted_out.idle), 'idle thread')}{last}")
+            counts.append(f"{plural(len(sorted_out.idle), 'idle thread')}{last}")
         if sorted_out.others:
-            counts.append(f"{_plural(len(sorted_out.others), 'other thread')} that {_verb(len(sorted_out.others))}")
+            counts.append(f"{plural(len(sorted_out.others), 'other thread')} that {_verb(len(sorted_out.others))}")
     line = ", ".join(counts)
     return f"{line}; --all shows them" if not all_threads and (sorted_out.idle or sorted_out.others) else line
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _verb(count: int) -> str:
@@ -316,103 +239,7 @@ def _frames(stack: Stack, palette: Palette, source: str) -> Iterator[str]:
         if not stack.frames:
             yield "    (no stack of this thread in faulthandler's dump)"
     elif stack.frames_omitted:
-        yield f"    [{_plural(stack.frames_omitted, 'frame')} between the outermost ones and the rest left out]"
+        yield f"    [{plural(stack.frames_omitted, 'frame')} between the outermost ones and the rest left out]"
     if not stack.frames and source != "faulthandler":
         yield "    (no Python code on this thread)"
     yield from (f"    {line}" for line in traceback(stack.frames, palette))
-
-
-def traceback(frames: Iterable[Frame], palette: Palette = PLAIN) -> Iterator[str]:
-    """Frames as Python's own traceback shows them: place, source line, and a caret line where columns are known."""
-    previous: tuple[object, ...] | None = None
-    repeats = 0
-    for frame in frames:
-        place = (frame.filename, frame.lineno, frame.function)
-        if place == previous:
-            repeats += 1
-            if repeats > _SHOWN_REPEATS:
-                continue
-        else:
-            yield from _repeated(repeats)
-            previous, repeats = place, 1
-        yield from _frame(frame, palette)
-    yield from _repeated(repeats)
-
-
-def _repeated(repeats: int) -> Iterator[str]:
-    if repeats > _SHOWN_REPEATS:
-        yield f"[Previous line repeated {_plural(repeats - _SHOWN_REPEATS, 'more time')}]"
-
-
-def _frame(frame: Frame, palette: Palette) -> Iterator[str]:
-    lineno = "?" if frame.lineno is None else str(frame.lineno)
-    function = palette.paint(palette.function, printable(frame.function))
-    changed = palette.paint(palette.slow, "  (source changed since start)") if frame.source_changed else ""
-    yield f'File "{printable(frame.filename)}", line {lineno}, in {function}{changed}'
-    if frame.source is None or not frame.source.strip():
-        return
-    before, marked, after = _split(frame)
-    yield "  " + _cut(before + marked + after)
-    width = _width(marked)
-    if width and len(before) + len(marked) <= _MAX_SOURCE_CHARACTERS:
-        yield "  " + " " * _width(before) + palette.paint(palette.mark, "^" * width)
-
-
-def _split(frame: Frame) -> tuple[str, str, str]:
-    """The stripped source line before, within and after the expression that runs, fit to be shown."""
-    source = (frame.source or "").rstrip()
-    start, end = frame.column, frame.end_column
-    if frame.lineno is not None and frame.end_lineno is not None and frame.end_lineno > frame.lineno:
-        # It goes on in the next line: then the rest of this one belongs to it.
-        end = None if start is None else len(source) * 4
-    if start is None or end is None or not 0 <= start < end:
-        return _shown(source.lstrip()), "", ""
-    # Columns count UTF-8 bytes; what cannot be UTF-8 comes back as replacement characters.
-    encoded = source.encode("utf-8", "surrogatepass")
-    before, marked, after = (
-        part.decode("utf-8", "replace") for part in (encoded[:start], encoded[start:end], encoded[end:])
-    )
-    # The indentation goes, whatever part of the line it is in.
-    if not (before := before.lstrip()) and not (marked := marked.lstrip()):
-        after = after.lstrip()
-    return _shown(before), _shown(marked), _shown(after)
-
-
-def _shown(source: str) -> str:
-    return printable(source.replace("\t", _TAB))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SOURCE_CHARACTERS else f"{text[:_MAX_SOURCE_CHARACTERS]} ..."
-
-
-def _width(text: str) -> int:
-    """How many columns of a terminal the text takes: East Asian wide characters two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    # Here and not above: most programs are ASCII, and the tables are a megabyte.
-    import unicodedata  # noqa: PLC0415
-
-    return sum(
-        2 if unicodedata.east_asian_width(character) in "WF" else 0 if unicodedata.category(character) in _ZERO else 1
-        for character in text
-    )
-
-
-#: Marks that stand on the character before them, and format characters, such as the joiners within emoji.
-_ZERO = ("Mn", "Me", "Cf")
-
-
-# ------------------------------------------------------------------------------------------------------------ table
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right_aligned: Collection[str]) -> Iterator[str]:
-    """Rows under their columns' names, ``-`` for None; the columns of numbers are aligned to the right."""
-    cells = [list(columns)] + [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        padded = (
-            " " * (width - _width(cell)) + cell if name in right_aligned else cell + " " * (width - _width(cell))
-            for name, cell, width in zip(columns, row, widths, strict=True)
-        )
-        yield "  ".join(padded).rstrip()

@@ -71,7 +71,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire.times import is_time
+from wsgi_tracebacker.wire.records import is_time
 
 MAGIC = b"WSGI-TB-BLACKBOX"
 VERSION = 3

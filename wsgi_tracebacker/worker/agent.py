@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.linux import peers
 from wsgi_tracebacker.model.snapshot import Counters, Worker
+from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
 from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
@@ -404,7 +405,7 @@ class Agent:
 
     def _log_postmortem(self, died: Postmortem | None) -> None:
         if died is not None:
-            text = "\n".join(postmortem_format.lines(died))
+            text = "\n".join(postmortem_lines(died))
             content = {"kind": "postmortem", **postmortem_format.document(died)}
             self._reporter.post(Entry(logs.POSTMORTEM, logging.ERROR, "postmortem: %s", text, content=content))
 

@@ -12,6 +12,7 @@ from tests.support.strangers import STRANGER, needs_root
 from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.reader import postmortems
 from wsgi_tracebacker.reader.postmortems import Found
+from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortem
 from wsgi_tracebacker.wire import table_layout as blackbox
 
@@ -54,9 +55,9 @@ def find(shared: Path, *bases: str, numbers: tuple[int, ...] = ()) -> Found:
 
 
 def kept(shared: Path, base: str, number: int, died_at: float, uid: int = UID) -> Path:
-    found = postmortem.of_table(table(row(), header=replace(HEADER, number=number)), base, died_at, None)
+    found = dead_table.read_postmortem(table(row(), header=replace(HEADER, number=number)), base, died_at, None)
     assert found is not None
-    found = replace(found, last_written_at=died_at)
+    found = found._replace(last_written_at=died_at)
     path = shared / blackbox.file_name(base, number, uid, blackbox.POSTMORTEM)
     path.write_bytes(postmortem.encode(found))
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import any_texts, frames, requests, stacks
 from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, Span, StallReport, Verdict
-from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Stack
-from wsgi_tracebacker.text.report import document, lines, one_line, stall_document, stall_line
+from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack
+from wsgi_tracebacker.text.report import lines, one_line, stall_line
+from wsgi_tracebacker.wire.report_json import document, stall_document
 
 LOAD_ROWS = Frame("/srv/shop/app.py", 44, "load_rows", "    cursor.execute(QUERY)")
 EXECUTE = Frame("/venv/site-packages/psycopg/cursor.py", 732, "execute", "    raise ex")
@@ -74,7 +74,7 @@ def test_the_text() -> None:
 
 def test_one_line_for_one_that_ended() -> None:
     """Its total time and its timeline."""
-    ended = dataclasses.replace(REPORT, kind="slow", outcome="ended", stack=None)
+    ended = REPORT._replace(kind="slow", outcome="ended", stack=None)
     line = one_line(ended)
     assert "\n" not in line
     assert line.startswith("GET /report/annual 30.0 s (limit 30 s), ")
@@ -83,15 +83,15 @@ def test_one_line_for_one_that_ended() -> None:
 
 def test_many_others_are_counted() -> None:
     """Ten by name; the document has all."""
-    crowd = dataclasses.replace(REPORT, others=REPORT.others * 25)
+    crowd = REPORT._replace(others=REPORT.others * 25)
     *_, last = lines(crowd)
     assert last.startswith("25 other requests in flight in this worker: POST /cart")
     assert last.count("POST /cart") == 10
     assert last.endswith(" and 15 more")
     assert len(document(crowd)["others"]) == 25
-    *_, last = lines(dataclasses.replace(crowd, action="kill"))
+    *_, last = lines(crowd._replace(action="kill"))
     assert last.count("POST /cart") == 25, "those that die with it are all named"
-    *_, last = lines(dataclasses.replace(REPORT, others=()))
+    *_, last = lines(REPORT._replace(others=()))
     assert last == "no other request in flight in this worker"
 
 
@@ -110,11 +110,10 @@ def test_the_document_says_all_that_the_text_says() -> None:
     assert thread["frames"][0]["source"] == "    return json.dumps(rows)"
     assert found["others"][0]["request"]["path"] == "/cart"
     words = json.dumps(found)
-    for field in dataclasses.fields(REPORT):
-        value = getattr(REPORT, field.name)
+    for name, value in REPORT._asdict().items():
         if isinstance(value, (str, int, float)):
-            assert json.dumps(value) in words, field.name
-    assert document(dataclasses.replace(REPORT, stack=None))["thread"] is None
+            assert json.dumps(value) in words, name
+    assert document(REPORT._replace(stack=None))["thread"] is None
 
 
 def widths(value: Any) -> list[int]:
@@ -143,6 +142,7 @@ SPANS = st.builds(
     cpu_share=st.one_of(st.none(), st.floats(0, 1)),
     run_delay_share=st.one_of(st.none(), st.floats(0, 1)),
 )
+OTHERS = st.builds(OtherRequest, st.integers(0, 9), requests)
 REPORTS = st.builds(
     HarakiriReport,
     kind=st.sampled_from(["harakiri", "slow"]),
@@ -152,7 +152,15 @@ REPORTS = st.builds(
     request=requests,
     timeline=st.lists(SPANS, max_size=3).map(tuple),
     stack=st.one_of(st.none(), stacks),
-    others=st.lists(st.builds(OtherRequest, st.integers(0, 9), requests), max_size=3).map(tuple),
+    others=st.lists(OTHERS, max_size=3).map(tuple),
+    hub=st.none()
+    | st.builds(
+        HubState,
+        st.sampled_from(["gevent", "eventlet"]),
+        st.sampled_from(["idle", "running", "blocked"]),
+        st.none() | st.floats(0, 1e6),
+    ),
+    hub_blocked_by=st.none() | OTHERS,
     limit_seconds=st.one_of(st.none(), st.floats(0.001, 1e6)),
     late_seconds=st.floats(0, 1e6),
 )

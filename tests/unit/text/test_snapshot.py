@@ -3,13 +3,13 @@ from __future__ import annotations
 import re
 import unicodedata
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import snapshots
 from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.text import snapshot as traceback
+from wsgi_tracebacker.text.palette import COLOURED
+from wsgi_tracebacker.text.snapshot import lines
 
 FRAMES = (
     Frame("/srv/slow.py", 20, "application", "    return dormi5()\n", 20, 11, 19),
@@ -27,7 +27,7 @@ SNAPSHOT = Snapshot(
 
 
 def shown(snapshot: Snapshot, *, all_threads: bool = False, older_seconds: float | None = None) -> str:
-    return "\n".join(traceback.lines(snapshot, all_threads=all_threads, older_seconds=older_seconds))
+    return "\n".join(lines(snapshot, all_threads=all_threads, older_seconds=older_seconds))
 
 
 def test_a_worker_is_a_heading_its_requests_and_a_count() -> None:
@@ -106,21 +106,6 @@ def test_an_idle_worker_is_two_lines() -> None:
     assert shown(idle) == "worker  0 in flight\n\n  2 idle threads (last request ended 3.20 s ago); --all shows them"
 
 
-def test_equal_calls_of_a_recursion_are_folded() -> None:
-    """As in Python, three are shown and the others counted; a different line ends the fold."""
-    again = Frame("a.py", 2, "again")
-    lines = list(traceback.traceback([again] * 9 + [again._replace(lineno=3)] + [again] * 4 + [again]))
-    repeated = ['File "a.py", line 2, in again'] * 3
-    assert lines == [
-        *repeated,
-        "[Previous line repeated 6 more times]",
-        'File "a.py", line 3, in again',
-        *repeated,
-        "[Previous line repeated 2 more times]",
-    ]
-    assert list(traceback.traceback([again] * 4))[-1] == "[Previous line repeated 1 more time]"
-
-
 def test_frames_that_were_left_out_are_mentioned() -> None:
     """A stack too deep to be sent in full says how much of it is missing."""
     assert "    [7 frames between the outermost ones" in shown(
@@ -128,86 +113,17 @@ def test_frames_that_were_left_out_are_mentioned() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "column", "end_column", "expected"),
-    [
-        ("    return f(x)\n", 11, 15, ["return f(x)", "       ^^^^"]),
-        ("x = größe(1)", 4, 14, ["x = größe(1)", "    ^^^^^^^^"]),
-        ('s = "漢字" + f()', 15, 18, ['s = "漢字" + f()', " " * 13 + "^^^"]),
-        ('s = "漢字" + f()', 4, 12, ['s = "漢字" + f()', "    ^^^^^^"]),
-        ("e\u0301 = f()", 6, 9, ["e\u0301 = f()", "    ^^^"]),
-        ("\tif x:\tf()", 7, 10, ["if x:    f()", "         ^^^"]),
-        ("s = '\x1b[1m' + f()", 13, 16, [r"s = '\x1b[1m' + f()", " " * 16 + "^^^"]),
-        ("    f()", 0, 7, ["f()", "^^^"]),
-        ("    f()", 2, 7, ["f()", "^^^"]),
-        ("f()", None, None, ["f()"]),
-        ("f()", 3, 3, ["f()"]),
-        ("f()", 2, 1, ["f()"]),
-        ("f()", 100, 200, ["f()"]),
-        ("    f()", 0, 2, ["f()"]),
-        ("   \n", 0, 2, []),
-        (None, 0, 2, []),
-    ],
-)
-def test_carets_stand_below_the_expression_that_runs(
-    source: str | None, column: int | None, end_column: int | None, expected: list[str]
-) -> None:
-    """Columns are bytes of the unstripped line; carets are as wide as a terminal shows what they mark."""
-    _, *lines = traceback.traceback([Frame("a.py", 1, "f", source, 1, column, end_column)])
-    assert lines == [f"  {line}" for line in expected]
-
-
-def test_an_expression_of_many_lines_is_marked_to_the_end_of_its_first() -> None:
-    """The end column then belongs to another line."""
-    lines = list(traceback.traceback([Frame("a.py", 1, "f", "  x = call(  \n", 3, 6, 3)]))
-    assert lines[1:] == ["  x = call(", "      ^^^^^"]
-
-
-def test_a_long_line_is_cut() -> None:
-    """Generated code does not fill the screen, and no caret points into what is not shown."""
-    source = "x = " + "a + " * 5000 + "f()"
-    _, line = traceback.traceback([Frame("a.py", 1, "f", source, 1, len(source) - 3, len(source))])
-    assert len(line) < 500
-    assert line.endswith(" ...")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (-3.0, "0.00 s"),
-        (0.004, "0.00 s"),
-        (9.994, "9.99 s"),
-        (9.996, "10.0 s"),
-        (99.94, "99.9 s"),
-        (99.96, "1 min 40 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 00 min"),
-        (48 * 3600, "2 d 0 h"),
-        (100 * 3600, "4 d 4 h"),
-    ],
-)
-def test_durations_are_read_at_a_glance(seconds: float, expected: str) -> None:
-    """Never more than two units, and as many digits as are of use."""
-    assert traceback.duration(seconds) == expected
-
-
 def test_colour_adds_nothing_but_colour() -> None:
     """The coloured text without its escape sequences is the plain text."""
-    coloured = "\n".join(traceback.lines(SNAPSHOT, palette=traceback.COLOURED))
+    coloured = "\n".join(lines(SNAPSHOT, palette=COLOURED))
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == shown(SNAPSHOT)
     assert "\x1b[1;31m12.3 s\x1b[0m" in coloured
-
-
-def test_a_table_is_aligned() -> None:
-    """Columns of numbers end in one column, others begin in one, also beside wide characters."""
-    lines = traceback.table(("N", "NAME", "X"), [(1, "漢字", "a"), (None, "b\n", None)], right_aligned=("N",))
-    assert list(lines) == ["N  NAME  X", "1  漢字  a", r"-  b\n   -"]
 
 
 @given(snapshots, st.booleans(), st.none() | st.floats(0, 100))
 def test_no_control_character_reaches_a_line(snapshot: Snapshot, all_threads: bool, older: float | None) -> None:
     """Whatever is in a snapshot, its lines are UTF-8 without control, direction and surrogate characters."""
-    for line in traceback.lines(snapshot, all_threads=all_threads, older_seconds=older):
+    for line in lines(snapshot, all_threads=all_threads, older_seconds=older):
         line.encode("utf-8")
         assert not any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in line)
         assert not any(0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069 for c in line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from wsgi_tracebacker.model.report import LostRequest, Postmortem
 from wsgi_tracebacker.model.snapshot import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
 
 #: Everything but surrogates, and those by which PEP 383 stands for bytes that are not UTF-8. (A high and a low
@@ -131,4 +132,35 @@ snapshots = st.builds(
     stacks=st.lists(stacks, max_size=4).map(tuple),
     source=st.sampled_from(("worker", "uwsgi", "table", "faulthandler")),
     state=st.sampled_from(("alive", "busy", "stalled", "stopped", "disk wait")),
+)
+
+_counts = st.integers(0, 2**32)
+postmortems = st.builds(
+    Postmortem,
+    number=_counts,
+    base=texts,
+    pid=_counts,
+    server=optional_texts,
+    application=optional_texts,
+    started_at=numbers,
+    last_written_at=numbers,
+    found_at=numbers,
+    requests=st.lists(
+        st.builds(
+            LostRequest,
+            core=_counts,
+            native_id=_counts,
+            method=texts,
+            path=texts,
+            started_at=numbers,
+            remote_address=optional_texts,
+            request_id=optional_texts,
+        ),
+        max_size=3,
+    ).map(tuple),
+    unlisted_requests=_counts,
+    torn_requests=_counts,
+    unrecorded_cores=_counts,
+    stacks=optional_texts,
+    stacks_written_at=st.none() | numbers,
 )

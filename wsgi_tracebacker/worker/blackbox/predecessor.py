@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.wire.table_layout import Counted
@@ -42,7 +43,7 @@ def make_postmortem(base: str, number: int) -> Postmortem | None:
             return None
         _counted[base, number] = layout.handed_on(content)
         stacks, written_at = black_box_files.read(black_box_files.path_of(base, number, layout.STACKS))
-        postmortem = postmortem_format.of_table(content, base, unix_time(), stacks, written_at)
+        postmortem = dead_table.read_postmortem(content, base, unix_time(), stacks, written_at)
     except FormatError:
         return None
     if postmortem is not None:

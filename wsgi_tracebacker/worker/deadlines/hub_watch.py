@@ -19,6 +19,7 @@ from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.report import HubReport, OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
@@ -147,18 +148,18 @@ class HubWatch:
         )
         # Where it is, without the line: a loop is at another one each time.
         place = tuple((frame.filename, frame.function) for frame in report.stack.frames)
-        subject = report_format.target(by.request) if by is not None else "a greenlet that serves no request"
+        subject = report_format.target(by.request) if by is not None else report_format.NO_REQUEST
         is_logged = self._publisher.admit("hub", (subject, place), subject, now)
         if is_logged:
             text = "\n".join(report_format.hub_lines(report))
             self._publisher.write("hub", text)
-            self._publisher.log("hub", text, report_format.hub_document(report))
+            self._publisher.log("hub", text, report_json.hub_document(report))
         return _Block(asked_at, report, is_logged)
 
     def _report_runs_again(self, block: _Block, now: float) -> None:
         if block.was_logged:
             line = report_format.hub_runs_again(block.report, now - block.asked_at)
-            content = {**report_format.hub_document(block.report), "kind": "hub-runs-again"}
+            content = {**report_json.hub_document(block.report), "kind": "hub-runs-again"}
             self._publisher.log("hub", line, content)
 
 

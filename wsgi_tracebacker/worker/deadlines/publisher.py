@@ -13,6 +13,8 @@ from time import strftime
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.reporting import logs
 from wsgi_tracebacker.worker.reporting.reporter import Entry, Repeats
@@ -86,7 +88,7 @@ class Publisher:
                 level,
                 "harakiri: %s",
                 text,
-                content=report_format.document(report) if is_logged else {},
+                content=report_json.document(report) if is_logged else {},
                 callback=functools.partial(on_harakiri, report) if on_harakiri is not None else None,
                 is_logged=not is_logged,
             )
@@ -97,7 +99,7 @@ class Publisher:
         wake_at = NEVER
         for kind, repeats in self._repeats.items():
             for subject, count in repeats.summary(now):
-                more = f"{count} more {_KINDS[kind][2]}{'s' if count > 1 else ''} in the last minute"
+                more = f"{plural(count, f'more {_KINDS[kind][2]}')} in the last minute"
                 text = f"{more} at the same place as {subject}" if subject else f"{more} at other places"
                 content = {"kind": f"{kind}-summary", "subject": subject, "count": count, "pid": os.getpid()}
                 self.log(kind, text, content)

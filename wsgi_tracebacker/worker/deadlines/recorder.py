@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import wsgi_tracebacker
 from wsgi_tracebacker.model.report import Span, Verdict
+from wsgi_tracebacker.text.units import plural
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.linux.source import SourceFile
@@ -334,7 +335,7 @@ def _verdict(run: _Run) -> Verdict:
     late = run.share(run.late_seconds)
     since = f"since {run.from_seconds:.1f} s"
     if run.samples < _MIN_SAMPLES or not run.seconds:
-        return Verdict("unknown", f"only {run.samples} sample{'s' if run.samples != 1 else ''} {since}")
+        return Verdict("unknown", f"only {plural(run.samples, 'sample')} {since}")
     if delay is not None and delay >= _STARVED_SHARE:
         return Verdict("starved", f"runnable but without a CPU {delay:.0%} of the time {since}")
     if cpu is not None and cpu >= _BUSY_SHARE:
@@ -349,7 +350,7 @@ def _verdict(run: _Run) -> Verdict:
             "starved", f"Python itself was busy elsewhere: the GIL was waited for {late:.0%} of the time {since}"
         )
     if run.changes:
-        times = f"{run.changes} time{'s' if run.changes != 1 else ''}"
+        times = plural(run.changes, "time")
         return Verdict("progressing", f"the stack changed {times} in {run.samples} samples {since}")
     if cpu is None:
         return Verdict("unknown", f"the same stack {since}, and its CPU time is not known")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, limit_of, thresholds
@@ -180,7 +182,7 @@ class SlowRequest:
             limit = round(since + limit, 6) if limit is not None else None
         report = self._maker.make(self, self._aged(age), limit_seconds=limit, outcome=outcome)
         if self._publisher.admit("slow", _key_of_ended(report), report_format.target(report.request), now):
-            self._publisher.log("slow", report_format.one_line(report), report_format.document(report))
+            self._publisher.log("slow", report_format.one_line(report), report_json.document(report))
 
     def _sample(self, stack: RawStack, now: float, late_seconds: float) -> None:
         native_id = self.core.native_id
@@ -290,7 +292,7 @@ class SlowRequest:
         self._kill_at = now + _KILL_WAITS_SECONDS
         others = len(self._maker.others(self.core))
         if others:
-            outcome += f", and with it the {others} other request{'s' if others > 1 else ''} named below"
+            outcome += f", and with it the {plural(others, 'other request')} named below"
         report = self._make_report(stack, now, "kill", outcome)
         self._kill_entry = self._publisher.publish(report, self._settings.on_harakiri)
 

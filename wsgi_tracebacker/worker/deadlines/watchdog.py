@@ -20,6 +20,7 @@ from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker, find_in_flight
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
@@ -266,4 +267,4 @@ class Watchdog:
         # The same requests in flight are the same stall again.
         key = tuple((other.request.method, other.request.path) for other in report.in_flight)
         if self._publisher.admit("stall", key, oldest, now):
-            self._publisher.log("stall", report_format.stall_line(report), report_format.stall_document(report))
+            self._publisher.log("stall", report_format.stall_line(report), report_json.stall_document(report))

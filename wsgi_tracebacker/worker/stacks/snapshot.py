@@ -13,7 +13,7 @@ from time import time as unix_time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import threads as kernel_threads
-from wsgi_tracebacker.model.snapshot import Stack
+from wsgi_tracebacker.model.snapshot import Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker.stacks import greenlets, walk
@@ -120,7 +120,7 @@ class Snapshots:
             requests_in_flight=len(in_flight),
             oldest_request_seconds=max((request.age_seconds for request in in_flight.values()), default=None),
         )
-        return json_format.snapshot_bytes(worker, now_unix, documents)
+        return json_format.snapshot_bytes(Snapshot(worker, now_unix, ()), documents)
 
     def _name(self, entry: _Entry) -> str:
         core = entry.core

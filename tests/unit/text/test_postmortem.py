@@ -1,0 +1,62 @@
+"""What people read of a worker that died."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+
+from tests.unit.wire.strategies import postmortems
+from tests.unit.wire.test_table_layout import HEADER, row, table
+from wsgi_tracebacker.text.postmortem import lines
+from wsgi_tracebacker.wire import dead_table
+from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.escape import printable
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.model.report import Postmortem
+
+
+def test_it_reads_well() -> None:
+    """Who died, what was in flight since when and for whom, and the last stacks; no control character."""
+    detail = blackbox.detail_bytes(40.0, "127.0.0.1", "id\x1b[31m")
+    found = dead_table.read_postmortem(table(row(detail=detail)), "/tmp/tb", 0.0, b"one\ntwo\x1b\n")
+    assert found is not None
+    head, request, *stacks = lines(found)
+    assert head.startswith("worker 3, pid 4711, died with 1 request in flight; started 1970-01-01 ")
+    assert request.startswith("  GET /x  (core 0, since 1970-01-01 ")
+    assert request.endswith(", request id id\\x1b[31m, from 127.0.0.1)")
+    assert stacks == ["its last report or stacks:", "  one", "  two\\x1b"]
+
+
+@pytest.mark.parametrize(
+    ("later_seconds", "is_older"), [(1.0, False), (0.0, False), (-0.004, False), (-0.1, True), (-3600.0, True)]
+)
+def test_stacks_of_a_stall_that_was_over_are_called_so(later_seconds: float, is_older: bool) -> None:
+    """When they were written is said, and whether that was before the last request began, by more than a tick."""
+    began = HEADER.unix - HEADER.monotonic + 42.0
+    found = dead_table.read_postmortem(table(row(42.0)), "/tmp/tb", 0.0, b"one\n", began + later_seconds)
+    assert found is not None
+    assert found.stacks_written_at == began + later_seconds
+    _, _, heading, stack = lines(found)
+    assert heading.startswith("its last report or stacks, written 19")
+    assert heading.endswith(", before its last request began:") == is_older
+    assert stack == "  one"
+
+
+def test_where_no_request_is_known_none_began_later() -> None:
+    """The time that is known then is that of the table."""
+    header = replace(HEADER, unrecorded_cores=88)
+    found = dead_table.read_postmortem(table(row(0.0), header=header), "/tmp/tb", 0.0, b"one\n", 1.0)
+    assert found is not None
+    assert "before" not in list(lines(found))[-2]
+
+
+@given(postmortems)
+def test_lines_can_always_be_written(value: Postmortem) -> None:
+    """Whatever stands in names and paths, a line is one line and can be encoded."""
+    for line in lines(value):
+        line.encode("utf-8")
+        assert line == printable(line)

@@ -1,0 +1,87 @@
+"""Shows frames as Python's own traceback does, and folds the equal calls of a recursion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.text.columns import width
+from wsgi_tracebacker.text.palette import PLAIN, Palette
+from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wsgi_tracebacker.model.snapshot import Frame
+
+#: As many equal calls of a recursion are shown as Python shows of them.
+_SHOWN_REPEATS = 3
+
+#: A source line is cut here: generated and minified code has lines that would fill the screen.
+_MAX_SOURCE_CHARACTERS = 400
+
+_TAB = "    "
+
+
+def traceback(frames: Iterable[Frame], palette: Palette = PLAIN) -> Iterator[str]:
+    """Frames as Python's own traceback shows them: place, source line, and a caret line where columns are known."""
+    previous: tuple[object, ...] | None = None
+    repeats = 0
+    for frame in frames:
+        place = (frame.filename, frame.lineno, frame.function)
+        if place == previous:
+            repeats += 1
+            if repeats > _SHOWN_REPEATS:
+                continue
+        else:
+            yield from _repeated(repeats)
+            previous, repeats = place, 1
+        yield from _frame(frame, palette)
+    yield from _repeated(repeats)
+
+
+def _repeated(repeats: int) -> Iterator[str]:
+    if repeats > _SHOWN_REPEATS:
+        yield f"[Previous line repeated {plural(repeats - _SHOWN_REPEATS, 'more time')}]"
+
+
+def _frame(frame: Frame, palette: Palette) -> Iterator[str]:
+    lineno = "?" if frame.lineno is None else str(frame.lineno)
+    function = palette.paint(palette.function, printable(frame.function))
+    changed = palette.paint(palette.slow, "  (source changed since start)") if frame.source_changed else ""
+    yield f'File "{printable(frame.filename)}", line {lineno}, in {function}{changed}'
+    if frame.source is None or not frame.source.strip():
+        return
+    before, marked, after = _split(frame)
+    yield "  " + _cut(before + marked + after)
+    columns = width(marked)
+    if columns and len(before) + len(marked) <= _MAX_SOURCE_CHARACTERS:
+        yield "  " + " " * width(before) + palette.paint(palette.mark, "^" * columns)
+
+
+def _split(frame: Frame) -> tuple[str, str, str]:
+    """The stripped source line before, within and after the expression that runs, fit to be shown."""
+    source = (frame.source or "").rstrip()
+    start, end = frame.column, frame.end_column
+    if frame.lineno is not None and frame.end_lineno is not None and frame.end_lineno > frame.lineno:
+        # It goes on in the next line: then the rest of this one belongs to it.
+        end = None if start is None else len(source) * 4
+    if start is None or end is None or not 0 <= start < end:
+        return _shown(source.lstrip()), "", ""
+    # Columns count UTF-8 bytes; what cannot be UTF-8 comes back as replacement characters.
+    encoded = source.encode("utf-8", "surrogatepass")
+    before, marked, after = (
+        part.decode("utf-8", "replace") for part in (encoded[:start], encoded[start:end], encoded[end:])
+    )
+    # The indentation goes, whatever part of the line it is in.
+    if not (before := before.lstrip()) and not (marked := marked.lstrip()):
+        after = after.lstrip()
+    return _shown(before), _shown(marked), _shown(after)
+
+
+def _shown(source: str) -> str:
+    return printable(source.replace("\t", _TAB))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SOURCE_CHARACTERS else f"{text[:_MAX_SOURCE_CHARACTERS]} ..."

@@ -1,0 +1,61 @@
+"""Shows a postmortem to people: what a worker was serving when it died."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.model.report import Postmortem
+
+#: The kernel dates files by its last tick, at most 10 ms ago; requests begin by a finer clock.
+_TICK_SECONDS = 0.01
+
+
+def lines(postmortem: Postmortem) -> Iterator[str]:
+    """For people and for the log."""
+    unlisted, torn = postmortem.unlisted_requests, postmortem.torn_requests
+    count = len(postmortem.requests) + unlisted + torn
+    died = f"died with {plural(count, 'request')} in flight" if count else "may have died with requests in flight"
+    last = f", its last request began {_time(postmortem.last_written_at)}" if count else ""
+    yield f"worker {postmortem.number}, pid {postmortem.pid}, {died}; started {_time(postmortem.started_at)}{last}"
+    for request in postmortem.requests:
+        facts = [f"core {request.core}", f"since {_time(request.started_at)}"]
+        if request.request_id:
+            facts.append(f"request id {request.request_id}")
+        if request.remote_address:
+            facts.append(f"from {request.remote_address}")
+        yield printable(f"  {request.method} {request.path}  ({', '.join(facts)})")
+    if unlisted:
+        yield f"  {plural(unlisted, 'request')} more, begun later"
+    if torn:
+        yield f"  {plural(torn, 'request')} that {'was' if torn == 1 else 'were'} being noted: nothing else is known"
+    if postmortem.unrecorded_cores:
+        yield f"  threads beyond its table: {postmortem.unrecorded_cores}; what they served, if anything, is not known"
+    if postmortem.stacks:
+        yield f"its last report or stacks{_when(postmortem, count)}:"
+        for line in postmortem.stacks.rstrip().split("\n"):
+            yield f"  {printable(line)}" if line else ""
+
+
+def _when(postmortem: Postmortem, count: int) -> str:
+    """When the stacks were written, and whether they can be of the last request; "" where that is not known."""
+    written_at = postmortem.stacks_written_at
+    if written_at is None:
+        return ""
+    # A dump has no time. One that a reader asked for, of a stall that was over, blames the wrong code.
+    is_older = count and written_at < postmortem.last_written_at - _TICK_SECONDS
+    return f", written {_time(written_at)}{', before its last request began' if is_older else ''}"
+
+
+def _time(unix: float) -> str:
+    """``2026-01-31 17:04:00+01:00``, in the time zone of whoever reads it."""
+    try:
+        return datetime.fromtimestamp(unix).astimezone().isoformat(" ", "seconds")
+    except (OverflowError, ValueError, OSError):
+        return "an unknown time"

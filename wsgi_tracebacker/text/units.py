@@ -1,0 +1,32 @@
+"""Writes durations, ages and counts for people."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """A time that people read at a glance: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    # A clock that was set back must not make it negative.
+    seconds = max(0.0, seconds)
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def age(seconds: float) -> str:
+    """The age of a request in a report: ``30.0 s``; a short one with three decimals, ``0.251 s``."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.3f} s"
+
+
+def plural(count: int, what: str) -> str:
+    """``1 request``, ``2 requests``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

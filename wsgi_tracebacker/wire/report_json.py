@@ -1,0 +1,86 @@
+"""Makes the documents of the reports for log records: what the text says, as dicts, lists, strings and numbers.
+
+No dict has more than ten keys: Sentry cuts off the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.wire.records import plain
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, StallReport
+    from wsgi_tracebacker.model.snapshot import Stack
+
+
+def document(report: HarakiriReport) -> dict[str, Any]:
+    """Everything that the text on an overdue or slow request says."""
+    stack = report.stack
+    content: dict[str, Any] = {
+        "kind": report.kind,
+        "outcome": report.outcome,
+        "action": report.action,
+        "request": report.request,
+        "deadline": {"limit_seconds": report.limit_seconds, "late_seconds": report.late_seconds},
+        "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
+        "verdict": report.verdict,
+        "timeline": report.timeline,
+        "thread": _thread(stack, report.system_call) if stack is not None else None,
+        "others": report.others,
+    }
+    if report.hub is not None:
+        # In another dict, because there are ten keys already.
+        content["worker"]["hub"] = {**report.hub._asdict(), "blocked_by": report.hub_blocked_by}
+    return plain(content)
+
+
+def hub_document(report: HubReport) -> dict[str, Any]:
+    """Everything that the text on a blocked hub says."""
+    return plain(
+        {
+            "kind": "hub",
+            "hub": report.hub,
+            "request": report.by.request if report.by is not None else None,
+            "worker": {
+                "number": report.worker,
+                "core": report.by.core if report.by is not None else None,
+                "pid": report.pid,
+            },
+            "thread": _thread(report.stack, None),
+            "others": report.others,
+        }
+    )
+
+
+def stall_document(report: StallReport) -> dict[str, Any]:
+    """Everything that the line on a stalled worker says."""
+    return plain(
+        {
+            "kind": "stall",
+            "stalled_seconds": report.stalled_seconds,
+            "worker": {"number": report.worker, "core": None, "pid": report.pid},
+            "in_flight": report.in_flight,
+            "ended": report.ended,
+        }
+    )
+
+
+def _thread(stack: Stack, system_call: str | None) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": stack.name,
+        "ident": stack.ident,
+        "native_id": stack.native_id,
+        "daemon": stack.daemon,
+        "state": stack.state,
+        "wait_channel": stack.wait_channel,
+        "system_call": system_call,
+        "cpu_seconds": stack.cpu_seconds,
+        "frames_omitted": stack.frames_omitted,
+        "frames": stack.frames,
+    }
+    if stack.greenlet is not None:
+        # Instead of a key that says nothing of a greenlet, so that there are ten keys.
+        del content["daemon"]
+        content["greenlet"] = stack.greenlet
+    return content
