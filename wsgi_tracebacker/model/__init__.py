@@ -1,1 +1,1 @@
-"""Frozen values that cross a thread or a process; imports nothing of ours."""
+"""The frozen values that are handed from one thread or process to another. Imports nothing of this package."""

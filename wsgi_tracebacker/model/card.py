@@ -1,4 +1,4 @@
-"""The value of the file that says who holds a worker number."""
+"""The content of the file that says which process has a worker number."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Card(NamedTuple):
-    """Who holds a worker number: the content of ``<base><N>.worker``."""
+    """Which process has a worker number: the content of ``<base><N>.worker``."""
 
     number: int
     base: str
     pid: int
-    #: Field 22 of ``/proc/<pid>/stat``: clock ticks since boot. With the pid, the boot id and the pid namespace it
-    #: names one process for good.
+    #: Field 22 of ``/proc/<pid>/stat``: clock ticks since boot. Together with the pid, the boot id and
+    #: the pid namespace it identifies one process.
     start_ticks: int
     boot_id: str
     #: Inode number of ``/proc/self/ns/pid``.
@@ -22,8 +22,8 @@ class Card(NamedTuple):
     application: str | None
     cwd: str
     started_at: float
-    #: Where the table of requests in flight is, and the file of the last reports and stacks; None: there is none.
+    #: Paths of the table of requests in flight and of the file with the last reports and stacks; None: there is none.
     black_box: str | None = None
     stacks: str | None = None
-    #: The signal that faulthandler answers with all stacks, into ``stacks``; None: none.
+    #: The signal at which faulthandler writes all stacks into ``stacks``; None: there is none.
     dump_signal: int | None = None

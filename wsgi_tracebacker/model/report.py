@@ -24,13 +24,13 @@ class Span(NamedTuple):
     changes: int
     #: Different places that this stretch holds, the one shown (the most frequent) included.
     places: int
-    #: Share of the stretch that the thread was on a CPU, and was runnable but not on one; None where /proc is silent.
+    #: Shares of the stretch in which the thread was on a CPU, and runnable but not on one; None if not known.
     cpu_share: float | None
     run_delay_share: float | None
 
 
 class Verdict(NamedTuple):
-    """What the flight recorder makes of the last stretch."""
+    """What the flight recorder concludes from the last stretch."""
 
     #: ``frozen``, ``busy``, ``progressing``, ``starved`` or ``unknown``.
     kind: str
@@ -67,8 +67,8 @@ class HarakiriReport(NamedTuple):
     stack: Stack | None
     system_call: str | None
     others: tuple[OtherRequest, ...]
-    #: Where greenlets serve: what their hub was doing, and if it was blocked, the request that did it (None: one that
-    #: serves nothing).
+    #: Of a request that a greenlet serves: what the hub was doing, and if it was blocked, the request whose greenlet
+    #: blocked it (None: a greenlet that serves no request).
     hub: HubState | None = None
     hub_blocked_by: OtherRequest | None = None
 
@@ -79,7 +79,7 @@ class HubReport(NamedTuple):
     hub: HubState
     worker: int | None
     pid: int
-    #: The request whose greenlet it is; None if that serves none.
+    #: The request that this greenlet serves; None if it serves none.
     by: OtherRequest | None
     #: Where that greenlet is.
     stack: Stack
@@ -95,7 +95,7 @@ class StallReport(NamedTuple):
     pid: int
     #: The requests in flight when Python ran again, the oldest first.
     in_flight: tuple[OtherRequest, ...]
-    #: Requests that ended meanwhile, or just when it was over: of each core the last one.
+    #: The last request of each core that ended during the stall, or right after it.
     ended: tuple[LastRequest, ...]
 
 
@@ -120,11 +120,11 @@ class Postmortem(NamedTuple):
     server: str | None
     application: str | None
     started_at: float
-    #: When the last of its requests in flight began, or if none is known, when its table was made; it lived then.
+    #: When the last of its requests in flight began or, if none is known, when its table was made. It was alive then.
     last_written_at: float
-    #: When this was found out.
+    #: When the postmortem was made.
     found_at: float
-    #: The oldest first, and of very many the oldest only.
+    #: The oldest first; of very many requests the oldest only.
     requests: tuple[LostRequest, ...]
     #: More requests in flight, which began later than those.
     unlisted_requests: int

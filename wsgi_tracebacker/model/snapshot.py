@@ -1,10 +1,7 @@
-"""The values that cross a thread or a process: frozen, small, typed.
+"""The values that a snapshot of a worker consists of: frozen, typed, only strings and numbers, no live frames.
 
-Knows what a snapshot of a worker is made of. Refuses to know how one is taken, written down or shown: there is no
-behaviour here and no live frame, only strings and numbers.
-
-They are named tuples: a frozen dataclass takes nine times as long to define and three times as long to make, and the
-first that is met imports a dozen modules, half of what ``wsgi-tb read`` needs beside them.
+They are named tuples. A frozen dataclass takes nine times as long to define and three times as long to make, and the
+first one imports a dozen modules, half of all that ``wsgi-tb read`` would need besides.
 
 Times named ``…_at`` are Unix seconds (for people and logs); durations are named ``…_seconds``. Everything that
 decides something was measured on the monotonic clock before it became one of these.

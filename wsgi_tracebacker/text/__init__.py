@@ -1,1 +1,1 @@
-"""Values to lines for people, pure: no socket, clock, thread, environment variable or file."""
+"""Makes lines for people from values. No module here uses sockets, clocks, threads, environment variables or files."""

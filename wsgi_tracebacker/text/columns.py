@@ -1,4 +1,4 @@
-"""Aligns cells in columns, by the columns of a terminal that their characters take."""
+"""Aligns the cells of a table, also where characters take two columns of a terminal, or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def width(text: str) -> int:
     """How many columns of a terminal the text takes: East Asian wide characters two, combining ones none."""
     if text.isascii():
         return len(text)
-    # Here and not above: most programs are ASCII, and the tables are a megabyte.
+    # Imported only for text that is not ASCII, because its tables take a megabyte.
     import unicodedata  # noqa: PLC0415
 
     total = 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: As many equal calls of a recursion are shown as Python shows of them.
 _SHOWN_REPEATS = 3
 
-#: A source line is cut here: generated and minified code has lines that would fill the screen.
+#: A longer source line is cut: generated and minified code has lines that would fill the screen.
 _MAX_SOURCE_CHARACTERS = 400
 
 _TAB = "    "
@@ -64,11 +64,11 @@ def _split(frame: Frame) -> tuple[str, str, str]:
     source = (frame.source or "").rstrip()
     start, end = frame.column, frame.end_column
     if frame.lineno is not None and frame.end_lineno is not None and frame.end_lineno > frame.lineno:
-        # It goes on in the next line: then the rest of this one belongs to it.
+        # The expression goes on in the next line, so the rest of this line belongs to it.
         end = None if start is None else len(source) * 4
     if start is None or end is None or not 0 <= start < end:
         return _shown(source.lstrip()), "", ""
-    # Columns count UTF-8 bytes; what cannot be UTF-8 comes back as replacement characters.
+    # Columns count UTF-8 bytes. What cannot be decoded becomes replacement characters.
     encoded = source.encode("utf-8", "surrogatepass")
     before, marked, after = (
         part.decode("utf-8", "replace") for part in (encoded[:start], encoded[start:end], encoded[end:])

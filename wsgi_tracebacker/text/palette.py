@@ -1,4 +1,4 @@
-"""The colours of the text for people; none where it does not go to a terminal."""
+"""The colours in which text is shown on a terminal, and none for elsewhere."""
 
 from __future__ import annotations
 

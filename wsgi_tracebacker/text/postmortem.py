@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.report import Postmortem
 
-#: The kernel dates files by its last tick, at most 10 ms ago; requests begin by a finer clock.
+#: The kernel sets the times of files to its last tick, at most 10 ms ago; requests have the time of a finer clock.
 _TICK_SECONDS = 0.01
 
 
 def lines(postmortem: Postmortem) -> Iterator[str]:
-    """For people and for the log."""
+    """The whole postmortem: the worker, its requests, its last stacks."""
     unlisted, torn = postmortem.unlisted_requests, postmortem.torn_requests
     count = len(postmortem.requests) + unlisted + torn
     died = f"died with {plural(count, 'request')} in flight" if count else "may have died with requests in flight"
@@ -48,13 +48,13 @@ def _when(postmortem: Postmortem, count: int) -> str:
     written_at = postmortem.stacks_written_at
     if written_at is None:
         return ""
-    # A dump has no time. One that a reader asked for, of a stall that was over, blames the wrong code.
+    # A dump has no time in it. That of an earlier stall, made for a reader, does not show why the worker died.
     is_older = count and written_at < postmortem.last_written_at - _TICK_SECONDS
     return f", written {_time(written_at)}{', before its last request began' if is_older else ''}"
 
 
 def _time(unix: float) -> str:
-    """``2026-01-31 17:04:00+01:00``, in the time zone of whoever reads it."""
+    """``2026-01-31 17:04:00+01:00``, in the local time zone."""
     try:
         return datetime.fromtimestamp(unix).astimezone().isoformat(" ", "seconds")
     except (OverflowError, ValueError, OSError):

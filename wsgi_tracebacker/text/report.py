@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
     from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
 
-#: Whose greenlet it is that blocks a hub, if it is none of a request.
+#: What blocks a hub, if it is no request's greenlet.
 NO_REQUEST = "a greenlet that serves no request"
 
-#: Other requests that are named; the document holds all of them.
+#: How many other requests are named; the document has all of them.
 _MAX_OTHERS_NAMED = 10
-#: A report that is so much later than the deadline says so.
+#: A report that is made this much later than the deadline says so.
 _LATE_SECONDS = 0.5
-#: A thread with so little CPU waits.
+#: A thread that uses less CPU than this is shown as waiting.
 _WAITING_SHARE = 0.05
-#: A thread that is runnable without a CPU for that long is worth a word.
+#: If a thread is runnable without a CPU for this share of the time, that is shown.
 _DELAY_SHARE = 0.1
 
 
@@ -90,7 +90,7 @@ def hub_runs_again(report: HubReport, seconds: float) -> str:
 
 
 def stall_line(report: StallReport) -> str:
-    """The line that says that Python could not run."""
+    """The line on a time in which Python could not run."""
     flying = [f"{target(other.request)} ({age(other.request.age_seconds)})" for other in report.in_flight]
     ended = [printable(f"{request.method} {request.path}") for request in report.ended]
     return (
@@ -153,7 +153,7 @@ def _doing(span: Span) -> str:
 
 
 def _place(frame: Frame) -> str:
-    # Two components: a file's name alone is often __init__.py.
+    # With its folder, because a file is often named __init__.py.
     short = "/".join(frame.filename.split("/")[-2:])
     return printable(f"{short}:{_number(frame.lineno)} {frame.function}")
 
@@ -193,6 +193,6 @@ def _others(others: tuple[OtherRequest, ...], *, everyone: bool) -> str:
     if not others:
         return "no other request in flight in this worker"
     named = [f"{target(other.request)} {age(other.request.age_seconds)} (core {other.core})" for other in others]
-    # Those that die with it are all named.
+    # All requests that die with this one are named.
     most = len(others) if everyone else _MAX_OTHERS_NAMED
     return f"{plural(len(others), 'other request')} in flight in this worker: {_named(named, most)}"

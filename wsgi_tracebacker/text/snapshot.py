@@ -1,7 +1,7 @@
 """Shows a snapshot to people: who the worker is, what each of its requests does, and for how long.
 
 Yields lines without line ends, with colour if it is told so. Takes every time from the snapshot. Every name, path and
-source line is written without control characters.
+source line is escaped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.snapshot import HubState, Request, Snapshot, Stack
 
-#: A request is noticeable from here on (yellow) and somebody is waiting for it from there on (red).
+#: A request of this age is shown in yellow: people notice it. One of the next age is shown in red: somebody waits.
 _SLOW_SECONDS = 1.0
 _STUCK_SECONDS = 10.0
 
-#: proc_pid_stat(5), in words; Z and X are not seen by who is asked.
+#: The states of proc_pid_stat(5) in words. A thread in Z or X has ended, and is not in a snapshot.
 _STATES = {
     "R": "running",
     "S": "sleeping",
@@ -34,7 +34,7 @@ _STATES = {
     "I": "idle",
 }
 
-#: The sources of a snapshot that its worker had no part in.
+#: The sources of the snapshots that a reader made without the worker.
 _FROM_OUTSIDE = ("table", "faulthandler")
 
 
@@ -163,7 +163,7 @@ def _request(request: Request, palette: Palette) -> str:
     elif request.age_seconds >= _SLOW_SECONDS:
         age = palette.paint(palette.slow, age)
     what = palette.paint(palette.request, printable(f"{request.method} {target}"))
-    # A table does not hold it.
+    # The table of requests does not have it.
     phase = "" if request.phase == UNKNOWN_PHASE else f"  in {printable(request.phase)}"
     return f"{what}  {age}{phase}"
 
@@ -185,7 +185,7 @@ def _holder(stack: Stack, palette: Palette) -> str:
 
 
 def _ids(stack: Stack) -> str:
-    """What other tools know the thread by: all there is to go on with where its stack is not known."""
+    """The ids by which other tools show the thread, for a snapshot that may not have its stack."""
     ident = "?" if stack.ident is None else f"{stack.ident:#x}"
     return f"thread {ident}, native id {'?' if stack.native_id is None else stack.native_id}, core {stack.core}"
 
@@ -200,7 +200,7 @@ def _origin(request: Request, palette: Palette) -> str:
 
 
 def _nested(request: Request) -> Iterator[Request]:
-    # Depth first, without recursion: how deep it goes is the sender's choice.
+    # Depth first, without recursion: the sender chooses how deep it goes.
     waiting = list(reversed(request.nested))
     while waiting:
         nested = waiting.pop()

@@ -1,1 +1,1 @@
-"""Values to bytes and back, pure: no socket, clock, thread, environment variable or file."""
+"""Makes bytes from values, and values from bytes, without sockets, clocks, threads, environment variables or files."""

@@ -20,10 +20,10 @@ CARD_SUFFIX = ".worker"
 #: How a card begins, of any version.
 START = b'{"card":'
 
-#: ``sun_path`` holds 108 bytes with its closing NUL on Linux, see unix(7).
+#: ``sun_path`` has 108 bytes on Linux, one of which is the closing NUL, see unix(7).
 MAX_SOCKET_PATH_BYTES = 107
 
-#: Room kept for the number: a base must fit with a five-digit one.
+#: A base must leave room for a number of five digits.
 MAX_NUMBER_DIGITS = 5
 
 _CARD = Record(
@@ -43,6 +43,8 @@ _CARD = Record(
     Key("stacks", PATH, None),
     Key("dump_signal", INTEGER, None),
 )
+# The first request of a process writes a card.
+_CARD.prepare()
 
 
 def socket_path(base: str, number: int) -> str:

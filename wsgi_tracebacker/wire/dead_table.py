@@ -12,17 +12,17 @@ from wsgi_tracebacker.wire.records import is_time
 #: How faulthandler begins a thread; each thread is once in a dump.
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-fA-F]{1,16})\b", re.MULTILINE)
 
-#: Of the stacks file, its end: the last reports.
+#: How much of the end of a stacks file is kept.
 MAX_STACKS_CHARACTERS = 64 * 1024
 
 
 def read_postmortem(
     content: bytes, base: str, found_at: float, stacks: bytes | None, stacks_written_at: float | None = None
 ) -> Postmortem | None:
-    """The postmortem of a dead worker's table; None if it ended in order, or nothing can have been in flight.
+    """Make the postmortem of a worker; None if it ended in order, or cannot have had a request in flight.
 
-    ``stacks`` is what its stacks file holds, ``stacks_written_at`` the Unix time at which that was last written.
-    Raises FormatError for what is no table. The worker is dead: nobody writes, so one read is enough.
+    ``stacks`` is the content of its stacks file, ``stacks_written_at`` the Unix time at which that was last written.
+    Raises FormatError if the content is not a table. Nobody writes the table of a dead worker, so one read is enough.
     """
     header = table_layout.decode_header(content)
     rows, torn = table_layout.decode_rows(content, content)
@@ -63,7 +63,7 @@ def read_postmortem(
 
 
 def _last(stacks: str) -> str:
-    """Of several dumps in a row, which a stalled worker makes for each reader, the last one."""
+    """The last dump, where a stalled worker made one for each of several readers."""
     seen: set[str] = set()
     begin = 0
     for header in reversed(list(_THREAD.finditer(stacks))):

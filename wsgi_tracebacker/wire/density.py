@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from wsgi_tracebacker.errors import FormatError
 
-#: A document of ours has more bytes than that for each object or list in it, and for each value. Of what it has many
-#: of, an empty request is the densest, with 2 and 11 of them in 125 bytes; a frame has 1 and 9 in 116.
+#: A document of ours has more bytes than these for each object or list in it, and for each value. The densest part
+#: that it has many of is an empty request, with 2 and 11 of them in 125 bytes; a frame has 1 and 9 in 116.
 _BYTES_A_CONTAINER = 48
 _BYTES_A_VALUE = 10
 #: A short document may have this many of either.

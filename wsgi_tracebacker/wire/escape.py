@@ -1,9 +1,8 @@
-r"""What may never reach a log line or a terminal raw, and what stands there instead.
+r"""Escapes the characters that must not reach a log or a terminal: in thread names, paths and source lines.
 
-Knows which characters can break a record, drive a terminal or turn the reading order of a line around, and writes
-them as Python would in a string literal (``\n``, ``\x1b``, ``\u202e``). Refuses to know where the text comes from
-and where it goes: thread names, paths and source lines are all somebody else's text. A backslash that is already
-there stays as it is, so escaped text cannot be turned back for certain; it is for reading.
+These can break a log record in two, control a terminal, or reverse the reading direction of a line. They are written
+as in a Python string literal (``\n``, ``\x1b``, ``\u202e``). A backslash in the text stays as it is, so escaped text
+is for reading and cannot be decoded again.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def _escape(code: int) -> str:
 
 @cache
 def _escapes() -> dict[int, str]:
-    # Not before it is needed: they are 2,000, most of them surrogates.
+    # Made when first needed: there are 2,000 of them, most of them surrogates.
     return {code: _escape(code) for first, last in _RANGES for code in range(first, last + 1)}
 
 
@@ -45,5 +44,5 @@ def printable(text: str) -> str:
     # Nearly all text here is plain ASCII, and str's own scan is five times faster than the expression's.
     if (text.isascii() and text.isprintable()) or _UNSAFE.search(text) is None:
         return text
-    # Not substituted one by one: an enemy's text is nothing else, and that takes seven times as long.
+    # Not re.sub(): hostile text may consist of such characters only, and then that takes seven times as long.
     return text.translate(_escapes())

@@ -1,18 +1,18 @@
-r"""faulthandler's dump of all threads, read as stacks.
+r"""Reads the stacks of all threads from a dump of ``faulthandler``.
 
-Knows the text that CPython 3.10 to 3.15 write into a file when a signal registered with ``faulthandler`` comes::
+CPython 3.10 to 3.15 write this text into a file when a signal comes that was registered with ``faulthandler``::
 
     dump   := (thread blank)* ["..."]
     thread := ("Thread 0x…" | "Current thread 0x…") [" [" NAME "]"] " (most recent call first):" line*
     line   := '  File "' FILE '", line ' N " in " FUNC | "  Garbage-collecting" | "  <no Python frame>" | "  ..."
 
-Refuses to believe that "current" means anything: it is the thread that took the signal, not the one that held the
-GIL. A dump has the newest 100 threads, so that the main thread may be missing, and the innermost 100 frames of each.
-Texts are cut at 500 characters and written in ASCII, with ``\xe9`` for what is not; such escapes are undone here (a
-backslash of the text itself is written as it is, so that a file called ``\xe9`` would be misread).
+"Current" is ignored: it is the thread that received the signal, not the one that held the GIL. A dump has the newest
+100 threads, so the main thread may be missing, and the innermost 100 frames of each. Texts are cut after 500
+characters and written in ASCII, with ``\xe9`` for other characters. These escapes are decoded here; because a
+backslash in the text is not escaped, a file whose name is ``\xe9`` is misread.
 
-PyPy's heads say "most recent call first, approximate line numbers" (each is the first line of its function), its
-idents are in capitals, and its texts in UTF-8.
+PyPy writes "most recent call first, approximate line numbers" (each is the first line of its function), idents in
+capitals, and texts in UTF-8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wsgi_tracebacker.model.snapshot import Frame, Stack
 MAX_THREADS = 100
 MAX_FRAMES = 100
 
-#: Nobody reads more of a dump: 100 threads with 100 frames of ordinary names are 1 MB.
+#: Readers read no more of a dump: 100 threads with 100 frames of ordinary names are 1 MB.
 MAX_BYTES = 16 * 1024 * 1024
 
 _THREAD = re.compile(
@@ -46,19 +46,19 @@ class Dump(NamedTuple):
     """The threads of a dump, in its order: the newest first."""
 
     stacks: tuple[Stack, ...]
-    #: There were more threads than it shows.
+    #: There were more threads than the dump shows.
     is_cut: bool
 
 
 def parse(content: bytes) -> Dump:
     """The stacks of a dump, each with its ident, its frames outermost first.
 
-    Lines that are neither a thread's nor a frame's are passed over, and a dump that was cut off gives what is whole.
-    Raises FormatError if no thread is in it.
+    Other lines are ignored, and of a dump that was cut off the whole lines are read. Raises FormatError if there is no
+    thread in it.
     """
     threads: list[_Thread] = []
     is_cut = False
-    # Python's own splitlines() splits at more than faulthandler does, but that writes nothing of it raw.
+    # Not splitlines(), which splits at other characters too.
     for line in content[:MAX_BYTES].decode("utf-8", "backslashreplace").split("\n"):
         header = _THREAD.fullmatch(line)
         if header is not None:

@@ -1,8 +1,7 @@
-"""As much of HTTP/1.0 as one question and one answer on a UNIX socket need.
+"""Parses an HTTP/1.0 request and builds the response, for one of each per connection on a UNIX socket.
 
-Knows how a request's bytes end, what is wrong with them, and what an answer looks like. Refuses to know sockets,
-clocks and what is behind a path. ``http.server`` would do it too, at 6 MB, 13-26 ms of import in every worker, and
-with a time limit for each read instead of one for the whole connection.
+``http.server`` is not used: it takes 6 MB and 13-26 ms of import in every worker, and it limits the time of each read
+instead of the whole connection.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-#: Our paths have some ten characters; 2 KiB is what no honest client exceeds.
+#: Our paths have about ten characters, so no honest client sends more.
 MAX_REQUEST_LINE_BYTES = 2 * 1024
 #: Request line and headers together. curl sends some 80 bytes, a browser through a proxy 2 KiB; h11's default, 16 KiB,
 #: has to hold cookies, which nobody sends here.
@@ -42,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that gets an error for an answer."""
+    """A request that is answered with an error."""
 
     status: int
     explanation: str
@@ -51,7 +50,7 @@ class Refusal:
 def parse(received: bytes, *, ended: bool = False) -> Question | Refusal | None:
     """What the bytes received so far ask for; None while more must come.
 
-    ``ended``: the client will send no more. What follows the empty line is not looked at: the answer must not depend
+    ``ended``: the client will send no more. What follows the empty line is ignored, because the answer must not depend
     on how the bytes were split on their way.
     """
     line, newline, _ = received.partition(b"\n")

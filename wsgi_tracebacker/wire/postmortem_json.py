@@ -11,7 +11,7 @@ from wsgi_tracebacker.wire.records import INTEGER, NUMBER, TEXT, Key, Record, lo
 #: Rises when a key changes its meaning; not when one is added.
 VERSION = 2
 
-#: Of the requests, the oldest: more than anybody reads in a log, and with long paths 1 MiB in the file that is kept.
+#: The oldest requests, this many, are listed: more than anybody reads in a log. With long paths they take 1 MiB.
 MAX_REQUESTS = 512
 
 Record(

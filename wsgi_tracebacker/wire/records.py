@@ -67,7 +67,7 @@ COUNT = Kind("a whole number from 0", lambda value: type(value) is int and 0 <= 
 NUMBER = Kind("a number", lambda value: type(value) in (int, float) and is_time(value), _write_number)
 FLAG = Kind("true or false", lambda value: type(value) is bool, {True: "true", False: "false"}.__getitem__)
 
-#: In characters; requests nested about 100 deep are there. Deeper ones would end in a RecursionError here or later.
+#: In characters, which about 100 requests inside each other reach. Python would end deeper ones by a RecursionError.
 _LONGEST_PLACE = 1000
 
 #: The default of a key that may neither be missing nor null.
@@ -75,14 +75,14 @@ _REQUIRED: Any = object()
 
 
 class Key:
-    """One key of an object, and the attribute that it is."""
+    """One key of an object, and the attribute that has its value."""
 
     __slots__ = ("attribute", "default", "is_list", "kind", "name")
 
     def __init__(
         self,
         name: str,
-        #: A Kind, a record, or the class of a record for a list of them.
+        #: A Kind, or the class of named tuples whose table is in the place.
         kind: Kind | type[Any],
         default: Any = _REQUIRED,
         *,
@@ -109,7 +109,7 @@ class Key:
         return f"'null' if {name} is None else {written}" if self.default is None else written
 
     def read(self, value: Any, place: str) -> Any:
-        """What this key's value in the JSON is in the named tuple. ``place``: where in the document the object is."""
+        """The attribute for a value of the JSON. ``place``: where in the document its object is. Raises FormatError."""
         if value is None and self.default is not _REQUIRED:
             return self.default
         kind = self.kind
@@ -142,6 +142,10 @@ class Record(Generic[T]):
             raise FormatError(f"{place} is not an object")
         return self._build(**{key.attribute: key.read(content.get(key.name), place) for key in self._keys})
 
+    def prepare(self) -> None:
+        """Make now what write() needs, so that its first call is not slower than the others."""
+        self._writer  # noqa: B018  (a cached property)
+
     def write(self, value: T) -> str:
         """The JSON object of a value; ValueError for an infinite number."""
         return self._writer(*cast("tuple[Any, ...]", value))
@@ -158,7 +162,7 @@ class Record(Generic[T]):
         template = ",".join(f'"{key.name}":%s' for key in self._keys)
         values = "".join(f"{key.expression()}, " for key in self._keys)
         names = {f"write_{key.attribute}": key.write for key in self._keys}
-        # All of the source is from tables in this package.
+        # The source consists of names in tables of this package only.
         return cast("Callable[..., str]", eval(f"lambda {parameters}: '{{{template}}}' % ({values})", names))  # noqa: S307
 
 

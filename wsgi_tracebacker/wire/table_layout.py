@@ -1,9 +1,7 @@
-"""The black box: the table of requests in flight that outlives its worker, laid out byte by byte.
+"""The bytes of the black box, which is the table of requests in flight that outlives its worker.
 
-Knows where each field is, and how a row that is being written is told from a whole one. Refuses to open anything.
-
-The file has a header of 1 KiB and 1,024 rows of 384 bytes, little-endian. The worker writes, anybody who may read the
-file reads at any time, without a lock:
+The file has a header of 1 KiB and 1,024 rows of 384 bytes, little-endian. The worker writes it, and others read it at
+any time, without a lock:
 
 ========  =====  ======================================================================================
 header    bytes  content

@@ -1,15 +1,15 @@
-r"""uWSGI's tracebacker text, to the byte: written for its readers, read from its sockets.
+r"""Writes stacks as the text of uWSGI's tracebacker, for the programs that read it, and reads it from uWSGI's sockets.
 
-Knows the grammar::
+The grammar::
 
     dump  := header block*
     block := frame+ "\n"
     frame := "thread_id = " NAME " filename = " FILE " lineno = " N " function = " FUNC " line = " SOURCE "\n"
 
-Refuses to know sockets and live frames. Two things differ from uWSGI, and both cannot be seen in ordinary text.
-Everything is UTF-8 with control characters, bidirectional marks and lone surrogates as backslash escapes (uWSGI
-escapes nothing, and stops for good at the first character that is not ASCII). And ``=`` after a space in a name,
-a path or a function is written ``\x3d``, so that no thread can give itself a false file name.
+Two things differ from uWSGI, and ordinary text shows neither. The text is UTF-8, with backslash escapes for control
+characters, bidirectional marks and lone surrogates (uWSGI escapes nothing, and stops for good at the first character
+that is not ASCII). And ``=`` after a space in a name, a path or a function is written ``\x3d``, so that no thread can
+give itself a false file name.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ HEADER = b"*** WSGI Python tracebacker output ***\n\n"
 #: How a dump of uWSGI's begins.
 UWSGI_HEADER = b"*** uWSGI Python tracebacker output ***\n\n"
 
-#: uWSGI escapes nothing, so a line break in a thread's name splits its record. It is put together again from at most
-#: this many characters: far more than a name and a path can have, and a bound on the work for a hostile dump.
+#: uWSGI escapes nothing, so a line break in a thread's name splits its record. parse() joins a record from at most this
+#: many characters: far more than a name and a path can have, and a bound on the work for a hostile dump.
 _MAX_SPLIT_RECORD_CHARACTERS = 16 * 1024
-#: And from so many lines: each one is looked for an end from the record's start on (measured without this bound: 4 s
-#: for a megabyte of blank lines, and a reply may have 32).
+#: And from at most this many lines, because for each line the search starts at the beginning of the record (measured
+#: without this bound: 4 s for a megabyte of blank lines, and a reply may have 32).
 _MAX_SPLIT_RECORD_LINES = 32
 
-#: A dump has more bytes than that for each of its lines: a record has 56 and what is in it, and an empty line may
-#: follow.
+#: A dump has more bytes than this for each of its lines: a record has 56 and its values, and an empty line may follow.
 _BYTES_A_LINE = 16
-#: A short one may have so many, for names with line breaks.
+#: A short dump may have this many lines, for names with line breaks.
 _LINES_ALWAYS = 1000
 
-#: What ``backslashreplace`` makes of bytes that are not UTF-8, done in a third of its time.
+#: The same escapes as ``backslashreplace`` makes of bytes that are not UTF-8, in a third of its time.
 _ESCAPES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 _THREAD_PREFIX = "thread_id = "
@@ -52,7 +51,7 @@ _SERVING_NAME = re.compile(r"u?WSGIWorker([0-9]{1,9})Core([0-9]{1,9})")
 
 
 def _field(text: str) -> str:
-    """A field that another one follows: what could be taken for the start of the next field is escaped too."""
+    """A field that another one follows: the start of the next field is escaped in it too."""
     text = printable(text)
     return text.replace(" =", r" \x3d") if " =" in text else text
 
@@ -93,8 +92,8 @@ def encode(stacks: Iterable[Stack]) -> bytes:
 def parse(data: bytes) -> tuple[Stack, ...]:
     """The stacks of a dump of ours or uWSGI's.
 
-    Anything may follow the header: what is no record is passed over, and one that was cut off within its source line
-    is kept. Escapes are left as they are. Raises FormatError if there is no header, or more lines than a dump can have.
+    Lines that are not records are ignored, and a record that was cut off within its source line is kept. Escapes are
+    not decoded. Raises FormatError if there is no header, or more lines than a dump can have.
     """
     for header in (UWSGI_HEADER, HEADER):
         if data.startswith(header.rstrip()):
@@ -149,12 +148,12 @@ def _text(data: bytes) -> str:
 
 
 def worker_number(stacks: Iterable[Stack]) -> int | None:
-    """The worker that the threads' names speak of, None if no thread serves."""
+    """The number of the worker in the threads' names; None if no thread serves requests."""
     return next((number for number, _ in (_serving(stack.name) for stack in stacks) if number is not None), None)
 
 
 def _serving(name: str) -> tuple[int | None, int | None]:
-    """The worker's number and the core that a thread's name tells, (None, None) for a thread that does not serve."""
+    """The worker's number and the core in a thread's name; (None, None) for a thread that does not serve requests."""
     match = _SERVING_NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else (None, None)
 
