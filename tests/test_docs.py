@@ -327,11 +327,11 @@ def test_every_state_and_source_is_in_the_reference() -> None:
         processes.STOPPED,
         processes.DISK_WAIT,
         processes.DEAD,
-        examine.BUSY,
-        examine.STALLED,
+        processes.BUSY,
+        processes.STALLED,
     ):
         assert state in states
-    for state in (processes.ALIVE, processes.STOPPED, processes.DISK_WAIT, examine.BUSY, examine.STALLED):
+    for state in (processes.ALIVE, processes.STOPPED, processes.DISK_WAIT, processes.BUSY, processes.STALLED):
         assert f"`{state}`" in keys["state"][0]
     for source in ("worker", "uwsgi", "table", "faulthandler"):
         assert f"`{source}`" in keys["source"][0]
@@ -343,7 +343,7 @@ def test_numbers_of_the_signal_and_the_timers_are_those_of_the_code() -> None:
     assert f"{stall._WAITING_SWITCHES_PER_SECOND:g} times a second" in rule
     assert f"{stall._ALWAYS_SHARE * 100:g} % of the time" in rule
     assert f"{stall._NOBODY_SHARE * 100:g} % of the time" in rule
-    assert (stall.HALF_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE, examine._HOLDER_LOOKS) == (0.5, 3, 0.25, 5)
+    assert (stall.INTERVAL_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE, examine._RUNNING_SAMPLES) == (0.5, 3, 0.25, 5)
     text = section(reference("harakiri"), "A stalled worker")
     assert f"{kill_timer.DUMP_SECONDS:g} seconds later SIGKILL" in text
     margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]
@@ -549,7 +549,7 @@ def test_numbers_of_security_are_those_of_the_code() -> None:
     assert discovery.MAX_USER_WORKERS // client._MAX_OPEN == 4
     assert "by four times what one worker may take" in page
     for text in (page, reference("command")):
-        assert f" {discovery.MAX_USER_WORKERS:,} workers are looked at" in text
+        assert f" {discovery.MAX_USER_WORKERS:,} workers are read" in text
     assert f"A reply has at most {client.MAX_REPLY_BYTES >> 20} MiB, all" in reference("command")
     assert f"all replies of one user together {client.MAX_USER_BYTES >> 20} MiB" in reference("command")
     together = f" {postmortems.MAX_USER_BYTES >> 20} MiB are read together"

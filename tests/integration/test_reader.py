@@ -71,6 +71,14 @@ def write_card(base: str, card: Card) -> None:
     Path(cards.card_path(base, card.number)).write_bytes(cards.encode(card))
 
 
+def ask(path: str, seconds: float) -> Reply:
+    """The reply of the worker behind one socket; raises the error if there is none."""
+    (outcome,) = client.ask_all([(path, seconds)])
+    if isinstance(outcome, client.Failure):
+        raise outcome.error
+    return outcome
+
+
 def dead_socket(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(path)
@@ -85,7 +93,7 @@ def test_a_worker_is_asked_over_http(base: str) -> None:
         connection.sendall(http(SNAPSHOT))
 
     with listener(base, answer):
-        reply = client.ask(base, 5)
+        reply = ask(base, 5)
     assert reply == (http(SNAPSHOT), os.getpid(), os.geteuid())
     assert seen == [b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"]
 
@@ -93,7 +101,7 @@ def test_a_worker_is_asked_over_http(base: str) -> None:
 def test_a_reset_after_the_text_is_its_end(base: str) -> None:
     """uWSGI closes with our request unread; what it sent before, more than a buffer holds, is all there."""
     with listener(base, talking(UWSGI_TEXT)):
-        assert client.ask(base, 5).content == UWSGI_TEXT
+        assert ask(base, 5).content == UWSGI_TEXT
 
 
 def test_many_workers_are_asked_at_once(base: str, done: threading.Event, listeners: contextlib.ExitStack) -> None:
@@ -179,7 +187,7 @@ def test_what_was_found_out_stands_if_no_answer_comes(base: str, done: threading
         first, _ = client.ask_all([(f"{base}1", 5), (f"{base}2", 0.6)], [examine, None])
         done.set()
     assert isinstance(first, client.Failure)
-    assert first.examination == ("busy", None, ("a note",))
+    assert first.findings == ("busy", None, ("a note",))
 
 
 def test_who_was_given_up_is_not_listened_to_without_end(
@@ -210,7 +218,7 @@ def test_who_was_given_up_is_not_listened_to_without_end(
         done.set()
     for outcome in flooding:
         assert isinstance(outcome, client.Failure)
-        assert outcome.examination == ("busy", None, ("a note",))
+        assert outcome.findings == ("busy", None, ("a note",))
     # And what lay in the buffers of the sockets.
     assert sum(sent) < 4 << 20
 
@@ -223,7 +231,7 @@ def test_the_time_limit_is_for_everything(base: str, done: threading.Event) -> N
             connection.sendall(b"H")
 
     with listener(base, trickle), pytest.raises(WorkerTimedOut, match="began to answer"):
-        client.ask(base, 0.4)
+        ask(base, 0.4)
 
 
 def test_a_full_backlog_is_waited_for(base: str, done: threading.Event) -> None:
@@ -238,24 +246,24 @@ def test_a_full_backlog_is_waited_for(base: str, done: threading.Event) -> None:
             except BlockingIOError:
                 break
         with pytest.raises(WorkerTimedOut, match=r"did not answer within 0\.2 s"):
-            client.ask(base, 0.2)
+            ask(base, 0.2)
 
 
 def test_a_flood_is_cut_off(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replies have a bound on their size."""
     monkeypatch.setattr(client, "MAX_REPLY_BYTES", 1 << 20)
     with listener(base, talking(b"x" * (3 << 20))), pytest.raises(BadReply, match="larger than 1 MiB"):
-        client.ask(base, 5)
+        ask(base, 5)
 
 
 def test_nobody_behind_a_socket_is_dead(base: str) -> None:
     """A refused connection and a socket that vanished are both a worker that is gone."""
     dead_socket(base)
     with pytest.raises(WorkerDead, match="nobody listens"):
-        client.ask(base, 5)
+        ask(base, 5)
     os.unlink(base)
     with pytest.raises(WorkerDead, match="vanished"):
-        client.ask(base, 5)
+        ask(base, 5)
 
 
 def test_a_datagram_socket_is_no_tracebackers(base: str) -> None:
@@ -263,18 +271,18 @@ def test_a_datagram_socket_is_no_tracebackers(base: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.bind(base)
         with pytest.raises(BadReply, match="stream"):
-            client.ask(base, 5)
+            ask(base, 5)
 
 
 def test_an_empty_reply_is_a_refusal_unless_we_are_its_user(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our listener closes on strangers without a byte; on its owner only by a fault."""
     with listener(base, lambda _: None):
         with pytest.raises(BadReply, match="without a byte"):
-            client.ask(base, 5)
+            ask(base, 5)
         owner = os.geteuid()
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
         with pytest.raises(PermissionDenied, match=f"uid {owner}"):
-            client.ask(base, 5)
+            ask(base, 5)
 
 
 def test_a_long_path_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +291,7 @@ def test_a_long_path_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder.mkdir()
     monkeypatch.chdir(folder)
     with listener("s1", answering(http(SNAPSHOT))):
-        assert client.ask(str(folder / "s1"), 5).content == http(SNAPSHOT)
+        assert ask(str(folder / "s1"), 5).content == http(SNAPSHOT)
 
 
 def test_one_user_is_waited_for_in_few_rounds(
@@ -307,7 +315,7 @@ def test_one_user_is_waited_for_in_few_rounds(
     found = survey([base], 0.2)
     assert [answer.state for answer in found.answers] == ["busy"] * 8 + ["alive"] * 8
     (line,) = found.missing
-    assert line == f"22 workers of uid {STRANGER} are left out: of another user no more than 8 are looked at"
+    assert line == f"22 workers of uid {STRANGER} are left out: of another user no more than 8 are read"
 
 
 def test_a_survey_has_every_worker_in_order(base: str, done: threading.Event, listeners: contextlib.ExitStack) -> None:
@@ -436,6 +444,6 @@ def test_a_socket_of_another_user_is_no_permission(base: str) -> None:
         os.seteuid(65534)
         try:
             with pytest.raises(PermissionDenied, match="as the user that runs the worker, or as root"):
-                client.ask(base, 5)
+                ask(base, 5)
         finally:
             os.seteuid(0)

@@ -50,7 +50,7 @@ READERS_OF_MANY = 3
 WORKERS = 5
 THREADS = 3
 #: A reader waits half a second before it begins with a proof; these ones begin at once.
-FIRST_LOOK_SECONDS = 0.1
+FIRST_SAMPLE_SECONDS = 0.1
 READ_SECONDS = 2.0
 SHORT_READ_SECONDS = 0.3
 #: The longest that a worker lives.
@@ -68,8 +68,8 @@ def say(text: str) -> None:
 
 def read_on(base: str, timeout_seconds: float) -> None:
     """Read for ever, and say what state each worker was in; a line of JSON a read, until nobody takes them."""
-    client.EXAMINE_AFTER_SECONDS = FIRST_LOOK_SECONDS
-    examine.FIRST_LOOK_SECONDS = FIRST_LOOK_SECONDS
+    client.EXAMINE_AFTER_SECONDS = FIRST_SAMPLE_SECONDS
+    examine.FIRST_SAMPLE_SECONDS = FIRST_SAMPLE_SECONDS
     while True:
         try:
             states = [answer.state for answer in survey([base], timeout_seconds, may_signal=True).answers]

@@ -1,5 +1,4 @@
-"""The reader: finds workers, asks them, and says what became of each. Lives in the operator's process.
+"""The operator's process: finds workers, asks them, and returns what each one answered or why it did not.
 
-Its values are named tuples and not dataclasses, which are made five times more slowly: the whole command should be
-over before the operator has noticed that it began.
+Its values are named tuples and not dataclasses, which take five times as long to define: the command has to start fast.
 """

@@ -1,7 +1,7 @@
-"""Ask workers for their snapshots: all at once, each with one time limit for everything.
+"""Asks many workers for their snapshots at once, each within its own time limit, and returns reply or failure.
 
-Knows the sockets and how they fail. One poll loop instead of a thread for each worker: 32 replies come in while a
-thread pool is still starting. Refuses to know what is in a reply.
+It knows sockets and how they fail, and does not read what is in a reply. One poll loop instead of a thread for each
+worker: 32 replies arrive while a thread pool is still starting.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import struct
 import time
 from collections import Counter, deque
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, PermissionDenied, WorkerDead, WorkerTimedOut, WorkerUnreachable
@@ -27,30 +28,30 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.reader.unanswered.examine import Findings
 
-    #: Begins the examination of a worker that has not answered for so many seconds; it yields the seconds until its
-    #: next step.
+    #: Starts to examine a worker that has not answered for so many seconds. The generator yields the seconds until its
+    #: next step, and is sent the pid of the process that listens there (0: unknown).
     Examine = Callable[[float], Generator[float, int, Findings]]
 
-#: What a worker can be asked: all its stacks, or who it is and how much it serves, which costs it next to nothing.
+#: The two requests: all stacks, or only who the worker is and how much it serves, which costs it next to nothing.
 SNAPSHOT = b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"
 WORKER = b"GET /worker HTTP/1.0\r\nHost: worker\r\n\r\n"
 
-#: What a reply may be at most: a snapshot of 500 threads with 200 frames each is 22 MB.
+#: The largest reply that is accepted: a snapshot of 500 threads with 200 frames each is 22 MB.
 MAX_REPLY_BYTES = 32 * 1024 * 1024
 
-#: And all replies of one user together: whoever may bind any number of sockets in the folder must not fill the reader's
-#: memory, or keep it reading for minutes. 128 workers with 64 threads each are 64 MB. Users are counted apart, so that
-#: one cannot use up what is another's.
+#: The same for all replies of one user together: a user who binds thousands of sockets in the folder must not fill the
+#: reader's memory, or keep it reading for minutes. 128 workers with 64 threads each are 64 MB. Each user has a limit of
+#: their own, so that none can use up another's.
 MAX_USER_BYTES = 128 * 1024 * 1024
 
-#: Connections open at a time; the usual limit of descriptors is 1,024. Whose turn it is says ``_Queue``.
+#: Connections open at a time; the usual limit of descriptors is 1,024.
 _MAX_OPEN = 256
 
-#: Who answers at all nearly always does so in milliseconds. An examination begins after this, and not before: what it
-#: needs is a third of the command.
+#: A worker is examined only after this: nearly all workers answer in milliseconds, and the modules of an examination
+#: are a third of the command's start.
 EXAMINE_AFTER_SECONDS = 0.25
 
-#: While a worker's backlog is full there is nothing to wait on: connect(2) of a UNIX socket says EAGAIN at once.
+#: connect(2) of a UNIX socket whose backlog is full fails with EAGAIN at once, and poll(2) cannot wait for room there.
 _BACKLOG_RETRY_SECONDS = 0.01
 
 _READ_BYTES = 256 * 1024
@@ -60,23 +61,16 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Failure(NamedTuple):
-    """Why there is no reply, and who should have given it; 0 if it never came to a connection."""
+    """Why there is no reply."""
 
     error: WorkerUnreachable
+    #: The process that listens there; 0 if there was no connection.
     peer_pid: int = 0
-    #: What was found out about it, if it was examined.
-    examination: Findings | None = None
+    #: If it was examined.
+    findings: Findings | None = None
 
 
 Outcome = Reply | Failure
-
-
-def ask(path: str, timeout_seconds: float) -> Reply:
-    """Ask the worker behind one socket. Raises the WorkerUnreachable that says why there is no reply."""
-    outcome = ask_all([(path, timeout_seconds)])[0]
-    if isinstance(outcome, Failure):
-        raise outcome.error
-    return outcome
 
 
 def ask_all(
@@ -89,39 +83,37 @@ def ask_all(
 ) -> list[Outcome]:
     """Ask the workers behind these sockets, each within its own seconds; the outcomes come in the same order.
 
-    A worker that has an examiner is examined while it is waited for, and its examiner says when that ends. Its own
-    answer is better than anything that is found out about it, so it may still give one as long as others are waited
-    for. ``owners`` are the users whom the sockets belong to: where there are too many to be asked at once, one user's
-    do not wait for another's.
+    A worker that has an examiner is examined while its answer is awaited, and the examiner decides how long that lasts.
+    A late answer still replaces the findings while other workers are awaited. ``owners`` are the users that the sockets
+    belong to: if not all can be asked at once, the sockets of one user do not wait for another's.
     """
-    received_of: dict[int, int] = {}
-    conversations = [_Conversation(path, seconds, request, received_of) for path, seconds in questions]
-    for conversation, examine in zip(conversations, examiners, strict=False):
-        conversation.examine = examine
-    for conversation, owner in zip(conversations, owners, strict=False):
-        conversation.owner = owner
+    received: Counter[int] = Counter()
+    conversations = [
+        _Conversation(path, seconds, request, received, examine, owner)
+        for (path, seconds), examine, owner in zip_longest(questions, examiners, owners)
+    ]
     waiting = _Queue(conversations)
     connecting: list[_Conversation] = []
     connected: dict[int, _Conversation] = {}
     poll = select.poll()
     try:
         while waiting or any(c.outcome is None for c in (*connecting, *connected.values())):
-            for conversation in waiting.take(_MAX_OPEN, (*connecting, *connected.values())):
-                conversation.begin(clock())
+            for conversation in waiting.next_ones(_MAX_OPEN, (*connecting, *connected.values())):
+                conversation.start(clock())
                 connecting.append(conversation)
             for conversation in connecting:
                 if conversation.connect():
                     connected[conversation.fileno()] = conversation
                     poll.register(conversation.fileno(), select.POLLIN | select.POLLOUT)
             connecting = [c for c in connecting if c.outcome is None and c.fileno() not in connected]
-            _advance(poll, connected, _wait_seconds(connecting, connected, clock()))
+            _exchange(poll, connected, _wait_seconds(connecting, connected, clock()))
             now = clock()
             for conversation in (*connecting, *connected.values()):
                 if conversation.outcome is None and conversation.deadline <= now:
                     conversation.pass_deadline(clock)
             connecting = [c for c in connecting if c.outcome is None]
             if waiting:
-                # Others want the descriptors of those who might yet answer.
+                # The others need the descriptors of those that might still answer.
                 for conversation in connected.values():
                     conversation.is_over = conversation.outcome is not None
             for descriptor in [d for d, c in connected.items() if c.is_over]:
@@ -138,34 +130,34 @@ def _wait_seconds(connecting: Sequence[_Conversation], connected: dict[int, _Con
     return min(deadline - now, _BACKLOG_RETRY_SECONDS) if connecting else deadline - now
 
 
-def _advance(poll: select.poll, connected: dict[int, _Conversation], wait_seconds: float) -> None:
+def _exchange(poll: select.poll, connected: dict[int, _Conversation], wait_seconds: float) -> None:
+    """Send and receive what is possible within these seconds."""
     if not connected and wait_seconds <= 0:
         return
     # poll counts in whole milliseconds; rounded up, so that it does not spin through the last one.
     for descriptor, _ in poll.poll(max(0, int(wait_seconds * 1000) + 1)):
-        connected[descriptor].advance()
-        # From now on only its reply is waited for.
-        poll.modify(descriptor, select.POLLIN)
+        connected[descriptor].exchange()
+        poll.modify(descriptor, select.POLLIN)  # the request is sent: only the reply is awaited now
 
 
 class _Queue:
-    """Conversations that have not begun: those of the reader's own user first, then whose user has the fewest open.
+    """Conversations that have not started: first those of the reader's own user, then of the user with the fewest open.
 
-    So whoever binds any number of sockets that say nothing has them wait for each other, and not the workers behind.
+    So the silent sockets of one user delay each other, and not the workers of another.
     """
 
     def __init__(self, conversations: Sequence[_Conversation]) -> None:
         self._of_owner: dict[int, deque[_Conversation]] = {}
-        # Where as many are open, the lowest uid: services have lower ones than people.
+        # Of users with equally many open, the lowest uid comes first: services have lower ones than people.
         for conversation in sorted(conversations, key=lambda each: each.owner):
             self._of_owner.setdefault(conversation.owner, deque()).append(conversation)
 
     def __bool__(self) -> bool:
         return bool(self._of_owner)
 
-    def take(self, limit: int, opened: Collection[_Conversation]) -> Iterator[_Conversation]:
-        """The next ones, as many as may be open beside these."""
-        if not self._of_owner or len(opened) >= limit:
+    def next_ones(self, limit: int, opened: Collection[_Conversation]) -> Iterator[_Conversation]:
+        """Remove and return the next ones, so that with those already open there are at most ``limit``."""
+        if not self._of_owner:
             return
         own = os.geteuid()
         opened_of = Counter(conversation.owner for conversation in opened)
@@ -180,68 +172,56 @@ class _Queue:
 
 
 class _Conversation:
-    """One question and its answer, as far as they have got."""
+    """One request to one worker, and its reply as far as it has arrived."""
 
-    __slots__ = (
-        "_began",
-        "_chunks",
-        "_examination",
-        "_received_bytes",
-        "_received_of",
-        "_request",
-        "_sent",
-        "_socket",
-        "deadline",
-        "examine",
-        "is_over",
-        "limit_seconds",
-        "outcome",
-        "owner",
-        "path",
-        "peer",
-    )
-
-    def __init__(self, path: str, limit_seconds: float, request: bytes, received_of: dict[int, int]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: str,
+        limit_seconds: float,
+        request: bytes,
+        received: Counter[int],
+        examine: Examine | None,
+        owner: int | None,
+    ) -> None:
+        self._path = path
+        self._limit_seconds = limit_seconds
         self._request = request
-        #: The user whom the socket belongs to, as far as it matters whose turn it is.
-        self.owner = 0
         #: Bytes received from each user, in all conversations.
-        self._received_of = received_of
-        self.limit_seconds = limit_seconds
-        #: When it is to be looked after: by its examiner if it has one, else for the last time.
+        self._received = received
+        self._examine = examine
+        #: The user that the socket belongs to; decides whose turn it is, and nothing else.
+        self.owner = owner or 0
+        self._started = 0.0
+        #: When pass_deadline() is due: the next step of the examination if it has an examiner, else the time limit.
         self.deadline = 0.0
-        self.examine: Examine | None = None
-        self._began = 0.0
-        self._examination: Generator[float, int, Findings] | None = None
         self.outcome: Outcome | None = None
-        #: Whether the outcome is the last word; not so of one that was examined and might yet answer.
+        #: Whether the outcome is final. A worker that was examined might still answer.
         self.is_over = False
         #: pid and uid.
-        self.peer = (0, 0)
+        self._peer = (0, 0)
+        self._examination: Generator[float, int, Findings] | None = None
         self._socket: socket.socket | None = None
-        self._sent = False
+        self._is_sent = False
         self._chunks: list[bytes] = []
         self._received_bytes = 0
 
-    def begin(self, now: float) -> None:
-        self._began = now
-        self.deadline = now + self.limit_seconds
-        if self.examine is not None:
-            self.deadline = now + min(self.limit_seconds, EXAMINE_AFTER_SECONDS)
+    def start(self, now: float) -> None:
+        self._started = now
+        seconds = self._limit_seconds
+        self.deadline = now + (seconds if self._examine is None else min(seconds, EXAMINE_AFTER_SECONDS))
 
     def fileno(self) -> int:
         assert self._socket is not None
         return self._socket.fileno()
 
     def connect(self) -> bool:
-        """Whether it is connected. If not, either ``outcome`` says why or it is worth another try."""
+        """Return whether it is connected. If not, ``outcome`` has the reason, or it is worth another try."""
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            _connect(self._socket, self.path)
+            _connect(self._socket, self._path)
             credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            self.peer = _CREDENTIALS.unpack(credentials)[:2]
+            self._peer = _CREDENTIALS.unpack(credentials)[:2]
             return True
         except BlockingIOError:
             return False
@@ -250,22 +230,22 @@ class _Conversation:
             self.close()
             return False
 
-    def advance(self) -> None:
-        """Send and read what can be now; with the last of it there is an outcome, for good or ill."""
+    def exchange(self) -> None:
+        """Send and receive what is possible now; sets the outcome at the end of the reply or when it fails."""
         assert self._socket is not None
         try:
-            if not self._sent:
-                self._sent = True
-                # So short that it goes whole into an empty buffer. uWSGI, which needs no question, may have answered
-                # and closed already.
+            if not self._is_sent:
+                self._is_sent = True
+                # It is so short that it fits into an empty buffer. uWSGI needs no request, and may have answered and
+                # closed already.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self._socket.send(self._request, socket.MSG_NOSIGNAL)
-            # Once a turn and not until there is no more: a flood must not keep the loop from the others.
+            # Once, and not until nothing is left: a flood must not keep the loop from the other workers.
             chunk = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
             return
         except ConnectionResetError:
-            # Our request lay unread when the other side closed: on a UNIX socket a reset comes then, after the reply.
+            # A UNIX socket is reset after the reply if the other side closed it before it had read our request.
             chunk = b""
         except OSError as error:
             self._fail(BadReply(f"reading from it failed: {error.strerror}"))
@@ -277,44 +257,44 @@ class _Conversation:
         self._received_bytes += len(chunk)
         if self._received_bytes > MAX_REPLY_BYTES:
             self._fail(BadReply(f"its reply is larger than {MAX_REPLY_BYTES >> 20} MiB"))
-        uid = self.peer[1]
-        self._received_of[uid] = self._received_of.get(uid, 0) + len(chunk)
-        if self._received_of[uid] > MAX_USER_BYTES:
-            # Also one that was given up: it is still listened to while others are waited for.
+        uid = self._peer[1]
+        # One that has timed out counts too: it is read as long as others are awaited.
+        self._received[uid] += len(chunk)
+        if self._received[uid] > MAX_USER_BYTES:
             self._fail(BadReply(f"the replies of uid {uid} together are larger than {MAX_USER_BYTES >> 20} MiB"))
 
     def pass_deadline(self, clock: Callable[[], float]) -> None:
-        """Begin its examination, go on with it, or end it."""
-        if self.examine is None:
-            self._time_out(self.limit_seconds)
+        """Start to examine the worker, or take the next step, or give up."""
+        if self._examine is None:
+            self._time_out(self._limit_seconds)
             return
         try:
             if self._examination is None:
-                self._examination = self.examine(clock() - self._began)
+                self._examination = self._examine(clock() - self._started)
                 seconds = next(self._examination)
             else:
-                seconds = self._examination.send(self.peer[0])
-            # From now on and not from the deadline: what is measured there must not be shorter than it was to be.
+                seconds = self._examination.send(self._peer[0])
+            # From now on and not from the deadline: what the examiner measures must not take less than it asked for.
             self.deadline = clock() + seconds
         except StopIteration as done:
             self._examination = None
             # That may be sooner or later than its limit.
-            self._time_out(clock() - self._began, done.value)
+            self._time_out(clock() - self._started, done.value)
 
-    def _time_out(self, waited_seconds: float, examination: Findings | None = None) -> None:
+    def _time_out(self, waited_seconds: float, findings: Findings | None = None) -> None:
         seconds = f"{round(waited_seconds, 2 if waited_seconds < 1 else 1):g} s"
-        if examination is not None and examination.state == STOPPED:
+        if findings is not None and findings.state == STOPPED:
             error = WorkerTimedOut(f"it is stopped, so it was waited for no longer than {seconds}")
         elif self._chunks:
             error = WorkerTimedOut(f"it began to answer but was not done within {seconds}")
         else:
             error = WorkerTimedOut(f"it did not answer within {seconds}")
-        self.outcome = Failure(error, self.peer[0], examination)
-        self.is_over = examination is None
+        self.outcome = Failure(error, self._peer[0], findings)
+        self.is_over = findings is None
 
     def close(self) -> None:
         if self._examination is not None:
-            # What it holds (a table, a lock) is given back at once.
+            # Releases its table and its lock at once.
             self._examination.close()
             self._examination = None
         if self._socket is not None:
@@ -322,7 +302,7 @@ class _Conversation:
             self._socket = None
 
     def _finish(self) -> None:
-        pid, uid = self.peer
+        pid, uid = self._peer
         if self._chunks:
             self.is_over = True
             self.outcome = Reply(b"".join(self._chunks), pid, uid)
@@ -336,14 +316,14 @@ class _Conversation:
         self._chunks.clear()
         self.is_over = True
         if self.outcome is None:
-            self.outcome = Failure(error, self.peer[0])
+            self.outcome = Failure(error, self._peer[0])
 
 
 def _connect(connection: socket.socket, path: str) -> None:
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         connection.connect(path)
         return
-    # The same file by a shorter name: folders of containers, seen from outside, are deep.
+    # The path of a container's folder, seen from outside, can be too long for connect(2): use a shorter one.
     folder, name = os.path.split(path)
     descriptor = files.look(folder, follow=True)
     try:

@@ -1,8 +1,8 @@
-"""From what the operator names to the places where workers may listen.
+"""Finds the workers behind a path that the operator named: the base path of many, one socket, or one card.
 
-Knows the layout of ``wire.card_json``: ``<base><N>`` is a socket, ``<base><N>.worker`` its card. Refuses to lock
-anything (measured: readers that lock make starting workers skip numbers), to follow links, and to believe a card
-that is not owned by whoever owns the socket: a reader that runs as root must not be led by another user's files.
+``<base><N>`` is a worker's socket, ``<base><N>.worker`` its card (see ``wire.card_json``). Nothing is locked here
+(measured: readers that lock make starting workers skip numbers) and no link is followed. A card is believed only if it
+belongs to the owner of the socket: another user's files must not lead a reader that runs as root.
 """
 
 from __future__ import annotations
@@ -24,82 +24,82 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.card import Card
 
-#: Where a worker's files are if nobody says otherwise.
+#: The base path that the middleware has by default too.
 DEFAULT_BASE = "/tmp/tbsocket"  # noqa: S108 - uWSGI's documented place; nothing is created there by the reader
 
 _SUFFIX = re.compile(r"([1-9][0-9]{0,4})((?:\.worker)?)")
 _TRAILING_NUMBER = re.compile(r"(?:^|[^0-9])([1-9][0-9]{0,4})$")
 
-#: A card is written with one call; that a reader meets half of one is a matter of microseconds.
+#: How long to wait before a broken card is read again: its worker writes it with one call, within microseconds.
 _CARD_RETRY_SECONDS = 0.002
 
-#: Workers of another user that are looked at, of all arguments together. They take the numbers up to 1,024, so a base
-#: has no more of them; and whoever plants sockets and cards at all 99,999 numbers is neither read nor waited for that
-#: often.
+#: How many workers of one other user are read, in all arguments together. Workers take the numbers up to 1,024, so a
+#: base has no more; and a user who makes sockets and cards for all 99,999 numbers does not delay the reader.
 MAX_USER_WORKERS = 1024
 
 
 class Target(NamedTuple):
-    """One place where a worker listens, or did."""
+    """One worker, dead or alive."""
 
     #: The path of the socket, whether it exists or not.
     socket: str
-    #: From the card or, for want of one, from the path.
+    #: From the card or, if there is none, from the path.
     number: int | None
     #: Inode of the socket, None if there is none.
     inode: int | None
     card: Card | None
-    #: The user whom the card's file belongs to.
+    #: The user that the card's file belongs to.
     card_owner: int | None
-    #: The user whom the socket belongs to or, where there is none, the card.
+    #: The user that the socket (or, if there is none, the card) belongs to.
     owner: int
 
 
 class Found(NamedTuple):
-    """What is behind some arguments."""
+    """The workers behind some arguments."""
 
     #: The workers of each argument, sorted by number, or why its folder cannot be listed.
     targets: tuple[tuple[Target, ...] | OSError | ValueError, ...]
-    #: How many workers of a user were not looked at, because there are more than MAX_USER_WORKERS.
+    #: By user: how many workers beyond MAX_USER_WORKERS were not read.
     left_out: Mapping[int, int]
 
 
 def find(arguments: Sequence[str]) -> Found:
-    """The workers behind each argument: a socket, a card, or the base path of many."""
-    look = _Look()
-    targets = [look.behind(argument) for argument in arguments]
-    if look.broken:
-        # One pause for all. With one for each, 500 planted cards were a second.
+    """Find the workers behind each argument: a socket, a card, or the base path of many."""
+    search = _Search()
+    targets = [search.behind(argument) for argument in arguments]
+    if search.broken:
+        # One pause for all cards: with one for each, 500 broken cards of a stranger took a second.
         time.sleep(_CARD_RETRY_SECONDS)
-        look.forget_broken()
-        targets = [look.behind(argument) for argument in arguments]
-    return Found(tuple(targets), look.left_out)
+        search.forget_broken()
+        targets = [search.behind(argument) for argument in arguments]
+    return Found(tuple(targets), search.left_out)
 
 
-class _Look:
-    """One look at the files: each folder is listed and each file read once, however many arguments lead there."""
+class _Search:
+    """Lists each folder and reads each file once, however many arguments lead there."""
 
     def __init__(self) -> None:
         #: Sockets whose cards could not be read, perhaps because they are being written.
         self.broken: list[str] = []
         self.left_out: Counter[int] = Counter()
-        self._looked_at: defaultdict[int, set[str]] = defaultdict(set)
+        #: By owner: the paths of the sockets.
+        self._read_of: defaultdict[int, set[str]] = defaultdict(set)
         #: By folder, sorted.
         self._names: dict[str, list[str]] = {}
         #: By the path of the socket.
         self._targets: dict[str, Target | None] = {}
 
     def forget_broken(self) -> None:
-        """Have them read anew."""
+        """Have them read again."""
         for path in self.broken:
             del self._targets[path]
         self.broken.clear()
 
     def behind(self, argument: str) -> tuple[Target, ...] | OSError | ValueError:
         path = argument
-        if path.endswith(cards.CARD_SUFFIX) and (_socket(path) is None):
-            # A shell's ``/tmp/tbsocket*`` names the cards too.
-            path = path[: -len(cards.CARD_SUFFIX)]
+        if path.endswith(cards.CARD_SUFFIX) and _socket(path) is None:
+            # A shell expands ``/tmp/tbsocket*`` to the cards too.
+            path = path.removesuffix(cards.CARD_SUFFIX)
         named = self._target(path, _trailing_number(path))
         try:
             behind = tuple(self._of_base(argument))
@@ -107,12 +107,13 @@ class _Look:
             return error
         if named is None:
             return behind
+        with_cards = tuple(target for target in behind if target.card is not None)
         if named.card is not None:
-            # It may be both: worker 1 of /tmp/tb, and the base of /tmp/tb11. Nobody who names a base wants to miss its
-            # workers, so those that say it is theirs are shown beside it.
-            return (named, *(target for target in behind if target.card is not None))
-        # A socket that has no card is uWSGI's, or not a worker's at all but the server's, with the base named after it.
-        return behind if any(target.card is not None for target in behind) else (named,)
+            # The path may be both worker 1 of /tmp/tb and the base of /tmp/tb11. Then the workers whose cards name this
+            # base are shown beside worker 1.
+            return (named, *with_cards)
+        # A socket without card is uWSGI's, or the server's own with the base named after it.
+        return behind if with_cards else (named,)
 
     def _of_base(self, base: str) -> Iterator[Target]:
         folder, prefix = os.path.split(base)
@@ -120,8 +121,8 @@ class _Look:
             self._names[folder] = sorted(os.listdir(folder or "."))
         for number in sorted(_numbers(self._names[folder], prefix)):
             target = self._target(cards.socket_path(base, number), number)
-            # Worker 12 of /tmp/tb is not worker 2 of /tmp/tb1. Only names are compared, not folders: one folder has
-            # many paths, through links and inside containers.
+            # Worker 12 of /tmp/tb is not worker 2 of /tmp/tb1. Only names are compared, not folders: a folder has
+            # several paths, through links and inside containers.
             if target is None:
                 continue
             card = target.card
@@ -142,8 +143,8 @@ class _Look:
             owner = os.lstat(card_path).st_uid if socket_stat is None else socket_stat.st_uid
         except (OSError, ValueError):
             return None
-        # Leftovers of others are no business of somebody who is not root, not even to be counted.
-        if (socket_stat is None and os.geteuid() not in (0, owner)) or not self._may_look_at(path, owner):
+        # A card without a socket is shown to its owner and to root only.
+        if (socket_stat is None and os.geteuid() not in (0, owner)) or not self._counts(path, owner):
             return None
         try:
             card, card_owner = read_card(card_path, None if socket_stat is None else owner)
@@ -161,17 +162,18 @@ class _Look:
             owner=owner,
         )
 
-    def _may_look_at(self, path: str, owner: int) -> bool:
-        looked_at = self._looked_at[owner]
-        if owner != os.geteuid() and len(looked_at) >= MAX_USER_WORKERS and path not in looked_at:
+    def _counts(self, path: str, owner: int) -> bool:
+        """Count a worker of a user; return whether it is within MAX_USER_WORKERS."""
+        read = self._read_of[owner]
+        if owner != os.geteuid() and len(read) >= MAX_USER_WORKERS and path not in read:
             self.left_out[owner] += 1
             return False
-        looked_at.add(path)
+        read.add(path)
         return True
 
 
 def _numbers(names: Sequence[str], prefix: str) -> set[int]:
-    """The numbers of the workers of a base in a sorted folder."""
+    """Return the numbers of the workers of a base in a sorted folder."""
     numbers = set()
     for index in range(bisect_left(names, prefix), len(names)):
         if not names[index].startswith(prefix):
@@ -183,20 +185,20 @@ def _numbers(names: Sequence[str], prefix: str) -> set[int]:
 
 
 def read_card(path: str, socket_owner: int | None) -> tuple[Card | None, int | None]:
-    """The card at ``path`` and its file's owner; (None, None) for one that is not there or may not be believed.
+    """Return the card at ``path`` and its owner; (None, None) if there is none that can be believed.
 
-    To be believed it is a regular file of ``socket_owner`` or, where there is no socket, of the user who reads;
-    root then believes everybody's, because nothing is done with it but showing it.
-    Raises FormatError for one that is no whole card, as one is that is being written just now.
+    It is believed if it is a regular file of ``socket_owner`` or, where there is no socket, of the reader's user. Root
+    then believes every user's, because it only shows the card.
+    Raises FormatError if the card is incomplete, which it is while its worker writes it.
     """
 
-    def may_be_believed(status: os.stat_result) -> None:
+    def check(status: os.stat_result) -> None:
         believed = status.st_uid == socket_owner if socket_owner is not None else os.geteuid() in (0, status.st_uid)
         if not believed:
             raise PermissionError(f"{path} belongs to uid {status.st_uid}")
 
     try:
-        descriptor = files.open_regular(path, may_be_believed)
+        descriptor = files.open_regular(path, check)
     except OSError:
         return None, None
     try:

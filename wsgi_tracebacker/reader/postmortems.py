@@ -1,7 +1,6 @@
-"""What dead workers were doing: the postmortems that their successors kept, and the tables of those without successor.
+"""Finds what dead workers were doing: the postmortems of a base, and the tables of workers without a successor.
 
-Knows where the files of a base are, in shared memory and beside the sockets, and when a table's worker is dead.
-Refuses to lock, remove or change anything: that is the successors' part.
+Both are in shared memory or beside the sockets. Nothing is locked, removed or changed here, except by ``clear``.
 """
 
 from __future__ import annotations
@@ -28,17 +27,15 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import Postmortem
     from wsgi_tracebacker.wire.table_layout import Header
 
-SHARED_MEMORY = blackbox.SHARED_MEMORY
-
-#: No file of ours is larger: a table, a stacks file that is full, a postmortem with a part of one.
+#: The largest of our files: a table, a full stacks file, a postmortem with a part of one.
 _MAX_BYTES = 2 * 1024 * 1024
 
-#: And all files of one user together: whoever may write in the folder must not fill the reader's memory, or keep it
-#: reading for minutes. That is 600 postmortems of the largest, or the tables of 160 workers without a successor. Users
-#: are counted apart, so that one cannot use up what is another's.
+#: The limit for all files of one user together: a user who can write in the folder must not fill the reader's memory,
+#: or keep it reading for minutes. It is enough for 600 of the largest postmortems, or the tables of 160 workers without
+#: a successor. Each user has a limit of their own, so that none can use up another's.
 MAX_USER_BYTES = 64 * 1024 * 1024
 
-#: What a file counts for besides its size: to open one takes as long as to read that.
+#: What opening a file counts for, besides its size: it takes as long as reading this much.
 _OPENING_BYTES = 4 * 1024
 
 _IN_SHARED_MEMORY = re.compile(r"wsgi_tracebacker\.([0-9]{1,10})\.[0-9a-f]{16}\.([1-9][0-9]{0,4})\.(table|postmortem)")
@@ -47,11 +44,11 @@ _NUMBERED = re.compile(r"(.*[^0-9])([1-9][0-9]{0,4})")
 
 
 class Found(NamedTuple):
-    """All that was found behind some bases."""
+    """The postmortems behind some bases."""
 
     #: The latest death first.
     postmortems: tuple[Postmortem, ...]
-    #: Whether any file of these bases was there, of living workers perhaps.
+    #: Whether there is any file of these bases, of living workers too.
     is_known: bool
     #: One line for each file that could not be read or judged, and for each user who has too many.
     faults: tuple[str, ...]
@@ -69,14 +66,13 @@ def find(
     bases: Sequence[str],
     numbers: Collection[int] = (),
     processes: Processes | None = None,
-    shared_memory: str = SHARED_MEMORY,
+    shared_memory: str = blackbox.SHARED_MEMORY,
 ) -> Found:
-    """The postmortems behind these bases (or sockets), only of workers with one of ``numbers`` if any are given."""
+    """Return the postmortems of these bases (or sockets), only of workers with one of ``numbers`` if any are given."""
     processes = processes or Processes()
     found: dict[str, _File] = {}
     for argument in bases:
         found.update((file.path, file) for file in _files(argument, shared_memory))
-    # All of them until the end: the latest death comes first, whichever file it is in.
     postmortems: list[Postmortem] = []
     faults: list[str] = []
     read_of: Counter[int] = Counter()
@@ -85,13 +81,16 @@ def find(
         if numbers and file.number not in numbers:
             continue
         try:
-            # Whose it is, and not whose its name says.
+            # The file's own owner: the uid in its name proves nothing.
             owner = os.lstat(file.path).st_uid
             if read_of[owner] >= MAX_USER_BYTES:
                 left_out[owner] += 1
                 continue
             read_of[owner] += _OPENING_BYTES
-            read = _kept(file, read_of) if file.kind == blackbox.POSTMORTEM else _left(file, processes, read_of)
+            if file.kind == blackbox.POSTMORTEM:
+                read = _read_postmortem(file, read_of)
+            else:
+                read = _make_postmortem(file, processes, read_of)
         except FileNotFoundError:
             # A successor removed it just now.
             continue
@@ -136,18 +135,18 @@ def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File
                 owner = os.lstat(path).st_uid
             except OSError:
                 continue
-            # Whose it should be nothing says here: ours, or for root anybody's, who can but tell tales.
+            # The name has no uid. Only our own files count; for root any user's, who can at most invent a death.
             if os.geteuid() in (0, owner):
                 yield _File(path, base, int(match[1]), owner, match[2])
 
 
 def clear(base: str) -> None:
-    """Remove what our workers of a base left in shared memory, when no successor will come for it."""
+    """Remove what our workers of a base left in shared memory, if they will have no successors."""
     start = blackbox.file_name(base, 1, os.geteuid(), "").removesuffix("1.")
-    for name in _names(SHARED_MEMORY):
+    for name in _names(blackbox.SHARED_MEMORY):
         if name.startswith(start):
             try:
-                os.unlink(os.path.join(SHARED_MEMORY, name))
+                os.unlink(os.path.join(blackbox.SHARED_MEMORY, name))
             except OSError:
                 continue
 
@@ -159,32 +158,34 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _kept(file: _File, read_of: Counter[int]) -> Postmortem | None:
-    content, _ = _content(file.path, file.owner)
+def _read_postmortem(file: _File, read_of: Counter[int]) -> Postmortem | None:
+    content, _ = files.read_file_of(file.path, file.owner, _MAX_BYTES)
     read_of[file.owner] += len(content)
-    # One that is being written just now: it is made of a table that is still there.
+    # An empty one is being written just now, and the table that it is made of is still there.
     return postmortem.decode(content) if content else None
 
 
-def _left(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
-    content, _ = _content(file.path, file.owner, blackbox.FILE_BYTES + 1)
+def _make_postmortem(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
+    """The postmortem of a table whose worker is dead and has no successor yet."""
+    content, _ = files.read_file_of(file.path, file.owner, blackbox.FILE_BYTES + 1)
     header = blackbox.decode_header(content)
     if not _is_dead(header, file, processes):
         return None
-    # Only now: the tables of the living, which are most, cost next to nothing and must not use up what there is.
+    # Counted only now: most tables are those of living workers, and must not use up the limit.
     read_of[file.owner] += len(content)
+    stacks_path = f"{os.path.splitext(file.path)[0]}.{blackbox.STACKS}"
     try:
-        stacks, written_at = _content(os.path.splitext(file.path)[0] + f".{blackbox.STACKS}", file.owner)
-        read_of[file.owner] += len(stacks)
+        stacks, written_at = files.read_file_of(stacks_path, file.owner, _MAX_BYTES)
     except OSError:
         return dead_table.read_postmortem(content, file.base, time.time(), None)
+    read_of[file.owner] += len(stacks)
     return dead_table.read_postmortem(content, file.base, time.time(), stacks, written_at)
 
 
 def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
-    """Whether a table's worker has ended: as the kernel says where it can, else as its socket does.
+    """Whether a table's worker has ended: ``/proc`` shows it, or in another pid namespace its socket.
 
-    Raises WorkerUnreachable where there is no socket either.
+    Raises WorkerUnreachable if that worker has no socket any more.
     """
     if not processes.is_boot(header.boot_id):
         return True
@@ -195,14 +196,10 @@ def _is_dead(header: Header, file: _File, processes: Processes) -> bool:
             probe.connect(socket_path(file.base, file.number))
         except OSError as error:
             if error.errno == errno.ENOENT:
-                # No proof of death: a cleaner of /tmp takes sockets away from the living.
+                # No proof of death: a /tmp cleaner removes sockets of living workers too.
                 raise WorkerUnreachable(
                     "whether its worker died cannot be told: its socket is gone, and it is of another pid namespace; "
                     "run wsgi-tb inside its container"
                 ) from None
             return error.errno == errno.ECONNREFUSED
     return False
-
-
-def _content(path: str, owner: int, most_bytes: int = _MAX_BYTES) -> tuple[bytes, float]:
-    return files.read_file_of(path, owner, most_bytes)

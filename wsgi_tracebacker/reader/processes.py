@@ -1,7 +1,7 @@
-"""Is the process that a card names still the same one, and what state is it in?
+"""Checks whether the process that a card names still runs, and reads its state and its threads from ``/proc``.
 
-A pid alone identifies nothing: it is used again, means another process in another pid namespace, and stays on a card
-after a reboot. This module compares everything that the card says; it does not signal or open the process.
+A pid alone identifies nothing: it is reused, means another process in another pid namespace, and stays on a card after
+a reboot. So everything that the card says is compared. No process is signalled or opened here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.proc import Signals
     from wsgi_tracebacker.model.card import Card
 
-#: A process can have any number of threads; this many are asked whether they wait for a disk (10 ms).
+#: How many threads of a process are checked for waiting for a disk (10 ms).
 _MAX_THREADS_ASKED = 512
 
-#: What ``standing`` answers.
+#: The results of ``Processes.standing``.
 SAME, GONE, UNKNOWN = "same", "gone", "unknown"
 
-#: What ``state`` answers: the words of ``wsgi-tb list``.
-ALIVE, STOPPED, DISK_WAIT, DEAD = "alive", "stopped", "disk wait", "dead"
+#: The states of a worker in ``wsgi-tb list``, with UNKNOWN for one that may not be asked or cannot be seen from here.
+ALIVE, BUSY, STALLED, STOPPED, DISK_WAIT, DEAD = "alive", "busy", "stalled", "stopped", "disk wait", "dead"
 
 
 class Identity(NamedTuple):
@@ -34,7 +34,7 @@ class Identity(NamedTuple):
 
 
 class ThreadTimes(NamedTuple):
-    """One thread at one instant; all but its letter only grow."""
+    """What one thread has used so far."""
 
     #: Nanoseconds on a CPU, and runnable without one.
     ran: int
@@ -46,7 +46,7 @@ class ThreadTimes(NamedTuple):
 
     @property
     def wanted(self) -> int:
-        """Nanoseconds in which it ran, or would have if it had been given a CPU."""
+        """Nanoseconds in which it ran, or was ready to."""
         return self.ran + self.delayed
 
 
@@ -61,7 +61,7 @@ class Processes:
 
         ``owner`` is the user whom the card's file belongs to: a card may only speak of its owner's processes.
         """
-        # The pids of a container mean other processes out here. Its sockets tell when its processes end.
+        # The pids of a container mean other processes out here; there only the sockets show when a process ends.
         if not self.is_boot(card.boot_id) or not self.same_namespace(card.pid_namespace):
             return UNKNOWN
         # Not the owner of the directory: that is root for every process that has changed its user, as gunicorn does.
@@ -91,15 +91,15 @@ class Processes:
         return boot + found.start_ticks / os.sysconf("SC_CLK_TCK")
 
     def is_boot(self, boot_id: str) -> bool:
-        """Whether that is the present boot of this machine: its monotonic clock is ours then."""
+        """Whether that is the current boot of this machine, so that its monotonic clock is ours."""
         return proc.boot_id(self._root) == boot_id
 
     def runs(self, pid: int, start_ticks: int) -> bool:
-        """Whether the process that had a pid since then still runs."""
+        """Whether the process with this pid and start time still runs."""
         return proc.runs_since(self._folder(pid), start_ticks)
 
     def same_namespace(self, inode: int) -> bool:
-        """Whether pids of that pid namespace mean the same here."""
+        """Whether pids of that pid namespace mean the same processes here."""
         return inode != 0 and proc.pid_namespace(self._root) == inode
 
     def threads(self, pid: int) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ class Processes:
         return self._letter(self._folder(pid, native_id))
 
     def cpu_nanoseconds(self, pid: int, native_id: int) -> int | None:
-        """How long a thread was on a CPU, None where the kernel does not say."""
+        """How long a thread was on a CPU; None if the kernel does not say."""
         times = proc.run_times(self._folder(pid, native_id))
         return times[0] if times is not None else None
 
@@ -125,15 +125,15 @@ class Processes:
             return None
 
     def may_be_signalled_by(self, pid: int, uid: int) -> bool:
-        """Whether that user may signal a process without our help (kill(2)).
+        """Whether that user may signal a process, by the rule of kill(2).
 
-        A daemon of root's that acts as the user for a moment may not be signalled by that user.
+        A daemon of root that acts as the user for a moment may not be signalled by that user.
         """
         found = proc.credentials(self._folder(pid))
         return found is not None and len(found.uids) == 4 and uid in (found.uids[0], found.uids[2])
 
     def signals(self, pid: int, native_id: int | None = None) -> Signals | None:
-        """What is pending, blocked and caught in a process (in its main thread), or in one of its threads."""
+        """The signals that are pending, blocked and caught in a process's main thread, or in another of its threads."""
         return proc.signals(self._folder(pid, native_id))
 
     def identity(self, pid: int) -> Identity | None:

@@ -1,7 +1,6 @@
-"""What came back from a socket, read as a snapshot.
+"""Decodes a worker's reply into a snapshot.
 
-Knows the two kinds of reply: a worker's own (HTTP/1.0 around a JSON document or the text) and uWSGI's (the text,
-bare). Refuses to read from the socket itself.
+There are two kinds of reply: our workers send HTTP/1.0 with a JSON document or the text, uWSGI sends the bare text.
 """
 
 from __future__ import annotations
@@ -12,24 +11,24 @@ from wsgi_tracebacker.errors import BadReply, FormatError
 from wsgi_tracebacker.model.snapshot import Snapshot, Worker
 from wsgi_tracebacker.wire import snapshot_json as json
 
-#: The head of a worker's reply has 150 bytes.
+#: The largest head that is accepted; a worker's has 150 bytes.
 _MAX_HEAD_BYTES = 8 * 1024
 
 
 class Reply(NamedTuple):
-    """All bytes that a worker sent, and whom the kernel names as the one who sent them (SO_PEERCRED)."""
+    """All bytes that a worker sent, and the process that sent them by SO_PEERCRED."""
 
     content: bytes
-    #: The process that called ``listen``; 0 where it is in a pid namespace that cannot be seen from here.
+    #: The process that called ``listen``; 0 if its pid namespace cannot be seen from here.
     peer_pid: int
     peer_uid: int
 
 
 def snapshot(reply: Reply, taken_at: float, *, without_stacks: bool = False) -> Snapshot:
-    """The snapshot in a reply; ``taken_at`` is for one that does not say when it was taken.
+    """Decode a reply; ``taken_at`` is used if it does not say when it was taken.
 
-    ``without_stacks``: the worker was asked only who it is; uWSGI, which answers every question with its stacks, has
-    them here all the same. Raises BadReply if there is no snapshot.
+    ``without_stacks``: the worker was asked only who it is. uWSGI sends its stacks in any case.
+    Raises BadReply if there is no snapshot in it.
     """
     content = reply.content
     try:
@@ -40,7 +39,7 @@ def snapshot(reply: Reply, taken_at: float, *, without_stacks: bool = False) -> 
                     return Snapshot(json.decode_worker(content)[0], taken_at, ())
                 return json.decode(content)
         if content.startswith(b"*** "):
-            # Here, because a worker of ours does not answer with it.
+            # Imported only here: our workers do not answer with it.
             from wsgi_tracebacker.wire import uwsgi_text as uwsgi  # noqa: PLC0415
 
             stacks = uwsgi.parse(content)

@@ -1,8 +1,7 @@
-"""Source lines for frames of another process.
+"""Reads the source lines for frames of another process, with the rights of that process.
 
-Knows whose eyes to read with, and whose paths: only files that the worker itself may read, and reach from the root
-folder, are shown, so that a worker cannot have root read a file to it by naming that as its source. Refuses everything
-but regular files of a bounded size.
+Only files that the worker itself may read, and may reach from the root folder, are shown: otherwise a worker could have
+root read any file, by naming it as its source. Only regular files of a bounded size are opened.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.reader.processes import Identity
 
 
-#: What these name in the worker is something else in the reader.
-_OF_WHOEVER_LOOKS = ("/proc/", "/dev/fd/", "/dev/std")
+#: Paths that mean another file in every process.
+_OWN_TO_EACH_PROCESS = ("/proc/", "/dev/fd/", "/dev/std")
 
 
 class Sources:
     """The source files of one worker; each is read once."""
 
     def __init__(self, identity: Identity, cwd: str, process_started_at: float | None) -> None:
-        """``cwd`` is the worker's, for files that were compiled with a relative name."""
+        """``cwd`` is the worker's: relative file names start there."""
         self._identity = identity
         self._cwd = cwd
         self._process_started_at = process_started_at
         self._files: dict[str, SourceFile | None] = {}
 
     def fill_in(self, stack: Stack) -> Stack:
-        """The stack with the source of its frames."""
+        """Return the stack with the source lines of its frames."""
         return stack._replace(frames=tuple(self._frame(frame) for frame in stack.frames))
 
     def _frame(self, frame: Frame) -> Frame:
@@ -55,7 +54,7 @@ class Sources:
         if not filename or filename.startswith("<"):
             return None
         path = os.path.join(self._cwd or "/", filename)
-        if path.startswith(_OF_WHOEVER_LOOKS):
+        if path.startswith(_OWN_TO_EACH_PROCESS):
             return None
         try:
             with _acting_as(self._identity):
@@ -72,9 +71,9 @@ class Sources:
 
 
 def _open_source(path: str) -> int:
-    """The descriptor of a source file. Raises OSError for what is none, and for what we may not reach or read."""
-    # Through a link into /proc/self/fd or /proc/self/cwd a path leads past folders that may not be entered: with the
-    # worker's rights, but to what root has open. So what is opened is found anew, by the real path that it has.
+    """Open a source file. Raises OSError if it is no source file, or if we may not reach or read it."""
+    # A link into /proc/self/fd or /proc/self/cwd leads past folders that may not be entered, to files that root has
+    # open, even with the worker's rights. So the file is searched again, by its real path, and has to be the same.
     named = files.look(path, follow=True)
     try:
         status = os.fstat(named)
@@ -92,9 +91,9 @@ def _open_source(path: str) -> int:
 
 
 def _walk_to(real_path: str) -> int:
-    """A descriptor that stands for what is at a path, reached folder by folder. Raises OSError; links are not followed.
+    """Return a descriptor that stands for the file at a path, reached folder by folder. Raises OSError.
 
-    Not in one call: that follows whatever link has been swapped for a folder meanwhile.
+    One call for the whole path would follow a link that was swapped for a folder meanwhile.
     """
     at = files.look("/")
     try:
@@ -109,19 +108,19 @@ def _walk_to(real_path: str) -> int:
 
 
 def _is_source(status: os.stat_result) -> bool:
-    # No size is what the kernel's own files in /proc have, which would speak of the reader and not of the worker.
+    # The files in /proc have no size; they would show the reader and not the worker.
     return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_SOURCE_BYTES
 
 
 @contextlib.contextmanager
 def _acting_as(identity: Identity) -> Iterator[None]:
-    """Have the rights of a worker for a moment, if we have others. Raises OSError if that cannot be."""
+    """Have the rights of a worker for a moment. Raises OSError if we may not change to them."""
     uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
     if uid == identity.uid:
         yield
         return
-    # Only root comes here: nobody else could open the worker's files. The user last, and back first: it is what the
-    # right to change the others hangs on.
+    # Only root gets here: nobody else could open the worker's files. The user is changed last, and changed back first:
+    # only root may change the groups.
     try:
         os.setgroups(identity.groups)
         os.setegid(identity.gid)

@@ -13,7 +13,7 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.reader import discovery, postmortems
+from wsgi_tracebacker.reader import discovery
 from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request, table
 from wsgi_tracebacker.wire import card_json as cards
@@ -40,7 +40,7 @@ def ask_for_a_dump(path: str) -> None:
         lambda path: table.Table(card_naming(path)).close(),
         pytest.param(ask_for_a_dump, marks=needs_outside_help),
         lambda path: discovery.read_card(path, UID),
-        lambda path: postmortems._content(path, UID),
+        lambda path: files.read_file_of(path, UID, 1 << 20),
         lambda path: os.close(files.open_file_of(path, UID, os.O_RDWR)),
     ],
     ids=["table", "stacks", "card", "postmortem", "writable"],

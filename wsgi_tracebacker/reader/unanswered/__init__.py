@@ -1,1 +1,1 @@
-"""What is said of a worker that does not answer: its table, the proof that it is stalled, its stacks by signal."""
+"""Shows a worker that does not answer: its table, the proof that it is stalled, its stacks by signal."""

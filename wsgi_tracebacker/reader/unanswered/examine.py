@@ -1,8 +1,7 @@
-"""What can be said of a worker that does not answer: its table, then a proof, then its stacks.
+"""Examines a worker that does not answer: reads its table, proves that it is stalled, asks for its stacks by signal.
 
-Knows the order, in which each step is taken only if the one before allows it. Refuses to decide how long a worker may
-take: it is told. Written as a generator that yields the seconds until its next step, so that one loop examines any
-number of workers at once, and ends as soon as one of them answers after all.
+Each step is taken only if the one before allows it. Written as a generator that yields the seconds until its next step:
+one loop examines many workers at once, and stops as soon as a worker answers after all.
 """
 
 from __future__ import annotations
@@ -11,124 +10,121 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.reader.processes import ALIVE, DEAD, SAME, STOPPED, Identity, Processes
+from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, SAME, STALLED, STOPPED
 from wsgi_tracebacker.reader.sources import Sources
 from wsgi_tracebacker.reader.unanswered import dump_request, stall, table
 from wsgi_tracebacker.reader.unanswered.join import join
 from wsgi_tracebacker.wire import faulthandler_text as faulthandler
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Generator
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Snapshot, Stack
-    from wsgi_tracebacker.reader.unanswered.stall import Look
+    from wsgi_tracebacker.reader.processes import Processes
+    from wsgi_tracebacker.reader.unanswered.stall import Sample
     from wsgi_tracebacker.reader.unanswered.table import Reading, Table
     from wsgi_tracebacker.wire.faulthandler_text import Dump
 
-#: From here on a worker is watched: two looks, half a second apart, are over when its second is.
-FIRST_LOOK_SECONDS = 0.5
+#: When the first sample is taken: two samples, half a second apart, then fit into the second that a worker has.
+FIRST_SAMPLE_SECONDS = 0.5
 
-#: Looks after the time-out: a proof that begins with the first of them is complete with the last. Without
-#: this bound a process that has two threads spin in turns, half a second each, is promising for ever.
-_LATE_LOOKS = 3
+#: Samples after the time limit: a proof that starts with the first of them ends with the last. Without this bound, a
+#: process in which two threads spin in turns, half a second each, would be examined for ever.
+_LATE_SAMPLES = 3
 
-#: What the states of a worker that does not answer are called.
-BUSY, STALLED = "busy", "stalled"
-
-#: Who runs is looked at as often, this far apart: threads that wait for the GIL run for a moment every 5 ms.
-_HOLDER_LOOKS = 5
-_HOLDER_SECONDS = 0.003
+#: How often, and how far apart, the running threads are read: a thread that waits for the GIL runs briefly every 5 ms.
+_RUNNING_SAMPLES = 5
+_RUNNING_SECONDS = 0.003
 
 
 class Timeouts(NamedTuple):
-    """How long an answer is waited for."""
+    """The time limit of a worker."""
 
     seconds: float
-    #: If what the worker serves is known without it.
+    #: The limit if its table can be shown instead of an answer.
     table_seconds: float
 
 
 class Findings(NamedTuple):
-    """What came out."""
+    """The result of an examination."""
 
     #: ``busy``, ``stalled``, ``stopped`` or ``disk wait``.
     state: str
-    #: None if there is no table to be read.
+    #: None if there is no table that can be read.
     snapshot: Snapshot | None
     #: Why there is not more, for people.
     notes: tuple[str, ...]
 
 
+class _Stacks(NamedTuple):
+    """The stacks of a stalled worker."""
+
+    dump: Dump
+    #: Native ids of the threads that ran in every sample, and of those that wait for the GIL.
+    running: set[int]
+    waiting: set[int]
+
+
 def examine(
     card: Card, processes: Processes, standing: str, waited_seconds: float, timeouts: Timeouts, *, may_signal: bool
 ) -> Generator[float, int, Findings]:
-    """Examine one worker that has had a question to answer for ``waited_seconds``.
+    """Examine one worker that has not answered for ``waited_seconds``.
 
-    ``send()`` it the pid of who listens there, 0 for unknown. ``standing`` says whether its card's process can be seen
-    from here. Gives up after its time-out, unless all that was seen in the last half second is that of a
-    stalled worker: then that is proven first, or disproven. One that is stopped can answer nobody: it may be
-    continued any moment, but is not waited for.
+    Send it the pid of the process that listens there, 0 if unknown. ``standing`` says whether the card's process can be
+    seen from here. It ends at the time limit, unless the samples so far may become a proof: then that is completed or
+    refuted first. A stopped worker cannot answer, and is not waited for.
     """
     started = time.monotonic() - waited_seconds
     worker = SilentWorker(card, processes, standing)
     try:
         limit_seconds = timeouts.table_seconds if worker.has_table() else timeouts.seconds
-        looks: list[Look] = []
+        samples: list[Sample] = []
         peer = late = 0
         if worker.state() != STOPPED:
-            peer = yield max(0.0, min(limit_seconds, FIRST_LOOK_SECONDS) - waited_seconds)
+            peer = yield max(0.0, min(limit_seconds, FIRST_SAMPLE_SECONDS) - waited_seconds)
         while True:
             state = worker.state()
             if state == STOPPED:
-                return worker.examination(state)
-            found = worker.look(peer)
-            looks = [*looks[-2:], found] if found is not None else []
-            if len(looks) == 3 and stall.why_not(*looks) is None:
-                return (yield from _stalled(worker, looks, may_signal))
+                return worker.findings(state)
+            sample = worker.sample(peer)
+            samples = [*samples[-2:], sample] if sample is not None else []
+            if len(samples) == 3 and stall.why_not(*samples) is None:
+                stacks = (yield from _stacks(worker, samples)) if may_signal else None
+                return worker.findings(STALLED, stacks)
             rest = started + limit_seconds - time.monotonic()
             if rest <= 0:
                 late += 1
-                if late == _LATE_LOOKS or not _is_promising(looks):
-                    return worker.examination(state)
-            peer = yield min(rest, stall.HALF_SECONDS) if found is None else stall.HALF_SECONDS
+                if late == _LATE_SAMPLES or not _may_become_proof(samples):
+                    return worker.findings(state)
+            peer = yield min(rest, stall.INTERVAL_SECONDS) if sample is None else stall.INTERVAL_SECONDS
     finally:
         worker.close()
 
 
-def _is_promising(looks: list[Look]) -> bool:
-    """Whether the next look may complete a proof."""
-    return len(looks) == 1 or (len(looks) > 1 and stall.why_not_so_far(looks[-2], looks[-1]) is None)
+def _may_become_proof(samples: list[Sample]) -> bool:
+    return len(samples) == 1 or (len(samples) > 1 and stall.why_not_so_far(samples[-2], samples[-1]) is None)
 
 
-def _stalled(worker: SilentWorker, looks: list[Look], may_signal: bool) -> Generator[float, int, Findings]:
-    """Show one that these looks have proven stalled."""
-    if not may_signal:
-        return worker.examination(STALLED)
+def _stacks(worker: SilentWorker, samples: list[Sample]) -> Generator[float, int, _Stacks | None]:
+    """Ask a worker that these samples prove stalled for its stacks; None if that failed, with a note."""
 
-    def why_not_still() -> str | None:
-        now = worker.look(0)
-        return "it cannot be seen any more" if now is None else stall.why_not_still(looks[-1], now)
+    def why_no_longer() -> str | None:
+        now = worker.sample(0)
+        return "it cannot be seen any more" if now is None else stall.why_no_longer(samples[-1], now)
 
     try:
-        content = yield from dump_request.ask(worker.card, worker.processes, why_not_still)
-        dumped = faulthandler.parse(content)
+        dump = faulthandler.parse((yield from dump_request.ask(worker.card, worker.processes, why_no_longer)))
     except (dump_request.Refused, OSError, FormatError) as error:
         worker.notes.append(f"no stacks: {error}")
-        return worker.examination(STALLED)
-    running = yield from _running(worker)
-    return worker.examination(STALLED, dumped, running, stall.waiting(looks[0], looks[-1]))
-
-
-def _running(worker: SilentWorker) -> Generator[float, int, set[int]]:
-    """The threads that run whenever they are looked at."""
+        return None
     pid, processes = worker.card.pid, worker.processes
     running = set(processes.threads(pid))
-    for number in range(_HOLDER_LOOKS):
+    for number in range(_RUNNING_SAMPLES):
         if number:
-            yield _HOLDER_SECONDS
+            yield _RUNNING_SECONDS
         running = {native_id for native_id in running if processes.letter(pid, native_id) == "R"}
-    return running
+    return _Stacks(dump, running, stall.waiting(samples[0], samples[-1]))
 
 
 class SilentWorker:
@@ -166,8 +162,8 @@ class SilentWorker:
         state = self.processes.state(self.card.pid, threads=True)
         return BUSY if state in (ALIVE, DEAD) else state
 
-    def look(self, peer: int) -> Look | None:
-        """What a proof needs; None if it cannot be had, or if whoever listens is not the process of the card."""
+    def sample(self, peer: int) -> Sample | None:
+        """Take a sample for a proof; None if not all of it can be read, or if another process listens there."""
         if self._standing != SAME or self._table is None or peer not in (0, self.card.pid):
             return None
         try:
@@ -175,64 +171,52 @@ class SilentWorker:
             listener, serving = table.threads_of(content)
         except (OSError, FormatError):
             return None
-        return stall.look(self.processes, self.card.pid, listener, serving, content, time.monotonic())
+        return stall.sample(self.processes, self.card.pid, listener, serving, content, time.monotonic())
 
-    def examination(
-        self,
-        state: str,
-        dumped: Dump | None = None,
-        running: Collection[int] = (),
-        waiting: Collection[int] = (),
-    ) -> Findings:
-        if self._table is None:
-            return Findings(state, None, tuple(self.notes))
-        try:
-            reading = self._table.read()
-        except (OSError, FormatError) as error:
-            self.notes.append(f"its black box cannot be read: {error}")
-            return Findings(state, None, tuple(self.notes))
+    def findings(self, state: str, stacks: _Stacks | None = None) -> Findings:
+        """The result, with the table as it is now."""
+        snapshot = None
+        if self._table is not None:
+            try:
+                snapshot = self._snapshot(self._table.read(), state, stacks)
+            except (OSError, FormatError) as error:
+                self.notes.append(f"its black box cannot be read: {error}")
+        return Findings(state, snapshot, tuple(self.notes))
+
+    def _snapshot(self, reading: Reading, state: str, stacks: _Stacks | None) -> Snapshot:
+        clocks_are_ours = self.processes.is_boot(self.card.boot_id)
         snapshot = table.snapshot(
-            self.card,
-            reading,
-            state,
-            monotonic=time.monotonic(),
-            unix=time.time(),
-            clocks_are_ours=self.processes.is_boot(self.card.boot_id),
+            self.card, reading, state, monotonic=time.monotonic(), unix=time.time(), clocks_are_ours=clocks_are_ours
         )
         if reading.header.unrecorded_cores:
             self.notes.append(f"{reading.header.unrecorded_cores} of its cores are not in its table")
         if self._standing == SAME:
-            snapshot = snapshot._replace(stacks=tuple(self._with_kernel(stack) for stack in snapshot.stacks))
-        if dumped is not None:
-            snapshot = self._joined(snapshot, reading, dumped, running, waiting)
-        return Findings(state, snapshot, tuple(self.notes))
+            alive = self.processes.threads(self.card.pid)
+            described = (
+                self._with_kernel_state(stack) if stack.native_id in alive else stack for stack in snapshot.stacks
+            )
+            snapshot = snapshot._replace(stacks=tuple(described))
+        return snapshot if stacks is None else self._with_stacks(snapshot, reading, stacks)
 
-    def _with_kernel(self, stack: Stack) -> Stack:
-        if stack.native_id is None or stack.native_id not in self.processes.threads(self.card.pid):
-            return stack
+    def _with_kernel_state(self, stack: Stack) -> Stack:
+        assert stack.native_id is not None
         nanoseconds = self.processes.cpu_nanoseconds(self.card.pid, stack.native_id)
         return stack._replace(
             state=self.processes.letter(self.card.pid, stack.native_id),
             cpu_seconds=None if nanoseconds is None else nanoseconds / 1e9,
         )
 
-    def _joined(
-        self,
-        snapshot: Snapshot,
-        reading: Reading,
-        dumped: Dump,
-        running: Collection[int],
-        waiting: Collection[int],
-    ) -> Snapshot:
-        """The requests with their threads' stacks, then the threads that serve none."""
-        if dumped.is_cut:
+    def _with_stacks(self, snapshot: Snapshot, reading: Reading, stacks: _Stacks) -> Snapshot:
+        """Add the dumped stacks: first those of the requests, then of the threads that serve none."""
+        dump, running, waiting = stacks
+        if dump.is_cut:
             self.notes.append(f"faulthandler shows the newest {faulthandler.MAX_THREADS} threads only")
-        identity = self.processes.identity(self.card.pid)
-        # Nothing is read with greater rights than the process has; where those are not known, with none.
-        sources = Sources(identity or Identity(-1, -1, ()), self.card.cwd, snapshot.worker.started_at)
-        alive = self.processes.threads(self.card.pid)
         own = {ident for ident, _ in reading.header.own_threads}
-        stacks = join(snapshot.stacks, reading.owners, own, dumped, alive, running, waiting)
+        alive = self.processes.threads(self.card.pid)
+        joined = join(snapshot.stacks, reading.owners, own, dump, alive, running, waiting)
+        # Source files are read with the rights of the process; where those are not known, none is read.
+        identity = self.processes.identity(self.card.pid)
         if identity is not None:
-            stacks = [sources.fill_in(stack) for stack in stacks]
-        return snapshot._replace(stacks=tuple(stacks), source="faulthandler")
+            sources = Sources(identity, self.card.cwd, snapshot.worker.started_at)
+            joined = [sources.fill_in(stack) for stack in joined]
+        return snapshot._replace(stacks=tuple(joined), source="faulthandler")

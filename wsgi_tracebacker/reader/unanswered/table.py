@@ -1,7 +1,6 @@
-"""A living worker's table of requests in flight, read from outside: it needs nobody's leave and harms nobody.
+"""Reads the table of requests in flight of a worker that does not answer, and makes a snapshot without stacks of it.
 
-Knows how the table of ``wire.table_layout`` becomes a snapshot. Refuses to map it: a file that is cut short under a
-map is a crash of the reader.
+The file is read and not mapped: if it were cut short while it is mapped, the reader would crash.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Reading(NamedTuple):
-    """What the table held at one instant."""
+    """The content of the table at one instant."""
 
     header: Header
     #: The oldest request first.
@@ -36,21 +35,21 @@ class Table:
     """The open table of one worker."""
 
     def __init__(self, card: Card) -> None:
-        """Raises OSError if there is no table that may be believed."""
+        """Raises OSError if there is no table that can be believed."""
         if card.black_box is None:
             raise FileNotFoundError("the worker has no black box")
         self._card = card
         self._descriptor = files.open_file_of(card.black_box, card.uid)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def content(self) -> bytes:
         """The whole file. Raises FormatError if it is not the table of the card's worker."""
-        # One byte more than a table has: what is longer is none.
+        # One byte more than a table has, so that a longer file is rejected.
         content = files.read_at_most(self._descriptor, blackbox.FILE_BYTES + 1)
         header = blackbox.decode_header(content)
         card = self._card
@@ -64,7 +63,7 @@ class Table:
         return content
 
     def read(self) -> Reading:
-        """What it holds now. Raises OSError or FormatError."""
+        """Read it. Raises OSError or FormatError."""
         content = self.content()
         rows, torn = blackbox.decode_rows(content, self.content())
         return Reading(
@@ -77,7 +76,7 @@ class Table:
 
 
 def threads_of(content: bytes) -> tuple[int, frozenset[int]]:
-    """Native ids: of the thread that answers the worker's socket, 0 if it never ran, and of those that serve."""
+    """Native ids: of the listener, 0 if it never ran, and of the threads that serve requests."""
     serving = (native_id for _, native_id in blackbox.decode_owners(content).values())
     return blackbox.decode_header(content).listener, frozenset(serving)
 
@@ -85,9 +84,9 @@ def threads_of(content: bytes) -> tuple[int, frozenset[int]]:
 def snapshot(
     card: Card, reading: Reading, state: str, *, monotonic: float, unix: float, clocks_are_ours: bool
 ) -> Snapshot:
-    """The requests in flight as a snapshot without stacks.
+    """Make a snapshot without stacks of the requests in flight.
 
-    ``monotonic`` is the reader's clock, which counts where it is the worker's too; elsewhere, what the header says.
+    ``monotonic`` is the reader's clock. If it is not the worker's too, the ages are counted by the header's.
     """
     header = reading.header
     if not clocks_are_ours:

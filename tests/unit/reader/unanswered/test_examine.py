@@ -14,7 +14,7 @@ from wsgi_tracebacker.reader.processes import SAME, Processes, ThreadTimes
 from wsgi_tracebacker.reader.unanswered import stall
 from wsgi_tracebacker.reader.unanswered.examine import Timeouts, examine
 from wsgi_tracebacker.reader.unanswered.join import join
-from wsgi_tracebacker.reader.unanswered.stall import Look
+from wsgi_tracebacker.reader.unanswered.stall import Sample
 from wsgi_tracebacker.wire.faulthandler_text import Dump
 
 if TYPE_CHECKING:
@@ -116,21 +116,19 @@ def test_greenlets_share_a_thread_and_its_stack_is_nobodys() -> None:
     assert stacks[2].request is None
 
 
-def test_who_looks_stalled_in_every_half_second_and_in_no_second_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two threads that spin in turns: each look could be the middle of a proof, and none ever completes one."""
+def test_a_proof_that_never_completes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that spin in turns: each sample could be the middle of a proof, and none ever completes one."""
     black_box = tmp_path / "table"
     black_box.write_bytes(table(row(), header=replace(HEADER, pid=os.getpid(), uid=os.getuid())))
     turns = itertools.count()
 
-    def look(*_: object) -> Look:
+    def sample(*_: object) -> Sample:
         half = next(turns)
         ran = {10 + number: (half + number) // 2 * 500_000_000 for number in (0, 1)}
         threads = {native_id: ThreadTimes(nanoseconds, 0, 0, "R") for native_id, nanoseconds in ran.items()}
-        return Look(half * 0.5, b"table", {**threads, 12: ThreadTimes(0, 0, half * 100, "S")}, frozenset((12,)))
+        return Sample(half * 0.5, b"table", {**threads, 12: ThreadTimes(0, 0, half * 100, "S")}, frozenset((12,)))
 
-    monkeypatch.setattr(stall, "look", look)
+    monkeypatch.setattr(stall, "sample", sample)
     card = Card(
         number=HEADER.number,
         base=str(tmp_path),
