@@ -1,1 +1,1 @@
-"""The command ``wsgi-tb``: one module a verb."""
+"""The command ``wsgi-tb``: one module for each verb."""

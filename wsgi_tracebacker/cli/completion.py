@@ -1,4 +1,4 @@
-"""``wsgi-tb completion``: the script that teaches a shell to complete the command."""
+"""``wsgi-tb completion``: prints the script with which a shell completes the command."""
 
 from __future__ import annotations
 

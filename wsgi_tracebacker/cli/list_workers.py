@@ -1,8 +1,8 @@
-"""``wsgi-tb list``: one line per worker.
+"""``wsgi-tb list``: one line for each worker.
 
 ``--format json`` prints ``{"schema": 1, "workers": [...]}``, each worker with ``number``, ``socket``, ``pid``,
-``state``, ``application``, ``requests_in_flight``, ``oldest_request_seconds`` and ``reason``, null where nobody
-knows; ``reason`` says why a worker did not answer.
+``state``, ``application``, ``requests_in_flight``, ``oldest_request_seconds`` and ``reason`` (why it did not answer);
+null if unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.model.snapshot import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from wsgi_tracebacker.reader.survey import Answer
 
@@ -40,7 +40,16 @@ Examples:
 {EXIT_CODES}
 """
 
-_COLUMNS = ("WORKER", "PID", "STATE", "IN FLIGHT", "OLDEST", "APPLICATION", "SOCKET")
+#: The keys of a worker that are columns of the text.
+_COLUMNS = {
+    "number": "WORKER",
+    "pid": "PID",
+    "state": "STATE",
+    "requests_in_flight": "IN FLIGHT",
+    "oldest_request_seconds": "OLDEST",
+    "application": "APPLICATION",
+    "socket": "SOCKET",
+}
 
 
 @click.command("list", epilog=EPILOG)
@@ -82,28 +91,12 @@ def _facts(answer: Answer) -> dict[str, object]:
     }
 
 
-def _table(workers: Sequence[dict[str, object]]) -> Iterator[str]:
+def _table(workers: list[dict[str, object]]) -> Iterator[str]:
     from wsgi_tracebacker.text.columns import table
-
-    yield from table(
-        _COLUMNS,
-        [
-            (
-                worker["number"],
-                worker["pid"],
-                worker["state"],
-                worker["requests_in_flight"],
-                _duration(worker["oldest_request_seconds"]),
-                worker["application"],
-                worker["socket"],
-            )
-            for worker in workers
-        ],
-        right_aligned=("WORKER", "PID", "IN FLIGHT", "OLDEST"),
-    )
-
-
-def _duration(seconds: object) -> str | None:
     from wsgi_tracebacker.text.units import duration
 
-    return duration(seconds) if isinstance(seconds, float) else None
+    def cell(value: object) -> object:
+        return duration(value) if isinstance(value, float) else value
+
+    rows = [[cell(worker[key]) for key in _COLUMNS] for worker in workers]
+    yield from table(tuple(_COLUMNS.values()), rows, right_aligned=("WORKER", "PID", "IN FLIGHT", "OLDEST"))

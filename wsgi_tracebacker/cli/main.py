@@ -1,7 +1,6 @@
-"""``wsgi-tb``: how it begins and how it ends.
+"""The entry point of ``wsgi-tb``: runs a verb, and turns its result or error into an exit code.
 
-Every exit code is decided here or in ``output``; errors of the package bring theirs along. Knows which command line
-needs no click, and refuses to import it then.
+A plain ``wsgi-tb read`` runs without click (see ``plain``).
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ def _run() -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Somebody read the help through ``head``.
+        # The help was read through ``head``.
         return fail(None)
     except TracebackerError as error:
         fail(str(error))
         return error.exit_code
     except OSError as error:
-        # Click's own writing: the help, the version, a script for the shell.
+        # Raised where click writes: the help, the version.
         fail(f"stopped by the system: {error}")
         return CannotWrite.exit_code

@@ -1,4 +1,4 @@
-"""The arguments and options that more than one verb has."""
+"""The arguments, options and help texts that more than one verb has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Exit codes:
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds; not ``nan``, which is on no side of any limit."""
+    """A number of seconds; not ``nan``, which passes every comparison of a range."""
 
     name = "number of seconds"
 
@@ -31,12 +31,22 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-#: BASE...; whether one may be read is found out by reading it, and that is no misuse of the command.
+#: BASE...; click does not check whether it can be read: that is no misuse of the command.
 bases_argument = click.argument("bases", metavar="[BASE or SOCKET]...", nargs=-1, type=click.Path(readable=False))
+
+worker_option = click.option(
+    "--worker",
+    "-w",
+    "numbers",
+    metavar="N",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Only worker N; can be given more than once.",
+)
 
 
 def workers(command: F) -> F:
-    """Which workers: BASE..., --worker and --timeout."""
+    """Add BASE..., --worker and --timeout to a command."""
     for decorate in (
         click.option(
             "--timeout",
@@ -46,15 +56,7 @@ def workers(command: F) -> F:
             help="How long each worker may take to answer; all are asked at once.  [default: 1 if its table of"
             " requests can be shown instead, else 5]",
         ),
-        click.option(
-            "--worker",
-            "-w",
-            "numbers",
-            metavar="N",
-            type=click.IntRange(min=1),
-            multiple=True,
-            help="Only worker N; can be given more than once.",
-        ),
+        worker_option,
         bases_argument,
     ):
         command = decorate(command)

@@ -1,7 +1,6 @@
-"""How the command writes: what is asked for to stdout, what went wrong to stderr, and what it ends with.
+"""Writes results to stdout and failures to stderr, and decides on colour and exit code.
 
-Knows streams, colour and exit codes. Refuses to know what is written. Whatever comes here as a message is made fit
-for a terminal; what goes to stdout has been.
+Characters that a terminal would act on are escaped here in messages; lines for stdout come escaped.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ if TYPE_CHECKING:
 #: Some worker did not answer.
 EXIT_UNANSWERED = 1
 
-#: 128 + SIGINT, as shells have it.
+#: 128 + SIGINT, as in shells.
 EXIT_INTERRUPTED = 130
 
-#: What is put together before it is written. All of it would be as much memory again as what it shows.
+#: How much text is joined before it is written. All at once would double the memory.
 _CHARACTERS_AT_ONCE = 1024 * 1024
 
 
 def wants_colour(choice: str, stream: TextIO) -> bool:
-    """Whether to colour: ``always``, ``never``, or ``auto``, which is on a terminal and not against NO_COLOR."""
+    """Whether to colour: ``always``, ``never``, or ``auto`` (on a terminal, unless NO_COLOR is set)."""
     if choice != "auto":
         return choice == "always"
-    # https://no-color.org: set to anything but the empty text.
+    # https://no-color.org: any value except an empty one.
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def write_text(lines: Iterable[str]) -> None:
-    """Lines to stdout, as they come; characters that its encoding does not have are written as escapes."""
+    """Write lines to stdout; characters that its encoding does not have are written as escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text: list[str] = []
     length = 0
@@ -52,7 +51,7 @@ def write_text(lines: Iterable[str]) -> None:
 
 
 def write_bytes(content: bytes) -> None:
-    """Bytes to stdout. A reader who has seen enough (``| head``) is no error."""
+    """Write bytes to stdout. A closed pipe (``| head``) is no error."""
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -65,20 +64,20 @@ def write_bytes(content: bytes) -> None:
 
 
 def have_streams() -> None:
-    """Where the caller has closed stdout or stderr, as services may, what goes there goes nowhere."""
+    """Replace stdout or stderr by /dev/null if the caller has closed it, as services may."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open to the end)
 
 
 def fail(message: str | None) -> int:
-    """One line a message to stderr, if there is one; returns the exit code for a failure of no special kind."""
+    """Write a message to stderr, line by line; return the exit code of a failure that has no other."""
     try:
         for line in (message or "").splitlines():
             sys.stderr.write(_encodable(f"wsgi-tb: {printable(line)}\n"))
         sys.stderr.flush()
     except OSError:
-        # Nobody is left who could be told; the exit code is what it is.
+        # stderr is closed; the exit code is all that is left.
         pass
     if message is None:
         _silence_stdout()
@@ -86,7 +85,7 @@ def fail(message: str | None) -> int:
 
 
 def end(survey: Survey) -> int:
-    """Name on stderr who did not answer, and why; the exit code."""
+    """Write to stderr which workers did not answer, and why; return the exit code."""
     for line in survey.missing:
         fail(line)
     for answer in survey.answers:
@@ -97,7 +96,7 @@ def end(survey: Survey) -> int:
 
 
 def name(answer: Answer) -> str:
-    """Who an answer is about, for a message."""
+    """The name of a worker in a message."""
     facts = [answer.target.socket] if answer.pid is None else [f"pid {answer.pid}", answer.target.socket]
     if answer.state not in ("alive", "unknown", answer.error.reason if answer.error else ""):
         facts.append(answer.state)
@@ -110,7 +109,7 @@ def _encodable(text: str) -> str:
 
 
 def _silence_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere instead of into a closed pipe."""
+    """Redirect stdout to /dev/null, so that the interpreter's flush at exit does not fail on a closed pipe."""
     try:
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""The plain command line, ``wsgi-tb read [BASE or SOCKET]...``: what most people type and every script that watches.
+"""Parses the plain command line, ``wsgi-tb read [BASE or SOCKET]...``, without click.
 
-Knows what it means without click, which takes as long to load as all else that the command does. Refuses to be a
-second parser: as soon as there is an option, or anything that could be one, it is click's.
+Most people and scripts use that one, and loading click takes as long as everything else that the command does. If there
+is an option, or anything that could be one, click parses the command line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wsgi_tracebacker.reader.discovery import DEFAULT_BASE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Set by a shell that wants to know how a command line goes on, see click.shell_completion.
+#: Set by a shell that completes a command line, see click.shell_completion.
 _COMPLETION = "_WSGI_TB_COMPLETE"
 
 
@@ -26,6 +26,6 @@ def plain_bases(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[s
 
 
 def bases_or_default(bases: tuple[str, ...]) -> tuple[str, ...]:
-    """What was named, or else WSGI_TB_SOCKET, or else the base that the middleware has by default too."""
-    # An empty variable is as good as none: that is how scripts unset one.
+    """The bases of the command line, or else WSGI_TB_SOCKET, or else the middleware's default."""
+    # An empty variable counts as unset.
     return bases or (os.environ.get("WSGI_TB_SOCKET") or DEFAULT_BASE,)

@@ -1,4 +1,4 @@
-"""``wsgi-tb postmortem``: what workers were doing when they died.
+"""``wsgi-tb postmortem``: shows what workers were doing when they died.
 
 ``--format json`` prints ``{"schema": 1, "postmortems": [...]}``, the latest death first, each with ``postmortem`` (the
 version of these keys, 2), ``number``, ``base``, ``pid``, ``server``, ``application``, ``started_at``,
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.options import bases_argument
+from wsgi_tracebacker.cli.options import bases_argument, worker_option
 from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.model.snapshot import SCHEMA
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.reader.postmortems import Found
 
-#: Nothing of the base was found at all.
+#: There is no file of the base.
 _EXIT_UNKNOWN = 3
 
 EPILOG = """\b
@@ -45,21 +45,14 @@ Exit codes:
 
 @click.command(epilog=EPILOG)
 @bases_argument
-@click.option(
-    "--worker",
-    "-w",
-    "numbers",
-    metavar="N",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Only worker N; can be given more than once.",
-)
+@worker_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> int:
     """Show what workers that died were serving.
 
-    That is the latest death of each worker number, if requests were in flight then: kept by its successor, or read
-    from what it left where it has none yet. Without BASE it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
+    For each worker number it shows the latest death with requests in flight, from the postmortem that the successor
+    wrote or, if there is no successor yet, from the dead worker's files. Without BASE it is $WSGI_TB_SOCKET, or else
+    /tmp/tbsocket.
     """
     from wsgi_tracebacker.reader import postmortems
 

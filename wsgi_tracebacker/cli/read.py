@@ -1,6 +1,8 @@
-"""``wsgi-tb read``: the stacks of all workers."""
+"""``wsgi-tb read``: shows the stacks of all workers. Defines the options; ``show`` does the work."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -53,17 +55,7 @@ Examples:
     show_default=True,
     help="auto: on a terminal, unless NO_COLOR is set.",
 )
-def read(
-    *,
-    bases: tuple[str, ...],
-    numbers: tuple[int, ...],
-    timeout_seconds: float | None,
-    form: str,
-    older_seconds: float | None,
-    all_threads: bool,
-    no_signal: bool,
-    colour: str,
-) -> int:
+def read(**options: Any) -> int:
     """Show what the workers are doing: every request in flight, with its stack.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
@@ -72,13 +64,4 @@ def read(
     A worker that does not answer is shown from its table of requests: as busy or, if it is proven that Python cannot
     run in it, as stalled, with its stacks.
     """
-    return show(
-        bases,
-        numbers=numbers,
-        timeout_seconds=timeout_seconds,
-        form=form,
-        older_seconds=older_seconds,
-        all_threads=all_threads,
-        no_signal=no_signal,
-        colour=colour,
-    )
+    return show(**options)

@@ -1,7 +1,6 @@
-"""What ``wsgi-tb read`` does when it is known what is wanted: ask the workers, and show what they are doing.
+"""Does the work of ``wsgi-tb read``: asks the workers and writes what they are doing, in one of three formats.
 
-Knows the three forms of its output. Refuses to know the command line: this is imported without click, which takes
-longer to load than all of ours.
+It is imported without click, which takes longer to load than all our own modules.
 
 ``--format json`` prints one document::
 
@@ -11,8 +10,8 @@ longer to load than all of ours.
        {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy"}]}
 
 ``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply`` or ``unreachable``; ``state`` is ``busy``,
-``stalled``, ``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null where
-nobody knows.
+``stalled``, ``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null if
+unknown.
 
 A worker that did not answer is in ``workers`` too if its table of requests can be read: with ``"source": "table"``
 and no frames, or with ``"source": "faulthandler"`` if it was proven stalled and asked for its stacks. Its ``state``
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import bases_or_default
+from wsgi_tracebacker.model.questions import is_serving
 from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def show(
     no_signal: bool = False,
     colour: str = "auto",
 ) -> int:
-    """Ask the workers, write what was found, and give the exit code."""
+    """Ask the workers, write the result, and return the exit code."""
     from wsgi_tracebacker.reader.survey import survey
 
     found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
@@ -80,9 +80,9 @@ def _uwsgi(found: Survey, older_seconds: float | None) -> bytes:
 
 
 def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
-    """What a table knows of a thread, its request, in the place of the frames that it does not know.
+    """Put the request of a thread that has no frames, because it comes from a table, into a frame of its own.
 
-    A thread without frames has no place in uWSGI's text, and its request would be lost with it.
+    uWSGI's text has no threads without frames, so the request would not be shown.
     """
     request = stack.request
     if request is None or stack.frames or snapshot.source == "worker":
@@ -118,14 +118,9 @@ def _snapshots(found: Survey) -> Iterator[Snapshot]:
 
 
 def _older(snapshot: Snapshot, seconds: float | None) -> Snapshot:
-    """Only the threads whose request is at least so old, where that is known; all of them for None."""
+    """Only the threads whose request is at least so old, or of unknown age; all threads for None."""
     if seconds is None:
         return snapshot
-    return snapshot._replace(
-        stacks=tuple(
-            stack
-            for stack in snapshot.stacks
-            if (stack.request is not None and stack.request.age_seconds >= seconds)
-            or (snapshot.source == "uwsgi" and stack.core is not None)
-        ),
-    )
+    serving = (stack for stack in snapshot.stacks if is_serving(stack, snapshot))
+    stacks = tuple(stack for stack in serving if stack.request is None or stack.request.age_seconds >= seconds)
+    return snapshot._replace(stacks=stacks)

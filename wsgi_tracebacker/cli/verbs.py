@@ -1,7 +1,4 @@
-"""The command line of ``wsgi-tb`` as click understands it: which verbs there are.
-
-Knows the verbs by name only and imports the one that is asked for.
-"""
+"""The click group of ``wsgi-tb``; it imports a verb's module only when that verb is run."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import click
 
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED
 
-#: Each is a module beside this one and a function of the same name within it.
+#: By verb: the module beside this one, and the function of the same name in it.
 VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read"}
 
 EPILOG = """\b
@@ -33,7 +30,7 @@ Exit codes:
 
 
 class _Verbs(click.Group):
-    """A group whose commands are imported when they are wanted."""
+    """A group that imports its commands when they are used."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return sorted(VERBS)
@@ -67,7 +64,7 @@ def cli() -> None:
 
 
 def run() -> int:
-    """Run the command as it was called, and give its exit code."""
+    """Run the command line of this process, and return its exit code."""
     try:
         code = cli.main(prog_name="wsgi-tb", standalone_mode=False)
     except click.ClickException as error:
