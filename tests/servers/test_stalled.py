@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,15 +62,25 @@ def command(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def stall_all(server: Gunicorn | Uwsgi, base: str, connections: contextlib.ExitStack) -> None:
-    """Requests until each worker has one that stalls it: a thread of a stalled one may accept others, in vain."""
+    """Requests until each worker has one that stalls it: a thread of a stalled one may accept others, in vain.
+
+    One by one: a second thread that stalls a worker while the first one opens its socket leaves that half open.
+    """
     for number in range(4 * WORKERS):
-        before = asking.numbers(base)
+        before = listening(base)
         connections.enter_context(clients.in_flight(server.address, f"/stall/{number}"))
         with contextlib.suppress(AssertionError):
-            wait_until(lambda before=before: asking.numbers(base) != before, "a worker serves it", 2)  # type: ignore[misc]
-        if len(asking.numbers(base)) == WORKERS:
+            wait_until(lambda before=before: listening(base) != before, "a worker serves it", 2)  # type: ignore[misc]
+        if len(listening(base)) == WORKERS:
             return
     raise AssertionError(f"not all are stalled: {asking.files(base)}; {server.log_text()}")
+
+
+def listening(base: str) -> set[str]:
+    """The sockets of workers that listen; a connection to each would stay in the backlog of one that is stalled."""
+    sockets = [line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()]
+    # Flags are the fourth field, __SO_ACCEPTCON is the only one; a path is the eighth.
+    return {each[7] for each in sockets if len(each) == 8 and each[3] == "00010000" and each[7].startswith(base)}
 
 
 def check_stalled(document: dict[str, Any], number: int) -> str:
