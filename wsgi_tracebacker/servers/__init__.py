@@ -1,5 +1,4 @@
-"""Adoption without a change to the application's code: one module for each way a server finds an application.
+"""Wraps an application without a change to its code: one module for each way in which a server finds applications.
 
-Knows how gunicorn, PasteDeploy and whoever takes ``module:name`` are configured. Refuses to know what a worker does
-with what it serves. A server itself is imported inside functions only, if at all.
+A server itself is imported inside functions only, if at all.
 """

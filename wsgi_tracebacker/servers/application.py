@@ -1,7 +1,6 @@
-"""Find an application by what stands in a configuration, and wrap it if nobody has yet.
+"""Finds an application by its name in a configuration (``module:name``), and wraps it unless it is wrapped already.
 
-Knows ``module:name`` and its relatives. Refuses to catch what goes wrong inside the application's own module: that
-comes through as it is.
+Exceptions that the application's own module raises are not caught.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
-#: What servers take where only a module is named (gunicorn, uWSGI, mod_wsgi).
+#: The name that servers use if only a module is given (gunicorn, uWSGI, mod_wsgi).
 _DEFAULT_NAME = "application"
 
 _EXAMPLES = "mysite.wsgi:application, package.module:object.attribute or mysite:create_app()"
 
 
 def find(target: str, name: str = "the application") -> Any:
-    """The object that ``module:name`` names; also ``module``, ``module:object.attribute`` and ``module:factory()``.
+    """Import what ``module:name`` names; also ``module``, ``module:object.attribute`` and ``module:factory()``.
 
-    A factory is called with what stands between its parentheses, which has to be literal.
+    A factory's arguments have to be literal.
 
-    :param name: what the target was read from, for the one line of a ConfigurationError.
-    :raises ConfigurationError: it names nothing.
+    :param name: the option that the target was read from, for the message of a ConfigurationError.
+    :raises ConfigurationError: there is no such module or object.
     """
     module_name, colon, expression = (part.strip() for part in target.partition(":"))
     path, call = _parsed(target, expression if colon else _DEFAULT_NAME, name)
@@ -54,24 +53,24 @@ def find(target: str, name: str = "the application") -> Any:
 
 
 def find_application(target: str, name: str) -> WSGIApplication:
-    """The same for what has to be a WSGI application."""
+    """Import a WSGI application, as find() does."""
     found = find(target, name)
     if not callable(found):
         raise ConfigurationError(
-            f"{name} is {target!r}, and that is no WSGI application but {_short(found)}; name the callable, as in"
-            f" {_EXAMPLES}"
+            f"{name} is {target!r}, and that is no WSGI application but a {type(found).__name__};"
+            f" name the callable, as in {_EXAMPLES}"
         )
     application: WSGIApplication = found
     return application
 
 
 def wrapped(app: WSGIApplication, **options: Any) -> WSGIApplication:
-    """``app`` in a TracebackerMiddleware, unless its own code put it into one."""
+    """Wrap ``app`` in a TracebackerMiddleware, unless its own code has done so."""
     return app if settings_of(app) is not None else TracebackerMiddleware(app, **options)
 
 
 def _parsed(target: str, expression: str, name: str) -> tuple[list[str], tuple[list[Any], dict[str, Any]] | None]:
-    """The attributes to follow, and what to call the last one with; None: do not call it."""
+    """Parse an expression into its names, and the arguments of the call; None: it is no call."""
     mistake = ConfigurationError(f"{name} must be as in {_EXAMPLES}, not {target!r}")
     try:
         node = ast.parse(expression, mode="eval").body
@@ -81,16 +80,14 @@ def _parsed(target: str, expression: str, name: str) -> tuple[list[str], tuple[l
     if isinstance(node, ast.Call):
         try:
             arguments = [ast.literal_eval(argument) for argument in node.args]
-            call = (
-                arguments,
-                {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg},
-            )
+            keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
         except (ValueError, TypeError):
             raise ConfigurationError(
                 f"{name} is {target!r}: a factory's arguments must be literal, as in f(1, 'a')"
             ) from None
         if any(keyword.arg is None for keyword in node.keywords):
             raise mistake
+        call = arguments, keywords
         node = node.func
     path: list[str] = []
     while isinstance(node, ast.Attribute):
@@ -105,7 +102,7 @@ def _imported(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # Only the module that was named, or a package that it is in: one that the application misses is its own affair.
+        # A module that the application itself imports, and that is missing, is the application's own error.
         missing = error.name
         if missing is None or not f"{module_name}.".startswith(f"{missing}."):
             raise
@@ -116,12 +113,7 @@ def _imported(module_name: str, name: str) -> ModuleType:
 
 
 def _similar(owner: object, attribute: str) -> str:
-    # Not above: it is needed for a mistake only.
-    import difflib  # noqa: PLC0415
+    import difflib  # noqa: PLC0415  (for a mistake only)
 
     names = difflib.get_close_matches(attribute, [each for each in dir(owner) if not each.startswith("_")], 1)
     return f"did you mean {names[0]!r}?" if names else f"name what is there, as in {_EXAMPLES}"
-
-
-def _short(value: object) -> str:
-    return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Wrap the application that ``WSGI_TB_APP`` names, for a server that takes ``module:name``.
+"""Wraps the application that ``WSGI_TB_APP`` names, for a server that takes ``module:name``.
 
 ::
 
@@ -7,8 +7,8 @@
 Likewise with granian, uWSGI, cheroot, or in a file for mod_wsgi. All options come from their ``WSGI_TB_*`` variables.
 
 ``WSGI_TB_APP`` is ``module:name``, ``module`` (then the name is ``application``), ``module:object.attribute`` or a
-factory, ``module:create_app()``. Nothing is opened or started before a request comes, so a server may import this in
-a process that it forks its workers from.
+factory, ``module:create_app()``. Nothing is opened or started before the first request, so a server may import this
+before it forks its workers.
 
 mod_wsgi may load several scripts into one interpreter, each of which sets the variable and then imports ``application``
 from here. Each gets its own.
@@ -27,14 +27,14 @@ from wsgi_tracebacker.servers.application import find_application, wrapped
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-#: What the application is read from.
+#: The environment variable with the name of the application.
 VARIABLE = "WSGI_TB_APP"
 
 _found: dict[str, WSGIApplication] = {}
 
 
 def _named_now() -> WSGIApplication:
-    """The wrapped application that the variable names at this moment; once it has named one, that need not stay."""
+    """The wrapped application that the variable names now; if it is unset by now, the first one that it named."""
     target = os.environ.get(VARIABLE, "").strip() or next(iter(_found), "")
     if not target:
         raise ConfigurationError(
@@ -46,8 +46,8 @@ def _named_now() -> WSGIApplication:
 
 
 class _Module(ModuleType):
-    # A property comes before what stands in the module's own dictionary. A module-level __getattr__ would leave that
-    # empty, and there is where uWSGI looks.
+    # A property comes before the module's own dictionary. With a module-level __getattr__ the name could not be in that
+    # dictionary, and uWSGI reads it from there.
     @property
     def application(self) -> WSGIApplication:
         return _named_now()

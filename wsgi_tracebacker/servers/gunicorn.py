@@ -1,4 +1,4 @@
-"""gunicorn's hooks: workers can be read from their first moment, and what kills them finds its way into the error log.
+"""Hooks for gunicorn: workers can be read from their start, and the error log has what a killed worker was doing.
 
 Alone, without a change to the application::
 
@@ -16,11 +16,10 @@ A file that has such a hook already calls ours in it::
         tracebacker.post_fork(server, worker)
         ...
 
-The names of this module that gunicorn takes for its settings are those of ``__all__``; all others it leaves alone.
-Options come from their ``WSGI_TB_*`` variables, which ``raw_env`` may set too.
+Of this module gunicorn takes only the names in ``__all__`` as settings. Options come from their ``WSGI_TB_*``
+variables, which ``raw_env`` may set too.
 
-Knows when gunicorn (20 to 27) calls what. Refuses to do anything in the master but to look after the dead: what is
-started there would be inherited by every worker.
+Written for gunicorn 20 to 27. Nothing is started in the master, because every worker would inherit it.
 """
 
 from __future__ import annotations
@@ -35,15 +34,14 @@ from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.model.questions import in_flight
 from wsgi_tracebacker.servers.application import wrapped
-from wsgi_tracebacker.text import snapshot as traceback_format
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
+from wsgi_tracebacker.text.snapshot import lines as snapshot_lines
 from wsgi_tracebacker.text.units import plural
-from wsgi_tracebacker.wire import postmortem_json as postmortem_format
-from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.wire import postmortem_json, snapshot_json
 from wsgi_tracebacker.worker import agent, disabled
-from wsgi_tracebacker.worker import settings as settings_module
 from wsgi_tracebacker.worker.blackbox import predecessor
 from wsgi_tracebacker.worker.reporting import faults, logs, reporter
+from wsgi_tracebacker.worker.settings import ENVIRONMENT_VARIABLES, from_options, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,31 +55,27 @@ if TYPE_CHECKING:
 
 __all__ = ["child_exit", "post_fork", "worker_abort"]
 
-#: The modules of gunicorn's workers that call a WSGI application, and nothing else. What others call (gunicorn's asgi
-#: and tornado, uvicorn's) may be something else, which a middleware would break.
-_WSGI_WORKERS = (
-    "gunicorn.workers.sync",
-    "gunicorn.workers.gthread",
-    "gunicorn.workers.base_async",
-)
+#: The modules of gunicorn's worker classes that call WSGI applications only. The application of other classes
+#: (gunicorn's asgi and tornado, uvicorn's) may be none, and then a middleware would break it.
 _SYNC = "gunicorn.workers.sync"
+_WSGI_WORKERS = (_SYNC, "gunicorn.workers.gthread", "gunicorn.workers.base_async")
 
-#: How long before gunicorn's timeout a sync worker's request is reported: a second, or a quarter of what is left of the
-#: timeout where that is little.
+#: How long before gunicorn's timeout a sync worker's request is reported: a second, or a quarter of the time that is
+#: left, if that is shorter.
 _BEFORE_TIMEOUT_SECONDS = 1.0
 _BEFORE_TIMEOUT_SHARE = 0.25
-#: The shortest limit. The master looks once a second, so that a worker may outlive its timeout by as much.
+#: The shortest limit. The master checks once a second, so a worker may outlive its timeout by up to a second.
 _LEAST_SECONDS = 0.05
 
-#: The master sends SIGKILL about a second after SIGABRT. What hangs is on stderr sooner than that.
+#: How long the report of an aborted worker may take. The master sends SIGKILL about a second after SIGABRT.
 _ABORT_SECONDS = 1.0
 
 
 def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001
-    """In a new worker: have it started up by us when gunicorn loads the application.
+    """gunicorn calls this in a new worker: start listening right before it loads the application.
 
-    Not here: gunicorn has not yet set the worker's user, its ``raw_env`` and its signals, and gevent's worker has not
-    yet patched. All of that comes right before ``load_wsgi()``.
+    Not at once: gunicorn has not set the worker's user, ``raw_env`` and signals yet, and gevent's worker has not
+    patched yet. All of that happens right before ``load_wsgi()``.
     """
     worker.load_wsgi = functools.partial(_load, worker, worker.load_wsgi)
 
@@ -92,10 +86,10 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
         disabled.log_reason()
         load_wsgi()
         return
-    settings = settings_module.from_options()
+    settings = from_options()
     early: Agent | None = None
     try:
-        # An application that was loaded in the master may say more than the environment does.
+        # An application that was loaded in the master may have options of its own.
         early = _start(settings_of(getattr(worker.app, "callable", None)) or settings, worker)
     except Exception:
         faults.caught("when a gunicorn worker started")
@@ -103,37 +97,41 @@ def _load(worker: Worker, load_wsgi: Any) -> None:
     own = settings_of(getattr(worker, "wsgi", None))
     try:
         if own is not None and early is not None and not _same_place(own, early.settings):
-            # Now it is known which socket, name and group the application's own code wants.
+            # Only now the socket, name and group that the application's own code chose are known.
             agent.stop()
             _start(own, worker)
     except Exception:
         faults.caught("when a gunicorn worker moved to its application's socket")
-    if not _modules(worker).isdisjoint(_WSGI_WORKERS):
-        limit = _limit_before_timeout(worker, own or settings)
-        if own is None:
-            worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
-        elif limit is not None and own.harakiri in (None, settings.harakiri) and own.decide is None:
-            # The middleware of the application's own code has no limit and cannot be given one any more. It lets
-            # requests pass that another one like it tracks already.
-            options = {**settings_module.options_of(own), "harakiri": limit}
-            worker.wsgi = TracebackerMiddleware(worker.wsgi, **options)
-    else:
+    _wrap(worker, settings, own)
+
+
+def _wrap(worker: Worker, settings: Settings, own: Settings | None) -> None:
+    """Wrap the application, except one that has what we would give it; ``own``: the options of its own middleware."""
+    if _modules(worker).isdisjoint(_WSGI_WORKERS):
         faults.warn_once(
             "worker class",
             "under gunicorn's %s the application is not wrapped: threads are seen, requests are not",
             type(worker).__qualname__,
         )
+        return
+    limit = _limit_before_timeout(worker, own or settings)
+    if own is None:
+        worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
+    elif limit is not None and own.harakiri in (None, settings.harakiri) and own.decide is None:
+        # The application's own middleware has no limit and cannot be given one any more. A second middleware has it;
+        # the inner one lets requests pass that another middleware tracks already.
+        worker.wsgi = TracebackerMiddleware(worker.wsgi, **{**options_of(own), "harakiri": limit})
 
 
 def _start(settings: Settings, worker: Worker) -> Agent | None:
-    from gunicorn import SERVER_SOFTWARE  # noqa: PLC0415  (only a process that gunicorn started has it for sure)
+    from gunicorn import SERVER_SOFTWARE  # noqa: PLC0415  (it may not be installed)
 
     name = getattr(worker.app, "app_uri", None) or worker.cfg.proc_name
     return agent.agent_for(settings, {"SERVER_SOFTWARE": SERVER_SOFTWARE}, str(name))
 
 
 def _modules(worker: Worker) -> set[str]:
-    """Where a worker's class and its bases are: a project may have derived its own."""
+    """The modules of a worker's class and its bases: a project may have derived its own class."""
     return {kind.__module__ for kind in type(worker).__mro__}
 
 
@@ -143,63 +141,62 @@ def _same_place(one: Settings, other: Settings) -> bool:
 
 
 def _limit_before_timeout(worker: Worker, settings: Settings) -> Callable[[object], float] | None:
-    """What says after how many seconds a sync worker's request is reported because gunicorn is about to end the worker.
+    """Return the harakiri limit with which a sync worker's request is reported before gunicorn's timeout.
 
-    None where there is to be no limit, where overdue requests are to be raised into or killed for (the time-out is
-    gunicorn's business), and for workers whose heartbeat does not wait for requests.
+    None if no limit is wanted, if harakiri raises or kills (it then has its own limits only), and for worker classes
+    whose heartbeat does not wait for requests.
     """
     timeout: float = worker.cfg.timeout
     if not timeout or _SYNC not in _modules(worker) or settings.harakiri_action != "log":
         return None
     own = settings.harakiri
-    # 0 is for who wants no reports.
-    if own is None and os.environ.get(settings_module.ENVIRONMENT_VARIABLES["harakiri"], "").strip():
+    # With a variable of 0 the operator wants no reports.
+    if own is None and os.environ.get(ENVIRONMENT_VARIABLES["harakiri"], "").strip():
         return None
 
     def limit(_: object) -> float:
         left = timeout - _silent_seconds(worker)
         left -= min(_BEFORE_TIMEOUT_SECONDS, left * _BEFORE_TIMEOUT_SHARE)
-        # Reports show it.
-        left = max(round(left, 2), _LEAST_SECONDS)
+        left = max(round(left, 2), _LEAST_SECONDS)  # rounded because reports show it
         return left if own is None else min(left, own)
 
     return limit
 
 
 def _silent_seconds(worker: Worker) -> float:
-    """How long ago a sync worker's last heartbeat was, which is what gunicorn goes by.
+    """How long ago a sync worker's last heartbeat was, from which gunicorn counts its timeout.
 
-    That is before it accepted the connection, and a client may take its time to send the request. With several
-    addresses it is before the worker waited for a connection: up to half of the timeout ago.
+    The heartbeat comes before the connection is accepted, and the client may send its request later. With several
+    addresses it comes before the worker waits for a connection: up to half of the timeout ago.
     """
     try:
         last: float = worker.tmp.last_update()
     except OSError:
-        # The application has closed what is not its own.
+        # The application has closed gunicorn's file.
         return 0.0
     now = monotonic()
-    # Up to gunicorn 21 it is the wall clock's time, which is far beyond the other's.
+    # Up to gunicorn 21 it is Unix time, which is far greater than any monotonic time.
     return max(0.0, now - last if last < now + 1.0 else time() - last)
 
 
 def worker_abort(worker: Worker) -> None:
-    """In a worker that gunicorn's timeout aborts: write what it was doing into gunicorn's error log.
+    """gunicorn calls this in a worker that its timeout aborts: log what the worker was doing to gunicorn's error log.
 
-    Runs as a signal handler in whatever the main thread was doing: Python has to get there. It does not while a C
-    call does not return; then the watchdog's report a second before, and the black box, are what is left.
+    This is a signal handler in the main thread, so it does not run while a C call there does not return. Then the
+    watchdog's report of a second before, and the black box, have what is known.
     """
     try:
         found = agent.running()
         if found is not None:
-            lines = reporter.current()
-            lines.post(_LastWords(found, worker))
-            lines.flush(_ABORT_SECONDS)
+            current = reporter.current()
+            current.post(_AbortReport(found, worker))
+            current.flush(_ABORT_SECONDS)
     except Exception:
         faults.caught("when a gunicorn worker was aborted")
 
 
-class _LastWords(reporter.Entry):
-    """What an aborted worker was doing, on its way into gunicorn's log."""
+class _AbortReport(reporter.Entry):
+    """Logs what an aborted worker was doing."""
 
     def __init__(self, found: Agent, worker: Worker) -> None:
         super().__init__("gunicorn.error", logging.ERROR, "%s")
@@ -208,10 +205,10 @@ class _LastWords(reporter.Entry):
         self._text: str | None = None
 
     def text(self) -> str:
-        """Made by a thread of the reporter: what the signal interrupted may hold a lock that this needs."""
+        """Called in a thread of the reporter: the code that the signal interrupted may hold a lock that this needs."""
         if self._text is None:
             try:
-                snapshot = _without_the_handler(json_format.decode(self._agent.snapshot_json()), self._worker)
+                snapshot = _without_the_handler(snapshot_json.decode(self._agent.snapshot_json()), self._worker)
                 self._text = "\n".join(_abort_lines(snapshot, self._worker))
                 self._agent.keep(self._text + "\n\n")
             except Exception:
@@ -229,13 +226,13 @@ def _abort_lines(snapshot: Snapshot, worker: Worker) -> list[str]:
     timeout = f" (gunicorn's timeout is {worker.cfg.timeout:g} s)" if worker.cfg.timeout else ""
     return [
         f"Worker (pid:{os.getpid()}) is aborted with {what} in flight{timeout}; this is what it was doing:",
-        # Without a request it is stuck somewhere else: while it loads the application, or in a thread of its own.
-        *traceback_format.lines(snapshot, all_threads=not count),
+        # Without a request it is stuck somewhere else, while it loads the application for instance: show all threads.
+        *snapshot_lines(snapshot, all_threads=not count),
     ]
 
 
 def _without_the_handler(snapshot: Snapshot, worker: Worker) -> Snapshot:
-    """The main thread as it was when the signal came: without gunicorn's handler and us on top of it."""
+    """Remove the frames of gunicorn's signal handler, and ours, from the main thread."""
     code = getattr(getattr(worker.handle_abort, "__func__", None), "__code__", None)
     if code is None:
         return snapshot
@@ -243,7 +240,7 @@ def _without_the_handler(snapshot: Snapshot, worker: Worker) -> Snapshot:
     def cut(stack: Stack) -> Stack:
         for index, frame in enumerate(stack.frames):
             if frame.filename == code.co_filename and frame.function.rpartition(".")[2] == code.co_name:
-                # It waits for us now; what it did before the kernel does not tell.
+                # The kernel's state is that of the thread now, while it waits for us.
                 return stack._replace(frames=stack.frames[:index], state=None, wait_channel=None)
         return stack
 
@@ -251,27 +248,27 @@ def _without_the_handler(snapshot: Snapshot, worker: Worker) -> Snapshot:
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """In the master, when a worker has ended: log what one that was killed was doing, and remove its files.
+    """gunicorn calls this in the master when a worker has ended: log what a killed one was doing, remove its files.
 
-    Its successor does the same if it gets the lock of its number first.
+    If its successor locks the same number first, it does that instead.
     """
     try:
         if disabled.reason() is not None:
             return
         settings = settings_of(getattr(server.app, "callable", None))
         if settings is None:
-            settings = settings_module.from_options(environment={**os.environ, **server.cfg.env})
+            settings = from_options(environment={**os.environ, **server.cfg.env})
         died = predecessor.clean_up_after(settings.base, worker.pid)
         if died is not None:
-            content = {"kind": "postmortem", **postmortem_format.document(died)}
+            content = {"kind": "postmortem", **postmortem_json.document(died)}
             text = "\n".join(postmortem_lines(died))
             try:
                 server.log.error("postmortem: %s", text, extra={logs.EXTRA_KEY: content})
             except TypeError:
-                # A logger class of the project's own need not take everything that logging takes.
-                server.log.error("postmortem: %s", text)  # noqa: TRY400  (what is said is not about that error)
+                # A logger class of the project may not accept ``extra``.
+                server.log.error("postmortem: %s", text)  # noqa: TRY400  (that error is not the message)
     except ConfigurationError:
-        # Its worker said so.
+        # The worker has logged it.
         pass
     except Exception:
         faults.caught("when a gunicorn worker had ended")

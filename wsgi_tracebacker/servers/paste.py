@@ -10,8 +10,7 @@
     socket = /run/myservice/tb
     harakiri = 30
 
-Knows how each option of the middleware is written as text. Refuses options that it does not know: a misspelt one
-would do nothing, and nobody would notice.
+An unknown option is an error: a misspelt one would do nothing, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ if TYPE_CHECKING:
 
 
 def filter_app(app: WSGIApplication, global_conf: Mapping[str, str], /, **options: str) -> WSGIApplication:  # noqa: ARG001
-    """Wrap ``app``, as PasteDeploy calls it; ``global_conf`` is of no interest here.
+    """Wrap ``app``. PasteDeploy calls this; ``global_conf`` is not used.
 
-    :raises ConfigurationError: there is no such option, or not with such a value.
+    :raises ConfigurationError: an option, or its value, is unknown.
     """
     return TracebackerMiddleware(app, **converted(options))
 
 
 def converted(options: Mapping[str, str]) -> dict[str, Any]:
-    """The middleware's keyword arguments, of options as text."""
+    """Convert options that are text into the middleware's keyword arguments."""
     values: dict[str, Any] = {}
     for option, text in options.items():
         if option not in _OPTIONS:
             raise ConfigurationError(f"there is no option {option!r}; {_meant(option)}")
         convert = _CONVERT.get(option)
         value = text.strip()
-        # An option without a value is one that is not given, except where an empty text means something.
+        # An option without a value counts as not given, except where an empty text has a meaning.
         if value or option == "request_id_header":
             values[option] = convert(option, value) if convert is not None else value
     return values
@@ -105,7 +104,7 @@ _OPTIONS = tuple(
     if parameter.kind is parameter.KEYWORD_ONLY or name == "socket"
 )
 
-#: How an option is made of its text; those that are missing are text.
+#: By option: converts its text. All others are text.
 _CONVERT: dict[str, Callable[[str, str], Any]] = {
     "name_threads": _flag,
     "show_query": _flag,
