@@ -137,7 +137,8 @@ class Requests:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["begin", "end", "change", "look"]), st.integers(0, 20), st.integers(1, 200)), max_size=60
+    st.tuples(st.sampled_from(["begin", "end", "change", "update"]), st.integers(0, 20), st.integers(1, 200)),
+    max_size=60,
 )
 
 
@@ -155,8 +156,8 @@ def test_it_is_never_early_and_at_most_half_a_margin_late(steps: list[tuple[str,
             deadline = now + seconds if seconds < 180 else math.inf
             if step == "begin":
                 requests.begin(now + 30 if seconds < 100 else deadline)
-            elif step == "look":
-                assert requests.timer.look() is any(each < math.inf for each in requests.deadlines.values())
+            elif step == "update":
+                assert requests.timer.update() is any(each < math.inf for each in requests.deadlines.values())
             elif cores:
                 core = cores[which % len(cores)]
                 if step == "end":
@@ -169,7 +170,7 @@ def test_it_is_never_early_and_at_most_half_a_margin_late(steps: list[tuple[str,
                 assert first < math.inf or requests.timer.due == math.inf
         for core in list(requests.deadlines):
             requests.end(core)
-        assert not requests.timer.look()
+        assert not requests.timer.update()
         assert requests.timer.due == math.inf
     finally:
         requests.timer.close()
@@ -200,7 +201,7 @@ def test_the_watchdog_is_woken_when_the_timers_were_not_set() -> None:
         assert requests.woken == 1
         for core in cores:
             requests.end(core)
-        assert not requests.timer.look()
+        assert not requests.timer.update()
         assert requests.timer.covers_from <= math.inf <= requests.timer.covers_to
         requests.begin(math.inf)
         assert requests.woken == 1
@@ -242,15 +243,15 @@ class TooLongError(Exception):
 @pytest.mark.parametrize("when", ["begins", "ends"])
 def test_a_time_out_by_signal_comes_through(base: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """It strikes wherever the main thread is: it means the application, and is no fault of ours."""
-    look = KillTimer.look
+    update = KillTimer.update
     strikes = False
 
     def time_out(*_: object) -> None:
         raise TooLongError
 
-    def look_and_strike(timer: KillTimer) -> bool:
+    def update_and_raise(timer: KillTimer) -> bool:
         nonlocal strikes
-        is_set = look(timer)
+        is_set = update(timer)
         if strikes and threading.current_thread() is threading.main_thread():
             strikes = False
             signal.raise_signal(signal.SIGALRM)
@@ -268,7 +269,7 @@ def test_a_time_out_by_signal_comes_through(base: str, monkeypatch: pytest.Monke
     # The second one has an earlier deadline than the timers are set for.
     limits = iter([600.0, 60.0])
     serve(wrapped)
-    monkeypatch.setattr(KillTimer, "look", look_and_strike)
+    monkeypatch.setattr(KillTimer, "update", update_and_raise)
     before = signal.signal(signal.SIGALRM, time_out)
     try:
         strikes = when == "begins"

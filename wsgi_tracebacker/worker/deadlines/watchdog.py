@@ -210,7 +210,7 @@ class Watchdog:
                 continue
             slow_at, _ = thresholds(core, token)
             wake_at = min(wake_at, slow_at if now < slow_at else self._begin(core, token, now))
-        if self.kill_timer is not None and self.kill_timer.look():
+        if self.kill_timer is not None and self.kill_timer.update():
             wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)
         if self._slow:
             wake_at = min(wake_at, self._check_slow(late_seconds))
