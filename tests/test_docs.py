@@ -58,7 +58,7 @@ from wsgi_tracebacker.worker.blackbox import stacks_file
 from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, slow_request
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.reporting import logs, reporter
-from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking.core import HANDLE_KEY, RequestHandle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -411,7 +411,7 @@ def test_numbers_of_harakiri_are_those_of_the_code() -> None:
     assert f"At most {reporter._MAX_WAITING:,} reports wait" in section(page, "Loggers")
     assert f"longer than {reporter.HANGS_AFTER_SECONDS:g} seconds" in section(page, "Loggers")
     assert f"{stacks_file.MAX_STACKS_BYTES // 1024} KiB" in section(page, "The file of the last reports")
-    assert f"`{requests.HANDLE_KEY}`" in page.replace('environ["', "").replace('"]', "")
+    assert f"`{HANDLE_KEY}`" in page.replace('environ["', "").replace('"]', "")
 
 
 def test_the_file_of_the_last_reports_has_the_documented_name(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     text = reference("options") + reference("harakiri")
     for name in wsgi_tracebacker.__all__:
         assert re.search(rf"\b{name}\b", text), name
-    handle = {name for name in vars(requests.RequestHandle) if not name.startswith("_")}
+    handle = {name for name in vars(RequestHandle) if not name.startswith("_")}
     assert {f"handle.{name}" for name in handle} == {
         row.partition("(")[0] for row in rows(text) if row.startswith("handle.")
     }

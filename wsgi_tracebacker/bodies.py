@@ -10,7 +10,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.tracking.admission import get_ident
 from wsgi_tracebacker.worker.tracking.core import CLOSE
 from wsgi_tracebacker.worker.tracking.responses import depends_only_on_type
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from wsgi_tracebacker.worker.tracking.core import Core
-
-_get_ident = agent.get_ident
 
 #: Marks a body as closed; never equal to a core's ``started``, not even to that of an idle one.
 _CLOSED = -2.0
@@ -42,7 +40,7 @@ class TrackedBody:
     # names of the application's iterable alone.
 
     def __iter__(self) -> Iterator[bytes]:
-        self.tb_core.reader_ident = _get_ident()
+        self.tb_core.reader_ident = get_ident()
         return iter(self.tb_iterable)
 
     def __next__(self) -> bytes:
@@ -120,7 +118,7 @@ class GeneratorBody(TrackedBody):
     __name__ = _of_the_generator("__name__")
 
     def __iter__(self) -> Iterator[bytes]:
-        self.tb_core.reader_ident = _get_ident()
+        self.tb_core.reader_ident = get_ident()
         iterator: Iterator[bytes] = self.tb_iterable
         return iterator
 

@@ -28,13 +28,12 @@ from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled
-from wsgi_tracebacker.worker import settings as settings_module
-from wsgi_tracebacker.worker.agent import STARTED_HERE
-from wsgi_tracebacker.worker.deadlines import begin as begin_module
 from wsgi_tracebacker.worker.deadlines import interrupt, interruptible
+from wsgi_tracebacker.worker.deadlines.begin import load_kill_timer
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL
-from wsgi_tracebacker.worker.tracking.core import APP, BODY, HANDLE_KEY, AbandonedCore, Core
+from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options
+from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, NestedCall
+from wsgi_tracebacker.worker.tracking.core import APP, BODY, HANDLE_KEY, AbandonedCore
 from wsgi_tracebacker.worker.tracking.responses import is_finished_body
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ class TracebackerMiddleware:
         if not callable(app):
             raise ConfigurationError(f"app must be a WSGI callable, not {app!r}")
         self.__wrapped = app
-        self.__settings = settings_module.from_options(
+        self.__settings = from_options(
             socket=socket,
             group=group,
             application=application,
@@ -153,7 +152,7 @@ class TracebackerMiddleware:
         elif self.__settings.harakiri_action == "raise":
             interrupt.prepare()
         elif self.__settings.harakiri_action == "kill":
-            begin_module.load_kill_timer()
+            load_kill_timer()
         # Disabled, it costs nothing: the application itself is called.
         self.__serve = app if is_disabled else _serving(app, self.__settings)
         if type(self) is TracebackerMiddleware:
@@ -220,7 +219,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         call = app
         if core.started or not STARTED_HERE[0]:
             # Not the ordinary next request of its thread.
-            admitted = _admit(app, settings, environ)
+            admitted = agent.admit(settings, environ, application_name(app))
             if admitted is None:
                 return app(environ, start_response)
             core, local, begin = admitted
@@ -245,7 +244,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
             # An unusual method, a server that leaves out what may be empty by PEP 3333, or an environ that is no dict.
             if faults.is_of_signal_handler(error):
                 raise
-            core.note(environ, started)
+            core.write_row(environ, started)
         core.environ = environ
         core.settings = settings
         core.phase = APP
@@ -298,40 +297,6 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
             raise
 
     return __call__
-
-
-def _admit(app: WSGIApplication, settings: Settings, environ: WSGIEnvironment) -> tuple[Core, Any, Begin | None] | None:
-    """Make an idle core ready for the request; None: serve it untracked.
-
-    With where its thread finds it, and what the requests under these settings do when they begin.
-    """
-    try:
-        found = agent.agent_for(settings, environ, application_name(app))
-        if found is None:
-            return None
-        begin = found.watch(settings)
-        core = agent.idle_core(found, environ)
-    except Exception as error:
-        if faults.is_of_signal_handler(error):
-            raise
-        faults.caught("when a request began")
-        return None
-    return None if core is None else (core, found.local, begin)
-
-
-class NestedCall:
-    """The application of a request within a request: when it is left, its thread has the outer one's core again."""
-
-    def __init__(self, app: WSGIApplication, local: Any, outer: Core) -> None:
-        self._app = app
-        self._local = local
-        self._outer = outer
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            return self._app(environ, start_response)
-        finally:
-            self._local.core = self._outer
 
 
 def settings_of(app: object) -> Settings | None:

@@ -295,7 +295,8 @@ def test_a_request_that_did_not_wait_for_the_timers_is_followed_by_one_that_has_
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         own = agent.running()
         assert own is not None
-        seconds_left.append(own.kill_timer.due - time.monotonic() if own.kill_timer is not None else math.inf)
+        timer = own.deadlines.kill_timer
+        seconds_left.append(timer.due - time.monotonic() if timer is not None else math.inf)
         start_response("200 OK", [])
         return [b""]
 

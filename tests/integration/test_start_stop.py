@@ -18,6 +18,7 @@ from tests.support.programs import PROJECT
 from tests.unit.wsgi import requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.deadlines import watchdog
 from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.reporting import faults, reporter
 from wsgi_tracebacker.worker.tracking import cores
@@ -145,7 +146,7 @@ def stopping_first(real: Callable[..., Any]) -> Callable[..., Any]:
     [
         pytest.param(slot, "claim", id="while it starts"),
         pytest.param(slot.Slot, "bind", id="while it has a number"),
-        pytest.param(agent.Agent, "_ensure_watchdog", id="while a watchdog starts"),
+        pytest.param(watchdog.Watchdog, "start", id="while a watchdog starts"),
         pytest.param(cores.Cores, "_free_number", id="while a core is taken"),
         pytest.param(reporter.Reporter, "flush", id="while it stops"),
     ],

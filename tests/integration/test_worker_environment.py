@@ -28,10 +28,10 @@ from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.listening import listener, slot
 from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.stacks import snapshot as snapshots
 from wsgi_tracebacker.worker.stacks import walk
 from wsgi_tracebacker.worker.threads import primitives
-from wsgi_tracebacker.worker.tracking import core as requests
-from wsgi_tracebacker.worker.tracking import cores
+from wsgi_tracebacker.worker.tracking import admission, cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,7 +154,7 @@ def test_without_descriptors_the_application_is_served(base: str, caplog: pytest
     said = messages(caplog)
     assert len(said) <= 1
     (found,) = agent._agents.values()
-    if found.slot is None:
+    if found.presence.number() is None:
         assert len(said) == 1
         assert not os.path.lexists(base + "1")
     else:
@@ -267,7 +267,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "where a number is taken": (slot, "claim"),
     "where the card is written": (slot.Slot, "write_card"),
     "where a core is taken": (cores.Cores, "take"),
-    "where a core is looked for": (agent, "idle_core"),
+    "where a core is looked for": (admission.Admission, "idle_core"),
     "where a listener is made": (listener.Listener, "__init__"),
     "where /proc is read": (proc, "stat"),
 }
@@ -310,7 +310,7 @@ def test_a_logging_handler_that_raises_does_no_harm(
         logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(requests, "describe"), (walk, "walk"), (json_format, "snapshot_bytes")])
+@pytest.mark.parametrize(("owner", "name"), [(snapshots, "describe"), (walk, "walk"), (json_format, "snapshot_bytes")])
 def test_a_fault_in_a_snapshot_is_a_500_and_requests_go_on(
     base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:

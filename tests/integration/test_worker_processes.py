@@ -37,7 +37,7 @@ from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import agent
 list(TracebackerMiddleware(lambda *_: [], sys.argv[1])({"REQUEST_METHOD": "GET"}, print))
 (found,) = agent._agents.values()
-print(found.slot.number if found.slot else 0, flush=True)
+print(found.presence.number() or 0, flush=True)
 sys.stdin.read()
 """
 
@@ -178,7 +178,7 @@ class Forked:
                 os.close(self.go)
                 serve(TracebackerMiddleware(lambda *_: [], base))
                 (found,) = agent._agents.values()
-                os.write(write_end, b"%d\n" % (found.slot.number if found.slot else 0))
+                os.write(write_end, b"%d\n" % (found.presence.number() or 0))
                 os.read(go_read, 1)
                 agent.stop()
             finally:
@@ -329,7 +329,7 @@ def test_a_preloading_master_owns_nothing(base: str) -> None:
 
     def numbered() -> object:
         serve(wrapped)
-        number = agent_of().slot.number
+        number = agent_of().presence.number()
         agent.stop()
         return number
 
@@ -423,7 +423,7 @@ def test_another_users_files_are_stepped_over(base: str) -> None:
     def serve_as_other(*, dies: bool) -> object:
         become(OTHER, [])
         serve(TracebackerMiddleware(lambda *_: [], base))
-        number = agent_of().slot.number
+        number = agent_of().presence.number()
         if not dies:
             agent.stop()
         return number
@@ -434,7 +434,7 @@ def test_another_users_files_are_stepped_over(base: str) -> None:
 
     def serve_as_root() -> object:
         serve(TracebackerMiddleware(lambda *_: [], base))
-        number = agent_of().slot.number
+        number = agent_of().presence.number()
         agent.stop()
         return number
 
@@ -453,7 +453,7 @@ def test_a_successor_can_open_the_card_whatever_the_umask_was(base: str, umask: 
         become(OTHER, [])
         os.umask(umask)
         serve(TracebackerMiddleware(lambda *_: [], base))
-        return agent_of().slot.number
+        return agent_of().presence.number()
 
     assert [in_child(serve_and_die) for _ in range(3)] == [1, 1, 1]
 
@@ -466,7 +466,7 @@ def test_a_folder_without_rights_is_one_warning(base: str, caplog: pytest.LogCap
         become(OTHER, [])
         wrapped = TracebackerMiddleware(lambda *_: [b"x"], base)
         chunks = [serve(wrapped).chunks for _ in range(3)] == [[b"x"]] * 3
-        said = len(messages(caplog)), agent_of().slot is None
+        said = len(messages(caplog)), agent_of().presence.number() is None
         agent.stop()
         return [chunks, *said]
 

@@ -76,7 +76,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 def timers_are_set() -> bool:
     """Until the watchdog has found that no request is in flight."""
     own = agent.running()
-    return own is not None and own.kill_timer is not None and own.kill_timer.due != float("inf")
+    return own is not None and own.deadlines.kill_timer is not None and own.deadlines.kill_timer.due != float("inf")
 
 
 def say(word: str) -> None:

@@ -208,9 +208,9 @@ class _AbortReport(reporter.Entry):
         """Called in a thread of the reporter: the code that the signal interrupted may hold a lock that this needs."""
         if self._text is None:
             try:
-                snapshot = _without_the_handler(snapshot_json.decode(self._agent.snapshot_json()), self._worker)
+                snapshot = _without_the_handler(snapshot_json.decode(self._agent.answers.snapshot_json()), self._worker)
                 self._text = "\n".join(_abort_lines(snapshot, self._worker))
-                self._agent.keep(self._text + "\n\n")
+                self._agent.presence.keep(self._text + "\n\n")
             except Exception:
                 faults.caught("when a gunicorn worker was aborted")
                 self._text = f"Worker (pid:{os.getpid()}) is aborted"

@@ -129,3 +129,13 @@ def working_directory() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+def uwsgi_worker_id() -> int | None:
+    """The number that uWSGI gave this worker; None under other servers, and in uWSGI's master."""
+    uwsgi = sys.modules.get("uwsgi")
+    try:
+        number = uwsgi.worker_id() if uwsgi is not None else 0
+    except Exception:
+        return None
+    return number if type(number) is int and number > 0 else None

@@ -1,6 +1,6 @@
-"""What a worker warns of when it starts: servers and folders with which it cannot do what is expected of it.
+"""What a worker warns of when it starts: servers and folders with which it cannot do what users expect of it.
 
-Each function gives the text of one warning, or None. Nothing is changed about the server or the folder.
+Nothing is changed about the server or the folder.
 """
 
 from __future__ import annotations
@@ -12,58 +12,82 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files, proc
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.worker.reporting import faults
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wsgi_tracebacker.worker.identity import Identity
 
+#: Servers with one process, by the start of their ``SERVER_SOFTWARE``.
+_ONE_PROCESS = {
+    "waitress": "waitress",
+    "Cheroot": "cheroot",
+    "CherryPy": "CherryPy",
+    "Werkzeug": "werkzeug's server",
+    "WSGIServer": "wsgiref's server",
+    "gevent": "gevent's server",
+    "eventlet": "eventlet's server",
+    "TwistedWeb": "Twisted",
+}
 #: The start of ``SERVER_SOFTWARE``, or our name for a server that has none, and why killing a process of that server
-#: ends the service. Measured on each; nothing is said of other servers.
+#: ends the service. Measured on each; there is no warning for other servers.
 NOTHING_RESPAWNS = {
-    "waitress": "waitress has only this one: the whole service ends",
-    "Cheroot": "cheroot has only this one: the whole service ends",
-    "CherryPy": "CherryPy has only this one: the whole service ends",
-    "Werkzeug": "werkzeug's server has only this one: the whole service ends",
-    "WSGIServer": "wsgiref's server has only this one: the whole service ends",
-    "gevent": "gevent's server has only this one: the whole service ends",
+    **{start: f"{name} has only this one: the whole service ends" for start, name in _ONE_PROCESS.items()},
     "hypercorn": "hypercorn ends when one of its workers dies",
-    "eventlet": "eventlet's server has only this one: the whole service ends",
-    "TwistedWeb": "Twisted has only this one: the whole service ends",
     "granian": "granian starts a new worker only with --respawn-failed-workers",
     "uvicorn": "uvicorn runs without --workers and has only this one: the whole service ends",
 }
-
-#: What is loaded where a server without a ``SERVER_SOFTWARE`` runs, and what it is called above.
+#: The module that is loaded where a server without a ``SERVER_SOFTWARE`` runs, and the name that it has above.
 _UNNAMED = {"twisted.web.wsgi": "TwistedWeb", "hypercorn": "hypercorn", "eventlet.wsgi": "eventlet"}
 
 #: Servers that have several interpreters in one process, each with a copy of this package.
 _WITH_INTERPRETERS = {"mod_wsgi", "uwsgi"}
-#: Numbers below one's own that are looked at: far more than applications in one process.
+#: Cards of numbers below one's own that are read: far more than applications in one process.
 _MAX_COPIES = 64
 
 #: How systemd calls the folder that it mounts over ``/tmp`` and over ``/var/tmp`` (``PrivateTmp=true``).
 _PRIVATE = "/systemd-private-"
 
 
-# --- uWSGI without threads
-
-
-def no_threads() -> str | None:
-    """UWSGI may be started so that no thread but its own runs."""
+def warn_if_without_threads() -> None:
+    """Warn of uWSGI that was started so that no thread but its own runs."""
     # Without the option 2.0.21 has 0 here; 2.0.31 runs threads in any case, and has 1.
-    if getattr(sys.modules.get("uwsgi"), "has_threads", None) != 0:
-        return None
-    return (
-        "uWSGI runs no thread but its own, so this worker answers only while it serves a request, and harakiri may be"
-        " late: start uWSGI with --enable-threads or --threads"
-    )
+    if getattr(sys.modules.get("uwsgi"), "has_threads", None) == 0:
+        faults.warn_once_here(
+            "uwsgi threads",
+            "uWSGI runs no thread but its own, so this worker answers only while it serves a request, and harakiri may"
+            " be late: start uWSGI with --enable-threads or --threads",
+        )
 
 
-# --- several interpreters in one process
+def warn_of_surroundings(identity: Identity, number: int, refused: Iterable[tuple[str, str, object]]) -> None:
+    """Warn of other copies in this process, of a folder that others do not see, and of what the black box lacks.
+
+    :param refused: see BlackBox.
+    """
+    copies = other_copies(identity, number)
+    _warn("copies", copies)
+    for key, message, reason in refused:
+        # Where there is another copy, the signal is that one's, as the warning of it says.
+        if key != "signal" or copies is None:
+            faults.warn_once(key, message, reason)
+    _warn("hidden", hidden(identity.base))
+
+
+def warn_if_not_replaced(server_software: str | None, *, is_multiprocess: bool) -> None:
+    """Warn that nothing starts a new worker where harakiri has killed one."""
+    _warn("respawn", nothing_respawns(server_software, is_multiprocess=is_multiprocess))
+
+
+def _warn(key: str, text: str | None) -> None:
+    if text is not None:
+        faults.warn_once(key, "%s", text)
 
 
 def other_copies(identity: Identity, number: int) -> str | None:
-    """Other interpreters of this process may have a worker number each."""
+    """What to say of other interpreters of this process that have a worker number each; None if there are none."""
     numbers = _numbers_of(identity, number) if _WITH_INTERPRETERS & sys.modules.keys() else []
     if not numbers:
         return None
@@ -78,8 +102,8 @@ def _numbers_of(identity: Identity, below: int) -> list[int]:
     found = []
     for number in range(max(1, below - _MAX_COPIES), below):
         try:
-            path = card_format.card_path(identity.base, number)
-            card = card_format.decode(files.read_file_of(path, identity.uid, card_format.MAX_CARD_BYTES + 1)[0])
+            path = card_json.card_path(identity.base, number)
+            card = card_json.decode(files.read_file_of(path, identity.uid, card_json.MAX_CARD_BYTES + 1)[0])
         except (OSError, FormatError):
             continue
         if (card.pid, card.start_ticks) == (identity.pid, identity.start_ticks):
@@ -87,11 +111,8 @@ def _numbers_of(identity: Identity, below: int) -> list[int]:
     return found
 
 
-# --- a /tmp that systemd made for one service
-
-
 def hidden(base: str) -> str | None:
-    """Nobody but the service itself sees the files in its private ``/tmp``, as in Debian's apache2.service."""
+    """What to say of a private ``/tmp``, whose files only the service itself sees, as in Debian's apache2.service."""
     point = private_mount(base, proc.read("/proc/self/mountinfo").decode("utf-8", "surrogateescape"))
     if point is None:
         return None
@@ -122,11 +143,8 @@ def _unescaped(path: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
-# --- a killed worker that nothing replaces
-
-
 def nothing_respawns(server_software: str | None, *, is_multiprocess: bool = False) -> str | None:
-    """Many servers have one process only, or start no new one where harakiri has killed one.
+    """What to say of a server that starts no new process where harakiri has killed one; None of one that does.
 
     :param is_multiprocess: what the server says in ``wsgi.multiprocess``.
     """
@@ -153,14 +171,14 @@ def _why_nothing_respawns(server_software: str | None, *, is_multiprocess: bool)
 
 
 def _unnamed_server() -> str | None:
-    """Which of the servers that do not say their name this is; of uvicorn's, the one without workers of its own."""
+    """Which of the servers without a name in the environ this is."""
     if "gunicorn" in sys.modules:
         # Its workers may be uvicorn's, and it starts new ones.
         return None
     for module, name in _UNNAMED.items():
         if module in sys.modules:
             return name
-    # With --workers (and with --reload) it starts them through multiprocessing.
+    # With --workers (and with --reload) uvicorn starts workers through multiprocessing.
     multiprocessing = sys.modules.get("multiprocessing.process")
     if "uvicorn" in sys.modules and (multiprocessing is None or multiprocessing.parent_process() is None):
         return "uvicorn"

@@ -132,7 +132,7 @@ class _GuardedCall:
     def time_out(self) -> bytes:
         """End the response: with a 504, whose body this is, if nothing was sent, else with an ordinary exception."""
         if self.has_started:
-            raise RequestTimedOut(f"{self.core.noted_request()} was interrupted by harakiri in mid-response")
+            raise RequestTimedOut(f"{self.core.request_line()} was interrupted by harakiri in mid-response")
         self.is_held = False
         self.has_started = True
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(_BODY)))]
@@ -233,7 +233,7 @@ class _GuardedBody:
     def close(self) -> None:
         """Close the application's iterable; an interruption becomes an ordinary exception."""
         if hasattr(self._iterable, "close") and not self._call.guarded(_close, (self._iterable,)):
-            what = self._call.core.noted_request()
+            what = self._call.core.request_line()
             raise RequestTimedOut(f"{what} was interrupted by harakiri while it was closed")
 
 

@@ -15,7 +15,7 @@ from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, StallRep
 from wsgi_tracebacker.model.snapshot import Stack
 from wsgi_tracebacker.worker.deadlines.hub_watch import running_in
 from wsgi_tracebacker.worker.stacks import greenlets
-from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ class ReportMaker:
 
     def make_stall(self, now: float, stalled_seconds: float) -> StallReport:
         """Make the report on time in which Python could not run: which requests are in flight, and which ended."""
-        last = [requests.describe_last(core, now) for core in self._cores.all()]
+        last = [describe_last(core, now) for core in self._cores.all()]
         return StallReport(
             stalled_seconds=stalled_seconds,
             worker=self._worker_number(),
@@ -130,7 +130,7 @@ def find_in_flight(cores: Cores) -> list[tuple[Core, OtherRequest]]:
     now_monotonic, now_unix = monotonic(), unix_time()
     for core in cores.all():
         token = core.started
-        request = requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+        request = describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
         if request is not None:
             found.append((core, OtherRequest(core.number, request)))
     return sorted(found, key=lambda entry: -entry[1].request.age_seconds)

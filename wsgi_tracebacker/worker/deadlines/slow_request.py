@@ -21,7 +21,8 @@ from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, limit_of, thresholds
 from wsgi_tracebacker.worker.stacks import greenlets
-from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking.core import APP, BODY
+from wsgi_tracebacker.worker.tracking.describe import describe
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import HarakiriReport
@@ -100,7 +101,7 @@ class SlowRequest:
         self._publisher = publisher
         #: As it was when it became slow, and the phase that it was seen in last.
         self._request = request
-        self._phase = requests.APP
+        self._phase = APP
         self._begun = core.begun
         self._next_sample = 0.0
         self._last_sample: float | None = None
@@ -230,7 +231,7 @@ class SlowRequest:
             self._publisher.publish(report, self._settings.on_harakiri, is_logged=is_logged)
 
     def _make_report(self, stack: RawStack, now: float, action: str, outcome: str) -> HarakiriReport:
-        request = requests.describe(self.core, self.token, now, unix_time()) or self._aged(now - self.token)
+        request = describe(self.core, self.token, now, unix_time()) or self._aged(now - self.token)
         limit = self._reported_limit
         return self._maker.make(self, request, limit_seconds=limit, action=action, outcome=outcome, stack=stack)
 
@@ -280,7 +281,7 @@ class SlowRequest:
         # True to the phase that the report names, also if the request ends before that is made.
         if self.core.started == self.token:
             self._phase = self.core.phase
-        if self._phase != requests.BODY:
+        if self._phase != BODY:
             return "not raised into: it was not inside the application at that moment"
         return "HarakiriTimeout waits for the next chunk of its body: the server is sending, and is not interrupted"
 

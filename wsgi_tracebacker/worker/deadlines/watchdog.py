@@ -30,7 +30,7 @@ from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, first_threshold,
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.threads.waker import Waker
-from wsgi_tracebacker.worker.tracking import core as requests
+from wsgi_tracebacker.worker.tracking.describe import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,7 +230,7 @@ class Watchdog:
     def _begin(self, core: Core, token: float, now: float) -> float:
         """Record a request that is slow from now on; when to look again for its sake."""
         settings = core.settings
-        request = requests.describe(core, token, now, unix_time())
+        request = describe(core, token, now, unix_time())
         if request is None or settings is None:
             # It has ended, and another may have begun.
             return now

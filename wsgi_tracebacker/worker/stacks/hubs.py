@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import greenlets
-from wsgi_tracebacker.worker.threads import primitives
+from wsgi_tracebacker.worker.threads import current_greenlet, primitives
 from wsgi_tracebacker.worker.threads.waker import Waker
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Hubs:
 
     def _make(self, ident: int) -> Hub:
         native_id = _thread.get_native_id()
-        if greenlets.library() == "gevent":
+        if current_greenlet.library() == "gevent":
             found = importlib.import_module("gevent").get_hub()
 
             def call_soon(function: Callable[[], object]) -> None:

@@ -17,8 +17,8 @@ from wsgi_tracebacker.model.snapshot import Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.worker.stacks import greenlets, walk
-from wsgi_tracebacker.worker.tracking import core as requests
 from wsgi_tracebacker.worker.tracking.cores import known_thread
+from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
 if TYPE_CHECKING:
     import threading
@@ -148,11 +148,11 @@ def _describe(
     in_flight, last_ones = {}, {}
     for core, token in tokens:
         # A request belongs to the stack only if it was in flight before the walk and still is after it.
-        request = requests.describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+        request = describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
         if request is not None:
             in_flight[core] = request
         else:
-            last_ones[core] = requests.describe_last(core, now_monotonic)
+            last_ones[core] = describe_last(core, now_monotonic)
     return in_flight, last_ones
 
 

@@ -1,13 +1,10 @@
-"""The requests in flight: one record per serving thread, written by that thread alone, read by whoever looks.
-
-Knows what a request is while it runs, and how a look at it becomes a value. Refuses to know about sockets, frames and
-deadlines' consequences.
+"""The record of one request slot: written by the thread that serves there, read by any thread.
 
 A ``Core`` is reused from request to request: beginning and ending one are plain stores, no allocation, no lock.
 ``started`` is the token of the request: not zero means in flight, and a value that is still the same proves that it
 is still the same request. The writer stores ``started`` last when it begins, so a reader that finds the same token
-before and after it looked has read one request and not two halves. When it ends, the writer clears ``started`` before
-it calls anything: the handler of a signal may raise out of any call, and what stands after it would not be done.
+before and after it read the rest has read one request and not two halves. When it ends, the writer clears ``started``
+before it calls anything: a signal handler may raise out of any call, and what stands after it would not be done.
 """
 
 from __future__ import annotations
@@ -19,9 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsgi_tracebacker.errors import NotInRequest
-from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
-from wsgi_tracebacker.wire import table_layout as blackbox_format
-from wsgi_tracebacker.wire.table_layout import FLIGHT
+from wsgi_tracebacker.model.snapshot import PHASES
+from wsgi_tracebacker.wire.table_layout import FLIGHT, decode_path
 from wsgi_tracebacker.worker import limits
 from wsgi_tracebacker.worker.blackbox.table import scratch_row
 
@@ -38,8 +34,7 @@ APP, BODY, CLOSE = range(len(PHASES))
 #: The environ key of the request's handle.
 HANDLE_KEY = "wsgi_tracebacker.request"
 
-#: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
-MAX_TEXT_CHARACTERS = 2048
+NOT_IN_REQUEST = "there is no request in flight here; set_harakiri() is for code that serves one"
 
 
 class Lease:
@@ -96,7 +91,7 @@ class RequestHandle:
 def _token(core: Core) -> float:
     token = core.started
     if token <= 0.0:
-        raise NotInRequest("there is no request in flight here; set_harakiri() is for code that serves one")
+        raise NotInRequest(NOT_IN_REQUEST)
     return token
 
 
@@ -228,28 +223,22 @@ class Core:
         if watcher is not None:
             watcher.request_ended(self)
 
-    def note(self, environ: Any, started: float) -> None:
+    def write_row(self, environ: Any, started: float) -> None:
         """Write method and path to the row, whatever a server put into its environ instead of what it should."""
         get = getattr(environ, "get", None)
-        method, script, path = (
-            (get("REQUEST_METHOD"), get("SCRIPT_NAME"), get("PATH_INFO")) if callable(get) else ("", "", "")
-        )
-        encoded = [part.encode("utf-8", "replace") if type(part) is str else b"" for part in (method, script, path)]
-        FLIGHT.pack_into(self.buffer, self.offset, started, encoded[0], encoded[1] + encoded[2], self.begun, started)
+        names = ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO")
+        parts = [get(name) if callable(get) else "" for name in names]
+        method, script, path = (part.encode("utf-8", "replace") if type(part) is str else b"" for part in parts)
+        FLIGHT.pack_into(self.buffer, self.offset, started, method, script + path, self.begun, started)
 
-    def noted(self) -> tuple[str, str]:
-        """Method and path of the request in flight, or of the last one."""
-        _, method, path, _, _ = FLIGHT.unpack_from(self.buffer, self.offset)
-        return method.rstrip(b"\0").decode("utf-8", "replace"), blackbox_format.decode_path(path)
+    def read_row(self) -> tuple[float, str, str]:
+        """Token, method and path of the request in flight, or of the last one."""
+        _, method, path, _, token = FLIGHT.unpack_from(self.buffer, self.offset)
+        return token, method.rstrip(b"\0").decode("utf-8", "replace"), decode_path(path)
 
-    def noted_token(self) -> float:
-        """The token of the request that is noted in the row."""
-        token: float = FLIGHT.unpack_from(self.buffer, self.offset)[4]
-        return token
-
-    def noted_request(self) -> str:
-        """The same for people: ``GET /path``."""
-        return " ".join(self.noted())
+    def request_line(self) -> str:
+        """Method and path for people: ``GET /path``."""
+        return " ".join(self.read_row()[1:])
 
     def use_row(self, row: Row) -> None:
         """Note requests in a row from now on, and how many began in it before."""
@@ -316,80 +305,3 @@ if not _COUNTS_REFERENCES:
 #: What that answers for a lease that nobody else holds. Measured, not assumed: interpreters differ in how many
 #: references a call itself adds.
 _UNLEASED = _lease_references(Core(None, 0, None, None)) if _COUNTS_REFERENCES else 0
-
-
-def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
-    """The request ``token`` of a core as a value; None if it ended, or another began, while we looked."""
-    environ = core.environ
-    settings = core.settings
-    phase = core.phase
-    method, path = core.noted()
-    is_its_row = core.noted_token() == token
-    nested = tuple(core.nested)
-    if core.started != token or environ is None or settings is None:
-        return None
-    # The environ is a plain dict by PEP 3333, and get() of one is atomic: no code of the application runs here.
-    if not is_its_row:
-        method, path = _text(environ.get("REQUEST_METHOD")) or "", _path_in(environ)
-    query = environ.get("QUERY_STRING") if settings.show_query else None
-    request_id = environ.get(settings.request_id_key) if settings.request_id_key is not None else None
-    remote_address = environ.get(settings.remote_address_key)
-    age_seconds = max(0.0, now_monotonic - token)
-    inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
-    return Request(
-        method=method,
-        path=_whole_path(path, environ),
-        query=_text(query) or None,
-        remote_address=_text(remote_address) or None,
-        request_id=_text(request_id) or None,
-        started_at=now_unix - age_seconds,
-        age_seconds=age_seconds,
-        phase=PHASES[phase],
-        nested=tuple(request for request in inner if request is not None),
-    )
-
-
-def describe_last(core: Core, now_monotonic: float) -> LastRequest | None:
-    """The request that a core served before; None if there was none or one is in flight."""
-    if core.started or not core.ended:
-        return None
-    ended = core.ended
-    method, path = core.noted()
-    if core.started or core.ended != ended:
-        return None
-    return LastRequest(method, path, max(0.0, now_monotonic - ended))
-
-
-def _text(value: object) -> str | None:
-    # Only an exact str: a subclass, or anything with a __str__, would run code of the application on our thread.
-    if type(value) is not str:
-        return None
-    return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
-
-
-def _whole_path(noted: str, environ: dict[str, Any]) -> str:
-    """A path that was cut to fit its row is taken from the environ, in so far as the application left it there."""
-    if len(noted.encode("utf-8", "replace")) < _CUT_FROM_BYTES:
-        return noted
-    whole = _path_in(environ)
-    return whole if whole.startswith(noted[: _CUT_FROM_BYTES // 8]) else noted
-
-
-#: A path that fills its row to here may have been cut. Half of it: a Latin-1 character takes two bytes there.
-_CUT_FROM_BYTES = blackbox_format.PATH_BYTES // 2 - 1
-
-
-def _path_in(environ: dict[str, Any]) -> str:
-    return _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
-
-
-def _path(value: object) -> str:
-    """Undo PEP 3333's "bytes as Latin-1" for people: a path is UTF-8 nearly everywhere."""
-    if type(value) is not str:
-        return ""
-    text = value[:MAX_TEXT_CHARACTERS]
-    try:
-        text = text.encode("latin-1").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:
-        pass
-    return text if len(value) <= MAX_TEXT_CHARACTERS else text + "…"

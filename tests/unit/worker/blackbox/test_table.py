@@ -94,7 +94,7 @@ def content(table: Table) -> bytes:
 
 def begin(core: Core, path: str, started: float) -> None:
     core.begun += 1
-    core.note({"REQUEST_METHOD": "GET", "PATH_INFO": path}, started)
+    core.write_row({"REQUEST_METHOD": "GET", "PATH_INFO": path}, started)
     core.started = started
 
 
@@ -120,7 +120,7 @@ def test_cores_beyond_the_table_are_counted_while_they_live(tmp_path: Path) -> N
         table.describe(layout.ROWS + 1, 6.0, "192.0.2.1", None)
         found, _ = layout.decode_rows(content(table), content(table))
         assert [(row.core, row.path, row.remote_address) for row in found] == [(layout.ROWS - 1, "/last", "192.0.2.1")]
-        assert taken[-1][0].noted() == ("GET", "/beyond")
+        assert taken[-1][0].read_row()[1:] == ("GET", "/beyond")
         taken[-1][0].end(7.0)
         del taken[2:]
         gc.collect()

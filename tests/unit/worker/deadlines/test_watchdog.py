@@ -206,7 +206,7 @@ def test_what_was_counted_is_said_at_the_end(base: str, logged: Logged) -> None:
         until[0] = time.monotonic() + 0.2
         serve(application)
     [own] = agent._agents.values()
-    dog = own._watchdog
+    dog = own.deadlines.watchdog
     assert dog is not None
     wait_until(lambda: not dog._slow, "all have ended")
     agent.stop()
@@ -244,7 +244,7 @@ def test_one_overdue_request_does_not_delay_another(base: str, logged: Logged, m
     original = SlowRequest._report_overdue
 
     def failing(self: SlowRequest, *arguments: Any) -> None:
-        if self.core.noted_request() == "GET /0":
+        if self.core.request_line() == "GET /0":
             raise OSError
         original(self, *arguments)
 
@@ -377,12 +377,12 @@ def test_the_thread_is_started_by_the_first_limit(base: str) -> None:
     """One a process; none without limits."""
     serve(TracebackerMiddleware(hanging_until(lambda: True), base))
     [own] = agent._agents.values()
-    assert own._watchdog is None
+    assert own.deadlines.watchdog is None
     serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=1))
-    first: object = own._watchdog
+    first: object = own.deadlines.watchdog
     assert isinstance(first, watchdog.Watchdog)
     serve(TracebackerMiddleware(hanging_until(lambda: True), base, slow=1))
-    assert own._watchdog is first
+    assert own.deadlines.watchdog is first
 
 
 # --- limits of a request's own
@@ -627,7 +627,7 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
 
     def view(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
         (agent_found,) = agent._agents.values()
-        dog = agent_found._watchdog
+        dog = agent_found.deadlines.watchdog
         assert dog is not None
         wait_until(lambda: dog._slow, "it is recorded")
         set_harakiri(0)

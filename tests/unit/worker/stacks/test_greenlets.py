@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,8 +25,10 @@ from wsgi_tracebacker.worker.deadlines.publisher import Publisher
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets, places, walk
 from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
-from wsgi_tracebacker.worker.tracking.core import Core, describe
+from wsgi_tracebacker.worker.threads import current_greenlet
+from wsgi_tracebacker.worker.tracking.core import Core
 from wsgi_tracebacker.worker.tracking.cores import Cores
+from wsgi_tracebacker.worker.tracking.describe import describe
 
 if sys.implementation.name != "cpython":
     pytest.skip("gevent is compiled for CPython only", allow_module_level=True)
@@ -64,7 +67,7 @@ class FakeHub:
 
 def core_of(served: greenlet.greenlet, ident: int | None = None) -> Core:
     core = Core(0, ident or threading.get_ident(), threading.get_native_id(), None)
-    core.greenlet = greenlets.reference_to(served)
+    core.greenlet = weakref.ref(served)
     return core
 
 
@@ -88,14 +91,14 @@ def suspended() -> greenlet.greenlet:
 
 def test_an_ordinary_thread_has_no_greenlet() -> None:
     """The greenlet that every thread has of its own does not count where nothing is patched."""
-    assert greenlets.current() is None
-    assert type(greenlets.local_storage()).__module__ == "_thread"
+    assert current_greenlet.current() is None
+    assert type(current_greenlet.local_storage()).__module__ == "_thread"
 
 
 def test_code_of_a_library_that_uses_greenlets_for_itself_is_no_server() -> None:
     """SQLAlchemy runs ordinary code in bare greenlets: without a hub there is nothing that others wait in."""
     seen: list[object] = []
-    greenlet.greenlet(lambda: seen.append(greenlets.current())).switch()
+    greenlet.greenlet(lambda: seen.append(current_greenlet.current())).switch()
     assert seen == [None]
 
 
@@ -105,7 +108,7 @@ def test_each_greenlet_has_a_storage_of_its_own(hub: object) -> None:
 
     def note(name: str) -> str | None:
         if not storage:
-            storage.append(greenlets.local_storage())
+            storage.append(current_greenlet.local_storage())
         before = getattr(storage[0], "name", None)
         storage[0].name = name
         gevent.sleep(0)
@@ -185,7 +188,7 @@ def test_a_server_that_patches_after_the_start_gets_a_core_for_each_greenlet(hub
     event.set()
     gevent.joinall(jobs, raise_error=True)
     [own] = agent._agents.values()
-    assert own.serves_greenlets
+    assert own.admission.serves_greenlets
     # The first one took the core of its thread, which nobody could know to be a greenlet's.
     paths = {thread["request"]["path"] for thread in document["threads"] if thread["request"]}
     assert "/b" in paths
@@ -356,7 +359,7 @@ def in_flight(path: str, core: Core) -> tuple[Core, OtherRequest]:
     core.settings = from_options(environment={})
     core.environ = environ(path)
     core.started = 1.0
-    core.note(core.environ, 1.0)
+    core.write_row(core.environ, 1.0)
     request = describe(core, core.started, 2.5, 1000.0)
     assert request is not None
     return core, OtherRequest(core.number, request)

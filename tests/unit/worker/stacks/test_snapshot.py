@@ -124,7 +124,7 @@ def test_parts_make_the_document(taker: Snapshots, mover: Mover, cores: Cores) -
 
 
 def noted(core: Core, path: str, started: float) -> None:
-    core.note({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}, started)
+    core.write_row({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path}, started)
 
 
 def test_the_last_request_is_that_of_the_instant(

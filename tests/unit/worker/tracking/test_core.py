@@ -11,14 +11,15 @@ import pytest
 from tests.support.interpreters import drop_what_nobody_has
 from tests.support.programs import PROJECT
 from wsgi_tracebacker.worker.settings import from_options
-from wsgi_tracebacker.worker.tracking.core import APP, BODY, Core, Lease, describe, describe_last
+from wsgi_tracebacker.worker.tracking.core import APP, BODY, Core, Lease
+from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
 
 def core(**stores: Any) -> Core:
     made = Core(0, 1, 2, None)
     made.settings = from_options(socket="/x", environment={})
     made.environ, made.started = {}, stores.pop("started", 100.0)
-    made.note({"REQUEST_METHOD": "GET", "PATH_INFO": stores.pop("path", "/path")}, made.started)
+    made.write_row({"REQUEST_METHOD": "GET", "PATH_INFO": stores.pop("path", "/path")}, made.started)
     for name, value in stores.items():
         setattr(made, name, value)
     return made

@@ -1,0 +1,105 @@
+"""How the request of a core becomes a value, for snapshots and reports.
+
+Any thread may call this while the request begins, runs and ends. No code of the application runs here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
+from wsgi_tracebacker.wire.table_layout import PATH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wsgi_tracebacker.worker.blackbox.table import Table
+    from wsgi_tracebacker.worker.tracking.core import Core
+
+#: A path or header of a hostile client may be 64 KiB long; nobody reads more than this of one.
+MAX_TEXT_CHARACTERS = 2048
+#: A path that fills its row to here may have been cut. Half of it: a Latin-1 character takes two bytes there.
+_MAY_BE_CUT_BYTES = PATH_BYTES // 2 - 1
+
+
+def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
+    """The request ``token`` of a core as a value; None if it ended, or another began, meanwhile."""
+    environ = core.environ
+    settings = core.settings
+    phase = core.phase
+    row_token, method, path = core.read_row()
+    nested = tuple(core.nested)
+    if core.started != token or environ is None or settings is None:
+        return None
+    # The environ is a plain dict by PEP 3333, and get() of one is atomic: no code of the application runs here.
+    if row_token != token:
+        # It is in the row of before: see Core.change_row().
+        method, path = _text(environ.get("REQUEST_METHOD")) or "", _path_in(environ)
+    query = environ.get("QUERY_STRING") if settings.show_query else None
+    request_id = environ.get(settings.request_id_key) if settings.request_id_key is not None else None
+    remote_address = environ.get(settings.remote_address_key)
+    age_seconds = max(0.0, now_monotonic - token)
+    inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
+    return Request(
+        method=method,
+        path=_full_path(path, environ),
+        query=_text(query) or None,
+        remote_address=_text(remote_address) or None,
+        request_id=_text(request_id) or None,
+        started_at=now_unix - age_seconds,
+        age_seconds=age_seconds,
+        phase=PHASES[phase],
+        nested=tuple(request for request in inner if request is not None),
+    )
+
+
+def describe_last(core: Core, now_monotonic: float) -> LastRequest | None:
+    """The request that a core served before; None if there was none or one is in flight."""
+    if core.started or not core.ended:
+        return None
+    ended = core.ended
+    _, method, path = core.read_row()
+    if core.started or core.ended != ended:
+        return None
+    return LastRequest(method, path, max(0.0, now_monotonic - ended))
+
+
+def write_details(cores: Iterable[Core], table: Table, now_monotonic: float) -> None:
+    """Add to the rows of the requests in flight what these do not write when they begin."""
+    for core in cores:
+        token = core.started
+        if token > 0.0 and core.number is not None:
+            request = describe(core, token, now_monotonic, 0.0)
+            if request is not None:
+                table.describe(core.number, token, request.remote_address, request.request_id)
+
+
+def _text(value: object) -> str | None:
+    # Only an exact str: a subclass, or anything with a __str__, would run code of the application on our thread.
+    if type(value) is not str:
+        return None
+    return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
+
+
+def _full_path(in_row: str, environ: dict[str, Any]) -> str:
+    """The path in full: what was cut to fit the row is in the environ, unless the application changed that."""
+    if len(in_row.encode("utf-8", "replace")) < _MAY_BE_CUT_BYTES:
+        return in_row
+    full = _path_in(environ)
+    return full if full.startswith(in_row[: _MAY_BE_CUT_BYTES // 8]) else in_row
+
+
+def _path_in(environ: dict[str, Any]) -> str:
+    return _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
+
+
+def _path(value: object) -> str:
+    """Undo PEP 3333's "bytes as Latin-1" for people: a path is UTF-8 nearly everywhere."""
+    if type(value) is not str:
+        return ""
+    text = value[:MAX_TEXT_CHARACTERS]
+    try:
+        text = text.encode("latin-1").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        pass
+    return text if len(value) <= MAX_TEXT_CHARACTERS else text + "…"
