@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.servers import Gunicorn
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +172,7 @@ class Session:
             self._server.stop()
             self._server = None
         # What a worker that was killed leaves, and its successor's postmortem of it.
-        left = Path(black_box_files.path_of(self._base, 1, "*"))
+        left = Path(box_files.path_of(self._base, 1, "*"))
         for path in left.parent.glob(left.name.replace(".1.", ".*.")):
             path.unlink()
 

@@ -53,8 +53,7 @@ from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import settings, startup_warnings
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
-from wsgi_tracebacker.worker.blackbox import stacks_file
+from wsgi_tracebacker.worker.blackbox import box_files, stacks_file
 from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, slow_request
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.reporting import logs, reporter
@@ -419,7 +418,7 @@ def test_the_file_of_the_last_reports_has_the_documented_name(tmp_path: Path) ->
     text = section(reference("harakiri"), "The file of the last reports")
     [pattern] = re.findall(r"^/dev/shm/.*$", text, re.MULTILINE)
     name = re.escape(pattern).replace("<uid>", str(os.geteuid())).replace("<name>", "[0-9a-f]{16}").replace("<N>", "3")
-    assert re.fullmatch(name, black_box_files.path_of(str(tmp_path / "tb"), 3, layout.STACKS))
+    assert re.fullmatch(name, box_files.path_of(str(tmp_path / "tb"), 3, layout.STACKS))
 
 
 def test_every_error_and_every_logger_is_in_the_reference() -> None:

@@ -41,7 +41,7 @@ from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortems
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import settings
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ def test_another_user_gets_nothing(sticky: str) -> None:
     with held(sticky):
         for kind in (layout.STACKS, layout.POSTMORTEM):
             # As a report and a successor make them.
-            assert black_box_files.write(black_box_files.path_of(sticky, 1, kind), b"secret")
+            assert box_files.write(box_files.path_of(sticky, 1, kind), b"secret")
         files = [str(black_boxes.path_of(sticky, 1, kind)) for kind in KINDS]
         paths = [f"{sticky}1", f"{sticky}1.worker", *files]
         before = {path: (os.lstat(path).st_ino, os.lstat(path).st_size) for path in paths}
@@ -571,7 +571,7 @@ def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind
 
     def place(number: int, beside: bool) -> str:
         name = layout.file_name(forger.base, number, STRANGER, kind)
-        path = layout.beside_socket(forger.base, number, kind) if beside else f"{black_box_files.SHARED_MEMORY}/{name}"
+        path = layout.beside_socket(forger.base, number, kind) if beside else f"{box_files.SHARED_MEMORY}/{name}"
         made.append(path)
         return path
 

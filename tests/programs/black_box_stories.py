@@ -17,7 +17,7 @@ from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent, settings
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -151,7 +151,7 @@ def full_memory(base: str) -> None:
     """Shared memory is full from the beginning, or becomes so: the rows are written to all the same."""
     worker = Worker(base)
     worker.request("/first")
-    with open(os.path.join(black_box_files.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:
+    with open(os.path.join(box_files.SHARED_MEMORY, "everything"), "wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(4096))
@@ -179,7 +179,7 @@ def fork(base: str) -> None:
     told: list[bytes] = []
 
     def table() -> bytes:
-        with open(black_box_files.path_of(base, 1, layout.TABLE), "rb") as file:
+        with open(box_files.path_of(base, 1, layout.TABLE), "rb") as file:
             return file.read()
 
     def end_in_child() -> None:
@@ -210,7 +210,7 @@ def fork(base: str) -> None:
         assert table() == told[0]
         worker.request("/child")
         assert table() == told[0]
-        assert os.path.exists(black_box_files.path_of(base, 2, layout.TABLE))
+        assert os.path.exists(box_files.path_of(base, 2, layout.TABLE))
         sys.exit(0)
     rows, torn = layout.decode_rows(table(), table())
     assert (rows, torn) == ([], 0)

@@ -22,7 +22,7 @@ from tests.support import clients
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +57,7 @@ def what_the_killed_left(base: str) -> Iterator[None]:
     """A worker that was killed leaves its last reports in shared memory, on purpose."""
     yield
     for number in range(1, 9):
-        Path(black_box_files.path_of(base, number, layout.STACKS)).unlink(missing_ok=True)
+        Path(box_files.path_of(base, number, layout.STACKS)).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_kill_waits_for_nobody(hang: Callable[..., Gunicorn], log: Path, gunicor
         ):
             hung.getresponse()
         assert time.monotonic() - began < 10
-        left = Path(black_box_files.path_of(base, 1, layout.STACKS)).read_text(encoding="utf-8")
+        left = Path(box_files.path_of(base, 1, layout.STACKS)).read_text(encoding="utf-8")
         assert "harakiri: GET /sleep" in left
         assert f"pid {pid}," in left
         assert "(logging hangs): harakiri: GET /sleep" in server.log_text()
@@ -362,7 +362,7 @@ def test_a_new_process_is_watched_again(
     server.end_signal = signal.SIGTERM
     server.stop()
     assert asking.files(base) == []
-    assert not os.path.exists(black_box_files.path_of(base, 1, layout.STACKS))
+    assert not os.path.exists(box_files.path_of(base, 1, layout.STACKS))
 
 
 class Waitress(Server):

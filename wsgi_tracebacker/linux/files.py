@@ -1,14 +1,14 @@
-"""Opens files at paths that other users may control, so that nothing can happen by it.
+"""Opens, makes and removes files at paths that other users may control, without harm from what they put there.
 
 Three things go wrong with a plain ``open()``:
 
-- To open is already to do something: it wakes a process that waits at a pipe, and starts some devices.
-- A look at the path before (``lstat``) proves nothing. A user who may write to a folder on the way can put another
-  file there before it is opened, and ``O_NOFOLLOW`` is about the last part of a path only.
+- Opening has effects: it wakes a process that waits at a pipe, and starts some devices.
+- ``lstat()`` before it proves nothing. A user who may write to a folder on the path can put another file there before
+  it is opened, and ``O_NOFOLLOW`` is about the last part of a path only.
 - A reader that runs as root follows links, and reads files, that the user who made them may not read.
 
-So a file is first *looked at*: a descriptor stands for it without opening it (``O_PATH``). What is checked and then
-opened is that descriptor and not the path.
+So a file is first opened with ``O_PATH``: such a descriptor only *refers* to the file, and has no effect on it. That
+descriptor, and not the path, is then checked and opened for reading or writing.
 """
 
 from __future__ import annotations
@@ -21,63 +21,64 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Device and inode number: which file it is, whatever its path.
+Inode = tuple[int, int]
+
 #: PyPy does not name it; the number is the same on every architecture that Debian has, from <asm-generic/fcntl.h>.
 O_PATH = getattr(os, "O_PATH", 0o10000000)
 
 #: The owner of a regular file can have a lease on it, for which a blocking open would wait.
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+#: The mode of every file and socket that a worker makes.
+OWNER_ONLY = 0o600
+
 
 class NotOurs(PermissionError):
-    """What is at a path is no regular file, or belongs to somebody else."""
+    """The file at a path is not a regular one, belongs to somebody else, or has a second name."""
 
 
-def look(path: str, *, follow: bool = False, folder: int | None = None) -> int:
-    """Return a descriptor that stands for what is at a path, and opens nothing. Raises OSError.
+# --- files of others
 
-    A link stands for itself, or with ``follow`` for what it leads to. A relative path starts from ``folder``.
+
+def refer(path: str, *, follow: bool = False, folder: int | None = None) -> int:
+    """Return a descriptor that refers to the file at a path, without opening it. Raises OSError.
+
+    For a link, that is the link itself, or with ``follow`` its target. A relative path starts from ``folder``.
     """
     return os.open(path, O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=folder)
 
 
-def reopen(looked_at: int, flags: int) -> int:
-    """Open what a descriptor stands for, whatever is at its path by now. Raises OSError."""
+def reopen(reference: int, flags: int) -> int:
+    """Open the file that a descriptor refers to, whatever is at its path by now. Raises OSError."""
     try:
         # No O_NOFOLLOW: this is a link of the kernel's own, straight to the file.
-        return os.open(path_of(looked_at), flags | _FLAGS)
+        return os.open(path_of(reference), flags | _FLAGS)
     except FileNotFoundError:
-        # Not the file: one that was removed meanwhile is opened all the same.
+        # A file that was removed meanwhile can still be opened, so the missing one is /proc.
         raise OSError(errno.ENOTSUP, "/proc is not mounted") from None
 
 
-def path_of(looked_at: int) -> str:
-    """Return a path to what a descriptor stands for, for calls that do not take such a descriptor."""
-    return f"/proc/self/fd/{looked_at}"
+def path_of(reference: int) -> str:
+    """Return a path to the file that a descriptor refers to, for calls that do not accept such a descriptor."""
+    return f"/proc/self/fd/{reference}"
 
 
 def open_regular(path: str, check: Callable[[os.stat_result], None], flags: int = os.O_RDONLY) -> int:
     """Open a regular file that passes a check; open nothing else. Raises OSError, as the check does."""
-    looked_at = look(path)
+    reference = refer(path)
     try:
-        status = os.fstat(looked_at)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotOurs(f"{path} is no regular file")
+        status = os.fstat(reference)
+        _check_regular(path, status)
         check(status)
-        return reopen(looked_at, flags)
+        return reopen(reference, flags)
     finally:
-        close(looked_at)
+        close(reference)
 
 
 def open_file_of(path: str, owner: int, flags: int = os.O_RDONLY) -> int:
     """Open a regular file that belongs to the user ``owner`` and has one name. Raises OSError for any other."""
-
-    def check(status: os.stat_result) -> None:
-        if status.st_uid != owner:
-            raise NotOurs(f"{path} belongs to uid {status.st_uid}, not to {owner}")
-        if status.st_nlink != 1:
-            raise NotOurs(f"{path} has {status.st_nlink} names")
-
-    return open_regular(path, check, flags)
+    return open_regular(path, lambda status: _check_owner(path, status, owner), flags)
 
 
 def read_file_of(path: str, owner: int, limit: int) -> tuple[bytes, float]:
@@ -93,7 +94,7 @@ def read_file_of(path: str, owner: int, limit: int) -> tuple[bytes, float]:
 
 
 def read_at_most(descriptor: int, limit: int, offset: int = 0) -> bytes:
-    """Return what a file holds from an offset on, up to a limit. Raises OSError."""
+    """Return the content of a file from an offset on, up to a limit. Raises OSError."""
     chunks = []
     while limit > 0 and (chunk := os.pread(descriptor, limit, offset)):
         chunks.append(chunk)
@@ -108,3 +109,59 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
     except OSError:
         pass
+
+
+def _check_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotOurs(f"{path} is no regular file")
+
+
+def _check_owner(path: str, status: os.stat_result, owner: int) -> None:
+    if status.st_uid != owner:
+        raise NotOurs(f"{path} belongs to uid {status.st_uid}, not to {owner}")
+    if status.st_nlink != 1:
+        raise NotOurs(f"{path} has {status.st_nlink} names")
+
+
+# --- files of our own
+
+
+def create(path: str, flags: int) -> int:
+    """Make and open a new file that only its owner may read and write. Raises OSError, also if the path exists."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OWNER_ONLY)
+    try:
+        # A umask can remove the owner's own rights too: a successor could not open the file.
+        os.fchmod(descriptor, OWNER_ONLY)
+    except OSError:
+        close(descriptor)
+        raise
+    return descriptor
+
+
+def inode_at(path: str) -> Inode | None:
+    """Which file is at a path, without following a link; None if there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def unlink_own(path: str) -> None:
+    """Remove a regular file of this user that has no other name, if there is one. Raises NotOurs for any other file."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    _check_regular(path, status)
+    _check_owner(path, status, os.geteuid())
+    os.unlink(path)
+
+
+def unlink_if(path: str, inode: Inode | None) -> None:
+    """Remove the file at a path if it is still the one with this inode."""
+    if inode is not None and inode_at(path) == inode:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass

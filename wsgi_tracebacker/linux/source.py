@@ -1,23 +1,26 @@
-"""Source files as lines.
+"""Source files as lines, decoded and split as Python's tokenizer does (PEP 263).
 
-Knows PEP 263 and the line ends of Python's tokenizer, and how much of a file and of a line anybody wants to see.
-Refuses to open anything.
+Bounds how much of a file is read, and how much of a line is shown.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
 import re
+import stat
+
+from wsgi_tracebacker.linux import files
 
 #: Larger source files are not read: generated code, and 8 MB of it.
 MAX_SOURCE_BYTES = 8 * 1024 * 1024
-#: A source line is cut there: minified code has lines of a megabyte.
+#: A longer source line is cut: minified code has lines of a megabyte.
 _MAX_LINE_CHARACTERS = 500
 
 #: A process's start is known in ticks of 10 ms, and a file's time comes from a clock as coarse.
 _CLOCK_SLACK_SECONDS = 0.05
 
-#: They decode in quadratic time (measured: 400 KB in 4.6 s), and no program is written in them.
+#: Decoding them takes quadratic time (measured: 400 KB in 4.6 s), and no program is written in them.
 _SLOW_ENCODINGS = ("punycode", "idna")
 
 #: PEP 263.
@@ -41,8 +44,26 @@ class SourceFile:
         return None
 
     def is_newer_than(self, process_started_at: float | None) -> bool:
-        """Whether the file was changed since a process started; its lines may then not be those that run there."""
+        """Whether the file was changed after a process started: that process may run other lines."""
         return process_started_at is not None and self.modified_at > process_started_at + _CLOCK_SLACK_SECONDS
+
+
+def is_source(status: os.stat_result) -> bool:
+    """Whether a file can be a source file: a regular one of a bounded size."""
+    return stat.S_ISREG(status.st_mode) and status.st_size <= MAX_SOURCE_BYTES
+
+
+def read_and_close(descriptor: int) -> SourceFile | None:
+    """Read the source file that is open there, and close it; None if it is none, or cannot be read."""
+    try:
+        status = os.fstat(descriptor)
+        if not is_source(status):
+            return None
+        return SourceFile(decode_lines(files.read_at_most(descriptor, MAX_SOURCE_BYTES)), status.st_mtime)
+    except OSError:
+        return None
+    finally:
+        files.close(descriptor)
 
 
 def decode_lines(content: bytes) -> list[str]:

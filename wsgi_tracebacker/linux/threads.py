@@ -1,7 +1,7 @@
 """The threads of this process as the kernel sees them.
 
-No function raises: what the kernel does not say is None. ``time.pthread_getcpuclockid`` is not used: it crashes the
-interpreter for a thread that has ended.
+No function raises: None stands for what the kernel does not show. ``time.pthread_getcpuclockid`` is not used: it
+crashes the interpreter for a thread that has ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wsgi_tracebacker.linux import proc
 
 _NANOSECONDS = 1_000_000_000
 
-#: Those that a thread waits in, from <asm/unistd.h>; the others are shown as their number.
+#: The system calls that threads wait in, from <asm/unistd.h>; the others are shown as their number.
 _SYSTEM_CALLS = {
     "x86_64": {
         0: "read", 1: "write", 7: "poll", 17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev", 23: "select",
@@ -34,12 +34,17 @@ _SYSTEM_CALLS = {
 
 
 class ThreadStatus(NamedTuple):
-    """One thread as the kernel sees it; None where /proc does not say."""
+    """One thread as the kernel sees it; None for what /proc does not show."""
 
     #: R, S, D, T …
     state: str | None = None
     wait_channel: str | None = None
     cpu_seconds: float | None = None
+
+
+def exists(native_id: int) -> bool:
+    """Whether this process has the thread, by now."""
+    return os.path.exists(_folder(native_id))
 
 
 def thread_status(native_id: int) -> ThreadStatus:
@@ -51,11 +56,11 @@ def thread_status(native_id: int) -> ThreadStatus:
 
 
 def cpu_seconds(native_id: int) -> float | None:
-    """CPU time of a thread, by the kernel's clock of it; None if there is no such thread.
+    """CPU time of a thread, from the kernel's clock for it; None if there is no such thread.
 
-    The clock's id is made of the thread's (``CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`` of the kernel's
-    posix-timers.h), as pthread_getcpuclockid() does, but of an id that the kernel checks and not of a pointer. Python
-    does not let go of the GIL for it, as for each of the three calls that it takes to read a file.
+    As pthread_getcpuclockid() does, this computes the clock's id from the thread's (``CPUCLOCK_PERTHREAD_MASK |
+    CPUCLOCK_SCHED`` of the kernel's posix-timers.h), but the kernel checks this one. Python keeps the GIL during this
+    call, and releases it for each of the three calls that reading a file takes.
     """
     try:
         return clock_gettime((~native_id << 3) | 6)

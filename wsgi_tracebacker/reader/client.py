@@ -325,7 +325,7 @@ def _connect(connection: socket.socket, path: str) -> None:
         return
     # The path of a container's folder, seen from outside, can be too long for connect(2): use a shorter one.
     folder, name = os.path.split(path)
-    descriptor = files.look(folder, follow=True)
+    descriptor = files.refer(folder, follow=True)
     try:
         connection.connect(f"{files.path_of(descriptor)}/{name}")
     finally:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.linux.files import read_at_most
-from wsgi_tracebacker.linux.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
+from wsgi_tracebacker.linux.source import is_source, read_and_close
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.snapshot import Frame, Stack
     from wsgi_tracebacker.reader.processes import Identity
 
@@ -61,23 +60,18 @@ class Sources:
                 descriptor = _open_source(path)
         except (OSError, ValueError):
             return None
-        try:
-            status = os.fstat(descriptor)
-            return SourceFile(decode_lines(read_at_most(descriptor, MAX_SOURCE_BYTES)), status.st_mtime)
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
+        return read_and_close(descriptor)
 
 
 def _open_source(path: str) -> int:
     """Open a source file. Raises OSError if it is no source file, or if we may not reach or read it."""
     # A link into /proc/self/fd or /proc/self/cwd leads past folders that may not be entered, to files that root has
     # open, even with the worker's rights. So the file is searched again, by its real path, and has to be the same.
-    named = files.look(path, follow=True)
+    named = files.refer(path, follow=True)
     try:
         status = os.fstat(named)
-        if not _is_source(status):
+        # No size is what the kernel's own files in /proc have: they would show the reader and not the worker.
+        if not (is_source(status) and status.st_size):
             raise FileNotFoundError(f"{path} is no source")
         reached = _walk_to(os.readlink(files.path_of(named)))
         try:
@@ -95,21 +89,16 @@ def _walk_to(real_path: str) -> int:
 
     One call for the whole path would follow a link that was swapped for a folder meanwhile.
     """
-    at = files.look("/")
+    at = files.refer("/")
     try:
         for name in real_path.split("/")[1:]:
-            step = files.look(name, folder=at)
+            step = files.refer(name, folder=at)
             os.close(at)
             at = step
     except BaseException:
         os.close(at)
         raise
     return at
-
-
-def _is_source(status: os.stat_result) -> bool:
-    # The files in /proc have no size; they would show the reader and not the worker.
-    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_SOURCE_BYTES
 
 
 @contextlib.contextmanager

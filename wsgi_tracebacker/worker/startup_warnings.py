@@ -10,9 +10,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.linux import files, proc
-from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.reporting import faults
 
 if TYPE_CHECKING:
@@ -101,12 +100,8 @@ def other_copies(identity: Identity, number: int) -> str | None:
 def _numbers_of(identity: Identity, below: int) -> list[int]:
     found = []
     for number in range(max(1, below - _MAX_COPIES), below):
-        try:
-            path = card_json.card_path(identity.base, number)
-            card = card_json.decode(files.read_file_of(path, identity.uid, card_json.MAX_CARD_BYTES + 1)[0])
-        except (OSError, FormatError):
-            continue
-        if (card.pid, card.start_ticks) == (identity.pid, identity.start_ticks):
+        card = slot.read_card(identity.base, number)
+        if card is not None and (card.pid, card.start_ticks) == (identity.pid, identity.start_ticks):
             found.append(number)
     return found
 

@@ -10,7 +10,7 @@ import pytest
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.worker import startup_warnings
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.identity import Identity
 from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.stacks import places
@@ -24,13 +24,13 @@ OWN = Identity.of_this_process("", None, "")
 LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
     "a file of /proc": (lambda base: proc.read("/proc/self/stat"), b""),
     "source": (lambda base: places.read_source(__file__), None),
-    "what a dead worker left": (lambda base: black_box_files.read(f"{base}.left"), (None, None)),
-    "what is kept": (lambda base: black_box_files.write(f"{base}.new", b"content"), False),
+    "what a dead worker left": (lambda base: box_files.read(f"{base}.left"), (None, None)),
+    "what is kept": (lambda base: box_files.write(f"{base}.new", b"content"), False),
     "cards of this process": (
         lambda base: startup_warnings._numbers_of(OWN._replace(base=base), 2),
         [],
     ),
-    "a card": (lambda base: slot._pid_on(card_format.card_path(base, 1)), None),
+    "a card": (lambda base: slot.read_card(base, 1), None),
 }
 
 

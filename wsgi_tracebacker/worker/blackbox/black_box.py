@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
-from wsgi_tracebacker.worker.blackbox import predecessor
+from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
 from wsgi_tracebacker.worker.blackbox.table import Table
@@ -36,8 +35,8 @@ class BlackBox:
         if vanished is not None:
             vanished.close(remove=True)
         # Whether we ever write one of our own or not: what a predecessor reported must not stand beside our table.
-        stacks_path = black_box_files.path_of(identity.base, number, layout.STACKS)
-        black_box_files.remove(stacks_path)
+        stacks_path = box_files.path_of(identity.base, number, layout.STACKS)
+        box_files.remove(stacks_path)
         self.stacks_file = StacksFile(stacks_path)
         self._make_table(old_table)
         if dump_signal is not None:
@@ -46,7 +45,7 @@ class BlackBox:
     def _make_table(self, old: Table | None) -> None:
         header = self._identity.header(self._number, predecessor.counted(self._identity.base, self._number))
         try:
-            self.table = Table(black_box_files.path_of(self._identity.base, self._number, layout.TABLE), header)
+            self.table = Table(box_files.path_of(self._identity.base, self._number, layout.TABLE), header)
         except (OSError, ValueError) as error:
             refusal = "no black box (%s); after a crash nobody will know what was served"
             self.refused.append(("black box", refusal, error))

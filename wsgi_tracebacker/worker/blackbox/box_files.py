@@ -1,7 +1,6 @@
-"""The files of the black box: where they are, how they are made, replaced, read and removed.
+"""The files of the black box: where they are, and how they are replaced, read and removed.
 
-Knows that what stands at their paths may be anybody's: only a regular file of this user with one name is read,
-replaced or removed. Refuses to know what is in them.
+Other users may put files at these paths: only a regular file of this user with one name is read, replaced or removed.
 
 The files are in ``/dev/shm``: a write there never waits for a disk, which shared maps of files on one do, for
 hundreds of milliseconds.
@@ -10,14 +9,11 @@ hundreds of milliseconds.
 from __future__ import annotations
 
 import os
-import stat
 
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import table_layout
 
-SHARED_MEMORY = layout.SHARED_MEMORY
-
-_OWNER_ONLY = 0o600
+SHARED_MEMORY = table_layout.SHARED_MEMORY
 
 #: No file of ours is larger: a table, or a stacks file that is full.
 _MAX_BYTES = 2 * 1024 * 1024
@@ -26,24 +22,17 @@ _MAX_BYTES = 2 * 1024 * 1024
 def path_of(base: str, number: int, kind: str) -> str:
     """Where a file of worker ``number`` is."""
     if os.path.isdir(SHARED_MEMORY) and os.access(SHARED_MEMORY, os.W_OK):
-        return os.path.join(SHARED_MEMORY, layout.file_name(base, number, os.geteuid(), kind))
-    return layout.beside_socket(base, number, kind)
+        return os.path.join(SHARED_MEMORY, table_layout.file_name(base, number, os.geteuid(), kind))
+    return table_layout.beside_socket(base, number, kind)
 
 
 def make(path: str, flags: int) -> int:
-    """Open a new file in the place of a predecessor's, for the owner only. Raises OSError.
+    """Open a new file in place of a predecessor's. Raises OSError.
 
-    Always a new file: whoever still reads the old one goes on reading that.
+    It never overwrites: a reader that has the old file open goes on reading that.
     """
-    _remove_ours(path)
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _OWNER_ONLY)
-    try:
-        # A umask can take the owner's own rights too.
-        os.fchmod(descriptor, _OWNER_ONLY)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    files.unlink_own(path)
+    return files.create(path, flags)
 
 
 def write(path: str, content: bytes) -> bool:
@@ -51,16 +40,16 @@ def write(path: str, content: bytes) -> bool:
     try:
         descriptor = make(path, os.O_WRONLY)
         try:
-            is_whole = os.write(descriptor, content) == len(content)
+            is_complete = os.write(descriptor, content) == len(content)
         finally:
-            # An error of the write may be reported only here.
+            # The error of a write may be reported only here.
             os.close(descriptor)
     except OSError:
-        is_whole = False
-    if not is_whole:
-        # Memory ran out, half-way or before: a reader would call half of it damaged.
+        is_complete = False
+    if not is_complete:
+        # There was no room for all of it; a reader would call the rest damaged.
         remove(path)
-    return is_whole
+    return is_complete
 
 
 def read(path: str) -> tuple[bytes | None, float | None]:
@@ -72,41 +61,8 @@ def read(path: str) -> tuple[bytes | None, float | None]:
 
 
 def remove(path: str) -> None:
-    """Remove a file of ours; what is not ours stays."""
+    """Remove a file of ours; leave any other alone."""
     try:
-        _remove_ours(path)
+        files.unlink_own(path)
     except OSError:
         pass
-
-
-def remove_if(path: str, inode: tuple[int, int] | None) -> None:
-    """Remove a file if it is still the one that was opened."""
-    if inode is not None and inode_at(path) == inode:
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
-
-
-def inode_at(path: str) -> tuple[int, int] | None:
-    """What stands at a path, without following a link; None if nothing does."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
-
-
-def _remove_ours(path: str) -> None:
-    """Make room; raises FileExistsError if what stands there is somebody else's."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not _is_ours(status):
-        raise FileExistsError(f"{path} is not a file of ours")
-    os.unlink(path)

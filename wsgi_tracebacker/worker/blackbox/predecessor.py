@@ -21,7 +21,7 @@ from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.wire.table_layout import Counted
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
 
 if TYPE_CHECKING:
@@ -35,25 +35,25 @@ _counted: dict[tuple[str, int], Counted] = {}
 
 def make_postmortem(base: str, number: int) -> Postmortem | None:
     """Make and keep the postmortem of the last worker with this number, if it died with requests in flight."""
-    content, _ = black_box_files.read(black_box_files.path_of(base, number, layout.TABLE))
+    content, _ = box_files.read(box_files.path_of(base, number, layout.TABLE))
     if content is None:
         return None
     try:
         if _lives(layout.decode_header(content)):
             return None
         _counted[base, number] = layout.handed_on(content)
-        stacks, written_at = black_box_files.read(black_box_files.path_of(base, number, layout.STACKS))
+        stacks, written_at = box_files.read(box_files.path_of(base, number, layout.STACKS))
         postmortem = dead_table.read_postmortem(content, base, unix_time(), stacks, written_at)
     except FormatError:
         return None
     if postmortem is not None:
         # The latest of each number is kept.
-        path, kept = black_box_files.path_of(base, number, layout.POSTMORTEM), postmortem_format.encode(postmortem)
-        if not black_box_files.write(path, kept):
+        path, kept = box_files.path_of(base, number, layout.POSTMORTEM), postmortem_format.encode(postmortem)
+        if not box_files.write(path, kept):
             # Where there is no room, its table and stacks make some: both were read, and the caller is about to remove
             # them. If that is not enough, the postmortem is logged and not kept.
             _remove(base, number)
-            black_box_files.write(path, kept)
+            box_files.write(path, kept)
     return postmortem
 
 
@@ -84,7 +84,7 @@ def clean_up_after(base: str, pid: int) -> Postmortem | None:
 
 def _remove(base: str, number: int) -> None:
     for kind in (layout.TABLE, layout.STACKS):
-        black_box_files.remove(black_box_files.path_of(base, number, kind))
+        box_files.remove(box_files.path_of(base, number, kind))
 
 
 def _lives(header: Header) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 
 #: Reports and stacks that are kept; those of a deep stack have some 20 KiB. When full, the file starts anew.
 MAX_STACKS_BYTES = 512 * 1024
@@ -44,7 +45,7 @@ class StacksFile:
         """The open file, which every write is appended to; None if it cannot be had."""
         if self._descriptor is None and not self._refused:
             try:
-                self._descriptor = OwnDescriptor(black_box_files.make(self.path, os.O_RDWR | os.O_APPEND))
+                self._descriptor = OwnDescriptor(box_files.make(self.path, os.O_RDWR | os.O_APPEND))
             except OSError:
                 self._refused = True
         return self._descriptor.number if self._descriptor is not None else None
@@ -54,6 +55,6 @@ class StacksFile:
         if self._descriptor is None:
             return
         if remove:
-            black_box_files.remove_if(self.path, self._descriptor.inode)
+            files.unlink_if(self.path, self._descriptor.inode)
         self._descriptor.close()
         self._descriptor = None

@@ -12,9 +12,10 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.wire.table_layout import Header
@@ -40,7 +41,7 @@ class Table:
     def __init__(self, path: str, header: Header) -> None:
         """Make its file, in the place of a predecessor's. Raises OSError."""
         self.path = path
-        self._descriptor = OwnDescriptor(black_box_files.make(path, os.O_RDWR))
+        self._descriptor = OwnDescriptor(box_files.make(path, os.O_RDWR))
         descriptor = self._descriptor.number
         try:
             # PyPy returns the error's number instead of raising it.
@@ -93,7 +94,7 @@ class Table:
 
     def is_there(self) -> bool:
         """Whether the path still leads to this table."""
-        return black_box_files.inode_at(self.path) == self._descriptor.inode
+        return files.inode_at(self.path) == self._descriptor.inode
 
     def close(self, *, remove: bool) -> None:
         """Let go of the file; ``remove`` it when the worker ends in order.
@@ -104,7 +105,7 @@ class Table:
             return
         if remove:
             layout.NUMBER.pack_into(self._memory, layout.CLOSED_OFFSET, 1)
-            black_box_files.remove_if(self.path, self._descriptor.inode)
+            files.unlink_if(self.path, self._descriptor.inode)
         if not self._descriptor.is_ours():
             _kept.append(self._memory)
         self._descriptor.close()

@@ -10,10 +10,10 @@ from __future__ import annotations
 import _thread
 import contextlib
 import importlib
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import greenlets
@@ -75,7 +75,7 @@ class Hub:
 
     def check_thread(self) -> bool:
         """Whether its thread is still there. One that has ended may have left its hub as it was, and never answers."""
-        if not os.path.exists(f"/proc/self/task/{self.native_id}"):
+        if not kernel_threads.exists(self.native_id):
             self.is_gone = True
         return not self.is_gone
 

@@ -6,14 +6,12 @@ A place is a code object and an instruction in it. What it looks like never chan
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.linux.files import close
-from wsgi_tracebacker.linux.source import MAX_SOURCE_BYTES, SourceFile, decode_lines
+from wsgi_tracebacker.linux.source import read_and_close
 from wsgi_tracebacker.model.snapshot import Frame
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import CodeType
 
+    from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.worker.stacks.walk import RawStack
 
 #: Frames of one stack that are shown. CPython's own limit is 1,000; an application that raises it to a million must
@@ -125,17 +124,9 @@ def read_source(filename: str) -> SourceFile | None:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError):
             continue
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SOURCE_BYTES:
-                continue
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(MAX_SOURCE_BYTES)
-        except OSError:
-            continue
-        finally:
-            close(descriptor)
-        return SourceFile(decode_lines(content), status.st_mtime)
+        found = read_and_close(descriptor)
+        if found is not None:
+            return found
     return None
 
 

@@ -17,8 +17,7 @@ from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.wire.table_layout import FLIGHT
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
-from wsgi_tracebacker.worker.blackbox import predecessor
+from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
 from wsgi_tracebacker.worker.blackbox.table import Table
 from wsgi_tracebacker.worker.listening import slot
@@ -53,14 +52,14 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
         application="shop",
         python="CPython",
     )
-    table = Table(black_box_files.path_of(base, taken.number, layout.TABLE), replace(header, **whose))
+    table = Table(box_files.path_of(base, taken.number, layout.TABLE), replace(header, **whose))
     row = table.row(0, 1, 1)
     assert row is not None
     if in_flight:
         now = monotonic()
         FLIGHT.pack_into(row[0], row[1], now, b"GET", b"/lost", 3.0, now)
     table.close(remove=False)
-    stacks = StacksFile(black_box_files.path_of(base, taken.number, layout.STACKS))
+    stacks = StacksFile(box_files.path_of(base, taken.number, layout.STACKS))
     stacks.write("its last words\n")
     stacks.close(remove=False)
     return taken
@@ -174,8 +173,8 @@ def test_other_workers_files_are_left_alone(base: str) -> None:
 def test_the_number_of_a_successor_that_was_quicker_is_given_back(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the first look and the lock the number had another owner, which died too: it is that one's."""
     leave(base, in_flight=True).forget()
-    pids = iter([DEAD, DEAD + 1])
-    monkeypatch.setattr(slot, "_pid_on", lambda _: next(pids))
+    cards = iter([card(1, base)._replace(pid=pid) for pid in (DEAD, DEAD + 1)])
+    monkeypatch.setattr(slot, "read_card", lambda *_: next(cards))
     assert slot.claim_of(base, 1, DEAD) is None
     monkeypatch.undo()
     assert asking.files(base) == ["1.worker"]
@@ -186,8 +185,8 @@ def test_the_number_of_a_successor_that_was_quicker_is_given_back(base: str, mon
 
 def test_a_card_that_went_meanwhile_is_not_made_anew(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A successor that ended in order took it away: what the lock made is taken away again."""
-    pids = iter([DEAD, None])
-    monkeypatch.setattr(slot, "_pid_on", lambda _: next(pids))
+    cards = iter([card(1, base)._replace(pid=DEAD), None])
+    monkeypatch.setattr(slot, "read_card", lambda *_: next(cards))
     assert slot.claim_of(base, 1, DEAD) is None
     assert asking.files(base) == []
 

@@ -14,9 +14,10 @@ import pytest
 
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.blackbox import box_files as black_box_files
+from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.blackbox.table import Table
 from wsgi_tracebacker.worker.tracking.cores import Cores
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def rows(base: str) -> list[layout.Row]:
-    content = Path(black_box_files.path_of(base, 1, layout.TABLE)).read_bytes()
+    content = Path(box_files.path_of(base, 1, layout.TABLE)).read_bytes()
     found, torn = layout.decode_rows(content, content)
     assert torn == 0
     return found
@@ -61,7 +62,7 @@ def test_a_request_is_in_the_table_while_it_is_in_flight(base: str) -> None:
 def test_only_the_owner_may_read_it_and_a_clean_end_removes_it(base: str) -> None:
     """0600, allocated in full, gone after stop()."""
     serve(TracebackerMiddleware(lambda *_: [], base), environ("/"))
-    path = Path(black_box_files.path_of(base, 1, layout.TABLE))
+    path = Path(box_files.path_of(base, 1, layout.TABLE))
     status = path.stat()
     assert status.st_mode & 0o777 == 0o600
     assert status.st_size == layout.FILE_BYTES
@@ -181,7 +182,7 @@ def test_a_strangers_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     victim.write_bytes(b"precious")
     link = tmp_path / "link"
     link.symlink_to(victim)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(files.NotOurs):
         Table(str(link), header())
     assert victim.read_bytes() == b"precious"
-    assert black_box_files.read(str(link)) == (None, None)
+    assert box_files.read(str(link)) == (None, None)
