@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.worker.tracking.admission import get_ident
-from wsgi_tracebacker.worker.tracking.core import CLOSE
+from wsgi_tracebacker.worker.tracking.core import CLOSE, value_in
 from wsgi_tracebacker.worker.tracking.responses import depends_only_on_type
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ NO_KIND: Final = FollowedKind(None, None, Body)
 
 def followed_kind(kind: type, environ: WSGIEnvironment) -> FollowedKind:
     """What follows this response, kept for the next of its kind if that cannot be another answer."""
-    file_wrapper = environ.get("wsgi.file_wrapper")
+    file_wrapper = value_in(environ, "wsgi.file_wrapper")
     body = SizedBody if hasattr(kind, "__len__") else Body
     # Where the server's wrapper is no class, each response is asked what it has.
     return FollowedKind(kind if depends_only_on_type(file_wrapper) else None, file_wrapper, body)

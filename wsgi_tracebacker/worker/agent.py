@@ -26,7 +26,7 @@ from wsgi_tracebacker.worker.reporting import faults, reporter
 from wsgi_tracebacker.worker.stacks import hubs, places, snapshot
 from wsgi_tracebacker.worker.threads import primitives
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, Admission
-from wsgi_tracebacker.worker.tracking.core import NOT_IN_REQUEST, set_own_limit
+from wsgi_tracebacker.worker.tracking.core import NOT_IN_REQUEST, set_own_limit, value_in
 from wsgi_tracebacker.worker.tracking.cores import Cores
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Agent:
         originals = primitives.bind()
         self.own_threads = OwnThreads(originals)
         self._primitives = replace(originals, start_new_thread=self.own_threads.start)
-        software = environ.get("SERVER_SOFTWARE")
+        software = value_in(environ, "SERVER_SOFTWARE")
         self._identity = Identity.of_this_process(
             settings.base,
             server=software if type(software) is str else None,
@@ -80,7 +80,7 @@ class Agent:
             warn_if_not_replaced=functools.partial(
                 startup_warnings.warn_if_not_replaced,
                 self._identity.server,
-                is_multiprocess=bool(environ.get("wsgi.multiprocess")),
+                is_multiprocess=bool(value_in(environ, "wsgi.multiprocess")),
             ),
         )
 

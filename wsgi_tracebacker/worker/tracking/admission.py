@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.worker.threads import current_greenlet, primitives
-from wsgi_tracebacker.worker.tracking.core import APP, HANDLE_KEY, Core
+from wsgi_tracebacker.worker.tracking.core import APP, HANDLE_KEY, Core, value_in
 from wsgi_tracebacker.worker.tracking.cores import known_thread
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Admission:
         if greenlet is not None:
             self._register_hub()
         # uWSGI says there which of its cores serves, if it has more than one.
-        of_server = environ.get("uwsgi.core")
+        of_server = value_in(environ, "uwsgi.core")
         core, marker = self._cores.take(
             get_ident(),
             _thread.get_native_id(),
@@ -157,7 +157,7 @@ def _is_made_from(environ: object, requests: Iterable[Core]) -> bool:
     A call's environ is a copy of that request's, as a rule. Whether the body runs just now would tell it whatever the
     environ is, but nothing of ours may hold the body.
     """
-    handle = environ.get(HANDLE_KEY) if isinstance(environ, dict) else None
+    handle = value_in(environ, HANDLE_KEY)
     return any(request.handle is handle for request in requests)
 
 

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 APP, BODY, CLOSE = range(len(PHASES))
 
+
+def value_in(environ: object, key: str) -> object:
+    """What an environ holds under a key, None if nothing.
+
+    Not ``environ.get()``: a framework's own kind of dict may do anything there, on a thread of ours perhaps. An environ
+    that is no dict is against PEP 3333.
+    """
+    return dict.get(environ, key) if isinstance(environ, dict) else None
+
+
 #: The environ key of the request's handle.
 HANDLE_KEY = "wsgi_tracebacker.request"
 
@@ -63,7 +73,7 @@ class LentLease:
 class RequestHandle:
     """What ``environ["wsgi_tracebacker.request"]`` holds: the request, for the application that serves it.
 
-    It is good while the request is in flight, on whatever thread the application works on it.
+    It is good while the request is in flight, on whatever thread the application works on it. A copy of it is over.
     """
 
     __slots__ = ("_core",)
@@ -86,6 +96,14 @@ class RequestHandle:
         :raises ConfigurationError: not a number of seconds.
         """
         set_own_limit(self._core, seconds)
+
+    def __reduce__(self) -> tuple[Callable[[], RequestHandle], tuple[()]]:
+        # For a copied or pickled environ: the copy is not in flight.
+        return _handle_that_is_over, ()
+
+
+def _handle_that_is_over() -> RequestHandle:
+    return Core(None, 0, None, None).handle
 
 
 def _token(core: Core) -> float:
@@ -223,13 +241,24 @@ class Core:
         if watcher is not None:
             watcher.request_ended(self)
 
-    def write_row(self, environ: Any, started: float) -> None:
+    def write_row(self, environ: object, started: float) -> None:
         """Write method and path to the row, whatever a server put into its environ instead of what it should."""
-        get = getattr(environ, "get", None)
-        names = ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO")
-        parts = [get(name) if callable(get) else "" for name in names]
-        method, script, path = (part.encode("utf-8", "replace") if type(part) is str else b"" for part in parts)
-        FLIGHT.pack_into(self.buffer, self.offset, started, method, script + path, self.begun, started)
+        method = script = path = None
+        if isinstance(environ, dict):
+            # As value_in() does, without three calls: any client can have a request come here.
+            method = dict.get(environ, "REQUEST_METHOD")
+            script = dict.get(environ, "SCRIPT_NAME")
+            path = dict.get(environ, "PATH_INFO")
+        whole_path = (script if type(script) is str else "") + (path if type(path) is str else "")
+        FLIGHT.pack_into(
+            self.buffer,
+            self.offset,
+            started,
+            method.encode("utf-8", "replace") if type(method) is str else b"",
+            whole_path.encode("utf-8", "replace"),
+            self.begun,
+            started,
+        )
 
     def read_row(self) -> tuple[float, str, str]:
         """Token, method and path of the request in flight, or of the last one."""

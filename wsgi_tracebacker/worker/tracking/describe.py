@@ -5,10 +5,11 @@ Any thread may call this while the request begins, runs and ends. No code of the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
 from wsgi_tracebacker.wire.table_layout import PATH_BYTES
+from wsgi_tracebacker.worker.tracking.core import value_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,28 +25,24 @@ _MAY_BE_CUT_BYTES = PATH_BYTES // 2 - 1
 
 def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
     """The request ``token`` of a core as a value; None if it ended, or another began, meanwhile."""
-    environ = core.environ
+    environ: object = core.environ
     settings = core.settings
     phase = core.phase
     row_token, method, path = core.read_row()
     nested = tuple(core.nested)
     if core.started != token or environ is None or settings is None:
         return None
-    # The environ is a plain dict by PEP 3333, and get() of one is atomic: no code of the application runs here.
     if row_token != token:
         # It is in the row of before: see Core.change_row().
-        method, path = _text(environ.get("REQUEST_METHOD")) or "", _path_in(environ)
-    query = environ.get("QUERY_STRING") if settings.show_query else None
-    request_id = environ.get(settings.request_id_key) if settings.request_id_key is not None else None
-    remote_address = environ.get(settings.remote_address_key)
+        method, path = _text_in(environ, "REQUEST_METHOD") or "", _path_in(environ)
     age_seconds = max(0.0, now_monotonic - token)
     inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
     return Request(
         method=method,
         path=_full_path(path, environ),
-        query=_text(query) or None,
-        remote_address=_text(remote_address) or None,
-        request_id=_text(request_id) or None,
+        query=_text_in(environ, "QUERY_STRING") if settings.show_query else None,
+        remote_address=_text_in(environ, settings.remote_address_key),
+        request_id=_text_in(environ, settings.request_id_key) if settings.request_id_key is not None else None,
         started_at=now_unix - age_seconds,
         age_seconds=age_seconds,
         phase=PHASES[phase],
@@ -74,14 +71,15 @@ def write_details(cores: Iterable[Core], table: Table, now_monotonic: float) -> 
                 table.describe(core.number, token, request.remote_address, request.request_id)
 
 
-def _text(value: object) -> str | None:
-    # Only an exact str: a subclass, or anything with a __str__, would run code of the application on our thread.
-    if type(value) is not str:
+def _text_in(environ: object, key: str) -> str | None:
+    # An exact str: a subclass, or anything with a __str__, would run code of the application on our thread.
+    value = value_in(environ, key)
+    if type(value) is not str or not value:
         return None
     return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
 
 
-def _full_path(in_row: str, environ: dict[str, Any]) -> str:
+def _full_path(in_row: str, environ: object) -> str:
     """The path in full: what was cut to fit the row is in the environ, unless the application changed that."""
     if len(in_row.encode("utf-8", "replace")) < _MAY_BE_CUT_BYTES:
         return in_row
@@ -89,8 +87,8 @@ def _full_path(in_row: str, environ: dict[str, Any]) -> str:
     return full if full.startswith(in_row[: _MAY_BE_CUT_BYTES // 8]) else in_row
 
 
-def _path_in(environ: dict[str, Any]) -> str:
-    return _path(environ.get("SCRIPT_NAME")) + _path(environ.get("PATH_INFO"))
+def _path_in(environ: object) -> str:
+    return _path(value_in(environ, "SCRIPT_NAME")) + _path(value_in(environ, "PATH_INFO"))
 
 
 def _path(value: object) -> str:

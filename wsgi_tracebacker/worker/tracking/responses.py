@@ -10,6 +10,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.tracking.core import value_in
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -24,7 +25,7 @@ def is_finished_body(result: object, environ: WSGIEnvironment) -> bool:
     try:
         if result is None or isinstance(result, (list, tuple, bytes, str)):
             return True
-        wrapper = environ.get("wsgi.file_wrapper")
+        wrapper = value_in(environ, "wsgi.file_wrapper")
         if wrapper is None:
             return False
         return _is_made_by(wrapper, result)
