@@ -13,13 +13,13 @@ In production put the socket into a folder that only the service's user can writ
 ``RuntimeDirectory=``: ``socket="/run/myservice/tb"``. Only that user and root can read it.
 
 On the path of every request this module stores and allocates nothing that it can do without. What happens seldom (a
-first request, a nested one, a forked process, a fault of ours) goes through ``_admit``.
+first request, a nested one, a forked process, a fault of ours) goes through
+``agent.admit()``.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from time import monotonic
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
@@ -219,7 +219,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         call = app
         if core.started or not STARTED_HERE[0]:
             # Not the ordinary next request of its thread.
-            admitted = agent.admit(settings, environ, application_name(app))
+            admitted = agent.admit(app, settings, environ)
             if admitted is None:
                 return app(environ, start_response)
             core, local, begin = admitted
@@ -309,10 +309,3 @@ def settings_of(app: object) -> Settings | None:
         # Not getattr(): an application may be a proxy that answers to every name, or looks for it somewhere.
         app = getattr(app, "__dict__", {}).get("wsgi_app")
     return app._TracebackerMiddleware__settings if isinstance(app, TracebackerMiddleware) else None
-
-
-def application_name(app: object) -> str:
-    """``module:name`` of a callable, or of the class of an object that is called."""
-    named = app if hasattr(app, "__qualname__") else type(app)
-    module = getattr(named, "__module__", None) or sys.modules["__main__"].__name__
-    return f"{module}:{getattr(named, '__qualname__', '?')}"

@@ -18,7 +18,7 @@ from wsgi_tracebacker.worker.answers import Answers
 from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
 from wsgi_tracebacker.worker.deadlines.parts import DeadlineParts
 from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
-from wsgi_tracebacker.worker.identity import Identity, uwsgi_worker_id
+from wsgi_tracebacker.worker.identity import Identity, application_name, uwsgi_worker_id
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listening.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.presence import Presence
@@ -45,7 +45,7 @@ _agents: dict[int, Agent] = {}
 class Agent:
     """What this process has: a worker number, a socket with its listener, a black box, cores, a watchdog."""
 
-    def __init__(self, settings: Settings, environ: dict[str, Any], application: str) -> None:
+    def __init__(self, settings: Settings, environ: dict[str, Any], application: object) -> None:
         """Without side effects: of two that are made at the same time, one is thrown away."""
         self.settings = settings
         originals = primitives.bind()
@@ -55,7 +55,7 @@ class Agent:
         self._identity = Identity.of_this_process(
             settings.base,
             server=software if type(software) is str else None,
-            application=settings.application or application,
+            application=settings.application or application_name(application),
         )
         self._reporter = reporter.current()
         self._lifecycle = Lifecycle(self._end)
@@ -171,8 +171,11 @@ class Agent:
         self.cores.abandon()
 
 
-def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> Agent | None:
-    """The agent of this process; the first call starts it. None while it stops, and when the process ends."""
+def agent_for(settings: Settings, environ: dict[str, Any], application: object) -> Agent | None:
+    """The agent of this process; the first call starts it. None while it stops, and when the process ends.
+
+    :param application: the callable, or its name.
+    """
     pid = os.getpid()
     agent = _agents.get(pid)
     if agent is None:
@@ -203,13 +206,13 @@ def agent_for(settings: Settings, environ: dict[str, Any], application: str) -> 
     return agent
 
 
-def admit(settings: Settings, environ: dict[str, Any], application: str) -> tuple[Core, Any, Begin | None] | None:
+def admit(app: object, settings: Settings, environ: dict[str, Any]) -> tuple[Core, Any, Begin | None] | None:
     """Make an idle core ready for a request; None: serve it untracked.
 
     With where its thread finds it, and what the requests under these settings call when they begin.
     """
     try:
-        agent = agent_for(settings, environ, application)
+        agent = agent_for(settings, environ, app)
         if agent is None:
             return None
         admission = agent.admission

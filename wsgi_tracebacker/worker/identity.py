@@ -139,3 +139,12 @@ def uwsgi_worker_id() -> int | None:
     except Exception:
         return None
     return number if type(number) is int and number > 0 else None
+
+
+def application_name(application: object) -> str:
+    """``module:name`` of a callable, or of the class of an object that is called; a text is a name already."""
+    if isinstance(application, str):
+        return application
+    named = application if hasattr(application, "__qualname__") else type(application)
+    module = getattr(named, "__module__", None) or sys.modules["__main__"].__name__
+    return f"{module}:{getattr(named, '__qualname__', '?')}"

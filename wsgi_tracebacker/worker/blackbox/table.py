@@ -41,6 +41,8 @@ class Table:
     def __init__(self, path: str, header: Header) -> None:
         """Make its file, in the place of a predecessor's. Raises OSError."""
         self.path = path
+        #: Kept, because servers that start a thread for each request use the same few numbers again and again.
+        self._rows: dict[int, Row] = {}
         self._descriptor = OwnDescriptor(box_files.make(path, os.O_RDWR))
         descriptor = self._descriptor.number
         try:
@@ -60,9 +62,12 @@ class Table:
         """The row of a core, with the thread that it is for written to it; None beyond the end."""
         if core >= layout.ROWS:
             return None
-        offset = layout.row_offset(core)
-        layout.OWNER.pack_into(self._memory, offset + layout.OWNER_OFFSET, ident, native_id or 0, core)
-        return self._memory, offset, memoryview(self._memory)[offset : offset + 8].cast("d")
+        row = self._rows.get(core)
+        if row is None:
+            offset = layout.row_offset(core)
+            row = self._rows[core] = self._memory, offset, memoryview(self._memory)[offset : offset + 8].cast("d")
+        layout.OWNER.pack_into(self._memory, row[1] + layout.OWNER_OFFSET, ident, native_id or 0, core)
+        return row
 
     def describe(self, core: int, token: float, remote_address: str | None, request_id: str | None) -> None:
         """Add to the row of a request that stays."""

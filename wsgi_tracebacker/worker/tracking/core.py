@@ -175,15 +175,13 @@ class Core:
         native_id: int | None,
         thread: threading.Thread | None,
         allocate_lock: Callable[[], _thread.LockType] = _thread.allocate_lock,
+        row: Row | None = None,
     ) -> None:
-        """Make an idle record for the thread ``ident``."""
+        """Make an idle record for the thread ``ident``, in a row of the black box, else in memory of its own."""
         #: Monotonic time of the start of the request in flight, 0.0 while there is none.
         self.started = 0.0
         #: Monotonic time of the end of the last request, 0.0 if there was none.
         self.ended = 0.0
-        #: Requests that began in its row, those of earlier cores with this number included. A float, as adding 1 to an
-        #: int of any size takes 8 ns more.
-        self.begun = 0.0
         self.phase = APP
         self.environ: dict[str, Any] | None = None
         self.settings: Settings | None = None
@@ -192,7 +190,10 @@ class Core:
         self.buffer: mmap.mmap | memoryview[int]
         self.offset: int
         self.marks: memoryview[float]
-        self.buffer, self.offset, self.marks = scratch_row()
+        self.buffer, self.offset, self.marks = row if row is not None else scratch_row()
+        #: Requests that began in its row, those of earlier cores with this number included. A float, as adding 1 to an
+        #: int of any size takes 8 ns more.
+        self.begun: float = FLIGHT.unpack_from(self.buffer, self.offset)[3] if row is not None else 0.0
         self.lent: weakref.ref[Lease] | None = None
         self.lease = Lease()
         self.number = number
@@ -268,11 +269,6 @@ class Core:
     def request_line(self) -> str:
         """Method and path for people: ``GET /path``."""
         return " ".join(self.read_row()[1:])
-
-    def use_row(self, row: Row) -> None:
-        """Note requests in a row from now on, and how many began in it before."""
-        self.buffer, self.offset, self.marks = row
-        self.begun = FLIGHT.unpack_from(self.buffer, self.offset)[3]
 
     def change_row(self, row: Row) -> None:
         """Note requests in another row from now on, with what the present one holds.

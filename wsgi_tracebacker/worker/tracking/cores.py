@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.blackbox.table import Row, Table
+    from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.tracking.core import Watcher
 
 #: A server's own number is taken up to here: far more threads than any process serves with.
@@ -36,14 +36,13 @@ class Marker:
     The finaliser can run anywhere, also inside our own lock: so it only appends to a deque, which is atomic.
     """
 
-    __slots__ = ("_core", "_freed")
+    __slots__ = ("core", "freed")
 
-    def __init__(self, core: Core, freed: deque[Core]) -> None:
-        self._core = core
-        self._freed = freed
+    core: Core
+    freed: deque[Core]
 
     def __del__(self) -> None:
-        self._freed.append(self._core)
+        self.freed.append(self.core)
 
 
 class Cores:
@@ -64,7 +63,8 @@ class Cores:
         self._table: Table | None = None
         #: How many cores there are beyond the table's end.
         self._unrecorded = 0
-        self._worker_number: int | None = None
+        #: What the names of threads begin with; None before the worker has a number, or where naming is off.
+        self._name_prefix: str | None = None
         self._is_abandoned = False
 
     def take(
@@ -78,22 +78,27 @@ class Cores:
         """Give a thread, or one of its greenlets, the core that its server calls it, else the smallest free one."""
         dropped: list[object] = []
         with self._lock:
-            self._reclaim(dropped)
+            if self._freed:
+                self._reclaim(dropped)
             number = self._free_number(preferred)
-            core = Core(number, ident, native_id, thread, self._allocate_lock)
+            # Read once: leave_table() sets it to None without the lock.
+            table = self._table
+            row = table.row(number, ident, native_id) if table is not None else None
+            core = Core(number, ident, native_id, thread, self._allocate_lock, row)
             core.greenlet = greenlet
             core.watcher = self.watcher
-            row = self._row_of(core)
-            if row is not None:
-                core.use_row(row)
-                self._begun_before -= core.begun
+            self._begun_before -= core.begun
             self._taken[number] = core
-            self._count_unrecorded(core, 1)
+            if number >= ROWS:
+                self._count_unrecorded(1)
         if self._is_abandoned:
             # While this core was made. abandon() may not have seen it.
             _abandon(core)
-        self._name(core)
-        return core, Marker(core, self._freed)
+        if thread is not None and self._name_prefix is not None:
+            thread.name = f"{self._name_prefix}{number}"
+        marker = Marker()
+        marker.core, marker.freed = core, self._freed
+        return core, marker
 
     def _free_number(self, preferred: int | None) -> int:
         if preferred is not None and self._next <= preferred < _MAX_PREFERRED:
@@ -134,8 +139,8 @@ class Cores:
         with self._lock:
             self._table = table
             table.set_unrecorded(self._unrecorded)
-            for core in self._taken.values():
-                row = self._row_of(core)
+            for number, core in self._taken.items():
+                row = table.row(number, core.ident, core.native_id)
                 if row is not None:
                     core.change_row(row)
 
@@ -146,19 +151,11 @@ class Cores:
         """
         self._table = None
 
-    def _row_of(self, core: Core) -> Row | None:
-        # Read once: leave_table() takes it away without the lock.
+    def _count_unrecorded(self, change: int) -> None:
+        self._unrecorded += change
         table = self._table
-        if table is None or core.number is None:
-            return None
-        return table.row(core.number, core.ident, core.native_id)
-
-    def _count_unrecorded(self, core: Core, change: int) -> None:
-        if core.number is not None and core.number >= ROWS:
-            self._unrecorded += change
-            table = self._table
-            if table is not None:
-                table.set_unrecorded(self._unrecorded)
+        if table is not None:
+            table.set_unrecorded(self._unrecorded)
 
     def abandon(self) -> None:
         """Make every core unusable: this is another process, or the agent was stopped.
@@ -177,26 +174,16 @@ class Cores:
 
     def name_threads(self, worker_number: int) -> None:
         """Name all threads that serve, now and from now on, after worker and core."""
-        self._worker_number = worker_number
+        self._name_prefix = f"WSGIWorker{worker_number}Core"
         for core in self.all():
-            self._name(core)
-
-    def thread_name(self, core: Core) -> str | None:
-        """What a core's thread is called; None before the worker has a number, or where naming is off."""
-        if self._worker_number is None:
-            return None
-        return f"WSGIWorker{self._worker_number}Core{core.number}"
+            if core.thread is not None:
+                core.thread.name = f"{self._name_prefix}{core.number}"
 
     def name_of(self, core: Core) -> str:
-        """What a core is shown as: its thread's name, or where it has none, what it would be."""
+        """The name under which a core is shown: that of its thread, or the one that this would have."""
         if core.thread is not None:
             return core.thread.name
-        return self.thread_name(core) or f"Core{core.number}"
-
-    def _name(self, core: Core) -> None:
-        name = self.thread_name(core)
-        if name is not None and core.thread is not None:
-            core.thread.name = name
+        return f"{self._name_prefix or 'Core'}{core.number}"
 
     def _reclaim(self, dropped: list[object]) -> None:
         # A freed core whose request still runs (a body that outlived its thread) keeps its number until that ends.
@@ -210,7 +197,8 @@ class Cores:
                 dropped.append(self._taken.pop(core.number))
                 heapq.heappush(self._numbers, core.number)
                 self._begun_before += core.begun
-                self._count_unrecorded(core, -1)
+                if core.number >= ROWS:
+                    self._count_unrecorded(-1)
 
 
 def _abandon(core: Core) -> None:
