@@ -56,6 +56,7 @@ from wsgi_tracebacker.worker import settings, startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files, stacks_file
 from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, slow_request
 from wsgi_tracebacker.worker.listening import listener
+from wsgi_tracebacker.worker.listening.client import CONNECTION_SECONDS
 from wsgi_tracebacker.worker.reporting import logs, reporter
 from wsgi_tracebacker.worker.tracking.core import HANDLE_KEY, RequestHandle
 
@@ -556,7 +557,7 @@ def test_numbers_of_security_are_those_of_the_code() -> None:
     assert together in reference("command")
     assert f"have at most {stacks_file.MAX_STACKS_BYTES >> 10} KiB" in page
     assert f"A request to the socket has at most {http.MAX_REQUEST_BYTES >> 10} KiB" in page
-    assert f"has {listener.CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page
+    assert f"has {CONNECTION_SECONDS:g} seconds in all; there are at most {listener.MAX_CLIENTS}" in page
 
 
 # --------------------------------------------------------------------------------------------------------- all pages

@@ -19,7 +19,7 @@ from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
-from wsgi_tracebacker.worker.listening import listener
+from wsgi_tracebacker.worker.listening.client import SILENCE_SECONDS
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import walk
 
@@ -220,7 +220,7 @@ def test_silence_is_answered_within_a_blink(base: str) -> None:
     serve(TracebackerMiddleware(simple, base))
     began = time.monotonic()
     assert text(base).startswith(uwsgi.HEADER)
-    assert time.monotonic() - began >= listener.SILENCE_SECONDS * 0.9
+    assert time.monotonic() - began >= SILENCE_SECONDS * 0.9
 
 
 def test_sixty_readers_at_once_each_get_a_whole_dump(base: str) -> None:

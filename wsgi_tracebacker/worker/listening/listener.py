@@ -1,16 +1,16 @@
-"""Accept, check the peer, answer: one thread, one poll loop, as few system calls as can be.
+"""Serves the worker's socket: accepts, checks the peer, sends the answer. One thread, one poll loop.
 
-Knows connections and their time limits. Refuses to know what an answer says: it asks ``answer(path)`` for it.
+``answer(path)`` makes the answers; each connection is a Client.
 
-Guarantees of the thread: it is a real OS thread also under gevent and eventlet; it is a daemon, so it never holds up
-the end of the process; it does not survive a fork (whoever owns it starts a new one in the child); a client that
-stalls, trickles or never reads costs its own connection and nobody else anything; no lock is held while something is
-sent, and no reply waits for another one. It ends only through ``stop()``, or with the process.
+The thread is a real OS thread also under gevent and eventlet, and a daemon, so it never delays the end of the process.
+It does not survive a fork: the child starts a new one. A client that sends nothing, sends slowly or never reads loses
+its own connection and disturbs no other client; no lock is held while something is sent, and no reply waits for
+another one. The thread ends only through ``stop()``, or with the process.
 
-Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and them
-two switches; each system call is one, but for getsockopt(), which Python makes without letting go. So there are as few
-as can be, and the interval is lowered while a client is served, and always put back. A long reply is served in
-pieces, as the client takes them: it stays lowered between them, for a moment. See switch_interval.
+Beside busy threads each release of the GIL costs this thread up to the interpreter's switch interval (5 ms), and costs
+them two switches. Each system call but getsockopt() releases the GIL. So there are as few as possible, and the interval
+is lowered while a client is served, see switch_interval. A long reply is sent in pieces, as the client receives them:
+between them the interval stays lowered for a moment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import select
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.wire import http10 as http
+from wsgi_tracebacker.wire import http10
+from wsgi_tracebacker.worker.listening.client import SILENCE, Client
 from wsgi_tracebacker.worker.listening.switch_interval import SwitchInterval
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.threads.waker import Waker
@@ -33,54 +34,16 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
     from wsgi_tracebacker.worker.threads.primitives import Primitives
 
-#: A client that has sent nothing for so long wants uWSGI's text: ``uwsgi --connect-and-read``, socat and nc say
-#: nothing at all. Ours and curl send at once.
-SILENCE_SECONDS = 0.05
-#: What a connection has in all, whatever it does.
-CONNECTION_SECONDS = 5.0
-#: How long one that is closed with an error may go on sending before it is cut off: closing at once would reset the
-#: connection, and the client would see that and not our answer.
-_LINGER_SECONDS = 0.5
-
-#: Clients served at once. When one more comes, the one that has been there longest loses its connection.
+#: Clients served at once. When one more comes, the one that has been connected longest loses its connection.
 MAX_CLIENTS = 64
 
-#: How often the owner is asked whether its paths are still there: "within a minute", with room to spare.
+#: How often the listener's owner checks that its paths are still there: "within a minute", with room to spare.
 TICK_SECONDS = 25.0
 
-_RECEIVE_BYTES = 16 * 1024
-#: A reply longer than this asks for a larger buffer: each time that it is full, both sides have to wake up once more.
-#: The kernel allows twice net.core.wmem_max, which is 416 kB by default; a socket has 208 kB of its own.
-_LONG_REPLY_BYTES = 128 * 1024
-_SEND_BUFFER_BYTES = 1024 * 1024
-#: After an accept() that failed for want of descriptors or memory, which does not pass by asking at once again.
+#: After accept() failed because descriptors or memory ran out: it would fail again at once.
 _ACCEPT_PAUSE_SECONDS = 0.1
 #: After a fault of ours, which would most likely happen again at once.
 _FAULT_PAUSE_SECONDS = 1.0
-
-#: How long it stays lowered for a client that has not taken all of its reply. One that reads has a megabyte by then;
-#: one that does not shall not cost the application more than this. Measured beside two busy threads: a reply of two
-#: pieces takes 19 ms if it is put back between them, 11 if it is not.
-_HURRY_SECONDS = 0.05
-
-
-class _Client:
-    __slots__ = ("accepted_at", "deadline", "hurry_until", "lingers", "outgoing", "received", "socket")
-
-    def __init__(self, socket: _socket.socket, now: float) -> None:
-        self.socket = socket
-        self.accepted_at = now
-        self.deadline = now + SILENCE_SECONDS
-        self.received = b""
-        self.outgoing: memoryview | None = None
-        #: Until then the rest of the reply is worth a lowered switch interval.
-        self.hurry_until = 0.0
-        #: The answer is out; what the client still sends is thrown away until it closes.
-        self.lingers = False
-
-    @property
-    def is_silent(self) -> bool:
-        return not self.received and self.outgoing is None
 
 
 class Listener:
@@ -99,10 +62,10 @@ class Listener:
     ) -> None:
         """Prepare; nothing runs before start().
 
-        :param answer: gives the whole response to ``GET path``, None for a path there is not.
-        :param silent_path: what a client that says nothing is given; the response's head is cut off for it.
+        :param answer: returns the whole response to ``GET path``, None for an unknown path.
+        :param silent_path: the path whose answer, without its head, a client gets that sends nothing.
         :param on_start: called with the native id of the thread, on it, when it runs.
-        :param on_tick: called every ``tick_seconds``, gives the socket to listen on from then on, if there is one.
+        :param on_tick: called every ``tick_seconds``, returns the socket to listen on from then on, if there is one.
         """
         self.accepted = 0
         self.refused = 0
@@ -115,48 +78,47 @@ class Listener:
         self._is_permitted = is_permitted
         self._on_tick = on_tick
         self._on_start = on_start
-        #: Of the thread, once it runs.
+        #: The thread's, once it runs.
         self.native_id: int | None = None
         self._tick_seconds = tick_seconds
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
         self._accepts_from = 0.0
-        #: The last question, as it came and what it says: whoever asks often asks for the same.
-        self._asked: tuple[bytes, http.Question | None] = (b"", None)
-        #: What the last poll() waited for: nearly always the next one waits for the same.
+        #: The last poll object, and its descriptors: the next poll nearly always has the same.
         self._poll = primitives.poll()
         self._watched: list[tuple[int, int]] = []
         self._stopping = False
-        #: Held until the thread has something to serve, and until it has ended.
-        self._begins = primitives.allocate_lock()
-        self._ended = primitives.allocate_lock()
+        #: Held until serve() is called.
+        self._begin_lock = primitives.allocate_lock()
+        #: Held until the thread has ended.
+        self._end_lock = primitives.allocate_lock()
         self._waker = Waker()
 
     def start(self) -> None:
         """Start the thread, which waits for serve(). Raises RuntimeError when the system gives none."""
-        self._begins.acquire()
-        self._ended.acquire()
+        self._begin_lock.acquire()
+        self._end_lock.acquire()
         try:
             self._primitives.start_new_thread(self._run, ())
         except BaseException:
-            self._ended.release()
+            self._end_lock.release()
             raise
 
     def serve(self, listening: OwnDescriptor | None) -> None:
-        """Begin to accept on this socket; None: ask for one at the next tick."""
+        """Begin to accept on this socket; with None, on the one that the next tick returns."""
         self._listening = listening
-        self._begins.release()
+        self._begin_lock.release()
 
     def stop(self, timeout_seconds: float) -> bool:
         """End the thread and drop its clients; whether it ended in time."""
         self._stopping = True
         self._waker.wake()
-        ended = self._ended.acquire(timeout=timeout_seconds)
+        ended = self._end_lock.acquire(timeout=timeout_seconds)
         if ended:
-            self._ended.release()
+            self._end_lock.release()
         return ended
 
     def forget(self) -> None:
-        """Close the descriptors and nothing else: a forked child has no thread, and its clients are not its own."""
+        """Close the descriptors and nothing else: a forked child has no thread, and the clients are the parent's."""
         self._switch_interval.restore()
         for client in self._clients.values():
             client.socket.close()
@@ -164,7 +126,7 @@ class Listener:
         self._waker.close()
 
     def _run(self) -> None:
-        self._begins.acquire()
+        self._begin_lock.acquire()
         self.native_id = _thread.get_native_id()
         if self._on_start is not None:
             self._on_start(self.native_id)
@@ -182,20 +144,17 @@ class Listener:
                     self._switch_interval.restore()
                     if self._listening is not None and self._listening.number < 0:
                         self._listening = None
-                    # Not a loop that spins on the same fault.
-                    self._pause()
+                    # Wait for nothing but stop(): the same fault would come again at once.
+                    self._wait([(self._waker.descriptor, select.POLLIN)], _FAULT_PAUSE_SECONDS)
                 finally:
-                    if not self._hurries(monotonic()):
+                    now = monotonic()
+                    if not any(client.is_urgent(now) for client in self._clients.values()):
                         self._switch_interval.restore()
         finally:
             self._drop_all()
             self._switch_interval.restore()
             self._waker.close()
-            self._ended.release()
-
-    def _hurries(self, now: float) -> bool:
-        """Whether a client is taking its reply, so that we want the GIL again at once."""
-        return any(client.outgoing is not None and now < client.hurry_until for client in self._clients.values())
+            self._end_lock.release()
 
     def _serve_once(self, next_tick: float) -> None:
         now = monotonic()
@@ -208,10 +167,8 @@ class Listener:
             else:
                 wake_at = min(wake_at, self._accepts_from)
         for descriptor, client in self._clients.items():
-            wake_at = min(wake_at, client.deadline)
-            if client.outgoing is not None and now < client.hurry_until:
-                wake_at = min(wake_at, client.hurry_until)
-            watched.append((descriptor, select.POLLIN if client.outgoing is None else select.POLLOUT))
+            wake_at = min(wake_at, client.wake_at(now))
+            watched.append((descriptor, client.events))
         ready = self._wait(watched, max(0.0, wake_at - now))
         if not self._waker.is_ours() or (listening is not None and not listening.is_ours()):
             self._go_silent()
@@ -219,12 +176,15 @@ class Listener:
         if not ready and not self._clients:
             return
         self._switch_interval.lower()
-        for descriptor, event in ready:
+        for descriptor, _ in ready:
             if listening is not None and descriptor == listening.number:
                 self._accept(listening)
             elif descriptor in self._clients:
-                self._advance(self._clients[descriptor], event)
-        self._enforce_deadlines()
+                client = self._clients[descriptor]
+                self._answer_client(client, client.advance())
+        now = monotonic()
+        for client in [client for client in self._clients.values() if now >= client.deadline]:
+            self._answer_client(client, client.expire())
 
     def _go_silent(self) -> None:
         """End: the application has closed our descriptors, most likely all of them, those of our clients too."""
@@ -233,10 +193,6 @@ class Listener:
             client.socket.detach()
         self._clients.clear()
         self._stopping = True
-
-    def _pause(self) -> None:
-        """A second in which only stop() is listened to."""
-        self._wait([(self._waker.descriptor, select.POLLIN)], _FAULT_PAUSE_SECONDS)
 
     def _wait(self, watched: list[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
         if watched != self._watched:
@@ -248,9 +204,9 @@ class Listener:
         return found
 
     def _accept(self, listening: OwnDescriptor) -> None:
-        # One; if there are more, poll() says so at once, and to be told that there are none takes as long.
+        """Accept one connection. If more wait, poll() returns at once; to find none, accept() would take as long."""
         try:
-            # Not socket.accept(): under gevent it hands back a patched socket, even from an original one.
+            # Not socket.accept(): under gevent it returns a patched socket, even from an original one.
             descriptor, _ = listening.socket._accept()  # type: ignore[union-attr]  # noqa: SLF001
         except BlockingIOError:
             return
@@ -258,12 +214,11 @@ class Listener:
             if error.errno not in (errno.ECONNABORTED, errno.EINTR):
                 self._accepts_from = monotonic() + _ACCEPT_PAUSE_SECONDS
             return
-        now = monotonic()
-        # With these, or Python asks the kernel for its type and protocol.
+        # With family, type and protocol, or Python asks the kernel for them.
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
         if connection.gettimeout() is not None:
-            # An application has set a default for all sockets; Python would wait so long on this one, whatever the
-            # flags of a call. Else MSG_DONTWAIT does it, without a call of its own.
+            # An application has set a default time-out for all sockets: Python would wait for this one, whatever the
+            # flags of a call. Without one MSG_DONTWAIT is enough, and needs no call of its own.
             connection.setblocking(False)
         if not self._is_permitted(connection):
             self.refused += 1
@@ -272,113 +227,25 @@ class Listener:
         self.accepted += 1
         if len(self._clients) >= MAX_CLIENTS:
             self._drop(min(self._clients.values(), key=lambda client: client.accepted_at))
-        client = _Client(connection, now)
-        self._clients[descriptor] = client
-        # Ours and curl have sent their question by now: that saves a round of poll().
-        self._receive(client)
+        client = self._clients[descriptor] = Client(connection, descriptor, monotonic())
+        # wsgi-tb and curl have sent their request by now: that saves a round of poll().
+        self._answer_client(client, client.advance())
 
-    def _advance(self, client: _Client, event: int) -> None:
-        if event & select.POLLNVAL:
+    def _answer_client(self, client: Client, question: http10.Question | http10.Refusal | None) -> None:
+        """Answer a question, if there is one; end the connection, if it is over."""
+        if isinstance(question, http10.Refusal):
+            client.reply(http10.refusal_response(question), is_refusal=True)
+        elif question is SILENCE:
+            client.reply((self._answer(self._silent_path) or b"").partition(b"\r\n\r\n")[2], is_refusal=False)
+        elif question is not None:
+            unknown = http10.Refusal(404, "there is /, /snapshot, /snapshot.txt and /worker")
+            client.reply(self._answer(question.path) or http10.refusal_response(unknown), is_refusal=False)
+        if client.is_broken:
             self._drop(client)
-        elif client.outgoing is not None:
-            self._send(client)
-        else:
-            self._receive(client)
-
-    def _receive(self, client: _Client) -> None:
-        try:
-            received = client.socket.recv(_RECEIVE_BYTES, _socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(client)
-            return
-        if client.lingers:
-            if not received:
-                self._close(client)
-            return
-        if not received and client.is_silent:
-            self._answer_silence(client)
-            return
-        client.received += received
-        client.deadline = client.accepted_at + CONNECTION_SECONDS
-        question = (
-            self._asked[1] if client.received == self._asked[0] else http.parse(client.received, ended=not received)
-        )
-        if question is None:
-            return
-        if isinstance(question, http.Refusal):
-            self._reply(client, http.refusal_response(question))
-        else:
-            self._asked = (client.received, question)
-            response = self._answer(question.path)
-            if response is None:
-                refusal = http.Refusal(404, "there is /, /snapshot, /snapshot.txt and /worker")
-                response = http.refusal_response(refusal)
-            client.received = b""
-            self._reply(client, response)
-
-    def _answer_silence(self, client: _Client) -> None:
-        response = self._answer(self._silent_path)
-        if response is None:
-            self._drop(client)
-        else:
-            self._reply(client, response.partition(b"\r\n\r\n")[2])
-
-    def _reply(self, client: _Client, response: bytes) -> None:
-        if len(response) > _LONG_REPLY_BYTES:
-            try:
-                client.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            except OSError:
-                # Whatever is wrong with it, sending finds it too.
-                pass
-        client.outgoing = memoryview(response)
-        client.deadline = client.accepted_at + CONNECTION_SECONDS
-        client.hurry_until = monotonic() + _HURRY_SECONDS
-        self._send(client)
-
-    def _send(self, client: _Client) -> None:
-        outgoing = client.outgoing
-        try:
-            # MSG_NOSIGNAL: a server that embeds Python may leave SIGPIPE deadly.
-            flags = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
-            while outgoing:
-                outgoing = outgoing[client.socket.send(outgoing, flags) :]
-        except BlockingIOError:
-            client.outgoing = outgoing
-            return
-        except OSError:
-            self._drop(client)
-            return
-        client.outgoing = None
-        if client.received:
-            # Refused half-way through what it sends: see _LINGER_SECONDS.
-            client.received = b""
-            client.lingers = True
-            client.deadline = min(monotonic() + _LINGER_SECONDS, client.accepted_at + CONNECTION_SECONDS)
-            try:
-                client.socket.shutdown(_socket.SHUT_WR)
-            except OSError:
-                self._close(client)
-        else:
+        elif client.is_finished:
             self._close(client)
 
-    def _enforce_deadlines(self) -> None:
-        now = monotonic()
-        for client in list(self._clients.values()):
-            if now < client.deadline:
-                continue
-            if client.is_silent and not client.lingers:
-                # It may have spoken while other clients were served.
-                self._receive(client)
-                if client.socket.fileno() in self._clients and not client.received and client.outgoing is None:
-                    self._answer_silence(client)
-            elif client.lingers:
-                self._close(client)
-            else:
-                self._drop(client)
-
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         self.dropped += 1
         self._close(client)
 
@@ -386,12 +253,6 @@ class Listener:
         for client in list(self._clients.values()):
             self._drop(client)
 
-    def _close(self, client: _Client) -> None:
-        self._clients.pop(client.socket.fileno(), None)
-        try:
-            # A child that was forked meanwhile has this connection open too: without this, the client would wait for
-            # an end that only comes when that child ends.
-            client.socket.shutdown(_socket.SHUT_RDWR)
-        except OSError:
-            pass
-        client.socket.close()
+    def _close(self, client: Client) -> None:
+        self._clients.pop(client.descriptor, None)
+        client.close()

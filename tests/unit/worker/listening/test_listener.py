@@ -21,6 +21,7 @@ from tests.support.logs import messages
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.wire import http10 as http
+from wsgi_tracebacker.worker.listening import client as connection
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.threads import primitives
@@ -147,7 +148,7 @@ _sent = st.lists(
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loaded machine may take a while between connecting and sending."""
-    monkeypatch.setattr(listener, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "SILENCE_SECONDS", 0.5)
 
 
 @settings(
@@ -203,7 +204,7 @@ def test_a_client_that_shuts_its_side_gets_the_text(
     running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``socat`` and ``nc`` with nothing to send: the end of their side is answered at once, before silence is over."""
-    monkeypatch.setattr(listener, "SILENCE_SECONDS", 60.0)
+    monkeypatch.setattr(connection, "SILENCE_SECONDS", 60.0)
     with clients.connect(path) as client:
         client.shutdown(socket.SHUT_WR)
         assert read(client) == BODY
@@ -229,7 +230,7 @@ def test_a_trickler_is_dropped_after_its_time_in_all(
     running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then buys no more time; others are answered meanwhile."""
-    monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "CONNECTION_SECONDS", 0.3)
     began = time.monotonic()
 
     def trickle() -> bool:
@@ -250,7 +251,7 @@ def test_a_client_that_never_reads_disturbs_nobody(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uWSGI freezes in write(): here a reader that leaves megabytes lying loses its connection, that is all."""
-    monkeypatch.setattr(listener, "CONNECTION_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "CONNECTION_SECONDS", 0.5)
     answers.body = b"x" * 4_000_000
     with clients.connect(path) as client:
         client.sendall(GET)
@@ -335,7 +336,7 @@ def test_the_switch_interval_stays_lowered_between_the_pieces_of_a_reply(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long reply goes out in pieces; between them other threads still give up the GIL soon, and not after it."""
-    monkeypatch.setattr(listener, "_HURRY_SECONDS", 20.0)
+    monkeypatch.setattr(connection, "URGENT_SECONDS", 20.0)
     before = sys.getswitchinterval()
     with a_client_that_has_not_read(running, answers, path) as client:
         assert sys.getswitchinterval() < 0.001 < before
