@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_tracebacker.worker.tracking.admission import get_ident
 from wsgi_tracebacker.worker.tracking.core import CLOSE, value_in
 from wsgi_tracebacker.worker.tracking.responses import depends_only_on_type
+from wsgi_tracebacker.worker.tracking.stand_in import StandIns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,13 +146,9 @@ class GeneratorBody(TrackedBody):
                     core.report_end()
 
 
-class SizedBody(Body):
-    """The same for an iterable with a length: servers make a Content-Length of the length 1."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        return len(self.tb_iterable)
+#: By the kind of response: bodies with the special methods that it has, a length above all, of which servers make a
+#: Content-Length if it is 1.
+_BODIES = StandIns(Body, "tb_iterable")
 
 
 class FollowedKind:
@@ -171,6 +168,6 @@ NO_KIND: Final = FollowedKind(None, None, Body)
 def followed_kind(kind: type, environ: WSGIEnvironment) -> FollowedKind:
     """What follows this response, kept for the next of its kind if that cannot be another answer."""
     file_wrapper = value_in(environ, "wsgi.file_wrapper")
-    body = SizedBody if hasattr(kind, "__len__") else Body
+    body = _BODIES.of(kind)
     # Where the server's wrapper is no class, each response is asked what it has.
     return FollowedKind(kind if depends_only_on_type(file_wrapper) else None, file_wrapper, body)

@@ -18,6 +18,7 @@ from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
 from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.threads import primitives
 from wsgi_tracebacker.worker.tracking.responses import is_finished_body
+from wsgi_tracebacker.worker.tracking.stand_in import StandIns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -160,7 +161,8 @@ def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_resp
             raise
         whole: Iterable[bytes] = result
         return whole
-    return _SizedGuardedBody(call, result) if hasattr(type(result), "__len__") else _GuardedBody(call, result)
+    body: Iterable[bytes] = _GUARDED_BODIES.of(type(result))(call, result)
+    return body
 
 
 class _GuardedBody:
@@ -237,11 +239,8 @@ class _GuardedBody:
             raise RequestTimedOut(f"{what} was interrupted by harakiri while it was closed")
 
 
-class _SizedGuardedBody(_GuardedBody):
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        return len(self._iterable)  # type: ignore[arg-type]
+#: By the kind of response: bodies with the special methods that it has.
+_GUARDED_BODIES = StandIns(_GuardedBody, "_iterable")
 
 
 def _is_timeout(error: BaseException) -> bool:
