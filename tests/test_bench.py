@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +14,6 @@ from bench import __main__ as bench_main
 from bench import (
     dump_latency,
     growth,
-    pauses,
     reader_process,
     recorder_load,
     request_cost,
@@ -27,8 +24,6 @@ from bench import (
 from bench.__main__ import TOPICS
 from docs import measurements
 from tests.support.programs import PROJECT
-from tests.support.servers import stat_fields
-from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,37 +60,6 @@ def test_a_peer_that_is_missing_meets_and_misses_nothing() -> None:
     )
     assert found[f"text dump beside uWSGI's, {case}"] is None
     assert found[f"JSON beside text, {case}"] is True
-
-
-def test_contestants_take_turns() -> None:
-    """Each round measures everybody once, beginning with another one, and the first is thrown away."""
-    order: list[str] = []
-
-    def sample(name: str) -> float:
-        order.append(name)
-        return float(len(order))
-
-    values = samples.in_turns({"a": lambda: sample("a"), "b": lambda: sample("b")}, rounds=2)
-    assert "".join(order) == "abbaab"
-    assert values == {"a": [4.0, 5.0], "b": [3.0, 6.0]}
-
-
-def test_who_takes_long_has_fewer_samples() -> None:
-    """A subject takes part until its time is used up, and its first sample counts if there is no other."""
-    now = 0.0
-
-    def sample(seconds: float) -> float:
-        nonlocal now
-        now += seconds
-        return seconds
-
-    values = samples.in_turns(
-        {name: (lambda seconds=seconds: sample(seconds)) for name, seconds in (("quick", 1.0), ("slow", 50.0))},  # type: ignore[misc]
-        rounds=9,
-        budget_seconds=5.0,
-        clock=lambda: now,
-    )
-    assert values == {"quick": [1.0] * 4, "slow": [50.0]}
 
 
 def test_who_does_not_work_is_named_with_the_reason() -> None:
@@ -169,19 +133,6 @@ def test_a_dump_is_taken_by_everybody_who_is_there() -> None:
     assert all((row.median or 0.0) > 0.0 or row.note for row in rows)
     found = {row.subject for row in rows if row.median is not None}
     assert {dump_latency.TEXT, dump_latency.JSON, dump_latency.FAULTHANDLER} <= found
-
-
-def test_a_pause_of_a_busy_request_is_seen() -> None:
-    """While a process is stopped its busy request waits, and notes that."""
-    with dump_latency.worker(dump_latency.Case(2, 12), notes_pauses=True) as found:
-
-        def stop() -> None:
-            os.kill(found.pid, signal.SIGSTOP)
-            wait_until(lambda: (stat_fields(found.pid) or "?")[0] == "T", "it stands still")
-            time.sleep(0.1)
-            os.kill(found.pid, signal.SIGCONT)
-
-        assert max(pauses.pauses_during(found, stop)) > 90
 
 
 def test_the_readers_read_the_same_workers(tmp_path: Path) -> None:

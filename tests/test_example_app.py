@@ -45,45 +45,6 @@ def test_the_slow_page_sleeps_six_calls_deep_for_a_minute(naps: list[tuple[float
     assert functions[-6:] == CHAIN
 
 
-def test_the_query_sets_how_long_it_sleeps(naps: list[tuple[float, list[str]]]) -> None:
-    """``?seconds=`` reaches the sleep, behind the other pages too."""
-    response = Client(pages.application).get("/slow?seconds=0.25")
-    assert response.text == "slept 0.25 seconds\n"
-    assert [seconds for seconds, _ in naps] == [0.25]
-    assert naps[0][1][-6:] == CHAIN
-
-
-@pytest.mark.parametrize("seconds", ["", "soon", "-1", "nan", "inf", "1e9", "1;2", "%00"])
-@pytest.mark.parametrize("path", ["/slow", "/stream", "/burn"])
-def test_seconds_that_cannot_be_used_are_refused(path: str, seconds: str, naps: list[object]) -> None:
-    """What is no number within the limits is a 400 with one line that says what would be right, and nothing sleeps."""
-    response = Client(pages.application).get(f"{path}?seconds={seconds}")
-    assert response.status_code == 400
-    assert response.text.startswith("seconds has to be a number from 0 to ")
-    assert response.text.count("\n") == 1
-    assert naps == []
-
-
-def test_the_stream_comes_chunk_by_chunk(naps: list[tuple[float, list[str]]]) -> None:
-    """``/stream`` pauses before each chunk and has no length, so that a server sends each at once."""
-    response = Client(pages.application).get("/stream?chunks=3&seconds=2", buffered=False)
-    chunks = iter(response.response)
-    assert next(chunks) == b"chunk 1 of 3\n"
-    assert [seconds for seconds, _ in naps] == [2]
-    assert list(chunks) == [b"chunk 2 of 3\n", b"chunk 3 of 3\n"]
-    assert "Content-Length" not in response.headers
-    response.close()
-
-
-def test_the_busy_page_burns_cpu() -> None:
-    """``/burn`` uses as much CPU time of its thread as it was asked to."""
-    before = os.times().user + os.times().system
-    response = Client(pages.application).get("/burn?seconds=0.1")
-    assert response.text == "burnt 0.1 seconds of CPU time\n"
-    # The kernel counts in ticks of 10 ms.
-    assert os.times().user + os.times().system - before >= 0.08
-
-
 def test_the_index_names_every_page() -> None:
     """Whoever opens the example sees where to go, and every place exists."""
     client = Client(pages.application)
@@ -91,14 +52,6 @@ def test_the_index_names_every_page() -> None:
     assert client.get("/quick").text == "quick\n"
     for rule in pages.PAGES.iter_rules():
         assert rule.rule == "/" or f'href="{rule.rule}"' in text
-
-
-def test_other_paths_and_methods_are_refused() -> None:
-    """An unknown path is a 404, another method a 405."""
-    client = Client(pages.application)
-    assert client.get("/nothing").status_code == 404
-    assert client.get("/slow/deeper").status_code == 404
-    assert client.post("/quick").status_code == 405
 
 
 def test_the_example_runs_wrapped_under_gunicorn(gunicorn: StartGunicorn, base: str) -> None:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_SECONDS = 60.0
-#: For a worker of 30 MB, one that must not take long to fill.
-LITTLE_MEMORY_BYTES = 128 * 1024 * 1024
 BEYOND = CROWD - layout.ROWS
 
 
@@ -89,47 +87,6 @@ def test_what_was_served_out_of_memory_is_told(base: str) -> None:
     assert f"worker 1, pid {process.pid}, died with 2 requests in flight" in errors
     assert "\n  GET /hungry  (core 1, " in errors
     assert "\n  GET /crowd/0  (core 0, " in errors
-
-
-@contextlib.contextmanager
-def little_memory(limit_bytes: int) -> Iterator[Path]:
-    """A control group whose processes may have so much memory."""
-    name = f"wsgi_tracebacker-test-{os.getpid()}"
-    for parent, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
-        group = Path(parent, name)
-        with contextlib.suppress(OSError):
-            group.mkdir()
-        if (group / limit).exists():
-            break
-        with contextlib.suppress(OSError):
-            group.rmdir()
-    else:
-        # They are whoever's who runs the machine, also CI's. The other way to that end, a limit of the process, is
-        # tried everywhere.
-        pytest.skip("the control groups for memory cannot be changed here")
-    try:
-        (group / limit).write_text(str(limit_bytes), encoding="ascii")
-        yield group
-    finally:
-        # The last process has ended, but the kernel may still be at it.
-        wait_until(lambda: not (group / "cgroup.procs").read_text(encoding="ascii"), "nobody is left in the group")
-        group.rmdir()
-
-
-def test_what_the_kernel_killed_for_its_memory_is_told(base: str) -> None:
-    """The OOM killer of a control group, SIGKILL out of the blue: the postmortem names both requests."""
-    with little_memory(LITTLE_MEMORY_BYTES) as group:
-        join = ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
-        with worker(base, "killed-for-memory", *join) as process:
-            _, errors = process.communicate("go on\n", timeout=PATIENCE_SECONDS)
-            assert process.returncode == -signal.SIGKILL, errors
-    untaken = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
-    assert [(each["pid"], sorted(request["path"] for request in each["requests"])) for each in untaken] == [
-        (process.pid, ["/crowd/0", "/hungry"])
-    ]
-    with worker(base, "succeed") as successor:
-        _, errors = successor.communicate("go on\n", timeout=PATIENCE_SECONDS)
-    assert f"worker 1, pid {process.pid}, died with 2 requests in flight" in errors
 
 
 def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:

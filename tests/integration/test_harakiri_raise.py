@@ -23,7 +23,6 @@ from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
-from wsgi_tracebacker.reader import postmortems
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.reporting import faults
@@ -176,38 +175,6 @@ def test_no_stray_when_the_last_act_is_a_blocking_c_iterator(base: str) -> None:
     gate = Gate()
     with no_collector():
         assert struck_in_its_last_act(gate, wrapped(gate, base), 1_000) == 0
-
-
-def test_without_the_handshake_it_strays(base: str) -> None:
-    """The control: it is looked whether the request is inside, but not said that it was raised into.
-
-    In processes of their own, because a stray lands anywhere.
-    """
-    control = """
-import sys, threading
-from tests.integration import test_harakiri_raise as tests
-from wsgi_tracebacker.worker.deadlines import interrupt
-
-def raise_into(core, token):
-    return core.inside_token == token and interrupt._raise_async(core.inside_ident, tests.HarakiriTimeout) == 1
-
-interrupt.raise_into = raise_into
-gate = tests.Gate()
-application = tests.wrapped(gate, sys.argv[1])
-try:
-    print(tests.struck_in_its_last_act(gate, application, 1), flush=True)
-except tests.HarakiriTimeout:
-    print(1, flush=True)
-import os, signal
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    outputs = []
-    for number in range(3):
-        command = [sys.executable, "-c", control, f"{base}-{number}"]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=30, check=False)
-        postmortems.clear(f"{base}-{number}")
-        outputs.append(done.stdout.strip())
-    assert b"1" in outputs, outputs
 
 
 def test_what_is_taken_back_leaves_no_trace_in_the_interpreter(base: str) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
-import select
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import clients
-from tests.support.logs import messages
 from tests.support.programs import PROJECT
 from tests.support.strangers import needs_root
 from tests.support.waiting import wait_until
@@ -137,74 +133,6 @@ def test_a_child_of_multiprocessing_leaves_no_file(parent: str, number: int, bas
         of_parent,
     ]
     assert os.listdir(os.path.dirname(base)) == []
-
-
-def test_two_hundred_processes_never_share_a_number(base: str) -> None:
-    """200 processes that start, are killed or end, and start again at random: one owner a number, none leaked."""
-    rng = random.Random(20)
-    at_once = 6
-    began = 0
-    living: list[Forked] = []
-    while began < 200 or living:
-        while began < 200 and len(living) < at_once:
-            living.append(Forked(base))
-            began += 1
-        settled = [one for one in living if one.number]
-        numbers = [one.number for one in settled]
-        assert len(set(numbers)) == len(numbers)
-        for one in settled:
-            document = json.loads(clients.request(f"{base}{one.number}", "/worker").body)
-            assert document["worker"]["pid"] == one.pid
-        for one in rng.sample(living, rng.randint(1, len(living))):
-            one.end(killed=rng.random() < 0.5)
-            living.remove(one)
-    one = Forked(base)
-    assert one.wait_for_number() == 1  # no lock has survived
-    one.end(killed=False)
-    left = [name for name in os.listdir(os.path.dirname(base)) if name != "tb1.worker"]
-    assert all(int(name.removeprefix("tb").removesuffix(".worker")) <= at_once + 1 for name in left), left
-
-
-class Forked:
-    """The same as Worker, forked: ten times as quick."""
-
-    def __init__(self, base: str) -> None:
-        read_end, write_end = os.pipe()
-        go_read, self.go = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.close(read_end)
-                os.close(self.go)
-                serve(TracebackerMiddleware(lambda *_: [], base))
-                (found,) = agent._agents.values()
-                os.write(write_end, b"%d\n" % (found.presence.number() or 0))
-                os.read(go_read, 1)
-                agent.stop()
-            finally:
-                os._exit(0)
-        os.close(write_end)
-        os.close(go_read)
-        self.read_end = read_end
-        self.number = 0
-        if random.Random(self.pid).random() < 0.7:
-            self.wait_for_number()
-
-    def wait_for_number(self) -> int:
-        if not self.number:
-            assert select.select([self.read_end], [], [], 30)[0]
-            self.number = int(os.read(self.read_end, 10))
-            assert self.number > 0
-        return self.number
-
-    def end(self, *, killed: bool) -> None:
-        if killed:
-            os.kill(self.pid, signal.SIGKILL)
-        else:
-            os.write(self.go, b"x")
-        os.close(self.go)
-        os.waitpid(self.pid, 0)
-        os.close(self.read_end)
 
 
 def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> Any:
@@ -399,50 +327,6 @@ def test_only_the_owner_and_the_group_get_a_byte(base: str, group: int | None, g
     wait_until(lambda: agent_of().listener.refused == int(not gets), "it is counted")
 
 
-def test_another_user_cannot_even_connect(base: str) -> None:
-    """With the modes as they are the kernel keeps others out."""
-    needs_root()
-    serve(TracebackerMiddleware(lambda *_: [], base))
-    os.chmod(os.path.dirname(base), 0o755)
-
-    def read() -> object:
-        become(OTHER, [])
-        clients.connect(base + "1", 10).close()
-        return "connected"
-
-    assert in_child(read).startswith("PermissionError")
-
-
-def test_another_users_files_are_stepped_over(base: str) -> None:
-    """In a folder that all may write to: cards and sockets of somebody else, dead as they are, keep their numbers."""
-    needs_root()
-    folder = os.path.dirname(base)
-    os.chmod(folder, 0o1777)
-    serve(TracebackerMiddleware(lambda *_: [], base))  # root's: number 1
-
-    def serve_as_other(*, dies: bool) -> object:
-        become(OTHER, [])
-        serve(TracebackerMiddleware(lambda *_: [], base))
-        number = agent_of().presence.number()
-        if not dies:
-            agent.stop()
-        return number
-
-    assert in_child(lambda: serve_as_other(dies=True)) == 2
-    before = {name: os.lstat(os.path.join(folder, name)).st_ino for name in os.listdir(folder)}
-    assert len(before) == 4
-
-    def serve_as_root() -> object:
-        serve(TracebackerMiddleware(lambda *_: [], base))
-        number = agent_of().presence.number()
-        agent.stop()
-        return number
-
-    assert in_child(serve_as_root) == 3
-    assert in_child(lambda: serve_as_other(dies=False)) == 2  # its own it takes over
-    assert {name for name in before if name.startswith("tb1")} == set(os.listdir(folder))
-
-
 @pytest.mark.parametrize("umask", [0o777, 0o277])
 def test_a_successor_can_open_the_card_whatever_the_umask_was(base: str, umask: int) -> None:
     """Without root's rights: a worker with a hard umask is killed, and its successor still gets the number."""
@@ -456,18 +340,3 @@ def test_a_successor_can_open_the_card_whatever_the_umask_was(base: str, umask: 
         return agent_of().presence.number()
 
     assert [in_child(serve_and_die) for _ in range(3)] == [1, 1, 1]
-
-
-def test_a_folder_without_rights_is_one_warning(base: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A worker that may not write there serves its application, without a socket."""
-    needs_root()
-
-    def serve_as_other() -> object:
-        become(OTHER, [])
-        wrapped = TracebackerMiddleware(lambda *_: [b"x"], base)
-        chunks = [serve(wrapped).chunks for _ in range(3)] == [[b"x"]] * 3
-        said = len(messages(caplog)), agent_of().presence.number() is None
-        agent.stop()
-        return [chunks, *said]
-
-    assert in_child(serve_as_other) == [True, 1, True]

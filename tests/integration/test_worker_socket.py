@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
-from wsgi_tracebacker.worker.listening.client import SILENCE_SECONDS
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import walk
 
@@ -213,33 +211,3 @@ def test_twenty_thousand_dumps_leave_nothing(base: str) -> None:
         drop_what_nobody_has()
         after = resident_bytes()
     assert after - before < 4_000_000  # 200 bytes a dump; the allocator's own steps are a megabyte
-
-
-def test_silence_is_answered_within_a_blink(base: str) -> None:
-    """A client that says nothing waits for the silence to count, not longer than a person notices."""
-    serve(TracebackerMiddleware(simple, base))
-    began = time.monotonic()
-    assert text(base).startswith(uwsgi.HEADER)
-    assert time.monotonic() - began >= SILENCE_SECONDS * 0.9
-
-
-def test_sixty_readers_at_once_each_get_a_whole_dump(base: str) -> None:
-    """Nearly as many as are served at once ask at the same moment, in three ways; every answer is whole."""
-    lengths: list[int] = []
-    ways = (b"", b"GET / HTTP/1.0\r\n\r\n", b"GET /snapshot HTTP/1.0\r\n\r\n")
-
-    def read(number: int) -> None:
-        if number % 3 == 0:
-            lengths.append(len(uwsgi.parse(clients.read_to_end(base + "1"))))
-        else:
-            lengths.append(clients.read_to_end(base + "1", ways[number % 3]).count(b"HTTP/1.0 200 OK"))
-
-    with held(base, waits):
-        readers = [threading.Thread(target=read, args=(number,)) for number in range(60)]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join(60)
-    assert len(lengths) == 60
-    assert all(lengths)
-    wait_until(lambda: snapshot(base)["worker"]["requests_in_flight"] == 0, "the held request has ended")

@@ -111,22 +111,6 @@ def out_of_memory(base: str) -> None:
     worker.request("/hungry")
 
 
-def killed_for_memory(base: str) -> None:
-    """A request that takes all memory there is, until the kernel ends the process; one waits beside."""
-    worker = Worker(base)
-
-    def swallow_all() -> None:
-        say_ready()
-        swallowed = []
-        while True:
-            # Written to: pages of zeros are nobody's.
-            swallowed.append(b"x" * 1024 * 1024)
-
-    worker.crowd(1, threading.Event().wait)
-    worker.acts["/hungry"] = swallow_all
-    worker.request("/hungry")
-
-
 def crowded(base: str) -> None:
     """More requests in flight than the table has rows."""
     worker = Worker(base)
@@ -235,7 +219,6 @@ def lose_card(base: str) -> None:
 
 STORIES = {
     "out-of-memory": out_of_memory,
-    "killed-for-memory": killed_for_memory,
     "crowded": crowded,
     "after-a-crowd": after_a_crowd,
     "full-memory": full_memory,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Protocol
@@ -134,24 +133,6 @@ def test_uwsgi_without_threads_is_warned_of(command: StartCommand) -> None:
     assert len(re.findall(WITHOUT_THREADS, server.log_text(), re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("option", [(), ("--enable-threads",)], ids=["without threads", "with threads"])
-def test_debians_uwsgi(option: tuple[str, ...], command: StartCommand, base: str) -> None:
-    """The warning comes where it says that it has no threads (2.0.21 without the option), and only there; with threads
-    an idle worker answers.
-    """
-    server, address = command(
-        *("uwsgi_python3", "--http-socket", "127.0.0.1:{port}", "--die-on-term", "--module", AUTO, *option),
-        env={"WSGI_TB_APP": "tests.programs.unwrapped:application"},
-    )
-    threads = [clients.request(address, "/quick").headers["x-threads"] for _ in range(2)]
-    if threads == ["0", "0"]:
-        server.wait_for_log(WITHOUT_THREADS)
-    assert len(re.findall(WITHOUT_THREADS, server.log_text(), re.MULTILINE)) == (1 if threads == ["0", "0"] else 0)
-    if option:
-        assert threads == ["1", "1"]
-        assert asking.ask(base, 1, "/worker")["worker"]["requests_finished"] == 2
-
-
 # ------------------------------------------------------------------------------------------------------ PasteDeploy
 
 SHOP = """
@@ -190,20 +171,3 @@ def test_pserve_with_the_filter_of_the_how_to(base_of_the_file: str, command: St
         assert connection.getresponse().status == 200
     worker = asking.ask(base_of_the_file, 1, "/worker")["worker"]
     assert worker["application"] == "shop"
-
-
-def test_a_misspelt_option_in_the_file_keeps_pserve_from_starting(short_path: Path, tmp_path: Path) -> None:
-    """Its last line says which one, and which was meant."""
-    (short_path / "shop.py").write_text(SHOP)
-    (short_path / "shop.ini").write_text(ini_of_the_how_to().replace("socket = ", "sockett = "))
-    server = Server(
-        [require_program("pserve"), str(short_path / "shop.ini")],
-        tmp_path / "pserve.log",
-        env={"PYTHONPATH": f"{PROJECT}:{short_path}"},
-        end_signal=signal.SIGKILL,
-    )
-    with server:
-        assert server.process.wait(60) == 1
-    last = server.log_text().splitlines()[-1]
-    expected = "there is no option 'sockett'; did you mean 'socket'?"
-    assert last == f"wsgi_tracebacker.errors.ConfigurationError: {expected}"

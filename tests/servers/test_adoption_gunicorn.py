@@ -210,30 +210,6 @@ def test_a_projects_own_hooks_call_ours(gunicorn: StartGunicorn, short_path: Pat
         server.wait_for_log(ABORTED + "1 request in flight")
 
 
-def test_switched_off(gunicorn: StartGunicorn, base: str) -> None:
-    """WSGI_TB_DISABLE=1: the application is served as it is, and there is nothing to read."""
-    server = gunicorn(UNWRAPPED, *OURS, env={"WSGI_TB_DISABLE": "1"})
-    assert server.get("/quick").text == "done\n"
-    assert asking.files(base) == []
-    server.wait_for_log("WSGI_TB_DISABLE is set")
-
-
-def test_an_option_that_can_never_work_keeps_gunicorn_from_starting(base: str, tmp_path: Path) -> None:
-    """As where the middleware is in the code: one line says which variable it is."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket", *OURS, UNWRAPPED],
-        env={**os.environ, "WSGI_TB_SOCKET": base, "WSGI_TB_HARAKIRI": "soon"},
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        check=False,
-        timeout=60,
-    )
-    assert ended.returncode == 3
-    assert "\nWSGI_TB_HARAKIRI must be a number of seconds, not 'soon'\n" in ended.stderr
-    assert asking.files(base) == []
-
-
 # ------------------------------------------------------------------------------------------------------- time-outs
 
 
@@ -383,20 +359,6 @@ def test_the_master_says_once_what_a_killed_worker_was_serving(
     assert re.search(r"^  GET /wait  \(core 0, since ", server.log_text(), re.MULTILINE)
     kept = postmortem.decode(black_boxes.path_of(base, 1, blackbox.POSTMORTEM).read_bytes())
     assert (kept.pid, [request.path for request in kept.requests]) == (killed, ["/wait"])
-
-
-def test_without_the_masters_hook_the_successor_says_it(
-    gunicorn: StartGunicorn, base: str, short_path: Path, tmp_path: Path
-) -> None:
-    """Once as well, in the worker's log."""
-    (short_path / "conf.py").write_text("from wsgi_tracebacker.servers.gunicorn import post_fork\n")
-    server = gunicorn(UNWRAPPED, "-c", str(short_path / "conf.py"))
-    [killed] = server.workers()
-    with clients.in_flight(server.address, f"/wait?{tmp_path / 'never'}"):
-        wait_until(lambda: asking.serving(base, "/wait"), "the request is seen")
-        os.kill(killed, signal.SIGKILL)
-        server.wait_for_log(rf"wsgi_tracebacker\.postmortem: postmortem: worker 1, pid {killed}, died with 1 request")
-    assert server.log_text().count("postmortem: worker") == 1
 
 
 def test_of_an_idle_worker_that_is_killed_nothing_is_said(gunicorn: StartGunicorn, base: str) -> None:

@@ -21,14 +21,9 @@ from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import StartGunicorn
     from tests.support.servers import Gunicorn
-
-#: Erases the screen, sets a title, breaks the line, turns the text round, and starts an 8-bit control sequence: as
-#: percent-escapes of a URL, which servers decode.
-HOSTILE_PATH = "/%1b[2J%1b]0;owned%07%0d%0aworker%209%20%e2%80%ae%c2%9b31m%ff%00"
 
 
 def wsgi_tb(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -112,18 +107,6 @@ def test_one_worker(server: Gunicorn, base: str) -> None:
     assert b"no worker 7" in shown.stderr
 
 
-def test_only_old_requests(server: Gunicorn, base: str) -> None:
-    """--older leaves out what is younger, in every format, and says how much it left out."""
-    assert b"GET /slow" in wsgi_tb("read", "--older", "0.001", base).stdout
-    shown = wsgi_tb("read", "--older", "3000", base)
-    assert shown.returncode == 0
-    assert b"GET /slow" not in shown.stdout
-    assert shown.stdout.count(b"1 younger request not shown") == 2
-    document = json.loads(wsgi_tb("read", "--older", "3000", "--format", "json", base).stdout)
-    assert [worker["threads"] for worker in document["workers"]] == [[], []]
-    assert wsgi_tb("read", "--older", "3000", "--format", "uwsgi", base).stdout == uwsgi_format.HEADER * 2
-
-
 def test_older_tells_requests_of_one_worker_apart(gunicorn: StartGunicorn, base: str) -> None:
     """Of two requests in one worker, only the one that has been there for long is shown."""
     server = gunicorn("example_app.wsgi:application", "--worker-class", "gthread", "--threads", "2")
@@ -154,27 +137,6 @@ def test_the_list(server: Gunicorn, base: str) -> None:
     assert all(0 < worker["oldest_request_seconds"] < 60 for worker in workers)
 
 
-def test_a_stopped_worker_is_named(server: Gunicorn, base: str) -> None:
-    """Exit code 1; the others are shown, this one stands on stderr with its pid and its state."""
-    pid = asking.pids(base)[1]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        shown = wsgi_tb("read", "--timeout", "1", base)
-        listed = wsgi_tb("list", "--timeout", "1", base)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    assert (shown.returncode, listed.returncode) == (1, 1)
-    # From its black box, which needs nobody to run.
-    assert re.search(rb"^worker 1  pid .*  stopped, no answer$", shown.stdout, re.MULTILINE)
-    assert re.search(rb"^worker 2  pid ", shown.stdout, re.MULTILINE)
-    [line] = shown.stderr.decode().splitlines()
-    assert line.startswith("wsgi-tb: worker 1 ")
-    assert f"pid {pid}" in line
-    assert "stopped" in line
-    assert listed.stdout.decode().splitlines()[1].split()[:3] == ["1", str(pid), "stopped"]
-    assert wsgi_tb("read", base).returncode == 0
-
-
 def test_a_dead_worker_is_named(server: Gunicorn, base: str) -> None:
     """Killed, and its successor has served nothing yet: exit code 1, and it is called dead."""
     pid = asking.pids(base)[2]
@@ -190,57 +152,6 @@ def test_a_dead_worker_is_named(server: Gunicorn, base: str) -> None:
     listed = wsgi_tb("list", base)
     assert listed.returncode == 1
     assert listed.stdout.decode().splitlines()[2].split()[:3] == ["2", str(pid), "dead"]
-
-
-def test_what_is_not_understood(base: str) -> None:
-    """Exit code 2, nothing on stdout, one line that names the mistake."""
-    for arguments, named in (
-        (["read", "--no-such-option"], b"--no-such-option"),
-        (["read", "--format", "xml", base], b"xml"),
-        (["read", "--worker", "0", base], b"--worker"),
-        (["read", "--older", "soon", base], b"--older"),
-        (["list", "--timeout", "0", base], b"--timeout"),
-        (["write"], b"write"),
-    ):
-        shown = wsgi_tb(*arguments)
-        assert (shown.returncode, shown.stdout) == (2, b""), arguments
-        assert named in shown.stderr
-
-
-def test_nobody_there(gunicorn: StartGunicorn, base: str) -> None:
-    """Exit code 3, for a folder that is empty and for a server that has served nothing yet."""
-    gunicorn()
-    for verb in ("read", "list"):
-        shown = wsgi_tb(verb, base)
-        assert (shown.returncode, shown.stdout) == (3, b"")
-        assert base.encode() in shown.stderr
-
-
-@pytest.mark.parametrize("colour", ["never", "always"])
-def test_no_control_character_of_a_path_gets_out(
-    colour: str, gunicorn: StartGunicorn, base: str, tmp_path: Path
-) -> None:
-    """A client that puts terminal escapes into its path sees the operator's terminal unharmed, in every format."""
-    gate = tmp_path / "gate"
-    server = gunicorn("tests.programs.waiting_room:application")
-    with clients.in_flight(server.address, f"{HOSTILE_PATH}?{gate}"):
-        wait_until(lambda: asking.serving(base), "it is in flight")
-        outputs = [
-            wsgi_tb("read", "--color", colour, base),
-            wsgi_tb("read", "--color", colour, "--all", base),
-            wsgi_tb("read", "--format", "json", base),
-            wsgi_tb("read", "--format", "uwsgi", base),
-            wsgi_tb("list", base),
-        ]
-        gate.touch()
-    assert all((output.returncode, output.stderr) == (0, b"") for output in outputs)
-    for output in outputs:
-        # Colour is the only thing that may bring escapes, and only such as set or reset it.
-        text = re.sub(r"\x1b\[[0-9;]*m", "", output.stdout.decode()) if colour == "always" else output.stdout.decode()
-        assert not [c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2028")]
-        assert not re.search(r"^worker 9", text, re.MULTILINE)
-    assert r"\x1b[2J" in outputs[0].stdout.decode()
-    assert "owned" in outputs[0].stdout.decode()
 
 
 @pytest.mark.parametrize(

@@ -17,23 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import StartGunicorn
-    from tests.support.servers import Gunicorn
 
 WAITING_ROOM = "tests.programs.waiting_room:application"
 
 CLASSES = {"sync": (), "gthread": ("--worker-class", "gthread", "--threads", "2", "--worker-connections", "2")}
 worker_classes = pytest.mark.parametrize("worker_class", CLASSES.values(), ids=CLASSES.keys())
 preload = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
-
-
-def serve_until_seen(server: Gunicorn, base: str, numbers: set[int]) -> None:
-    """Send quick requests until these workers, and no others, have each served one."""
-
-    def seen() -> bool:
-        assert server.get("/quick").status == 200
-        return set(asking.pids(base)) == numbers
-
-    wait_until(seen, lambda: f"{numbers} have served: {asking.pids(base)}")
 
 
 @worker_classes
@@ -105,39 +94,3 @@ def test_a_reload_overlaps(
     server.end_signal = signal.SIGTERM
     server.stop()
     assert asking.files(base) == []
-
-
-@worker_classes
-@preload
-def test_a_killed_worker_is_replaced_under_its_number(
-    worker_class: tuple[str, ...], preload: tuple[str, ...], gunicorn: StartGunicorn, base: str
-) -> None:
-    """After SIGKILL the files stay for a moment, then the new process is the same worker; the other one stays."""
-    server = gunicorn("example_app.wsgi:application", "--workers", "2", *worker_class, *preload)
-    serve_until_seen(server, base, {1, 2})
-    before = asking.pids(base)
-    os.kill(before[1], signal.SIGKILL)
-    wait_until(lambda: len(server.workers()) == 2 and before[1] not in server.workers(), "it has been replaced")
-    # The new one has served nothing: what stands there is its predecessor's.
-    assert asking.files(base) == asking.expected_files(1, 2)
-    assert asking.pids(base) == {2: before[2]}
-    serve_until_seen(server, base, {1, 2})
-    after = asking.pids(base)
-    assert after[2] == before[2]
-    assert set(after.values()) == set(server.workers())
-    assert asking.files(base) == asking.expected_files(1, 2)
-    server.end_signal = signal.SIGTERM
-    server.stop()
-    assert asking.files(base) == []
-
-
-def test_the_master_of_preloaded_workers_owns_nothing(gunicorn: StartGunicorn, base: str) -> None:
-    """It imported the application and served nothing: no thread, and none of its workers' descriptors."""
-    server = gunicorn("example_app.wsgi:application", "--workers", "2", "--preload")
-    serve_until_seen(server, base, {1, 2})
-    assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
-    held = [os.readlink(f"/proc/{server.pid}/fd/{number}") for number in os.listdir(f"/proc/{server.pid}/fd")]
-    assert not [target for target in held if target.startswith(base)]
-    for pid in server.workers():
-        held = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
-        assert len([target for target in held if target.endswith(".worker")]) == 1

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,13 +18,12 @@ import pytest
 from tests.programs import hanging
 from tests.servers import asking
 from tests.support import clients
-from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import StartGunicorn
     from tests.support.servers import Gunicorn
@@ -363,53 +361,6 @@ def test_a_new_process_is_watched_again(
     server.stop()
     assert asking.files(base) == []
     assert not os.path.exists(box_files.path_of(base, 1, layout.STACKS))
-
-
-class Waitress(Server):
-    """waitress with the program that hangs."""
-
-    address: clients.Address
-
-    def __init__(self, log: Path, env: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "waitress", "--listen", "127.0.0.1:0", HANGING]
-        super().__init__(command, log, env=env, end_signal=signal.SIGKILL)
-        try:
-            self.address = ("127.0.0.1", int(self.wait_for_log(r"Serving on http://127\.0\.0\.1:(\d+)")[1]))
-        except BaseException:
-            self.stop()
-            raise
-
-
-@pytest.fixture
-def waitress(base: str, tmp_path: Path) -> Iterator[Callable[..., Waitress]]:
-    with contextlib.ExitStack() as servers:
-
-        def start(**options: str) -> Waitress:
-            env = {f"WSGI_TB_{name.upper()}": value for name, value in options.items()}
-            env["WSGI_TB_SOCKET"] = base
-            return servers.enter_context(Waitress(tmp_path / "waitress.log", env))
-
-        yield start
-
-
-def test_where_nothing_respawns_a_warning_says_so(waitress: Callable[..., Waitress]) -> None:
-    """Killing the process would end the service: the first request that is served says it, and no other."""
-    server = waitress(harakiri="30", harakiri_action="kill")
-    for _ in range(3):
-        assert clients.request(server.address, "/quick").status == 200
-    warning = "WARNING:wsgi_tracebacker:harakiri will kill this process, and waitress has only this one"
-    server.wait_for_log(warning)
-    assert server.log_text().count(warning) == 1
-
-
-def test_waitress_survives_what_is_raised(waitress: Callable[..., Waitress]) -> None:
-    """The same as gunicorn: 504, bodies that end, and a thread pool that serves on."""
-    server = waitress(harakiri="0.05", harakiri_action="raise", samples_per_second="100")
-    statuses = strike_hundreds(server.address, 4, 50)
-    assert set(statuses) <= {200, 504, "IncompleteRead", "RemoteDisconnected", "ConnectionResetError"}, statuses
-    assert statuses[504] > 0
-    server.check_running()
-    assert clients.request(server.address, "/quick").text == "done\n"
 
 
 @kinds

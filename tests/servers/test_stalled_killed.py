@@ -210,28 +210,6 @@ def rounded(seconds: list[float]) -> str:
     return ", ".join(f"{each:.2f}" for each in seconds)
 
 
-@pytest.mark.alone
-def test_three_that_are_stalled_at_once_under_uwsgis_own_harakiri(uwsgi: StartUwsgi) -> None:
-    """What ours is measured beside: it looks once a second, and sends SIGKILL by the clock."""
-    server = uwsgi(
-        *("--module", "tests.programs.stalling:choose", "--harakiri", str(LIMIT_OF_THREE_SECONDS)),
-        *("--processes", str(WORKERS)),
-    )
-    pids = server.worker_pids()
-    with contextlib.ExitStack() as connections:
-        connections.enter_context(ended_at_last(set(pids.values())))
-        began = time.monotonic()
-        for number in range(WORKERS):
-            connections.enter_context(clients.in_flight(server.address, f"/stall/{number}"))
-        took = seconds_until_gone(pids.values(), began)
-        # Workers that have just begun do not hear the end of the test.
-        server.wait_for_log("(?s)" + r"Respawned uWSGI worker.*" * WORKERS)
-        for pid in (*server.workers(), server.pid):
-            os.kill(pid, signal.SIGKILL)
-    sys.stdout.write(f"limit {LIMIT_OF_THREE_SECONDS} s, {WORKERS} stalled: uWSGI's ended after {rounded(took)} s\n")
-    assert LIMIT_OF_THREE_SECONDS - 1 <= took[-1] < LIMIT_OF_THREE_SECONDS + EXTRA_SECONDS + LATE_SECONDS
-
-
 def test_a_kill_of_a_stall_takes_its_neighbours_along_by_name(gunicorn: StartGunicorn, base: str) -> None:
     """Other requests of the same worker die with it; each of them is named too."""
     server = gunicorn(

@@ -100,18 +100,6 @@ def test_the_middleware_inside_uwsgi(lazy: tuple[str, ...], uwsgi: StartUwsgi, b
         server.stop()
 
 
-def test_a_stream_inside_uwsgi(uwsgi: StartUwsgi, base: str) -> None:
-    """It is in phase body while its chunks are on their way, and ends when its client leaves."""
-    server = uwsgi(*WRAPPED)
-    with clients.in_flight(server.address, "/stream?chunks=100000&seconds=0.01") as connection:
-        response = connection.getresponse()
-        assert response.readline() == b"chunk 1 of 100000\n"
-        [thread] = asking.serving(base, "/stream")
-        assert (thread["name"], thread["request"]["phase"]) == ("WSGIWorker1Core0", "body")
-        response.close()
-    wait_until(lambda: not asking.serving(base), lambda: f"the request has ended: {asking.serving(base)}")
-
-
 @pytest.mark.parametrize("lazy", [(), ("--lazy-apps",)], ids=["plain", "lazy-apps"])
 def test_uwsgis_respawned_worker_has_its_number(lazy: tuple[str, ...], uwsgi: StartUwsgi, base: str) -> None:
     """Forked in C, and killed: the new process takes over its predecessor's files; so does a new server."""

@@ -35,7 +35,7 @@ from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
-from wsgi_tracebacker.worker.deadlines import make_report, publisher, watchdog
+from wsgi_tracebacker.worker.deadlines import watchdog
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
 from wsgi_tracebacker.worker.deadlines.thresholds import thresholds
 from wsgi_tracebacker.worker.reporting import faults, logs, reporter
@@ -222,23 +222,6 @@ def test_the_clock_may_be_set(base: str, logged: Logged, monkeypatch: pytest.Mon
     assert "(limit 0.3 s)" in logged.of("harakiri")[0]
 
 
-def test_nothing_waits_by_a_clock_that_can_be_set() -> None:
-    """CPython 3.10 measures a timed wait for a lock by the wall clock: the watchdog's thread has none."""
-    its_classes = (watchdog.Watchdog, SlowRequest, make_report.ReportMaker, publisher.Publisher)
-    methods = [
-        function
-        for its_class in its_classes
-        for name, function in vars(its_class).items()
-        if (its_class, name) not in ((watchdog.Watchdog, "stop"), (watchdog.Watchdog, "start"))
-    ]
-    names = {name for method in methods if hasattr(method, "__code__") for name in method.__code__.co_names}
-    constants = {
-        constant for method in methods if hasattr(method, "__code__") for constant in method.__code__.co_consts
-    }
-    assert "sleep" not in names
-    assert ("timeout",) not in constants
-
-
 def test_one_overdue_request_does_not_delay_another(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even one on which the watchdog itself fails."""
     original = SlowRequest._report_overdue
@@ -371,18 +354,6 @@ def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
     assert "OSError: of ours" in lines
     assert "ERROR wsgi_tracebacker.harakiri (logging hangs): harakiri: " in lines
     faults.forget()
-
-
-def test_the_thread_is_started_by_the_first_limit(base: str) -> None:
-    """One a process; none without limits."""
-    serve(TracebackerMiddleware(hanging_until(lambda: True), base))
-    [own] = agent._agents.values()
-    assert own.deadlines.watchdog is None
-    serve(TracebackerMiddleware(hanging_until(lambda: True), base, harakiri=1))
-    first: object = own.deadlines.watchdog
-    assert isinstance(first, watchdog.Watchdog)
-    serve(TracebackerMiddleware(hanging_until(lambda: True), base, slow=1))
-    assert own.deadlines.watchdog is first
 
 
 # --- limits of a request's own

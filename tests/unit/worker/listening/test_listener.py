@@ -90,12 +90,6 @@ def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
     own.close()
 
 
-def test_a_question_is_answered(running: listener.Listener, path: str) -> None:
-    """GET of a path there is gives 200 and the body."""
-    response = clients.request(path, "/snapshot")
-    assert (response.status, response.body, response.headers["connection"]) == (200, BODY, "close")
-
-
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -216,14 +210,6 @@ def test_a_request_that_ends_half_way_is_refused(running: listener.Listener, pat
         client.sendall(b"GET / HT")
         client.shutdown(socket.SHUT_WR)
         assert read(client).startswith(b"HTTP/1.0 400 ")
-
-
-def test_bytes_that_come_one_by_one_are_put_together(running: listener.Listener, path: str) -> None:
-    """A request in single bytes is answered like any other."""
-    with clients.connect(path) as client:
-        for at in range(len(GET)):
-            client.sendall(GET[at : at + 1])
-        assert read(client).endswith(BODY)
 
 
 def test_a_trickler_is_dropped_after_its_time_in_all(
