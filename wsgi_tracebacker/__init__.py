@@ -36,8 +36,8 @@ __all__ = [
     "stop",
 ]
 
-#: Where each name is. Imported when it is asked for: the command, which is in this package too, must not load the
-#: serving side to start.
+#: The module of each name. It is imported when the name is first used: the command, which is in this package too, must
+#: not load the serving side when it starts.
 _HOMES = {
     "ConfigurationError": "wsgi_tracebacker.errors",
     "HarakiriReport": "wsgi_tracebacker.model.report",

@@ -1,8 +1,8 @@
-"""What the server gets for a body that is still being made: the application's iterable, and the end of its request.
+"""The objects that the server gets for a body that is still being made: closing one ends its request.
 
 A body that exists already (a list, what ``wsgi.file_wrapper`` made) reaches the server as it is, see
-``worker.responses``. Everything else is read through one of these classes. They cost nothing per chunk, because
-``__iter__`` gives the application's own iterator.
+``worker.tracking.responses``. Everything else is read through one of these classes. They cost nothing per chunk,
+because ``__iter__`` gives the application's own iterator.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLOSED = -2.0
 
 
 class TrackedBody:
-    """What the bodies have in common: whose request it is, and its end. No ``__getattr__``: see GeneratorBody."""
+    """What all bodies have: the request that they belong to, and its end. No ``__getattr__``: see GeneratorBody."""
 
     # A generator can be referred to weakly, and so can the objects of frameworks.
     __slots__ = ("__weakref__", "tb_core", "tb_iterable", "tb_lease", "tb_started")
@@ -37,15 +37,15 @@ class TrackedBody:
     tb_lease: object
     tb_started: float
 
-    # No __init__: it would cost every request 35 ns. the middleware stores the four. Their names leave the
-    # names of the application's iterable alone.
+    # No __init__: it would cost every request 35 ns. The middleware stores the four. Their prefix keeps them apart from
+    # the attributes of the application's iterable.
 
     def __iter__(self) -> Iterator[bytes]:
         self.tb_core.reader_ident = get_ident()
         return iter(self.tb_iterable)
 
     def __next__(self) -> bytes:
-        # For a server that calls next() on what it got, without iter(): no server should.
+        # For a server that calls next() without iter(), which PEP 3333 does not allow.
         chunk: bytes = next(self.tb_iterable)
         return chunk
 
@@ -54,7 +54,7 @@ class TrackedBody:
         core, started = self.tb_core, self.tb_started
         if started == _CLOSED:
             return
-        # Whatever happens from here, a second close() does nothing: the application's is called once.
+        # Whatever happens from here on, a second close() does nothing: the application's is called once.
         self.tb_started = _CLOSED
         if core.started == started:
             core.phase = CLOSE
@@ -63,15 +63,15 @@ class TrackedBody:
             if close is not None:
                 close()
         finally:
-            # A server that keeps this object must not make the core's next body look as if somebody still had it.
+            # A server that keeps this object must not keep the lease of the core's next body.
             self.tb_lease = None
             if core.started == started:
-                # Another thread may have read this body; it has nothing to do with the next one.
+                # Another thread may have read this body.
                 core.reader_ident = core.ident
                 core.environ = None
                 core.marks[0] = 0.0
                 core.started = 0.0
-                # Whoever raises into this call from a signal's handler finds the request over.
+                # A signal handler that raises out of this call finds the request over.
                 core.ended = monotonic()
                 if core.reports_end:
                     core.report_end()
@@ -80,15 +80,14 @@ class TrackedBody:
 class Body(TrackedBody):
     """The iterable of a request whose body is made while it is read.
 
-    ``__iter__`` gives the application's own iterator, so a chunk costs nothing; ``close()`` ends the request.
-    Whatever else is asked of it is asked of the application's iterable. It takes attributes as an object does, above
-    all a ``close`` of other middleware's in place of its own: 30 ns.
+    Attributes that it does not have are those of the application's iterable. Others can be set, above all a ``close``
+    of other middleware's in place of its own; that costs 30 ns.
     """
 
     __slots__ = ("__dict__",)
 
     def __getattr__(self, name: str) -> Any:
-        # Reached for a slot only if it was never stored (a copy): there is nothing to ask then.
+        # A slot that was never stored, as in a copy: there is no iterable to ask.
         if name in TrackedBody.__slots__:
             raise AttributeError(name)
         return getattr(self.tb_iterable, name)
@@ -101,8 +100,8 @@ def _of_the_generator(name: str) -> Any:
 class GeneratorBody(TrackedBody):
     """The same for a generator, which most bodies are: it is its own iterator, and always has a ``close()``.
 
-    What else a generator can be asked is known, so that it needs no ``__getattr__``: up to CPython 3.11 that makes
-    every attribute of an object slow, the slots too (21 ns instead of 4, and 48 instead of 18 on 3.10).
+    The other attributes of a generator are known, so it needs no ``__getattr__``: up to CPython 3.11 that makes every
+    attribute of an object slow, the slots too (21 ns instead of 4, and 48 instead of 18 on 3.10).
     ``__qualname__`` is left out, which a class cannot give its objects.
     """
 
@@ -127,7 +126,7 @@ class GeneratorBody(TrackedBody):
         """Close the generator, and end the request in any case."""
         core, started = self.tb_core, self.tb_started
         if core.started != started:
-            # Closed before, or ended in another way: seldom enough for the long way.
+            # Closed before, or ended in another way.
             TrackedBody.close(self)
             return
         core.phase = CLOSE
@@ -152,7 +151,7 @@ _BODIES = StandIns(Body, "tb_iterable")
 
 
 class FollowedKind:
-    """A kind of response that is not whole, and what follows it: to find that out again costs 0.4 µs."""
+    """A kind of response whose body is not finished, with its body class: to find that again costs 0.4 µs."""
 
     __slots__ = ("body", "file_wrapper", "kind")
 
@@ -166,8 +165,8 @@ NO_KIND: Final = FollowedKind(None, None, Body)
 
 
 def followed_kind(kind: type, environ: WSGIEnvironment) -> FollowedKind:
-    """What follows this response, kept for the next of its kind if that cannot be another answer."""
+    """The body class for this response; ``kind`` is None if the next response of its type may need another one."""
     file_wrapper = value_in(environ, "wsgi.file_wrapper")
     body = _BODIES.of(kind)
-    # Where the server's wrapper is no class, each response is asked what it has.
+    # Where the server's wrapper is no class, each response must be checked.
     return FollowedKind(kind if depends_only_on_type(file_wrapper) else None, file_wrapper, body)

@@ -1,7 +1,6 @@
-"""Every error this package raises: whose fault it is, what to try, and the exit code it means.
+"""Every error this package raises: whose fault it is, what to try, and the exit code.
 
-Told apart by type, never by message. Nothing here is raised into a request, except where the application itself
-asked for it.
+Callers tell them apart by type, never by message. None is raised into a request, unless the application asked for it.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ class ConfigurationError(TracebackerError, ValueError):
 
 
 class WorkerUnreachable(TracebackerError):
-    """The environment's: one worker did not answer. The subclass says why, ``str()`` is the line for people."""
+    """The environment's: one worker did not answer. The subclass is the reason, ``str()`` is the line for people."""
 
     #: The word in ``wsgi-tb``'s output and JSON.
     reason = "unreachable"
 
 
 class WorkerDead(WorkerUnreachable):
-    """Nobody listens behind the socket any more: the process ended."""
+    """Nothing listens on the socket any more: the process ended."""
 
     reason = "dead"
 
@@ -45,19 +44,19 @@ class WorkerTimedOut(WorkerUnreachable):
 
 
 class BadReply(WorkerUnreachable):
-    """What came back is neither ours nor uWSGI's: something else listens there, or it broke off half-way."""
+    """The answer is neither ours nor uWSGI's: another program listens there, or the answer is incomplete."""
 
     reason = "bad reply"
 
 
 class NoWorkersFound(TracebackerError):
-    """The operator's: there is nothing behind the base path."""
+    """The operator's: there is no worker at the base path."""
 
     exit_code = 3
 
 
 class CannotWrite(TracebackerError):
-    """The operator's: what was asked for could not be written to stdout, because a disk is full for instance."""
+    """The operator's: the output could not be written to stdout, because a disk is full for instance."""
 
     exit_code = 4
 
@@ -67,13 +66,13 @@ class FormatError(TracebackerError, ValueError):
 
 
 class NotInRequest(TracebackerError, RuntimeError):
-    """The programmer's: something that concerns the current request was asked for where there is none."""
+    """The programmer's: a function that needs a request in flight was called where there is none."""
 
     exit_code = 2
 
 
 class RequestTimedOut(TracebackerError):
-    """A request was interrupted by harakiri after its response had begun: what the server sees of it.
+    """Raised to the server if harakiri interrupted a request after its response had begun.
 
     An ordinary exception, which servers log and survive.
     """

@@ -12,9 +12,8 @@ The first request that a worker process serves opens ``/tmp/tbsocket1`` (``2``, 
 In production put the socket into a folder that only the service's user can write, such as systemd's
 ``RuntimeDirectory=``: ``socket="/run/myservice/tb"``. Only that user and root can read it.
 
-On the path of every request this module stores and allocates nothing that it can do without. What happens seldom (a
-first request, a nested one, a forked process, a fault of ours) goes through
-``agent.admit()``.
+This module is on the path of every request, so it stores and allocates as little as possible. A first request, a nested
+one, or the first one in a forked process goes through ``agent.admit()``.
 """
 
 from __future__ import annotations
@@ -57,17 +56,17 @@ _METHODS = {
     )
 }  # fmt: skip
 
-#: In place of the core of a thread that has none yet: it looks as busy as one that was abandoned.
+#: Used for a thread that has no core yet: ``started`` is not 0.0, so the request goes through admit().
 _NO_CORE: Final = AbandonedCore(None, 0, None, None)
 
 
 class TracebackerMiddleware:
-    """A WSGI application that serves another one and can tell, at any moment, where each of its requests is.
+    """A WSGI application that serves another one and knows, at any moment, where each of its requests is.
 
-    Attributes that it does not know are those of the application it wraps.
+    Attributes that it does not have are those of the application it wraps.
     """
 
-    #: ``__serve`` is what is called: see FastCall.
+    #: ``__serve`` is the function that serves a request: see FastCall.
     __slots__ = ("__dict__", "__serve", "__weakref__")
 
     __serve: WSGIApplication
@@ -153,7 +152,7 @@ class TracebackerMiddleware:
             interrupt.prepare()
         elif self.__settings.harakiri_action == "kill":
             load_kill_timer()
-        # Disabled, it costs nothing: the application itself is called.
+        # If disabled, it costs nothing: the application itself is called.
         self.__serve = app if is_disabled else _serving(app, self.__settings)
         if type(self) is TracebackerMiddleware:
             self.__class__ = FastCall
@@ -172,7 +171,7 @@ class TracebackerMiddleware:
 
 
 class FastCall(TracebackerMiddleware):
-    """What ``TracebackerMiddleware(…)`` makes: its ``__call__`` is a slot, which the interpreter's C code finds.
+    """The class of what ``TracebackerMiddleware(…)`` makes: its ``__call__`` is a slot, which C code looks up.
 
     Up to CPython 3.11 an attribute costs 21 ns in a class with ``__getattr__``. Classes that are derived from
     TracebackerMiddleware have the method, as their super() expects.
@@ -189,23 +188,23 @@ class FastCall(TracebackerMiddleware):
     )
 
 
-# For whoever prints it.
+# So that it is printed under the public name.
 FastCall.__name__, FastCall.__qualname__ = TracebackerMiddleware.__name__, TracebackerMiddleware.__qualname__
 
 
-def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do itself)
+def _serving(  # noqa: PLR0915  (one path: every call more would slow each request)
     app: WSGIApplication, settings: Settings
 ) -> WSGIApplication:
-    """The ``__call__`` of one middleware, which calls ``app``.
+    """Make the ``__call__`` of one middleware around ``app``.
 
-    It knows nothing of the middleware's object: that and all it wraps goes when nobody has it any more.
+    It does not refer to the middleware's object, so that this is freed without the help of the cyclic collector.
     """
     #: Where each thread finds its core; the agent's, from the first request on.
     local: Any = None
     is_guarded = settings.harakiri_action == "raise"
-    #: What a request does when it begins, besides being noted; the agent's too.
+    #: What each request calls when it begins, with a limit by callable for instance; the agent's too.
     begin: Begin | None = None
-    #: The last kind of response that is followed: most applications have one, their framework's.
+    #: The last kind of response that got a body of ours: most applications have one kind, their framework's.
     followed = NO_KIND
 
     def __call__(  # noqa: N807, PLR0915  (as above)
@@ -218,12 +217,11 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
             core = _NO_CORE
         call = app
         if core.started or not STARTED_HERE[0]:
-            # Not the ordinary next request of its thread.
+            # It is not the ordinary next request of its thread.
             admitted = agent.admit(app, settings, environ)
             if admitted is None:
                 return app(environ, start_response)
             core, local, begin = admitted
-            # An idle core stands ready now.
             if core.outer is not None:
                 call = NestedCall(app, local, core.outer)
         core.begun = begun = core.begun + 1.0
@@ -249,7 +247,7 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
         core.settings = settings
         core.phase = APP
         core.started = started
-        # To its end, and not only the call: the handler of a signal may raise between any two calls, as time-outs do,
+        # Around all that follows, and not only around the call: a signal handler may raise anywhere, as time-outs do,
         # and a request that never ends would hide all later ones of its thread.
         try:
             if begin is not None:
@@ -302,10 +300,10 @@ def _serving(  # noqa: PLR0915  (one path, which calls nothing that it can do it
 def settings_of(app: object) -> Settings | None:
     """The settings of an application that was wrapped by hand; None if it was not.
 
-    Flask's own way counts, ``app.wsgi_app = TracebackerMiddleware(app.wsgi_app)``. Middleware that stands deeper is
-    not seen, and need not be: what is nested shares one listener.
+    Flask's own way counts, ``app.wsgi_app = TracebackerMiddleware(app.wsgi_app)``. Middleware that is wrapped by other
+    middleware is not found, and need not be: all of a process share one listener.
     """
     if not isinstance(app, TracebackerMiddleware):
-        # Not getattr(): an application may be a proxy that answers to every name, or looks for it somewhere.
+        # Not getattr(): an application may be a proxy that has every attribute, or searches for it elsewhere.
         app = getattr(app, "__dict__", {}).get("wsgi_app")
     return app._TracebackerMiddleware__settings if isinstance(app, TracebackerMiddleware) else None

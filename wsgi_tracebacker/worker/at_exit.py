@@ -24,9 +24,9 @@ _ends_in = 0
 
 
 def register(stop: Callable[[], object]) -> None:
-    """Have ``stop`` called when this process ends in order, perhaps twice. Does nothing from the second call on."""
+    """Call ``stop`` when this process ends in order, perhaps twice. Further calls in the same process do nothing."""
     global _registered_in
-    # A child that multiprocessing forked has lost what its parent had registered.
+    # In a child that multiprocessing forked, what its parent registered is not called.
     if _registered_in == os.getpid():
         return
     _registered_in = os.getpid()
@@ -38,7 +38,7 @@ def register(stop: Callable[[], object]) -> None:
             stop()
         except Exception:
             faults.caught("at the end of the process")
-        # Also where nothing was started that stop() would end, and what went wrong just now.
+        # Also where stop() finds nothing to end, and for a fault that was just caught.
         reporter.current().end(_FLUSH_SECONDS)
 
     atexit.register(end)
@@ -50,7 +50,7 @@ def register(stop: Callable[[], object]) -> None:
 
 
 def has_begun() -> bool:
-    """Whether this process ends. Daemon threads may go on serving, but nothing would take away what they start."""
+    """Whether this process ends. Daemon threads may go on serving, but nothing would remove what they start."""
     return _ends_in == os.getpid()
 
 

@@ -1,6 +1,6 @@
 """Whether wsgi_tracebacker does nothing in this process, so that the application is served unwrapped.
 
-That is where it was switched off, and where other threads' frames cannot be looked at safely.
+That is so if it was switched off, and where other threads' frames cannot be read safely.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who this process is, found out once: everything that card, black box and answers say of it.
+"""Who this process is, determined once: the source of card, black box header and answers.
 
 A forked child makes one of its own.
 """
@@ -24,7 +24,7 @@ _PYTHON = f"{_IMPLEMENTATION} {'.'.join(map(str, sys.version_info[:3]))}"
 
 
 class Identity(NamedTuple):
-    """One worker process. What ``/proc`` does not say is 0 or empty."""
+    """One worker process. What ``/proc`` does not show is 0 or empty."""
 
     base: str
     pid: int
@@ -40,7 +40,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of_this_process(cls, base: str, server: str | None, application: str) -> Identity:
-        """Ask the kernel. The rest is what the first request, or the server, says."""
+        """Ask the kernel; ``server`` and ``application`` come from the first request, or from the server's hook."""
         stat = proc.stat("/proc/self")
         booted_at = unix_time() - clock_gettime(CLOCK_BOOTTIME)
         return cls(
@@ -56,7 +56,7 @@ class Identity(NamedTuple):
         )
 
     def header(self, number: int, counted: Counted) -> Header:
-        """What a new black box begins with."""
+        """The header of a new black box."""
         return Header(
             pid=self.pid,
             number=number,
@@ -77,7 +77,7 @@ class Identity(NamedTuple):
         )
 
     def card(self, number: int, *, black_box: str | None, stacks: str | None, dump_signal: int | None) -> Card:
-        """What is written into ``<base><N>.worker``."""
+        """The content of ``<base><N>.worker``."""
         return Card(
             number=number,
             base=self.base,
@@ -104,7 +104,7 @@ class Identity(NamedTuple):
         requests_in_flight: int,
         oldest_request_seconds: float | None,
     ) -> Worker:
-        """What a snapshot says of the process."""
+        """The process as a snapshot shows it."""
         return Worker(
             number=number,
             pid=self.pid,

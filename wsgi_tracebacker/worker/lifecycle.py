@@ -1,4 +1,4 @@
-"""Starting and stopping exclude each other, whoever asks for them: one process has one worker number at a time.
+"""A lock around starting and stopping, so that one process never has two worker numbers.
 
 | asked for      | while parts start                        | while they end                         |
 |----------------|------------------------------------------|----------------------------------------|
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 #: How long a request waits while another thread starts parts, which takes milliseconds.
 _PATIENCE_SECONDS = 0.1
-#: How long stop() waits for whoever starts or ends parts just now.
+#: How long stop() waits for a thread that starts or ends parts.
 _STOP_SECONDS = 10.0
 
 
 class Lifecycle:
-    """Of one agent, which starts once, adds parts when it needs them, and ends once."""
+    """The lifecycle of one agent, which starts once, adds parts when it needs them, and ends once."""
 
     def __init__(self, end: Callable[[], None]) -> None:
         """``end`` ends all parts; it may be called twice."""
@@ -35,12 +35,12 @@ class Lifecycle:
         self._end = end
         #: Whether the thread that starts parts ends them right afterwards.
         self._ends_afterwards = False
-        # Not a plain lock: a signal's handler may call stop() in the thread that has it.
+        # Not a plain lock: a signal handler may call stop() in the thread that holds it.
         self._lock: Any = primitives.original("_thread", "RLock")()
 
     @contextlib.contextmanager
     def starting(self, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[bool]:
-        """For as long as parts are started; gives whether they may be."""
+        """Hold the lock while parts are started; the value is whether they may be."""
         if not self._lock.acquire(timeout=patience_seconds):
             yield False
             return

@@ -1,7 +1,4 @@
-"""How long a request may take: one limit for all, one for each path prefix, or what a callable says.
-
-Knows the rules by which a limit is chosen. Refuses to know clocks: a limit is a number of seconds.
-"""
+"""Choose the limit of a request in seconds: the same for all, one for each path prefix, or a callable's result."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 
-#: What decides a request's limit when it is not the same for all: environ -> seconds, or None for no limit.
+#: Decides a request's limit where it is not the same for all: environ -> seconds, or None for no limit.
 Decide = Callable[[dict[str, Any]], float | None]
 
 
@@ -35,14 +32,14 @@ def by_prefix(prefixes: Mapping[str, float | None]) -> Decide:
     for prefix, seconds in prefixes.items():
         if type(prefix) is not str or (prefix and not prefix.startswith("/")):
             raise ConfigurationError(f"harakiri: a path prefix starts with a slash, {prefix!r} does not")
-        # WSGI paths are bytes in Latin-1's clothes (PEP 3333): so is what they are compared with.
+        # WSGI paths are bytes decoded as Latin-1 (PEP 3333), so the prefixes are spelled in the same way.
         spelled = prefix.rstrip("/").encode("utf-8", "surrogatepass").decode("latin-1")
         seconds_of[spelled] = checked_seconds(f"harakiri[{prefix!r}]", seconds)
     longest = max(map(len, seconds_of), default=0)
 
     def decide(environ: dict[str, Any]) -> float | None:
         path = (environ.get("SCRIPT_NAME") or "") + (environ.get("PATH_INFO") or "")
-        # No longer than any prefix and what tells whether that ends at a border: a hostile path has 64 Ki segments.
+        # Cut one character after the longest prefix, to see a segment border there: a hostile path has 64 Ki segments.
         path = path.rstrip("/")[: longest + 1]
         while path not in seconds_of:
             if not path:

@@ -1,9 +1,7 @@
-"""The options of one middleware: their defaults, their environment variables, and what is a mistake.
-
-Knows names, types and bounds. Refuses to touch the file system: whether a folder exists is for the environment to
-say later, and is never an error of the programmer's.
+"""The options of one middleware: their types and bounds, their environment variables and their defaults.
 
 An option that is None is taken from its environment variable, and from its default where that is not set either.
+Nothing here touches the file system: a folder that does not exist is no error of the programmer's.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.limits import Decide
 
-DEFAULT_SOCKET = "/tmp/tbsocket"  # noqa: S108  (the model's own default; the socket is 0600 and checks its peers)
+DEFAULT_SOCKET = "/tmp/tbsocket"  # noqa: S108  (uWSGI's own example; the socket is 0600 and checks its peers)
 
-#: The option, and the variable that it is taken from when the call does not give it.
+#: By option: the variable that it is taken from when the call does not give it.
 ENVIRONMENT_VARIABLES = {
     "socket": "WSGI_TB_SOCKET",
     "group": "WSGI_TB_GROUP",
@@ -47,17 +45,17 @@ ENVIRONMENT_VARIABLES = {
 
 ACTIONS = ("log", "raise", "kill")
 
-#: A timeline to a tenth of a second; py-spy's default of 100 is for whole profiles.
+#: A timeline with a resolution of a tenth of a second; py-spy's default of 100 is for whole profiles.
 DEFAULT_SAMPLES_PER_SECOND = 10.0
 #: One sample in a hundred seconds is none; above a hundred a second, the load shows.
 MIN_SAMPLES_PER_SECOND = 0.01
 MAX_SAMPLES_PER_SECOND = 100.0
 
-#: What a kill without Python waits beyond the deadline: the watchdog, which can name the request and say what dies
-#: with it, is to be first wherever it can run at all.
+#: How long after the deadline the kernel's timers kill: the watchdog, whose report names the request and all others
+#: in flight, should be first wherever it can run at all.
 DEFAULT_MARGIN_SECONDS = 1.0
 
-#: A greenlet that does not give way for a second holds up all others of its worker: nobody means that to happen.
+#: A greenlet that does not give way for a second holds up all others of its worker, which is never intended.
 DEFAULT_HUB_BLOCKED_SECONDS = 1.0
 #: Shorter than the time that CPython leaves one thread the GIL, nothing can be seen.
 MIN_HUB_BLOCKED_SECONDS = 0.05
@@ -87,11 +85,11 @@ class Settings:
     show_query: bool
     #: The environ key to take the remote address from.
     remote_address_key: str
-    #: The environ key to take the request id from; None: do not look.
+    #: The environ key to take the request id from; None: there is none.
     request_id_key: str | None
-    #: Seconds after which a request is overdue, the same for all; None: there is none, or ``decide`` says.
+    #: Seconds after which a request is overdue, the same for all; None: there is no limit, or ``decide`` gives it.
     harakiri: float | None = None
-    #: What says the limit of each request, where it is not the same for all.
+    #: Gives the limit of each request, where it is not the same for all.
     decide: Decide | None = None
     #: Seconds after which a request's flight recorder starts; None: half of its limit.
     slow: float | None = None
@@ -111,7 +109,7 @@ class Settings:
     @property
     def needs_watchdog(self) -> bool:
         """Whether any request may need one."""
-        # Where requests may be killed, one that gives itself a limit must not wait for the timers of that to be made.
+        # With action kill always: a request that gives itself a limit must not wait until the timers are made.
         return (
             self.harakiri is not None
             or self.slow is not None
@@ -141,7 +139,7 @@ def from_options(
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> Settings:
-    """Check the options. Raises ConfigurationError with one line that says what is wrong and what to try."""
+    """Check the options. Raises ConfigurationError with one line: what is wrong and what to try."""
     variables = os.environ if environment is None else environment
 
     base = _text("socket", os.fspath(socket) if isinstance(socket, os.PathLike) else socket, variables)
@@ -185,7 +183,7 @@ def from_options(
 
 
 def options_of(settings: Settings) -> dict[str, Any]:
-    """What from_options() makes the same settings of, where the environment variables are the same."""
+    """The options from which from_options() makes the same settings, with the same environment variables."""
     return {
         "socket": settings.base,
         "group": settings.group,
@@ -313,7 +311,7 @@ def _flag(option: str, value: object, variables: Mapping[str, str], *, default: 
 
 
 def flag_of(word: str) -> bool | None:
-    """What a word means as yes or no; None if it is neither."""
+    """A word as yes or no; None if it is neither."""
     word = word.strip().lower()
     if word in _TRUE:
         return True
@@ -344,7 +342,7 @@ def _current_folder() -> str:
     try:
         return os.getcwd()
     except OSError:
-        # It was removed. The relative path will not work either, which is said when the socket is opened.
+        # It was removed. The relative path will not work either; opening the socket will warn of that.
         return ""
 
 
@@ -375,5 +373,5 @@ def _environ_key(header: str | None) -> str | None:
 
 
 def _header_of(key: str | None) -> str:
-    """The way back; empty for a key that is no header's, which is the default, and for none."""
+    """The opposite; empty for None, and for a key that is no header's, such as the default."""
     return key.removeprefix("HTTP_").replace("_", "-") if key is not None and key.startswith("HTTP_") else ""

@@ -48,10 +48,10 @@ NOT_IN_REQUEST = "there is no request in flight here; set_harakiri() is for code
 
 
 class Lease:
-    """Held by the body of a request as long as that exists: its reference count tells whether it was dropped.
+    """Held by the body of a request as long as that exists: its reference count shows whether the body was dropped.
 
-    A ``__del__`` on the body would say the same and cost every request 65 ns. Where references are not counted, each
-    body gets one of its own, and the core sees when that was collected: see LentLease.
+    A ``__del__`` on the body would do the same and cost every request 65 ns. Where references are not counted, each
+    body gets a lease of its own, and the core sees when that was collected: see LentLease.
     """
 
     __slots__ = ("__weakref__",)
@@ -126,13 +126,13 @@ def set_own_limit(core: Core, seconds: float) -> None:
 
 
 class Watcher(Protocol):
-    """Whoever has an eye on the requests of this process."""
+    """What a core calls when its request changes: see deadlines.parts."""
 
     def limit_changed(self, core: Core) -> None:
         """The request of this core has a limit of its own now."""
 
     def request_ended(self, core: Core) -> None:
-        """A request of this core is over that was to report that; by now there may be another one."""
+        """The request of this core that had ``reports_end`` is over; the next one may have begun."""
 
 
 class Core:
@@ -218,9 +218,9 @@ class Core:
         self.inside_token = 0.0
         self.inside_ident = ident
         self.interrupt_token = 0.0
-        #: None where nobody watches: of a call within a request, of a core that was abandoned.
+        #: None for a call within a request, and for a core that was abandoned.
         self.watcher: Watcher | None = None
-        #: Set by the watcher, which wants to know when the request in flight ends.
+        #: Set by the watcher, to be called when the request in flight ends.
         self.reports_end = False
         self.lock: _thread.LockType = allocate_lock()
 
@@ -235,9 +235,9 @@ class Core:
             self.report_end()
 
     def report_end(self) -> None:
-        """Tell the watcher that the request is over."""
+        """Call the watcher: the request is over."""
         self.reports_end = False
-        # Looked at once: stopping the agent takes it away.
+        # Read once: another thread that stops the agent sets it to None.
         watcher = self.watcher
         if watcher is not None:
             watcher.request_ended(self)
@@ -271,10 +271,10 @@ class Core:
         return " ".join(self.read_row()[1:])
 
     def change_row(self, row: Row) -> None:
-        """Note requests in another row from now on, with what the present one holds.
+        """Write requests to another row from now on, and copy what the present one holds.
 
-        Seldom: there was no table yet when the core was made, or the table's file has vanished. A request that begins
-        just now may still be noted in the row of before: see describe().
+        Called if there was no table yet when the core was made, or if the table's file has vanished. A request that
+        begins at the same moment may still be written to the earlier row: see describe().
         """
         buffer, offset, marks = row
         size = FLIGHT.size
@@ -288,8 +288,8 @@ class Core:
 
         Where references are not counted, that is seen when the body was collected.
         """
-        # The token once more at the end: between two of these looks the core's thread may close that body and begin
-        # its next request, which holds no lease yet and is not to be ended.
+        # The token is compared again at the end: meanwhile the core's thread may close that body and begin its next
+        # request, which holds no lease yet and must not be ended.
         started = self.started
         return started > 0.0 and self.phase != APP and _lease_references(self) <= _UNLEASED and self.started == started
 
@@ -301,8 +301,8 @@ class Core:
 class AbandonedCore(Core):
     """A core of another process, or of an agent that was stopped: it can never begin a request again.
 
-    The class of an existing core is changed to this one. A mark in ``started`` alone would not last: a request that
-    was in flight then clears it when it ends, and another middleware of this process would take the core for idle.
+    The class of an existing core is changed to this one. A value of ``started`` alone would not last: a request that
+    is in flight clears it when it ends, and another middleware of this process would then use the core as an idle one.
     """
 
     __slots__ = ()
@@ -327,6 +327,6 @@ _COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 if not _COUNTS_REFERENCES:
     setattr(Core, "lease", LentLease())  # noqa: B010  (over its slot, which mypy knows)
 
-#: What that answers for a lease that nobody else holds. Measured, not assumed: interpreters differ in how many
-#: references a call itself adds.
+#: The result for a lease that nothing else holds. Measured, because interpreters differ in how many references a call
+#: itself adds.
 _UNLEASED = _lease_references(Core(None, 0, None, None)) if _COUNTS_REFERENCES else 0

@@ -1,9 +1,7 @@
-"""Core numbers and thread names.
-
-Knows which number is free and what a thread is called. Refuses to parse the names that servers give their threads.
+"""The cores of one process: which numbers are free, and the names of the threads.
 
 A core belongs to a thread for as long as that lives (a thread pool keeps its numbers; a server that starts a thread
-for each request reuses them), and is freed when the thread-local value that marks it is collected with its thread.
+for each request reuses them). It is freed when its marker, a thread-local value, is collected with the thread.
 """
 
 from __future__ import annotations
@@ -26,23 +24,24 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.tracking.core import Watcher
 
-#: A server's own number is taken up to here: far more threads than any process serves with.
+#: A server's own number for a core is used up to here: far more threads than any process serves with.
 _MAX_PREFERRED = 4_096
 
 
 class Marker:
-    """Lives in a thread's local storage; when it goes, the thread has ended, and its core is free.
+    """Stored in a thread's local storage; when it is collected, the thread has ended, and its core is free.
 
     The finaliser can run anywhere, also inside our own lock: so it only appends to a deque, which is atomic.
     """
 
-    __slots__ = ("core", "freed")
+    __slots__ = ("_core", "_freed")
 
-    core: Core
-    freed: deque[Core]
+    def __init__(self, core: Core, freed: deque[Core]) -> None:
+        self._core = core
+        self._freed = freed
 
     def __del__(self) -> None:
-        self.freed.append(self.core)
+        self._freed.append(self._core)
 
 
 class Cores:
@@ -75,7 +74,10 @@ class Cores:
         greenlet: weakref.ref[Any] | None = None,
         preferred: int | None = None,
     ) -> tuple[Core, Marker]:
-        """Give a thread, or one of its greenlets, the core that its server calls it, else the smallest free one."""
+        """Make a core for a thread or a greenlet, with the number ``preferred`` if that is free, else the smallest.
+
+        :param preferred: the number that the server itself has for it.
+        """
         dropped: list[object] = []
         with self._lock:
             if self._freed:
@@ -92,13 +94,11 @@ class Cores:
             if number >= ROWS:
                 self._count_unrecorded(1)
         if self._is_abandoned:
-            # While this core was made. abandon() may not have seen it.
+            # Meanwhile; abandon() may not have found this core.
             _abandon(core)
         if thread is not None and self._name_prefix is not None:
             thread.name = f"{self._name_prefix}{number}"
-        marker = Marker()
-        marker.core, marker.freed = core, self._freed
-        return core, marker
+        return core, Marker(core, self._freed)
 
     def _free_number(self, preferred: int | None) -> int:
         if preferred is not None and self._next <= preferred < _MAX_PREFERRED:
@@ -125,7 +125,7 @@ class Cores:
             return [taken[number] for number in sorted(taken)]
 
     def serving(self) -> list[Core]:
-        """Those that serve a request, in no order. Takes no lock: whoever asks may hold any."""
+        """Those that serve a request, in no order. Takes no lock: its callers may hold any."""
         return [core for core in list(self._taken.values()) if core.started > 0.0]
 
     def settle(self, core: Core) -> None:
@@ -135,7 +135,7 @@ class Cores:
             _end_if_dropped(core, dropped)
 
     def record_in(self, table: Table) -> None:
-        """From now on, requests are noted in this table; those in flight go on there."""
+        """Write requests to this table from now on, those in flight included."""
         with self._lock:
             self._table = table
             table.set_unrecorded(self._unrecorded)
@@ -145,7 +145,7 @@ class Cores:
                     core.change_row(row)
 
     def leave_table(self) -> None:
-        """The table is closed: cores that are made from now on have no row in it.
+        """The table is closed: cores that are made from now on get no row in it.
 
         Takes no lock: in a forked child it may be held for ever by a thread that is not there.
         """
@@ -205,19 +205,19 @@ def _abandon(core: Core) -> None:
     core.__class__ = AbandonedCore
     # It is the parent's, or stopped; its locks may be held for ever too.
     core.watcher = None
-    # Its row is the parent's, or that of a file which was removed.
+    # The row is the parent's, or that of a file which was removed.
     core.buffer, core.offset, core.marks = scratch_row()
-    # The end of its request will not be noted.
+    # The end of the request would not clear it.
     core.environ = None
 
 
 def _end_if_dropped(core: Core, dropped: list[object]) -> None:
     """End the request of a body that was dropped without ``close()``, and those of bodies within it.
 
-    Under the lock, because others than the core's thread do this too: its own thread sees a request in flight, and
-    before it begins another it comes through settle() and waits here.
+    Called under the lock, because other threads than the core's do this too: its own thread sees a request in flight,
+    and before it begins another it calls settle() and waits for the lock.
 
-    What the request held goes into ``dropped``, for the caller to let go of after the lock: destructors of the
+    What the request held is added to ``dropped``, which the caller releases after the lock: destructors of the
     application run then.
     """
     if core.body_was_dropped():

@@ -1,7 +1,4 @@
-"""What an application may return, and what of it must reach the server as it is.
-
-Knows which results servers look at closely. Refuses to wrap anything itself.
-"""
+"""Which results of an application must reach the server as they are, because servers examine them."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def is_finished_body(result: object, environ: WSGIEnvironment) -> bool:
-    """Whether the body exists already, or is the server's to send: then it is returned as it is.
+    """Whether the body exists already, or the server sends it by itself: then it is returned as it is.
 
-    Servers look at its type: a list's length becomes the Content-Length, and what ``wsgi.file_wrapper`` made is sent
-    by the kernel.
+    Servers check its type: they make a Content-Length of a list's length, and have the kernel send what
+    ``wsgi.file_wrapper`` made.
     """
     try:
         if result is None or isinstance(result, (list, tuple, bytes, str)):
@@ -32,17 +29,17 @@ def is_finished_body(result: object, environ: WSGIEnvironment) -> bool:
     except Exception as error:
         if faults.is_of_signal_handler(error):
             raise
-        faults.caught("when a response was looked at")
+        faults.caught("when the type of a response was checked")
         return True
 
 
 def depends_only_on_type(file_wrapper: object) -> bool:
-    """Whether all responses of one type are whole or none is, with this file wrapper of the server's."""
+    """Whether, with this file wrapper of the server's, the type of a result alone decides if its body is finished."""
     return file_wrapper is None or inspect.isclass(file_wrapper)
 
 
 def _is_made_by(wrapper: object, result: object) -> bool:
-    """Whether that is what the server's file wrapper made, as far as it can be told from outside."""
+    """Whether the server's file wrapper made the result, as far as that can be seen from outside."""
     while isinstance(wrapper, functools.partial):
         wrapper = wrapper.func
     if inspect.isclass(wrapper):
@@ -50,7 +47,7 @@ def _is_made_by(wrapper: object, result: object) -> bool:
     if hasattr(result, "read") and hasattr(result, "fileno"):
         # uWSGI's wrapper is a function that returns the file itself.
         return True
-    # Another function: what it makes is of a class of the server's, and no application returns that otherwise.
+    # Another function: it makes objects of a class of the server's, which no application returns otherwise.
     package = _package(wrapper)
     return package is not None and _package(type(result)) == package
 
@@ -58,5 +55,5 @@ def _is_made_by(wrapper: object, result: object) -> bool:
 def _package(found: object) -> str | None:
     module = getattr(found, "__module__", None)
     package = module.partition(".")[0] if type(module) is str else None
-    # A program of one file is server and application, and what is built in is everybody's.
+    # A program of one file may be server and application, and every package has results of built-in types.
     return None if package in ("__main__", "builtins") else package
