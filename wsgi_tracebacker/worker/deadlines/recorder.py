@@ -1,24 +1,22 @@
-"""The flight recorder of one slow request: where its time went, in bounded memory.
+"""Record where the time of one slow request goes: a flight recorder, in bounded memory.
 
-Knows stacks as samples, and how to say "the same place" of two. Refuses to know clocks, threads and the kernel: ages,
-CPU times and stacks are passed in.
+Ages, CPU times and stacks are passed in.
 
-A single stack at the end blames whatever line happened to run then. So a slow request's thread is sampled, and
-samples in the same place are one run. The same place: the same line of the innermost frame of the application's own
-code, calling the same innermost function. When there are more runs than fit, neighbours are merged, first those in
-the same function, then the shortest: what is lost is detail within short stretches, never a stretch.
+A single stack at the end blames whatever line happens to run then. So the thread of a slow request is sampled, and
+successive samples in the same place are one run. The same place: the same line of the innermost frame of the
+application's own code, calling the same innermost function. When there are more runs than fit, neighbours are merged:
+first those in the same function, then the shortest. So details within short runs get lost, but no time does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import os
-import sysconfig
 from typing import TYPE_CHECKING, NamedTuple
 
-import wsgi_tracebacker
 from wsgi_tracebacker.model.report import Span, Verdict
 from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.worker.deadlines.code_ownership import is_installed, is_own, is_this_package
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.linux.source import SourceFile
@@ -30,110 +28,57 @@ if TYPE_CHECKING:
 MAX_RUNS = 48
 #: Lines of a timeline: what fits on a screen beside the stack.
 MAX_SPANS = 8
-#: Different places that a merged run remembers.
+#: Different places that a merged run keeps.
 _MAX_PLACES = 8
-#: A run shorter than this share of the whole is an episode: several of them in a row in one function become one line.
+#: A run shorter than this share of the whole is an episode: successive ones in the same function become one line.
 _EPISODE_SHARE = 0.05
 
 #: Fewer samples prove nothing.
 _MIN_SAMPLES = 3
-#: Below this share of a CPU, a thread does nothing; above that one, it is busy.
+#: Below this share of a CPU, a thread is idle.
 _IDLE_SHARE = 0.02
+#: From this share of a CPU on, a thread is busy.
 _BUSY_SHARE = 0.5
-#: Runnable without a CPU for more than half the time: the machine is full, or a container's quota is used up.
+#: Runnable without a CPU for this share of the time: the machine is overloaded, or a container's quota is used up.
 _STARVED_SHARE = 0.5
-#: Our own thread, which needs the GIL for a moment, waited for it so much of the time: so did everybody else.
+#: If the watchdog, which needs the GIL for a moment only, waited for it this share of the time, so did other threads.
 _LATE_SHARE = 0.3
 
 
-#: Ends with a slash. As the interpreter has it, which names the files of code objects in the same way: made absolute,
-#: it would match none of them where the package was found by a relative path.
-_PACKAGE_FOLDER = os.path.join(os.path.dirname(wsgi_tracebacker.__file__), "")
-
-
-class CodeOwnership:
-    """Tells an application's own code from libraries and from this package, by where its files are."""
-
-    def __init__(self) -> None:
-        try:
-            paths = sysconfig.get_paths()
-        except (AttributeError, ImportError, OSError):
-            # It imports a module of its own at its first call, and a worker that has changed its user or its root, or
-            # has no descriptor left, may not be able to read that. After such a call it fails otherwise (CPython 3.15).
-            paths = {"stdlib": os.path.dirname(os.__file__)}
-        folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
-        self._library_folders = (_PACKAGE_FOLDER, *(os.path.join(folder, "") for folder in folders))
-        self._standard_folders = tuple(
-            os.path.join(paths[name], "") for name in ("stdlib", "platstdlib") if paths.get(name)
-        )
-        self._known: dict[str, bool] = {}
-
-    @staticmethod
-    def is_this_package(filename: str) -> bool:
-        """Whether a source file is one of ours."""
-        return filename.startswith(_PACKAGE_FOLDER)
-
-    def may_own(self, filename: str) -> bool:
-        """Whether a source file may be that of an application which is installed like a library."""
-        if filename.startswith("<") or self.is_this_package(filename):
-            return False
-        is_installed = "/site-packages/" in filename or "/dist-packages/" in filename
-        return is_installed or not filename.startswith(self._standard_folders)
-
-    def owns(self, filename: str) -> bool:
-        """Whether a source file is the application's."""
-        known = self._known.get(filename)
-        if known is None:
-            known = not (
-                filename.startswith(("<", *self._library_folders))
-                or "/site-packages/" in filename
-                or "/dist-packages/" in filename
-            )
-            if len(self._known) < 10_000:
-                self._known[filename] = known
-        return known
-
-
 class _Place(NamedTuple):
-    """Where a sample stands, for people: the innermost frame of the application, and the innermost of all."""
+    """The two frames that a timeline shows: the application's innermost one, and the innermost of all."""
 
     application: Frame | None
+    #: None where it is the same one.
     innermost: Frame | None
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class _Run:
-    __slots__ = (
-        "changes",
-        "cpu_seconds",
-        "delay_seconds",
-        "from_seconds",
-        "key",
-        "late_seconds",
-        "places",
-        "samples",
-        "to_seconds",
-        "unmeasured_seconds",
-    )
+    """Successive samples in the same place, or in several places after a merge."""
 
-    def __init__(self, key: object, age: float, place: _Place) -> None:
-        self.key = key
-        self.from_seconds = age
-        self.to_seconds = age
-        self.samples = 1
-        self.changes = 0
-        self.cpu_seconds: float | None = 0.0
-        self.delay_seconds: float | None = 0.0
-        self.late_seconds = 0.0
-        #: After its last sample: nobody knows what it used then.
-        self.unmeasured_seconds = 0.0
-        self.places: dict[_Place, int] = {place: 1}
+    #: Identifies the place; None after a merge.
+    key: object
+    from_seconds: float
+    to_seconds: float
+    #: Samples by place, of at most _MAX_PLACES.
+    places: dict[_Place, int]
+    samples: int = 1
+    #: How often two samples in a row had different stacks.
+    changes: int = 0
+    #: None where /proc does not have them.
+    cpu_seconds: float | None = 0.0
+    delay_seconds: float | None = 0.0
+    late_seconds: float = 0.0
+    #: After its last sample, without knowledge of the CPU time.
+    unmeasured_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
         return self.to_seconds - self.from_seconds
 
     def share(self, part: float | None) -> float | None:
-        """What that is of the time; None if it is not known for most of it."""
+        """The share of the time that ``part`` is; None if less than half of the time was measured."""
         measured_seconds = self.seconds - self.unmeasured_seconds
         if part is None or measured_seconds <= 0.0 or measured_seconds < self.unmeasured_seconds:
             return None
@@ -141,22 +86,22 @@ class _Run:
 
     @property
     def function(self) -> tuple[str, str] | None:
-        """The function of the application that it is in mostly."""
+        """The function of the application that most samples are in."""
         frame = self.most_frequent().application
         return None if frame is None else (frame.filename, frame.function)
 
     def most_frequent(self) -> _Place:
         return max(self.places, key=self.places.__getitem__)
 
-    def copy(self) -> _Run:
-        run = _Run.__new__(_Run)
-        for name in _Run.__slots__:
-            setattr(run, name, getattr(self, name))
-        run.places = dict(self.places)
-        return run
+    def count(self, place: _Place) -> None:
+        """Count one more sample."""
+        self.samples += 1
+        if place in self.places or len(self.places) < _MAX_PLACES:
+            self.places[place] = self.places.get(place, 0) + 1
 
     def absorb(self, later: _Run) -> None:
         """Become one run with the next."""
+        self.key = None
         self.to_seconds = later.to_seconds
         self.samples += later.samples
         self.changes += later.changes
@@ -164,8 +109,6 @@ class _Run:
         self.delay_seconds = _sum(self.delay_seconds, later.delay_seconds)
         self.late_seconds += later.late_seconds
         self.unmeasured_seconds += later.unmeasured_seconds
-        if self.key != later.key:
-            self.key = None
         for place, samples in later.places.items():
             self.places[place] = self.places.get(place, 0) + samples
         while len(self.places) > _MAX_PLACES:
@@ -173,15 +116,15 @@ class _Run:
 
 
 class Recorder:
-    """Samples of one request's thread, as runs."""
+    """The samples of one request's thread, as runs. Used by one thread."""
 
-    def __init__(self, ownership: CodeOwnership, places: Places) -> None:
-        """``places`` looks up lines; like it, a recorder is used by one thread."""
-        self._ownership = ownership
+    def __init__(self, places: Places) -> None:
         self._places = places
         self._runs: list[_Run] = []
-        self._previous: RawStack = []
-        self._here: tuple[object, _Place] = (None, _Place(None, None))
+        #: Of the last sample.
+        self._stack: RawStack = []
+        self._key: object = None
+        self._place = _Place(None, None)
         self._cpu: float | None = None
         self._delay: float | None = None
 
@@ -198,7 +141,7 @@ class Recorder:
         run_delay_seconds: float | None,
         late_seconds: float = 0.0,
     ) -> None:
-        """Note where the thread is.
+        """Add a sample of the thread.
 
         :param age_seconds: of the request, now.
         :param stack: innermost frame first.
@@ -206,49 +149,45 @@ class Recorder:
         :param run_delay_seconds: runnable without one since the thread began.
         :param late_seconds: how much later than planned this sample is.
         """
-        changed = stack != self._previous
-        if changed or not self._runs:
-            # Most slow requests wait: where they stand is looked up once.
-            self._here = self._where(stack, {})
-            self._previous = stack
-        key, place = self._here
-        if self._runs:
-            # The time since the last sample belongs to where the thread was then.
-            run = self._runs[-1]
+        has_changed = stack != self._stack
+        if has_changed or not self._runs:
+            # Most slow requests wait, so most samples need no search.
+            self._key, self._place = self._find_place(stack)
+            self._stack = stack
+        run = self._runs[-1] if self._runs else None
+        if run is not None:
+            # The time since the last sample belongs to the place of that sample.
             run.to_seconds = age_seconds
             run.cpu_seconds = _sum(run.cpu_seconds, _difference(cpu_seconds, self._cpu))
             run.delay_seconds = _sum(run.delay_seconds, _difference(run_delay_seconds, self._delay))
             run.late_seconds += late_seconds
-            if changed:
-                run.changes += 1
-            if run.key == key:
-                run.samples += 1
-                if place in run.places or len(run.places) < _MAX_PLACES:
-                    run.places[place] = run.places.get(place, 0) + 1
-            else:
-                self._runs.append(_Run(key, age_seconds, place))
-        else:
-            self._runs.append(_Run(key, age_seconds, place))
+            run.changes += has_changed
         self._cpu, self._delay = cpu_seconds, run_delay_seconds
+        if run is not None and run.key == self._key:
+            run.count(self._place)
+            return
+        self._runs.append(_Run(self._key, age_seconds, age_seconds, {self._place: 1}))
         if len(self._runs) > MAX_RUNS:
             _merge_one(self._runs)
 
     def end(self, age_seconds: float) -> None:
-        """The request ended: its last run reaches to here."""
+        """Extend the last run to the end of the request."""
         if self._runs:
             run = self._runs[-1]
             run.unmeasured_seconds += max(0.0, age_seconds - run.to_seconds)
             run.to_seconds = max(age_seconds, run.to_seconds)
 
-    def _where(self, stack: RawStack, files: dict[str, SourceFile | None]) -> tuple[object, _Place]:
+    def _find_place(self, stack: RawStack) -> tuple[object, _Place]:
+        """The place of a stack, and the key that tells it from others."""
         if not stack:
             return None, _Place(None, None)
+        files: dict[str, SourceFile | None] = {}
         innermost = stack[0]
-        application = next((raw for raw in stack if self._ownership.owns(raw[0].co_filename)), None)
+        application = next((raw for raw in stack if is_own(raw[0].co_filename)), None)
         if application is None:
-            # An application that is installed is among the libraries: then what is ours is what it is not.
-            within = itertools.takewhile(lambda raw: not self._ownership.is_this_package(raw[0].co_filename), stack)
-            application = next((raw for raw in within if self._ownership.may_own(raw[0].co_filename)), None)
+            # An application that was installed: the innermost installed code that the middleware calls.
+            within = itertools.takewhile(lambda raw: not is_this_package(raw[0].co_filename), stack)
+            application = next((raw for raw in within if is_installed(raw[0].co_filename)), None)
         innermost_frame = self._places.place(*innermost, files).frame
         if application is None:
             return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)
@@ -257,16 +196,17 @@ class Recorder:
             return (id(application[0]), frame.lineno), _Place(frame, None)
         return (id(application[0]), frame.lineno, id(innermost[0])), _Place(frame, innermost_frame)
 
-    def standing(self) -> object:
-        """Where the thread stood at the last sample: the application's calls, and the line of the innermost."""
-        calls = [code for code, _ in self._previous if self._ownership.owns(code.co_filename)]
-        _, place = self._here
-        frame = place.application or place.innermost
-        # Only its own calls: how deep a library is in something is another every time.
+    def application_calls(self) -> object:
+        """The application's calls at the last sample with the line of the innermost; equal for equal places.
+
+        Without the calls of libraries: how deep a library is in something differs each time.
+        """
+        calls = [code for code, _ in self._stack if is_own(code.co_filename)]
+        frame = self._place.application or self._place.innermost
         return tuple((code.co_filename, code.co_name) for code in calls), frame and (frame.filename, frame.lineno)
 
     def timeline(self) -> tuple[Span, ...]:
-        """The stretches so far, in a number that people can read."""
+        """The stretches so far, at most MAX_SPANS."""
         return tuple(_span(run) for run in self._merged())
 
     def verdict(self) -> Verdict:
@@ -274,7 +214,7 @@ class Recorder:
         runs = self._merged()
         if not runs:
             return Verdict("unknown", "no sample was taken")
-        # A stretch of a moment is no ground for a verdict: take the ones before it too.
+        # A stretch of few samples proves nothing: take the ones before it too.
         last = runs.pop()
         while runs and last.samples < _MIN_SAMPLES:
             earlier = runs.pop()
@@ -283,19 +223,19 @@ class Recorder:
         return _verdict(last)
 
     def _merged(self) -> list[_Run]:
-        runs = [run.copy() for run in self._runs]
-        whole = sum(run.seconds for run in runs)
+        """Copies of the runs, episodes merged, and then as few as fit a timeline."""
+        episode_seconds = sum(run.seconds for run in self._runs) * _EPISODE_SHARE
         merged: list[_Run] = []
-        for run in runs:
+        for original in self._runs:
+            run = dataclasses.replace(original, places=dict(original.places))
             before = merged[-1] if merged else None
             if (
                 before is not None
-                and run.seconds < whole * _EPISODE_SHARE
-                and (before.key is None or before.seconds < whole * _EPISODE_SHARE)
+                and run.seconds < episode_seconds
+                and (before.key is None or before.seconds < episode_seconds)
                 and run.function == before.function
             ):
                 before.absorb(run)
-                before.key = None
             else:
                 merged.append(run)
         while len(merged) > MAX_SPANS:
@@ -304,7 +244,7 @@ class Recorder:
 
 
 def _merge_one(runs: list[_Run]) -> None:
-    """Merge the two neighbours by whose union the least is lost."""
+    """Merge the two neighbours by whose union the least detail is lost."""
 
     def loss(index: int) -> tuple[bool, float]:
         one, other = runs[index], runs[index + 1]

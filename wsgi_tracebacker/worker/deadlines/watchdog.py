@@ -24,7 +24,7 @@ from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker, find_in_flight
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
-from wsgi_tracebacker.worker.deadlines.recorder import CodeOwnership, Recorder
+from wsgi_tracebacker.worker.deadlines.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, first_threshold, thresholds
 from wsgi_tracebacker.worker.reporting import faults
@@ -83,7 +83,6 @@ class Watchdog:
         self._publisher = Publisher(reporter, stacks_file, table)
         self._maker = ReportMaker(cores, hubs, places, worker_number)
         self._hub_watch = HubWatch(hubs, cores, self._publisher, places, worker_number, lambda: find_in_flight(cores))
-        self._ownership = CodeOwnership()
         #: The requests that are slow, by the id of their core.
         self._slow: dict[int, SlowRequest] = {}
         #: The shortest time after which a request under any of the settings could need us.
@@ -238,7 +237,7 @@ class Watchdog:
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
         self._publisher.count("slow")
-        recorder = Recorder(self._ownership, self._places)
+        recorder = Recorder(self._places)
         self._slow[id(core)] = SlowRequest(
             core, token, settings, request, recorder, hubs=self._hubs, maker=self._maker, publisher=self._publisher
         )

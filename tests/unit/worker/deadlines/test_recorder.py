@@ -1,34 +1,23 @@
-"""The flight recorder: bounded, gapless, and a verdict for each way to lose time."""
+"""The flight recorder is bounded, has no gaps, and gives a verdict for each way to lose time."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
-import sys
-import sysconfig
-import threading
-from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsgi_tracebacker
-from tests.unit.wsgi import environ, serve
-from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.text.report import span_line
-from wsgi_tracebacker.worker.deadlines.recorder import MAX_RUNS, MAX_SPANS, CodeOwnership, Recorder
+from wsgi_tracebacker.worker.deadlines.recorder import MAX_RUNS, MAX_SPANS, Recorder
 from wsgi_tracebacker.worker.stacks import places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
     from wsgi_tracebacker.worker.stacks.walk import RawStack
 
 #: Code of an application and of a library, each with some lines.
@@ -45,7 +34,6 @@ def code(name: str, filename: str) -> CodeType:
 
 OWN = [code(name, f"/srv/shop/{name}.py") for name in ("load_rows", "render", "answer")]
 LIBRARY = [code(name, f"/usr/lib/python3/dist-packages/{name}.py") for name in ("execute", "iterencode")]
-OWNERSHIP = CodeOwnership()
 
 
 class Where(NamedTuple):
@@ -61,7 +49,7 @@ class Where(NamedTuple):
 
 
 def recorder() -> Recorder:
-    return Recorder(OWNERSHIP, places.Places(None))
+    return Recorder(places.Places(None))
 
 
 def record(
@@ -113,7 +101,7 @@ MOVING = [Where(0, 0), Where(1, 1), Where(2, None)]
     ],
 )
 def test_verdict(made: Recorder, kind: str) -> None:
-    """What the samples prove, and unknown where they prove nothing."""
+    """It is what the samples prove, and unknown where they prove nothing."""
     verdict = made.verdict()
     assert verdict.kind == kind, verdict
     assert verdict.explanation
@@ -251,7 +239,7 @@ def test_the_laws(
         assert span.places >= 1
         for share in (span.cpu_share, span.run_delay_share):
             assert share is None or 0.0 <= share <= 1.0
-    # Asked twice, it says the same: a report takes nothing away.
+    # A report changes nothing.
     assert made.timeline() == spans
 
 
@@ -263,84 +251,3 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
     assert made.runs <= MAX_RUNS
     assert all(len(run.places) <= 8 for run in made._runs)
     assert len(made.timeline()) <= MAX_SPANS
-
-
-@pytest.mark.parametrize(
-    ("filename", "is_own"),
-    [
-        ("/srv/shop/views.py", True),
-        ("relative.py", True),
-        (os.__file__, False),
-        ("<frozen importlib>", False),
-        ("/home/u/.venv/lib/python3.12/site-packages/django/db.py", False),
-        (wsgi_tracebacker.__file__, False),
-    ],
-)
-def test_what_is_the_applications_own(filename: str, is_own: bool) -> None:
-    """Not the standard library, not what pip installed, not this package."""
-    assert OWNERSHIP.owns(filename) is is_own
-    assert OWNERSHIP.owns(filename) is is_own
-
-
-@pytest.mark.parametrize("error", [ModuleNotFoundError("_sysconfigdata"), AttributeError("installed_base")])
-def test_where_the_library_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """A worker that has changed its user may not import what sysconfig wants: the standard library is known without."""
-
-    def refuse() -> None:
-        raise error
-
-    monkeypatch.setattr(sysconfig, "get_paths", refuse)
-    ownership = CodeOwnership()
-    assert ownership.owns("/srv/shop/pages.py")
-    for library in (threading.__file__, wsgi_tracebacker.__file__, "/venv/site-packages/flask/app.py"):
-        assert not ownership.owns(library)
-    assert not ownership.may_own(threading.__file__)
-
-
-def files_of_the_stack() -> list[tuple[str, str]]:
-    """Of each frame, innermost first: the name of its module, and the file that its code object names."""
-    found = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        found.append((frame.f_globals.get("__name__", ""), frame.f_code.co_filename))
-        frame = frame.f_back
-    return found
-
-
-@pytest.mark.parametrize("options", [{}, {"harakiri": 60.0, "harakiri_action": "raise"}], ids=["plain", "raise"])
-def test_no_frame_of_the_middleware_is_the_applications_own(base: str, options: dict[str, Any]) -> None:
-    """Real requests, which stand within the real package: in a call, in one within that, and in their bodies."""
-    stacks_seen: list[list[tuple[str, str]]] = []
-
-    def body() -> Iterator[bytes]:
-        stacks_seen.append(files_of_the_stack())
-        yield b"content"
-
-    def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-        stacks_seen.append(files_of_the_stack())
-        start_response("200 OK", [])
-        return body()
-
-    inner = TracebackerMiddleware(application, base, **options)
-    outer = TracebackerMiddleware(lambda _, start: inner(environ("/within"), start), base, **options)
-    for wrapped in (inner, outer):
-        assert serve(wrapped).chunks == [b"content"]
-    assert len(stacks_seen) == 4
-    for files in stacks_seen:
-        assert OWNERSHIP.owns(files[0][1])
-    called, _, called_within, _ = (
-        [filename for module, filename in files if module.partition(".")[0] == "wsgi_tracebacker"]
-        for files in stacks_seen
-    )
-    assert 1 <= len(called) < len(called_within)
-    for filename in {filename for files in stacks_seen for module, filename in files if "wsgi_tracebacker." in module}:
-        assert not OWNERSHIP.owns(filename)
-        assert not OWNERSHIP.may_own(filename)
-
-
-def test_no_module_of_the_package_is_the_applications_own() -> None:
-    """Wherever the package lies, and whichever folder of it a module is in."""
-    folder = Path(wsgi_tracebacker.__file__).parent
-    files = [str(path) for path in folder.rglob("*.py")]
-    assert len(files) > 50
-    assert [name for name in files if OWNERSHIP.owns(name) or not OWNERSHIP.is_this_package(name)] == []

@@ -1,4 +1,4 @@
-"""One slow request: what its report says was done. The whole way is in ``test_watchdog``."""
+"""What the report of one slow request says was done. The whole path is in ``test_watchdog``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.interpreters import needs_raise
 from wsgi_tracebacker.model.snapshot import PHASES, Request
-from wsgi_tracebacker.worker.deadlines.recorder import CodeOwnership, Recorder
+from wsgi_tracebacker.worker.deadlines.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets
@@ -25,7 +25,7 @@ pytestmark = needs_raise
         (APP, False, "not raised into"),
         (BODY, False, "HarakiriTimeout waits for the next chunk"),
         (CLOSE, False, "not raised into"),
-        # Its report tells what was seen before it ended.
+        # Its report has the phase that was seen before it ended.
         (BODY, True, "not raised into"),
     ],
 )
@@ -35,8 +35,8 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
     settings = core.settings = from_options(environment={}, harakiri=1, harakiri_action="raise")
     core.started = 1.0
 
-    def go_on(_: Core) -> None:
-        # It goes on while the watchdog is about to raise.
+    def proceed(_: Core) -> None:
+        # The request proceeds while the watchdog is about to raise.
         core.phase = phase
         if ends:
             core.started = 0.0
@@ -47,15 +47,15 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
         core.started,
         settings,
         Request("GET", "/", None, None, None, 0.0, 0.0, "app"),
-        Recorder(CodeOwnership(), Places(None)),
-        hubs=_namespace(of=go_on),
+        Recorder(Places(None)),
+        hubs=_namespace(of=proceed),
         maker=_namespace(make=lambda _, request, **more: reported.append((request.phase, more["outcome"]))),
         publisher=_namespace(count=lambda _: None, admit=lambda *_: True, publish=lambda *_, **__: None),
     )
     slow.check(greenlets.walk_with((core,), (), ()), 0.0)
-    [(said_phase, outcome)] = reported
+    [(reported_phase, outcome)] = reported
     assert outcome.startswith(sentence)
-    assert said_phase == PHASES[APP if ends else phase]
+    assert reported_phase == PHASES[APP if ends else phase]
 
 
 def _namespace(**attributes: Any) -> Any:
