@@ -79,7 +79,8 @@ def decode_lines(content: bytes) -> list[str]:
         if codecs.lookup(encoding).name in _SLOW_ENCODINGS:
             encoding = "utf-8"
         text = content.decode(encoding, "replace")
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, Warning):
+        # A warning: unicode_escape gives one for what it does not know, and an application may have made them errors.
         text = content.decode("utf-8", "replace")
     # Only the line ends that Python's tokenizer knows: str.splitlines() would also split at form feeds and others.
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -32,6 +32,7 @@ def test_lines_are_those_of_pythons_tokenizer(content: bytes, lines: list[str]) 
 
 
 @given(st.sampled_from(_encodings), st.binary())
+@example("unicode_escape", b"\\ ")
 def test_any_bytes_are_lines(encoding: str, content: bytes) -> None:
     """In whatever encoding they say they are."""
     lines = decode_lines(b"# coding: " + encoding.encode() + b"\n" + content)
