@@ -13,7 +13,6 @@ import pytest
 from bench import __main__ as bench_main
 from bench import (
     dump_latency,
-    growth,
     reader_process,
     recorder_load,
     request_cost,
@@ -62,17 +61,6 @@ def test_a_peer_that_is_missing_meets_and_misses_nothing() -> None:
     assert found[f"JSON beside text, {case}"] is True
 
 
-def test_who_does_not_work_is_named_with_the_reason() -> None:
-    """A subject that fails when it is tried takes no part; what it raised is kept for the table."""
-
-    def fail() -> float:
-        raise PermissionError("no ptrace")
-
-    work, problems = samples.usable({"a": lambda: 1.0, "b": fail})
-    assert list(work) == ["a"]
-    assert problems == {"b": "does not work here: PermissionError: no ptrace"}
-
-
 WRK = """\
 Running 1s test @ http://127.0.0.1:8000/
   1 threads and 8 connections
@@ -108,22 +96,6 @@ def test_a_load_that_was_not_answered_is_no_result(output: str) -> None:
     """Errors in what wrk prints, or output that is not its own, raise."""
     with pytest.raises(ValueError, match=r"Non-2xx|Socket errors|no output of wrk"):
         throughput.parse(output)
-
-
-@pytest.mark.parametrize(
-    ("costs", "steep"),
-    [
-        ([(4, 1.0), (64, 16.0), (256, 64.0)], 1.0),
-        ([(4, 1.0), (64, 1.0), (256, 16.0)], 2.0),
-        ([(8, 5.0), (64, 5.0)], 0.0),
-        # Twice is too near to tell, and nothing is a multiple of nothing.
-        ([(256, 1.0), (500, 100.0)], None),
-        ([(0, 1.0), (8, 9.0)], None),
-    ],
-)
-def test_growth_is_the_steepest_part_of_the_curve(costs: list[tuple[int, float]], steep: float | None) -> None:
-    """1 is a straight line, 2 a square, 0 no growth; sizes that are too near to each other say nothing."""
-    assert growth.exponent(costs) == (None if steep is None else pytest.approx(steep))
 
 
 def test_a_dump_is_taken_by_everybody_who_is_there() -> None:

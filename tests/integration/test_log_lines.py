@@ -184,30 +184,3 @@ def test_a_forked_child_logs_its_own(fork: Callable[[], int], base: str, handler
         return len(handler.messages)
 
     assert in_child(serve_in_the_child, fork) == 1
-
-
-_IMPORTS = """
-import logging, os, sys
-from wsgi_tracebacker import TracebackerMiddleware
-
-logging.basicConfig(format="%(message)s", stream=sys.stdout)
-TracebackerMiddleware(lambda environ, start_response: [b""])
-print(len(os.listdir("/proc/self/task")))
-"""
-
-
-def test_who_only_imports_the_application_gets_no_thread() -> None:
-    """As gunicorn's master does, before it forks: the line is logged at once."""
-    imported = subprocess.run(
-        [sys.executable, "-c", _IMPORTS],
-        cwd=PROJECT,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "WSGI_TB_DISABLE": "1"},
-    )
-    assert imported.stdout.splitlines() == [
-        "wsgi_tracebacker does nothing in this process: WSGI_TB_DISABLE is set",
-        "1",
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import logging
 import os
 import resource
 import subprocess
@@ -290,24 +289,6 @@ def test_a_fault_of_ours_is_logged_once_and_the_application_is_served(
     assert faults.count() >= 1
     stop()
     assert (os.listdir(os.path.dirname(base)), descriptors() - before) == ([], set())
-
-
-def test_a_logging_handler_that_raises_does_no_harm(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
-) -> None:
-    """A handler of the application that raises while we say something: the request is served."""
-
-    class Raising(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise ValueError("the handler's")
-
-    logger = logging.getLogger("wsgi_tracebacker")
-    handler = Raising()
-    logger.addHandler(handler)
-    try:
-        assert served(TracebackerMiddleware(application, str(short_path / "missing" / "tb")))
-    finally:
-        logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(snapshots, "describe"), (walk, "walk"), (json_format, "snapshot_bytes")])

@@ -127,15 +127,6 @@ def test_a_worker_that_hangs_while_it_imports_can_be_read(
     assert asking.ask(base, 1, "/worker")["worker"]["requests_finished"] == 1
 
 
-def test_a_gevent_worker_listens_while_it_imports(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
-    """It is patched by then, and its listener is a real thread."""
-    gate = tmp_path / "gate"
-    server = gunicorn(UNWRAPPED, *OURS, *CLASSES["gevent"], env={"IMPORT_WAITS_FOR": str(gate)})
-    wait_until(lambda: asking.pids(base) == {1: server.workers()[0]}, "it answers")
-    gate.touch()
-    assert server.get("/quick").text == "done\n"
-
-
 by_hand = pytest.mark.parametrize("program", ["hand.py", "flask_way.py"])
 
 
@@ -317,22 +308,6 @@ def test_an_application_that_is_wrapped_by_hand_without_a_limit_is_reported_befo
     assert "wait_for_a_lock" in text
 
 
-def test_a_worker_of_threads_has_no_limit_of_gunicorns(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
-    """Its timeout does not look at requests, so neither do we: one that takes longer is not reported."""
-    gate = tmp_path / "gate"
-    server = gunicorn(UNWRAPPED, *OURS, *CLASSES["gthread"], "--timeout", "1")
-    with clients.in_flight(server.address, f"/wait?{gate}") as connection:
-
-        def older() -> bool:
-            return any(thread["request"]["age_seconds"] > 1.5 for thread in asking.serving(base))
-
-        wait_until(older, "it is older than the limit would be")
-        gate.touch()
-        assert connection.getresponse().status == 200
-    assert "harakiri" not in server.log_text()
-    assert "TIMEOUT" not in server.log_text()
-
-
 # ---------------------------------------------------------------------------------------------------------- deaths
 
 
@@ -359,17 +334,6 @@ def test_the_master_says_once_what_a_killed_worker_was_serving(
     assert re.search(r"^  GET /wait  \(core 0, since ", server.log_text(), re.MULTILINE)
     kept = postmortem.decode(black_boxes.path_of(base, 1, blackbox.POSTMORTEM).read_bytes())
     assert (kept.pid, [request.path for request in kept.requests]) == (killed, ["/wait"])
-
-
-def test_of_an_idle_worker_that_is_killed_nothing_is_said(gunicorn: StartGunicorn, base: str) -> None:
-    """No request died with it. Its files are the next one's."""
-    server = gunicorn(UNWRAPPED, *OURS)
-    assert server.get("/quick").text == "done\n"
-    [killed] = server.workers()
-    os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
-    assert "postmortem" not in server.log_text()
-    assert asking.files(base) == asking.expected_files(1)
 
 
 @worker_classes

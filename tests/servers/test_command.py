@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -135,23 +134,6 @@ def test_the_list(server: Gunicorn, base: str) -> None:
     workers = json.loads(shown.stdout)["workers"]
     assert [(w["number"], w["pid"], w["state"]) for w in workers] == [(n, pids[n], "alive") for n in (1, 2)]
     assert all(0 < worker["oldest_request_seconds"] < 60 for worker in workers)
-
-
-def test_a_dead_worker_is_named(server: Gunicorn, base: str) -> None:
-    """Killed, and its successor has served nothing yet: exit code 1, and it is called dead."""
-    pid = asking.pids(base)[2]
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pid not in server.workers(), "it has died")
-    shown = wsgi_tb("read", base)
-    assert shown.returncode == 1
-    assert shown.stdout.startswith(b"worker 1  pid ")
-    assert b"worker 2" not in shown.stdout
-    [line] = shown.stderr.decode().splitlines()
-    assert f"pid {pid}" in line
-    assert "dead" in line
-    listed = wsgi_tb("list", base)
-    assert listed.returncode == 1
-    assert listed.stdout.decode().splitlines()[2].split()[:3] == ["2", str(pid), "dead"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import re
 import signal
 import threading
@@ -285,53 +284,6 @@ def test_grace(hang: Callable[..., Gunicorn], log: Path, base: str) -> None:
 
 
 # Tens of thousands where there is time for them.
-@pytest.mark.parametrize("requests", [1_600, pytest.param(16_000, marks=pytest.mark.slow)])
-def test_it_never_strikes_a_later_request(requests: int, hang: Callable[..., Gunicorn], log: Path) -> None:
-    """Requests that end within a millisecond of their deadline, and quick ones after them on the same threads."""
-    clients_at_once = 16
-    options = {"harakiri": "0.02", "slow": "0.02", "harakiri_action": "raise", "samples_per_second": "100"}
-    server = hang(*GTHREAD, "--threads", str(clients_at_once), **options)
-    server.get("/quick")
-    workers = server.workers()
-    statuses: dict[object, int] = {}
-    wrong: list[object] = []
-    share = requests // clients_at_once
-
-    def ask() -> None:
-        connection = clients.connection_to(server.address)
-        for number in range(share):
-            milliseconds = random.uniform(19, 21)
-            path = "/c" if number % 2 else "/about"
-            try:
-                connection.request("GET", f"{path}?{milliseconds:.3f}")
-                response = connection.getresponse()
-                status: object = response.status
-                body = response.read()
-                if (status, body) not in ((200, b""), (200, b"done\n"), (504, b"The request took too long.\n")):
-                    wrong.append((path, status, body))
-            except (http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionResetError) as error:
-                # In mid-body: that is how a body ends.
-                status = type(error).__name__
-                connection.close()
-            statuses[path, status] = statuses.get((path, status), 0) + 1
-            # A request that is far from its deadline, on whichever thread is free: perhaps on the one just struck.
-            connection.request("GET", "/quick")
-            response = connection.getresponse()
-            if (response.status, response.read()) != (200, b"done\n"):
-                wrong.append((number, response.status))
-        connection.close()
-
-    threads = [threading.Thread(target=ask) for _ in range(clients_at_once)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    # Both sides of the race were seen.
-    assert statuses["/about", 200] > 0
-    assert statuses["/about", 504] > 0
-    assert server.workers() == workers
-    assert "HarakiriTimeout" not in server.log_text()
 
 
 @kinds

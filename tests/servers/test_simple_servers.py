@@ -5,34 +5,12 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.servers import asking
 from tests.support import clients
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.servers.conftest import StartSimpleServer
-
-
-@pytest.mark.parametrize("server_name", ["wsgiref", "werkzeug"])
-def test_what_a_killed_server_left_behind_is_taken_over(
-    server_name: str, simple_server: StartSimpleServer, base: str
-) -> None:
-    """Without atexit the files stay; the next process is worker 1 again, and its end takes them away."""
-    first = simple_server(server_name)
-    clients.request(first.address, "/quick")
-    assert asking.pids(base) == {1: first.pid}
-    first.end_signal = signal.SIGKILL
-    first.stop()
-    assert asking.files(base) == ["1", "1.worker"]
-    second = simple_server(server_name)
-    clients.request(second.address, "/quick")
-    assert asking.pids(base) == {1: second.pid}
-    wait_until(lambda: asking.are_idle(base), "it is done with the request")
-    second.end_signal = signal.SIGINT
-    second.stop()
-    assert asking.files(base) == []
 
 
 def test_a_server_with_a_thread_for_each_request_needs_no_more_cores_than_it_uses_at_a_time(

@@ -368,23 +368,6 @@ def test_a_snapshot_keeps_no_frame_alive(base: str) -> None:
         assert pointers[-1]() is None
 
 
-def in_thread(work: Callable[[], object]) -> None:
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    if failures:
-        raise failures[0]
-
-
 def test_a_reused_thread_is_not_blamed_for_its_last_request(base: str) -> None:
     """An idle thread shows no request, but the last one and how long ago it ended; the next request shows itself."""
     wrapped = TracebackerMiddleware(lambda request, _: [b"x"], base)

@@ -336,23 +336,3 @@ def test_what_the_server_refuses_to_start_is_closed(base: str) -> None:
     with pytest.raises(AssertionError, match="bad header"):
         wrapped(application, base)({**environ(), "wsgi.file_wrapper": File}, refuse)
     assert file.closed == 1
-
-
-@pytest.mark.parametrize("body", [[], [b""], [b"one", b"two"]], ids=["empty", "empty chunk", "two"])
-def test_undisturbed_it_changes_nothing(body: list[bytes], base: str) -> None:
-    """Lists, generators and sized bodies come out as they do without us."""
-
-    def generator(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-        start_response(*OK)
-        yield from body
-
-    class Sized(list[bytes]):
-        pass
-
-    for application in (
-        generator,
-        lambda _, start_response: (start_response(*OK), body)[1],
-        lambda _, start_response: (start_response(*OK), Sized(body))[1],
-        lambda _, start_response: (start_response(*OK), dict.fromkeys(body))[1],
-    ):
-        assert serve(wrapped(application, base)).outcome() == serve(application).outcome()

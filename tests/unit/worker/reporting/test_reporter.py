@@ -5,14 +5,13 @@ from __future__ import annotations
 import _thread
 import functools
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.worker.reporting import logs, reporter
+from wsgi_tracebacker.worker.reporting import logs
 from wsgi_tracebacker.worker.reporting.reporter import Entry, Reporter
 
 if TYPE_CHECKING:
@@ -98,17 +97,6 @@ def test_before_a_process_serves_it_is_logged_at_once() -> None:
     handler.first = lambda: idents.add(threading.get_ident())
     assert post(Reporter(), "line").is_done
     assert idents == {threading.get_ident()}
-
-
-def test_a_forked_child_has_its_own() -> None:
-    """The thread of its parent's is not there."""
-    reporter.current().begin(_thread.start_new_thread)
-    assert reporter.current() is reporter.current()
-    inherited = reporter.current()
-    pid = os.fork()
-    if pid == 0:
-        os._exit(reporter.current() is inherited)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_logging_hangs(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
@@ -235,14 +223,6 @@ def test_without_threads_it_is_reported_all_the_same(had: int, capfd: pytest.Cap
     lines.flush(5.0)
     assert handler.messages == (["harakiri: report"] if had else [])
     assert capfd.readouterr().err == ("" if had else on_stderr("report", "no thread"))
-
-
-def test_at_the_end_of_a_process_it_is_logged_at_once(lines: Reporter) -> None:
-    """No thread would live to log it."""
-    handler = Handler()
-    use(handler)
-    lines.end(5.0)
-    assert post(lines, "line").is_done
 
 
 def test_what_waits_is_bounded(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:

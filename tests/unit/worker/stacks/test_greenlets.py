@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
 from wsgi_tracebacker.model.report import OtherRequest
@@ -518,15 +517,3 @@ def test_a_greenlet_that_is_not_in_the_application_waits_for_its_next_chunk() ->
     assert core.interrupt_token == 5.0
     assert fake.asked == []
     waiting.switch()
-
-
-def test_raising_ends_requests_under_gevent_with_a_504(hub: object, base: str) -> None:
-    """One that waits; what else runs in the thread is not touched."""
-    event = gevent.event.Event()
-    application = TracebackerMiddleware(hold_until(event), base, harakiri=0.1, harakiri_action="raise")
-    innocent = gevent.spawn(gevent.sleep, 0.5)
-    served = gevent.spawn(serve, application).get()
-    assert served.status == "504 Gateway Timeout"
-    innocent.get()
-    [own] = agent._agents.values()
-    wait_until(lambda: not own.cores.all() or not any(core.started for core in own.cores.all()), "it is over")
