@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import postmortem_json as postmortem
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import table_layout
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.reporting import faults
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_SECONDS = 60.0
-BEYOND = CROWD - layout.ROWS
+BEYOND = CROWD - table_layout.ROWS
 
 
 @contextlib.contextmanager
@@ -96,21 +96,21 @@ def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
     with worker(base, "crowded") as process:
         document = json.loads(clients.request(f"{base}1", "/worker").body)
         assert document["worker"]["requests_in_flight"] == CROWD
-        content = black_boxes.path_of(base, 1, layout.TABLE).read_bytes()
-        rows, torn = layout.decode_rows(content, content)
-        assert (torn, layout.decode_header(content).unrecorded_cores) == (0, BEYOND)
-        assert sorted(row.core for row in rows) == list(range(layout.ROWS))
+        content = black_boxes.path_of(base, 1, table_layout.TABLE).read_bytes()
+        rows, torn = table_layout.decode_rows(content, content)
+        assert (torn, table_layout.decode_header(content).unrecorded_cores) == (0, BEYOND)
+        assert sorted(row.core for row in rows) == list(range(table_layout.ROWS))
 
         process.send_signal(signal.SIGSTOP)
         result = command("read", base, "--format", "json", "--timeout", "5")
         document = json.loads(result.stdout)
         [stopped] = document["workers"]
         assert (stopped["state"], stopped["source"]) == ("stopped", "table")
-        assert sum(thread["request"] is not None for thread in stopped["threads"]) == layout.ROWS
+        assert sum(thread["request"] is not None for thread in stopped["threads"]) == table_layout.ROWS
         assert f"{BEYOND} of its cores are not in its table" in result.stderr
     shown = command("postmortem", base)
-    assert f"pid {process.pid}, died with {layout.ROWS} requests in flight" in shown.stdout
-    assert f"\n  {layout.ROWS - postmortem.MAX_REQUESTS} requests more, begun later" in shown.stdout
+    assert f"pid {process.pid}, died with {table_layout.ROWS} requests in flight" in shown.stdout
+    assert f"\n  {table_layout.ROWS - postmortem.MAX_REQUESTS} requests more, begun later" in shown.stdout
     assert f"\n  threads beyond its table: {BEYOND}; what they served, if anything, is not known" in shown.stdout
 
 
@@ -132,7 +132,7 @@ def test_of_a_worker_that_lost_its_card_no_death_is_logged(base: str, caplog: py
         os.unlink(f"{base}1.worker")
         assert served(TracebackerMiddleware(application, base))
         assert messages(caplog) == []
-        assert not black_boxes.path_of(base, 1, layout.POSTMORTEM).exists()
+        assert not black_boxes.path_of(base, 1, table_layout.POSTMORTEM).exists()
         assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["pid"] == os.getpid()
 
         def is_back() -> bool:
@@ -198,7 +198,7 @@ def test_no_room_for_the_table_is_one_warning(
     assert message.startswith("no black box ([Errno 28] No space left on device)")
     assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["requests_finished"] == 3
     assert json.loads(Path(f"{base}1.worker").read_bytes())["black_box"] is None
-    assert not black_boxes.path_of(base, 1, layout.TABLE).exists()
+    assert not black_boxes.path_of(base, 1, table_layout.TABLE).exists()
 
 
 def no_room(*_: object) -> int:
@@ -239,40 +239,41 @@ def header(base: str, **changes: object) -> bytes:
         "python": None,
         **changes,
     }
-    content = layout.encode_header(layout.Header(**fields)).ljust(layout.HEADER_BYTES, b"\0")  # type: ignore[arg-type]
-    row = layout.FLIGHT.pack(11.0, b"GET", b"/before", 1.0, 11.0) + layout.OWNER.pack(1, 1, 0)
-    return (content + row).ljust(layout.FILE_BYTES, b"\0")
+    content = table_layout.encode_header(table_layout.Header(**fields)).ljust(table_layout.HEADER_BYTES, b"\0")  # type: ignore[arg-type]
+    row = table_layout.FLIGHT.pack(11.0, b"GET", b"/before", 1.0, 11.0) + table_layout.OWNER.pack(1, 1, 0)
+    return (content + row).ljust(table_layout.FILE_BYTES, b"\0")
 
 
 def predecessors(base: str) -> dict[str, bytes]:
     whole = header(base)
-    infinite = layout.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"), float("inf"))
+    infinite = table_layout.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"), float("inf"))
     return {
         "empty": b"",
         "cut short": whole[:-1],
         "only a head": whole[:100],
         "too long": whole + b"\0",
         "of another version": whole[:16] + b"\x09" + whole[17:],
-        "garbage": b"\xff" * layout.FILE_BYTES,
-        "garbage after its name": layout.MAGIC + b"\xff" * (layout.FILE_BYTES - len(layout.MAGIC)),
-        "rows of garbage": whole[: layout.HEADER_BYTES] + b"\x7f" * (layout.FILE_BYTES - layout.HEADER_BYTES),
+        "garbage": b"\xff" * table_layout.FILE_BYTES,
+        "garbage after its name": table_layout.MAGIC + b"\xff" * (table_layout.FILE_BYTES - len(table_layout.MAGIC)),
+        "rows of garbage": whole[: table_layout.HEADER_BYTES]
+        + b"\x7f" * (table_layout.FILE_BYTES - table_layout.HEADER_BYTES),
         "times without end": header(base, unix=float("inf"), started_at=float("nan")),
-        "a request without beginning": whole[: layout.HEADER_BYTES]
+        "a request without beginning": whole[: table_layout.HEADER_BYTES]
         + infinite
-        + whole[layout.HEADER_BYTES + len(infinite) :],
+        + whole[table_layout.HEADER_BYTES + len(infinite) :],
     }
 
 
 @pytest.mark.parametrize("kind", predecessors(""))
 def test_no_table_of_a_predecessor_harms_its_successor(kind: str, base: str, caplog: pytest.LogCaptureFixture) -> None:
     """It is served, has a table of its own, and nothing but a postmortem is logged: no fault of ours."""
-    path = black_boxes.path_of(base, 1, layout.TABLE)
+    path = black_boxes.path_of(base, 1, table_layout.TABLE)
     path.write_bytes(predecessors(base)[kind])
     path.chmod(0o600)
     assert served(TracebackerMiddleware(application, base))
     content = path.read_bytes()
-    assert layout.decode_header(content).pid == os.getpid()
-    assert layout.decode_rows(content, content) == ([], 0)
+    assert table_layout.decode_header(content).pid == os.getpid()
+    assert table_layout.decode_rows(content, content) == ([], 0)
     stop()
     assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {
         "wsgi_tracebacker.postmortem"
@@ -283,7 +284,7 @@ def test_a_death_is_told_without_the_stacks_of_an_earlier_one(base: str) -> None
     """A worker without a signal opens its stacks file when it has something to report: until then there is none, and
     not that of whoever had its number before.
     """
-    stacks = black_boxes.path_of(base, 1, layout.STACKS)
+    stacks = black_boxes.path_of(base, 1, table_layout.STACKS)
     with worker(base, "without-signal") as first:
         stacks.write_text("the first one's report\n")
     with worker(base, "without-signal") as second:
@@ -299,11 +300,11 @@ def test_counters_survive_a_death(base: str) -> None:
     with worker(base, "without-signal"):
         pass
     with worker(base, "without-signal"):
-        header = layout.decode_header(black_boxes.path_of(base, 1, layout.TABLE).read_bytes())
-        assert header.counted == layout.Counted(restarts=1, requests_before=1)
+        header = table_layout.decode_header(black_boxes.path_of(base, 1, table_layout.TABLE).read_bytes())
+        assert header.counted == table_layout.Counted(restarts=1, requests_before=1)
 
 
-KINDS = [layout.TABLE, layout.STACKS, layout.POSTMORTEM]
+KINDS = [table_layout.TABLE, table_layout.STACKS, table_layout.POSTMORTEM]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -316,8 +317,8 @@ def test_what_is_not_ours_is_left_as_it_is(
         cannot_be_tried("only root can make files of others")
     path = black_boxes.path_of(base, 1, kind)
     # Somebody has died here, so that there is a postmortem to be kept.
-    black_boxes.path_of(base, 1, layout.TABLE).write_bytes(header(base))
-    precious = header(base) if kind == layout.TABLE else b"precious"
+    black_boxes.path_of(base, 1, table_layout.TABLE).write_bytes(header(base))
+    precious = header(base) if kind == table_layout.TABLE else b"precious"
     victim = black_boxes.path_of(base, 1, "victim")
     victim.write_bytes(precious)
     path.unlink(missing_ok=True)
@@ -346,14 +347,14 @@ def test_what_is_not_ours_is_left_as_it_is(
         )
         assert victim.read_bytes() == precious
         said = messages(caplog)
-        if kind == layout.TABLE:
+        if kind == table_layout.TABLE:
             [warning] = said
             assert re.search("is no regular file|belongs to uid 12345|has 2 names", warning)
         else:
             # That of the predecessor, and where the stacks cannot be kept, that.
             told = [message for message in said if "worker 1, pid 4000000, died with 1 request in flight" in message]
             assert len(told) == 1
-            assert len(said) == (2 if kind == layout.STACKS else 1)
+            assert len(said) == (2 if kind == table_layout.STACKS else 1)
     finally:
         if what == "a folder":
             path.rmdir()

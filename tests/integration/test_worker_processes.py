@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, request_in_flight, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import card_json
 from wsgi_tracebacker.worker import agent
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def test_a_preloading_master_owns_nothing(base: str) -> None:
 def test_the_card_says_who_the_worker_is(base: str) -> None:
     """Number, base, process and user on the card are those of this very process."""
     serve(TracebackerMiddleware(lambda *_: [], base, application="shop"), environ(SERVER_SOFTWARE="server/1"))
-    card = card_format.decode(Path(base + "1.worker").read_bytes())
+    card = card_json.decode(Path(base + "1.worker").read_bytes())
     assert (card.number, card.base, card.pid, card.uid, card.application, card.server, card.cwd) == (
         1,
         base,
@@ -280,7 +280,7 @@ def test_the_card_says_who_the_worker_is(base: str) -> None:
     )
     assert abs(card.started_at - time.time()) < 100_000
     with pytest.raises(FormatError):
-        card_format.decode(b"")
+        card_json.decode(b"")
 
 
 OTHER, MEMBERS = 54_321, 54_322

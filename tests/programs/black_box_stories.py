@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import table_layout
 from wsgi_tracebacker.worker import agent, settings
 from wsgi_tracebacker.worker.blackbox import box_files
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 #: More than there are rows in the table.
-CROWD = layout.ROWS + 6
+CROWD = table_layout.ROWS + 6
 #: Threads that write into their rows while there is no shared memory left.
 CORES_WHEN_FULL = 64
 #: More address space than the process has when it begins to be hungry.
@@ -163,7 +163,7 @@ def fork(base: str) -> None:
     told: list[bytes] = []
 
     def table() -> bytes:
-        with open(box_files.path_of(base, 1, layout.TABLE), "rb") as file:
+        with open(box_files.path_of(base, 1, table_layout.TABLE), "rb") as file:
             return file.read()
 
     def end_in_child() -> None:
@@ -194,9 +194,9 @@ def fork(base: str) -> None:
         assert table() == told[0]
         worker.request("/child")
         assert table() == told[0]
-        assert os.path.exists(box_files.path_of(base, 2, layout.TABLE))
+        assert os.path.exists(box_files.path_of(base, 2, table_layout.TABLE))
         sys.exit(0)
-    rows, torn = layout.decode_rows(table(), table())
+    rows, torn = table_layout.decode_rows(table(), table())
     assert (rows, torn) == ([], 0)
     say("served on")
 

@@ -1,1 +1,1 @@
-"""What both sides ask of Linux: ``/proc``, files and descriptors. Knows nothing of WSGI."""
+"""Linux for worker and reader: ``/proc``, files, descriptors, peers. Knows nothing of WSGI."""

@@ -1,6 +1,6 @@
-"""Who may read: the same user, root, and the members of one group if that was asked for.
+"""Decides who may read the socket: the same user, root, and the members of one group if the settings name it.
 
-Knows the credentials that the kernel attaches to a UNIX connection (unix(7)). Refuses to believe anything else.
+It trusts only the credentials that the kernel attaches to a UNIX connection (unix(7)).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SO_PEERGROUPS = 59
 
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _GROUP = struct.Struct("I")
-#: What Python lets getsockopt() return at most: 256 groups. A peer in more of them is refused.
+#: The most that Python's getsockopt() returns: 256 groups. A peer that is in more is refused.
 _MAX_OPTION_BYTES = 1024
 
 

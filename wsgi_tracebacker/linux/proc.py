@@ -1,8 +1,8 @@
-"""Reads ``/proc`` (proc(5)); nothing else in the package opens a file there.
+"""Reads ``/proc`` (proc(5)); no other module opens a file there.
 
 A *folder* is the directory of a process (``/proc/123``, ``/proc/self``) or of one of its threads
-(``/proc/self/task/124``). No function raises: for a process that is not there, or a file that may not be read, the
-answer is empty or None.
+(``/proc/self/task/124``). No function raises: if a process does not exist, or a file may not be read, the result is
+empty or None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-#: The usual ``/proc``. Tests have one of their own.
+#: The usual ``/proc``. Tests use a folder of their own.
 ROOT = "/proc"
 
 #: How much of a file is read at once, and in all. One line is far below a page; ``/proc/stat`` of a large machine and
@@ -26,12 +26,12 @@ _ENDED = ("Z", "X")
 
 
 class Stat(NamedTuple):
-    """What is used of the file ``stat``."""
+    """The fields that we use of the file ``stat``."""
 
     #: R, S, D, T, Z …
     letter: str
-    #: Whether the process has begun to end. Its locks are free by then, while its letter is still R: seen in 2 of 300
-    #: deaths by a process that took the lock at once.
+    #: Whether the process has begun to end. Its locks are free by then, but its letter may still be R: seen in 2 of 300
+    #: deaths by a process that locked the file at once.
     is_exiting: bool
     #: When it started, in clock ticks since boot.
     start_ticks: int
@@ -74,7 +74,7 @@ def read(path: str) -> bytes:
         try:
             os.close(descriptor)
         except OSError:
-            # The application has just closed all descriptors of its process.
+            # The application has closed all descriptors of its process meanwhile.
             pass
 
 
@@ -113,13 +113,13 @@ def signals(folder: str) -> Signals | None:
 
 
 def is_caught(number: int, folder: str = "/proc/self") -> bool | None:
-    """Whether a process has a handler for a signal; None where ``/proc`` does not say."""
+    """Whether a process has a handler for a signal; None if ``/proc`` does not show it."""
     found = signals(folder)
     return bool(found.caught >> (number - 1) & 1) if found is not None else None
 
 
 def credentials(folder: str) -> Credentials | None:
-    """Which users and groups a process acts as."""
+    """The users and groups of a process."""
     found = status(folder)
     try:
         return Credentials(*(tuple(map(int, found.get(name, "").split())) for name in ("Uid", "Gid", "Groups")))
@@ -137,14 +137,14 @@ def run_times(folder: str) -> tuple[int, int] | None:
 
 
 def wait_channel(folder: str) -> str | None:
-    """The kernel's function that a thread sleeps in; None if it does not sleep, or that may not be known."""
+    """The kernel's function that a thread sleeps in; None if it does not sleep, or if we may not read it."""
     channel = read(f"{folder}/wchan")
     return channel.decode("ascii", "backslashreplace") if channel not in (b"", b"0") else None
 
 
 def system_call(folder: str) -> int | None:
     """The number of the system call that a thread is in; None if it is in none."""
-    # "running" for one that runs; -1 for one that was stopped outside of any call.
+    # "running" for a thread that runs; -1 for one that was stopped outside of any call.
     number = read(f"{folder}/syscall").partition(b" ")[0]
     return int(number) if number.isdigit() else None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import card_json
 from wsgi_tracebacker.worker import startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.identity import Identity
@@ -40,7 +40,7 @@ def test_who_has_it_closed_meanwhile_gets_no_answer_and_no_error(
 ) -> None:
     """An application that closes all descriptors may do so between any two of our calls, on another thread."""
     base = str(tmp_path / "tb")
-    for path in (f"{base}.left", card_format.card_path(base, 1)):
+    for path in (f"{base}.left", card_json.card_path(base, 1)):
         with open(path, "wb") as file:
             file.write(b"{}")
     closed: list[int] = []

@@ -16,7 +16,7 @@ from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader import discovery
 from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request, table
-from wsgi_tracebacker.wire import card_json as cards
+from wsgi_tracebacker.wire import card_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_what_is_opened_is_what_was_looked_at(
     """Whatever a path leads to from one call to the next: a pipe that stands there now and then is never opened."""
     for folder in ("theirs", "own"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "own" / "tb1.worker").write_bytes(cards.encode(card_naming("")))
+    (tmp_path / "own" / "tb1.worker").write_bytes(card_json.encode(card_naming("")))
     os.mkfifo(tmp_path / "theirs" / "tb1.worker")
     swapper = Swapper(f"{tmp_path}/own", f"{tmp_path}/theirs")
     if first == "pipe":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.wire.test_card_json import CARD
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import card_json
 from wsgi_tracebacker.worker import startup_warnings
 from wsgi_tracebacker.worker.identity import Identity
 from wsgi_tracebacker.worker.startup_warnings import nothing_respawns
@@ -134,8 +134,8 @@ def test_here_nothing_is_hidden(tmp_path: Path) -> None:
 
 def write_card(base: str, number: int, pid: int, start_ticks: int) -> None:
     card = CARD._replace(number=number, base=base, pid=pid, start_ticks=start_ticks)
-    with open(card_format.card_path(base, number), "wb") as file:
-        file.write(card_format.encode(card))
+    with open(card_json.card_path(base, number), "wb") as file:
+        file.write(card_json.encode(card))
 
 
 def test_copies_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""What outlives the worker: the table of its requests, its last reports and stacks, and what its predecessor left."""
+"""Records that outlive the worker: the table of its requests, its last reports and stacks, its predecessor's files."""

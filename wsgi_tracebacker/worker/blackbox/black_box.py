@@ -1,13 +1,13 @@
-"""What outlives this worker: the table of its requests, its last reports and stacks, and the signal that asks for them.
+"""Owns the files that outlive this worker, and the dump signal: table of requests, last reports and stacks.
 
-Each of the three may be refused by the environment; then the worker goes on without it, and ``refused`` says why.
+The operating system may refuse each of the three; then the worker works without it, and ``refused`` has the reason.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import table_layout
 from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
@@ -24,28 +24,28 @@ class BlackBox:
     def __init__(
         self, identity: Identity, number: int, dump_signal: int | None, vanished: BlackBox | None = None
     ) -> None:
-        """Make its files. ``vanished``: the one that this worker had before, whose files are gone."""
+        """Make its files. ``vanished``: the former black box of this worker, whose files were deleted."""
         self._identity = identity
         self._number = number
-        #: What the environment refused, as warn_once() takes it.
+        #: What the operating system refused, as arguments for warn_once().
         self.refused: list[tuple[str, str, object]] = []
         self.table: Table | None = None
         self._dump_signal: DumpSignal | None = None
         old_table = vanished.table if vanished is not None else None
         if vanished is not None:
             vanished.close(remove=True)
-        # Whether we ever write one of our own or not: what a predecessor reported must not stand beside our table.
-        stacks_path = box_files.path_of(identity.base, number, layout.STACKS)
+        # Also if we never write one of our own: a predecessor's reports must not be read with our table.
+        stacks_path = box_files.path_of(identity.base, number, table_layout.STACKS)
         box_files.remove(stacks_path)
         self.stacks_file = StacksFile(stacks_path)
         self._make_table(old_table)
         if dump_signal is not None:
-            self._take_signal(dump_signal)
+            self._register_signal(dump_signal)
 
     def _make_table(self, old: Table | None) -> None:
         header = self._identity.header(self._number, predecessor.counted(self._identity.base, self._number))
         try:
-            self.table = Table(box_files.path_of(self._identity.base, self._number, layout.TABLE), header)
+            self.table = Table(box_files.path_of(self._identity.base, self._number, table_layout.TABLE), header)
         except (OSError, ValueError) as error:
             refusal = "no black box (%s); after a crash nobody will know what was served"
             self.refused.append(("black box", refusal, error))
@@ -53,7 +53,7 @@ class BlackBox:
             if old is not None:
                 self.table.go_on_from(old)
 
-    def _take_signal(self, number: int) -> None:
+    def _register_signal(self, number: int) -> None:
         dump_signal = DumpSignal(number)
         if dump_signal.register(self.stacks_file):
             self._dump_signal = dump_signal
@@ -67,11 +67,11 @@ class BlackBox:
         return self._dump_signal.number if self._dump_signal is not None else None
 
     def is_there(self) -> bool:
-        """Whether others find its table, if there is one."""
+        """Whether readers still find its table, if there is one."""
         return self.table is None or self.table.is_there()
 
     def card(self) -> Card:
-        """The card of the worker, with what a reader needs to find its black box."""
+        """The card of the worker, which tells readers where its black box is."""
         return self._identity.card(
             self._number,
             black_box=self.table.path if self.table is not None else None,
@@ -80,7 +80,7 @@ class BlackBox:
         )
 
     def close(self, *, remove: bool) -> None:
-        """Give the signal back and let go of the files; ``remove`` them when the worker ends in order."""
+        """Unregister the signal and close the files; ``remove`` them when the worker ends in order."""
         if self._dump_signal is not None:
             self._dump_signal.unregister()
             self._dump_signal = None

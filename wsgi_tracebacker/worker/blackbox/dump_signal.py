@@ -1,7 +1,7 @@
-"""The signal that faulthandler answers with all stacks, without the GIL.
+"""Registers the signal that faulthandler answers with all stacks, without the GIL.
 
-Knows how to take a signal that nobody uses, and how to give it back. Refuses to send it: that is for a reader that
-has proven that this worker is stalled (a dump of a running process can crash it, python/cpython#116008).
+The worker never sends it: a reader does, after it has proven that the worker is stalled (a dump of a running process
+can crash it, python/cpython#116008).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DumpSignal:
-    """Registered with faulthandler as long as the worker lives."""
+    """A signal that is registered with faulthandler as long as the worker lives."""
 
     def __init__(self, number: int) -> None:
         """Nothing is registered yet."""
@@ -24,9 +24,9 @@ class DumpSignal:
         self._is_registered = False
 
     def register(self, stacks_file: StacksFile) -> bool:
-        """Have the signal answered into a file; False if the signal is in use, or there is no file."""
+        """Have faulthandler write all stacks to a file; False if the signal is in use, or there is no file."""
         if not self._is_registered and proc.is_caught(self.number) is not False:
-            # Somebody's, an application's or another sub-interpreter's: faulthandler would take it over.
+            # The application or another sub-interpreter handles it: faulthandler would replace that handler.
             return False
         descriptor = stacks_file.descriptor()
         if descriptor is None:
@@ -39,7 +39,7 @@ class DumpSignal:
         return True
 
     def unregister(self) -> None:
-        """Give the signal back, before its file is closed: the descriptor's number may be reused."""
+        """Unregister, before the file is closed: its descriptor's number may be reused."""
         if self._is_registered:
             self._is_registered = False
             faulthandler.unregister(self.number)

@@ -1,7 +1,6 @@
-"""The threads of this package in one process: which they are, for snapshots and for the black box's header.
+"""Starts this package's threads, and lists them for snapshots and in the black box's header.
 
-Snapshots leave them out, and so do readers of a dump of a stalled worker, which has the ident of each thread and no
-more. Refuses to know what a thread does.
+Snapshots leave them out. So do readers of a stalled worker's dump, which identifies a thread by its ident only.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class OwnThreads:
-    """Starts threads, and knows those that run.
+    """The threads of one process.
 
-    Without a lock, which a thread that a signal's handler starts could wait for in vain: each thread writes to its own
+    There is no lock, because a signal handler may start a thread while a lock is held: each thread writes to its own
     place in the header.
     """
 
     def __init__(self, primitives: Primitives) -> None:
-        """``primitives``: what real threads are made with."""
+        """``primitives`` starts the real threads."""
         self._primitives = primitives
         self._table: Table | None = None
-        #: Of each thread that runs, by its ident: its native id, and its place in the header if there is one for it.
+        #: By the ident of each thread that runs: its native id, and its place in the header if there was a free one.
         self._running: dict[int, tuple[int, int | None]] = {}
         self._free_places = deque(range(THREADS))
 
@@ -39,11 +38,11 @@ class OwnThreads:
         return self._primitives.start_new_thread(self._run, (work, arguments))
 
     def idents(self) -> set[int]:
-        """Of all that run now."""
+        """The idents of all threads of ours that run now."""
         return set(self._running)
 
     def write_to(self, table: Table | None) -> None:
-        """From now on, they stand in the header of this table; None: nowhere."""
+        """List the threads in the header of this table from now on; None: in no table."""
         self._table = table
         for ident, (native_id, place) in list(self._running.items()):
             self._write(place, ident, native_id)

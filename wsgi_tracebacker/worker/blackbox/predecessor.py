@@ -1,13 +1,12 @@
-"""What the dead owner of a worker number was doing, for whoever takes that number or saw it die.
+"""Makes the postmortem of a worker number's dead owner, for its successor or for a master that saw it die.
 
-Knows where the table, the stacks and the postmortem of a predecessor are, and that a free lock does not prove that it
-died: a cleaner of ``/tmp`` removes the card and the socket of a living worker, and whoever makes a new card there has
-the lock of another file. So there is no postmortem of a process that the kernel says runs. Where the kernel cannot
-know (the table is of another boot, or of another pid namespace), the lock is believed.
+A free lock does not prove that the owner died: a cleaner of ``/tmp`` removes the card and the socket of a living
+worker, and the next process that makes a card there locks another file. So there is no postmortem of a process that
+runs according to the kernel. If the kernel cannot know it (the table is from another boot or another pid namespace),
+the free lock decides.
 
-The table is read and removed under that lock, so each death is logged by one process: a successor, or a master that
-saw its worker end. The postmortem is kept before it is logged: if that process is killed in between,
-``wsgi-tb postmortem`` still shows it.
+The table is read and removed under that lock, so that each death is logged by one process. The postmortem is written
+before it is logged: if that process is killed in between, ``wsgi-tb postmortem`` still shows it.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import dead_table
-from wsgi_tracebacker.wire import postmortem_json as postmortem_format
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import dead_table, postmortem_json, table_layout
 from wsgi_tracebacker.wire.table_layout import Counted
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
@@ -28,62 +25,62 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import Postmortem
     from wsgi_tracebacker.wire.table_layout import Header
 
-#: By base and number: what dead workers had counted, for their successors: this process, or one that it forks after it
-#: has cleaned up.
+#: By base and number: the counters of dead workers, for their successors. A successor is this process, or one that it
+#: forks after it has removed the dead worker's files.
 _counted: dict[tuple[str, int], Counted] = {}
 
 
 def make_postmortem(base: str, number: int) -> Postmortem | None:
     """Make and keep the postmortem of the last worker with this number, if it died with requests in flight."""
-    content, _ = box_files.read(box_files.path_of(base, number, layout.TABLE))
+    content, _ = box_files.read(box_files.path_of(base, number, table_layout.TABLE))
     if content is None:
         return None
     try:
-        if _lives(layout.decode_header(content)):
+        if _lives(table_layout.decode_header(content)):
             return None
-        _counted[base, number] = layout.handed_on(content)
-        stacks, written_at = box_files.read(box_files.path_of(base, number, layout.STACKS))
+        _counted[base, number] = table_layout.handed_on(content)
+        stacks, written_at = box_files.read(box_files.path_of(base, number, table_layout.STACKS))
         postmortem = dead_table.read_postmortem(content, base, unix_time(), stacks, written_at)
     except FormatError:
         return None
     if postmortem is not None:
-        # The latest of each number is kept.
-        path, kept = box_files.path_of(base, number, layout.POSTMORTEM), postmortem_format.encode(postmortem)
-        if not box_files.write(path, kept):
-            # Where there is no room, its table and stacks make some: both were read, and the caller is about to remove
-            # them. If that is not enough, the postmortem is logged and not kept.
+        # It replaces the one before.
+        path, document = box_files.path_of(base, number, table_layout.POSTMORTEM), postmortem_json.encode(postmortem)
+        if not box_files.write(path, document):
+            # There is no room: remove table and stacks, which were read and which the caller would remove next. If that
+            # is not enough, the postmortem is logged and not kept.
             _remove(base, number)
-            box_files.write(path, kept)
+            box_files.write(path, document)
     return postmortem
 
 
 def counted(base: str, number: int) -> Counted:
-    """What the counters of a worker with this number begin with."""
+    """The values with which the counters of a new worker with this number begin."""
     return _counted.pop((base, number), Counted())
 
 
 def clean_up_after(base: str, pid: int) -> Postmortem | None:
-    """Remove the files of worker ``pid``, which its master saw die; its postmortem, which is the caller's to log.
+    """Remove the files of worker ``pid``, which its master saw die; returns its postmortem, for the caller to log.
 
-    Leaves them alone while anybody holds their lock: a successor that was quicker, or another process that uses the
-    same base. The kept postmortem stays. Raises OSError for what the environment refuses.
+    Does nothing if another process holds their lock: a successor that was quicker, or one that uses the same base. The
+    postmortem's file stays. Raises OSError if the operating system refuses something.
     """
     for number in slot.numbers_at(base):
-        taken = slot.claim_of(base, number, pid)
-        if taken is None:
+        claimed = slot.claim_of(base, number, pid)
+        if claimed is None:
             continue
         try:
             postmortem = make_postmortem(base, number)
             _remove(base, number)
         finally:
-            # Its socket is gone already: claiming a number makes room for the next socket.
-            taken.release()
+            # claim_of() has removed its socket already.
+            claimed.release()
         return postmortem
     return None
 
 
 def _remove(base: str, number: int) -> None:
-    for kind in (layout.TABLE, layout.STACKS):
+    for kind in (table_layout.TABLE, table_layout.STACKS):
         box_files.remove(box_files.path_of(base, number, kind))
 
 

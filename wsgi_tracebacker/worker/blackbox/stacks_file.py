@@ -1,9 +1,7 @@
-"""The last reports and stacks of one worker, in a file that outlives it.
-
-Knows how large the file may grow. Refuses to raise: if it cannot be had there is none, and the application is served.
+"""Keeps the last reports and stacks of one worker in a file that outlives it, up to a size.
 
 A report is written here before it is logged, because logging may hang: an overdue request may hold the lock of the
-very handler that the report would go to.
+handler that would log it. Nothing raises: if the file cannot be opened, nothing is kept.
 """
 
 from __future__ import annotations
@@ -14,12 +12,12 @@ from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 from wsgi_tracebacker.worker.blackbox import box_files
 
-#: Reports and stacks that are kept; those of a deep stack have some 20 KiB. When full, the file starts anew.
+#: Size of the file; a report with a deep stack has some 20 KiB. When it is full, the file is emptied.
 MAX_STACKS_BYTES = 512 * 1024
 
 
 class StacksFile:
-    """The last reports and stacks of one worker. Opened when it is first needed."""
+    """The stacks file of one worker. It is made when it is first needed."""
 
     def __init__(self, path: str) -> None:
         """Nothing is opened yet."""
@@ -42,7 +40,7 @@ class StacksFile:
         return True
 
     def descriptor(self) -> int | None:
-        """The open file, which every write is appended to; None if it cannot be had."""
+        """The open file, in append mode; None if it cannot be opened."""
         if self._descriptor is None and not self._refused:
             try:
                 self._descriptor = OwnDescriptor(box_files.make(self.path, os.O_RDWR | os.O_APPEND))
@@ -51,7 +49,7 @@ class StacksFile:
         return self._descriptor.number if self._descriptor is not None else None
 
     def close(self, *, remove: bool) -> None:
-        """Let go of the file; ``remove`` it when the worker ends in order."""
+        """Close the file; ``remove`` it when the worker ends in order."""
         if self._descriptor is None:
             return
         if remove:

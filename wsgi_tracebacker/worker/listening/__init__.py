@@ -1,1 +1,1 @@
-"""The worker's number and its socket: who may connect, and the loop that answers."""
+"""The worker's number, its socket, and the thread that answers there."""

@@ -1,1 +1,1 @@
-"""What we log, on a thread of its own, so that no request waits for it."""
+"""Logs our lines on a thread of its own, so that no request waits for logging."""

@@ -1,6 +1,6 @@
-"""What happens to a fault of ours: it is logged once, counted, and goes no further. A warning is logged once, too.
+"""Logs and counts faults of ours, so that they never reach the application; logs warnings. Each is logged once.
 
-Knows what was logged already. Refuses to raise, and to wait for the log: its lines go to the reporter.
+Nothing here raises or waits: the reporter logs the lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _count = 0
 
 
 def caught(where: str) -> None:
-    """Log the exception that the caller is handling, once for each place ``where`` it was caught, and count it."""
+    """Count the exception that the caller is handling; log the first one for each place ``where``."""
     global _count
     _count += 1
     if _is_new(where):
@@ -32,9 +32,9 @@ def caught(where: str) -> None:
 def warn_once(key: str, message: str, *arguments: object) -> None:
     """Log a warning the first time that ``key`` is given in this process."""
     if _is_new(key):
-        # Only the words of an exception: its traceback has the frames of a request, and handlers may keep records.
-        words = [str(argument) if isinstance(argument, BaseException) else argument for argument in arguments]
-        reporter.current().post(reporter.Entry(logs.PACKAGE, logging.WARNING, message, *words))
+        # Exceptions as text: a traceback holds the frames of a request, and handlers may keep records.
+        arguments = tuple(str(argument) if isinstance(argument, BaseException) else argument for argument in arguments)
+        reporter.current().post(reporter.Entry(logs.PACKAGE, logging.WARNING, message, *arguments))
 
 
 def warn_once_here(key: str, text: str) -> None:
@@ -51,19 +51,19 @@ def _is_new(key: str) -> bool:
 
 
 def _formatted() -> str:
-    """The exception that is being handled, as text, for the same reason; with its traceback if that can be had."""
+    """The exception that is being handled as text, for the same reason, with its traceback if possible."""
     error = sys.exc_info()[1]
     try:
         return traceback.format_exc().rstrip("\n")
     except Exception:
-        # It imports, and reads files: without a descriptor it cannot.
+        # The traceback module imports and reads files, and may be out of descriptors.
         return f"{type(error).__name__}: {error}"
 
 
 def is_of_signal_handler(error: BaseException) -> bool:
-    """Whether an exception that was caught around code of ours came out of the handler of a signal.
+    """Whether an exception that was caught around our code was raised by a signal handler.
 
-    It raises into whatever runs just then, as time-outs do, and means the application.
+    Such a handler (a time-out) interrupts whatever runs just then; its exception is meant for the application.
     """
     raised_through = error.__traceback__
     if raised_through is None or raised_through.tb_next is None:
@@ -90,7 +90,7 @@ def count() -> int:
 
 
 def forget() -> None:
-    """Start anew: a process that was just forked has logged nothing yet."""
+    """Forget all of them: a process that was just forked has logged nothing yet."""
     global _count
     _count = 0
     _seen.clear()

@@ -1,8 +1,7 @@
-"""Logs one line with the application's logging, whatever the application did to that; stderr is the way out.
+"""Logs one line with the application's logging, or writes it to stderr where logging would lose it.
 
-Knows the loggers' names. Refuses to keep a logger: ``logging.config.dictConfig`` disables those that exist when it is
-called, so each is looked up when it is used. Blocks as long as the application's handlers do: only the reporter calls
-it while requests are served.
+Loggers are looked up when they are used: ``logging.config.dictConfig`` disables those that exist when it is called.
+emit() blocks as long as the application's handlers do: while requests are served, only the reporter calls it.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ POSTMORTEM = "wsgi_tracebacker.postmortem"
 HUB = "wsgi_tracebacker.hub"
 STALL = "wsgi_tracebacker.stall"
 
-#: The one key under which a record carries its structured content.
+#: The attribute of a record that holds its structured content.
 EXTRA_KEY = "wsgi_tracebacker"
 
 _STDERR = 2
 
 
 class _Stderr(logging.Handler):
-    """Writes records to stderr, for loggers that would lose them. Without a lock: a write is one system call."""
+    """Writes records of loggers without a handler to stderr. It needs no lock: a write is one system call."""
 
     def createLock(self) -> None:  # noqa: N802  (the name that logging calls)
         self.lock = None
@@ -48,19 +47,19 @@ def emit(
     content: dict[str, object] | None = None,
     exception: BaseException | None = None,
 ) -> None:
-    """Log, or write to stderr where the logger would lose it. May block as long as the application's handlers do.
+    """Log, or write to stderr if the logger is disabled or has no handler.
 
-    :param content: what the record carries under EXTRA_KEY.
-    :param exception: add its traceback.
+    :param content: the record's structured content, see EXTRA_KEY.
+    :param exception: log its traceback too.
     """
     try:
         logger = logging.getLogger(name)
-        if logger.disabled or not _is_heard(logger):
-            # A logger of the same name that nobody else knows, so that those who listen to all loggers without being
-            # a handler (Sentry patches Logger.callHandlers) hear it too.
+        if logger.disabled or not _has_handler(logger):
+            # A logger of the same name that logging does not know: Sentry, which patches Logger.callHandlers, gets the
+            # record too.
             logger = logging.Logger(name)  # noqa: LOG001
-            # Made for this one line: one that lives as long as this module is taken down when the interpreter ends, and
-            # logging then asks gevent, which is gone by that time, for a lock.
+            # A new handler for each line: logging closes one that lives until the interpreter ends, and needs a lock
+            # for that from gevent, which is gone by that time.
             logger.addHandler(_Stderr())
         extra = {EXTRA_KEY: content} if content is not None else None
         ident = threading.get_ident()
@@ -69,31 +68,31 @@ def emit(
             logger.log(level, message, *arguments, extra=extra, exc_info=exception)
         finally:
             if not was_known:
-                # A record asks for the current thread's name: for a thread that Python did not start, as ours
-                # are, that makes a dummy which stays for ever.
+                # A record gets the current thread's name. In a thread that threading did not start, as ours, that
+                # makes a dummy thread object, which would stay for ever.
                 threading._active.pop(ident, None)  # type: ignore[attr-defined]  # noqa: SLF001
         return
     except Exception:
-        # A filter or handler raised: the line is written all the same.
+        # A filter or handler raised; the line is written nevertheless.
         failure = traceback.format_exc()
     text = message % arguments if arguments else message
     write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}\n{failure}".rstrip("\n"))
 
 
-def _is_heard(logger: logging.Logger) -> bool:
-    """Whether any handler gets the logger's records: one that does nothing is none."""
-    here: logging.Logger | None = logger
-    while here is not None:
-        if any(not isinstance(handler, logging.NullHandler) for handler in here.handlers):
+def _has_handler(logger: logging.Logger) -> bool:
+    """Whether any handler gets the logger's records, apart from those that do nothing."""
+    ancestor: logging.Logger | None = logger
+    while ancestor is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in ancestor.handlers):
             return True
-        here = here.parent if here.propagate else None
+        ancestor = ancestor.parent if ancestor.propagate else None
     return False
 
 
 def write_to_stderr(text: str) -> None:
     """Write a line to descriptor 2: the application may have replaced ``sys.stderr``, or closed it."""
     try:
-        # Not what eventlet puts there, which may wait in a hub that is to be reported as blocked.
+        # Not eventlet's write(), which may wait in the very hub that is reported as blocked.
         primitives.original("os", "write")(_STDERR, (text + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
         pass

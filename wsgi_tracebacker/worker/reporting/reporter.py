@@ -1,13 +1,10 @@
 """Logs our lines on a thread of its own: a log handler may hang, and no request and no part of ours waits for it.
 
-Knows which reports are the same, how many may be logged in full, and what to do when logging hangs. Refuses to make a
-report.
-
-Each process has one reporter. Its thread runs while lines wait, hands one after the other to a second thread, which
-calls the application's handlers and ``on_harakiri``, and waits for that one. Logging that takes longer than
-HANGS_AFTER_SECONDS hangs: that line, and all that come until it returns, are written to stderr. So lines are late by a
-second and never lost. Both threads are real (also under gevent and eventlet) and daemons. The text of a report is in
-the stacks file before it comes here.
+Each process has one reporter. Its thread runs while lines wait: it gives one after the other to a second thread, which
+calls the application's handlers and ``on_harakiri``, and waits for that thread. Logging that takes longer than
+HANGS_AFTER_SECONDS hangs: that line, and all that come until it returns, are written to stderr. So lines are at most a
+second late, and never lost. Both threads are real (also under gevent and eventlet) and daemons. The text of a report is
+in the stacks file before it is posted here.
 """
 
 from __future__ import annotations
@@ -24,14 +21,14 @@ from wsgi_tracebacker.worker.threads import primitives
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Reports on requests that stand in the same place are the same; within so many seconds one is logged and the others
-#: are counted.
+#: Of several reports on requests at the same place in the code, one is logged within so many seconds; the others are
+#: counted.
 REPEAT_SECONDS = 60.0
 #: Reports that are logged in full within that time, however different they are. A stack is 2-20 KB of log.
 MAX_FULL_REPORTS = 20
-#: Reports that wait to be logged; above it the oldest goes. It is in the stacks file.
+#: Reports that wait to be logged. With one more, the oldest is not logged; it is in the stacks file.
 _MAX_WAITING = 1_000
-#: Logging that takes longer hangs. Less than a kill waits, so that its report is on stderr by then.
+#: Logging that takes longer hangs. A kill waits longer than this, so that its report is on stderr by then.
 HANGS_AFTER_SECONDS = 0.75
 
 # Bound when this module is loaded: applications patch these modules, and not only gevent and eventlet do.
@@ -39,7 +36,7 @@ _allocate_lock = primitives.original("_thread", "allocate_lock")
 
 
 class Entry:
-    """One line on its way out."""
+    """One line to be logged."""
 
     __slots__ = ("_arguments", "_callback", "_message", "content", "is_done", "is_logged", "level", "logger")
 
@@ -55,10 +52,10 @@ class Entry:
     ) -> None:
         """Nothing is logged yet.
 
-        :param message: the same for all lines of a kind: that is how Sentry groups them.
-        :param content: what the record carries for programs.
-        :param callback: called when it was logged.
-        :param is_logged: nothing is to be logged, only the callback called.
+        :param message: the same for all lines of a kind: Sentry groups them by it.
+        :param content: structured content of the record, for programs.
+        :param callback: called after the line was logged.
+        :param is_logged: log nothing, only call the callback.
         """
         self.logger = logger
         self.level = level
@@ -68,14 +65,14 @@ class Entry:
         self._callback = callback
         #: Whether it was logged or written to stderr.
         self.is_logged = is_logged
-        #: Whether nothing is left to do for it.
+        #: Whether the callback has returned, too, or will not be waited for.
         self.is_done = False
 
     def text(self) -> str:
         return self._message % self._arguments if self._arguments else self._message
 
     def log(self) -> None:
-        """Log it, and call the callback: takes as long as the application's code for both does."""
+        """Log it and call the callback. Takes as long as the application's handlers and callback do."""
         if not self.is_logged:
             self.emit()
             self.is_logged = True
@@ -84,7 +81,7 @@ class Entry:
                 self._callback()
             except BaseException as error:
                 logs.emit(logs.HARAKIRI, logging.ERROR, "on_harakiri raised", exception=error)
-        # Now: who kills waits for the callback too.
+        # Not before: a kill waits for the callback too.
         self.is_done = True
 
     def emit(self) -> None:
@@ -99,7 +96,7 @@ class Entry:
 
 
 class Repeats:
-    """Counts what is the same, so that a storm of a thousand slow requests does not log a thousand stacks."""
+    """Counts equal reports, so that a thousand slow requests do not log a thousand stacks."""
 
     def __init__(self) -> None:
         self._window_ends = 0.0
@@ -121,11 +118,11 @@ class Repeats:
         return True
 
     def ends_at(self) -> float | None:
-        """When the next summary is due; None if nothing was counted."""
+        """When the next summary is due; None if no report was logged since the last one."""
         return self._window_ends if self._counts else None
 
     def summary(self, now: float) -> list[tuple[str, int]]:
-        """At the end of a minute: what was counted, each with the first request of its kind."""
+        """At the end of a minute: how many reports were only counted, for the first request of each kind."""
         if not self._counts or now < self._window_ends:
             return []
         counted = [(subject, count) for subject, count in self._counts.values() if count]
@@ -140,23 +137,23 @@ class Reporter:
         """Until begin(), a line is logged where it is posted."""
         self._start_thread: Callable[..., object] | None = None
         self._waiting: deque[Entry] = deque(maxlen=_MAX_WAITING)
-        #: What the thread is busy with.
+        #: The line that the thread is handling.
         self._current: Entry | None = None
         #: Held while the thread runs.
         self._running_lock = _allocate_lock()
-        #: Held while the second thread has a line, and so while the application's logging has it.
+        #: Held while the second thread has a line, which is as long as the application's logging takes for it.
         self._logging_lock = _allocate_lock()
 
     def begin(self, start_thread: Callable[..., object]) -> None:
-        """From now on this process serves requests.
+        """Log on a thread from now on, because this process serves requests.
 
-        Before that no request can wait for a line: it is logged while the application is imported, or by gunicorn's
-        master. And no thread may be started there: workers that are forked later would not have it.
+        Before that no request can wait for a line: it comes from the import of the application, or from gunicorn's
+        master. No thread may be started there: workers that are forked later would not have it.
         """
         self._start_thread = start_thread
 
     def post(self, entry: Entry) -> Entry:
-        """Hand a line over; returns at once."""
+        """Have a line logged; returns at once."""
         if self._start_thread is None:
             entry.log()
         else:
@@ -165,10 +162,10 @@ class Reporter:
         return entry
 
     def flush(self, timeout_seconds: float) -> None:
-        """Wait until every line is logged; those that are not by then are written to stderr."""
+        """Wait until every line is logged; write those to stderr that are not logged by then."""
         if self._running_lock.acquire(timeout=timeout_seconds):
             self._running_lock.release()
-            # A line that was posted just now found the lock taken.
+            # For a line that was posted while we held the lock.
             self._start()
         else:
             current = self._current
@@ -177,12 +174,12 @@ class Reporter:
             self._give_up_waiting("logging hangs")
 
     def end(self, timeout_seconds: float) -> None:
-        """Flush, because the process ends. A later line is logged where it is posted: no thread would live to do it."""
+        """Flush, because the process ends. A later line is logged by the thread that posts it, as before begin()."""
         self.flush(timeout_seconds)
         self._start_thread = None
 
     def _start(self) -> None:
-        """Start the thread, if lines wait and it does not run. Waits for no lock: a signal's handler may post."""
+        """Start the thread, if lines wait and it does not run. Never waits for the lock: a signal handler may post."""
         start_thread = self._start_thread
         if self._waiting and start_thread is not None and self._running_lock.acquire(blocking=False):
             try:
@@ -192,7 +189,7 @@ class Reporter:
                 self._give_up_waiting("no thread")
 
     def _next(self) -> Entry | None:
-        # Not asked first whether there is one: flush() takes them, too.
+        # Without a check before: flush() may remove lines meanwhile.
         try:
             return self._waiting.popleft()
         except IndexError:
@@ -210,11 +207,11 @@ class Reporter:
                 self._current = None
         finally:
             self._running_lock.release()
-        # A line that was posted after the last look found the lock taken.
+        # For a line that was posted after the loop had ended, while we still held the lock.
         self._start()
 
     def _log_in_time(self, entry: Entry, start_thread: Callable[..., object]) -> str:
-        """Have the second thread log it; if it was not logged, that was because of what this returns."""
+        """Have the second thread log a line; returns the reason if it was not logged."""
         if not self._logging_lock.acquire(blocking=False):
             return "logging hangs"
         try:
@@ -229,18 +226,18 @@ class Reporter:
         return "logging failed"
 
     def _log(self, entry: Entry) -> None:
-        # SystemExit, too: what a handler raises makes a line that was not logged, and nothing else.
+        # SystemExit, too: if a handler raises, the line was not logged, and nothing else happens.
         with contextlib.suppress(BaseException):
             entry.log()
         self._logging_lock.release()
 
 
-#: The reporter of each process, by its pid: that of a forked child's parent has no thread in the child.
+#: The reporter of each process, by its pid: the one that a forked child inherits has no thread there.
 _reporters: dict[int, Reporter] = {}
 
 
 def current() -> Reporter:
     """The reporter of this process."""
     pid = os.getpid()
-    # Two threads that ask at the same time get the same one.
+    # setdefault(): two threads that call this at the same time get the same one.
     return _reporters.get(pid) or _reporters.setdefault(pid, Reporter())

@@ -1,1 +1,1 @@
-"""Real threads, locks and polls also under monkey patching, and what wakes a thread of ours."""
+"""Real threads, locks and polls also under monkey patching, and a way to wake a thread of ours."""

@@ -1,12 +1,11 @@
-"""Real operating-system threads, locks and polls, also where gevent or eventlet replaced them.
+"""Finds the real functions for threads, locks and polls, also where gevent or eventlet replaced them.
 
-Knows which functions those two libraries patch and how to get the originals back. Refuses to be asked at import time:
-what is patched is only known for sure at the first request (gunicorn's gevent worker patches after a preloaded
-application was imported), so everybody binds through here then.
+Call bind() at the first request and not earlier: gunicorn's gevent worker patches after a preloaded application was
+imported.
 
-A listener or a watchdog on a patched "thread" would be a greenlet on the very hub it is meant to watch: while the hub
-is blocked it could say nothing. ``get_original('threading', 'Thread')`` is a trap: the class is the original, what it
-starts is still a greenlet. Only ``_thread.start_new_thread`` is real.
+A listener or a watchdog on a patched "thread" would be a greenlet on the very hub that it watches, and could not run
+while that hub is blocked. ``get_original('threading', 'Thread')`` does not help: the class is the original, but it
+starts a greenlet. Only ``_thread.start_new_thread`` is real.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Primitives:
-    """The unpatched originals, bound once a process."""
+    """The unpatched functions, found once in each process."""
 
     start_new_thread: Callable[..., int]
     allocate_lock: Callable[[], _thread.LockType]
@@ -49,7 +48,7 @@ def threads_are_patched() -> bool:
 
 
 def bind() -> Primitives:
-    """Look everything up, now."""
+    """Find all of them, as of now."""
     return Primitives(
         start_new_thread=original("_thread", "start_new_thread"),
         allocate_lock=original("_thread", "allocate_lock"),

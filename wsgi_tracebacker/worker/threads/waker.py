@@ -1,4 +1,4 @@
-"""What a thread of ours sleeps on, and others wake it with: a pair of sockets, of which neither end ever blocks.
+"""Wakes a thread of ours that sleeps in poll(), through a pair of sockets of which neither end ever blocks.
 
 Not ``os.pipe()`` or ``os.eventfd()``: eventlet replaces ``os.read()`` and ``os.write()`` with ones that wait in its
 hub, and PyPy has no ``os.eventfd()``.
@@ -13,12 +13,12 @@ from typing import Any
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 
 _FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
-#: Far more than wakes that nobody has heard yet.
+#: Far more bytes than can be waiting: one for each wake().
 _RECEIVE_BYTES = 4096
 
 
 class Waker:
-    """Wakes one thread. One that lost its descriptors wakes nobody: the thread sleeps as long as it planned to."""
+    """Wakes one thread. If its descriptors were closed, wake() has no effect: the thread sleeps as long as planned."""
 
     __slots__ = ("_far", "_near")
 
@@ -32,15 +32,15 @@ class Waker:
 
     @property
     def descriptor(self) -> int:
-        """What to poll; -1 when it was closed."""
+        """The descriptor to poll; -1 once it is closed."""
         return self._near.number
 
     def is_ours(self) -> bool:
-        """Whether nobody has closed the descriptors, and put something else there."""
+        """Whether both descriptors are still ours."""
         return self._near.is_ours() and self._far.is_ours()
 
     def wake(self) -> None:
-        """Wake the thread up; does nothing if it cannot be."""
+        """Wake the thread, if that is still possible."""
         far = self._far
         if far.socket is not None and far.is_ours():
             try:
@@ -49,7 +49,7 @@ class Waker:
                 pass
 
     def wait(self, poll: Any, seconds: float) -> bool:
-        """Sleep until it is woken, or for so long; whether it was woken.
+        """Sleep until wake() is called, or for so many seconds; whether wake() was called.
 
         :param poll: a new ``select.poll()``, the original one.
         """
@@ -61,7 +61,7 @@ class Waker:
         return is_woken
 
     def clear(self) -> None:
-        """Hear every wake until now: the thread sleeps again until the next one."""
+        """Forget every wake() until now: the thread can sleep until the next one."""
         near = self._near
         if near.socket is not None and near.is_ours():
             try:
@@ -70,6 +70,6 @@ class Waker:
                 pass
 
     def close(self) -> None:
-        """Let go of it; may be called twice."""
+        """Close both descriptors; may be called twice."""
         self._near.close()
         self._far.close()

@@ -14,8 +14,7 @@ from tests.servers import asking
 from tests.support import black_boxes
 from tests.unit.worker.listening.test_slot import card
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import postmortem_json as postmortem_format
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import postmortem_json, table_layout
 from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
@@ -35,7 +34,7 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
     assert taken is not None
     taken.write_card(card(taken.number, base)._replace(pid=pid))
     taken.bind(None)
-    header = layout.Header(
+    header = table_layout.Header(
         pid=pid,
         number=taken.number,
         uid=os.geteuid(),
@@ -52,14 +51,14 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
         application="shop",
         python="CPython",
     )
-    table = Table(box_files.path_of(base, taken.number, layout.TABLE), replace(header, **whose))
+    table = Table(box_files.path_of(base, taken.number, table_layout.TABLE), replace(header, **whose))
     row = table.row(0, 1, 1)
     assert row is not None
     if in_flight:
         now = monotonic()
         FLIGHT.pack_into(row[0], row[1], now, b"GET", b"/lost", 3.0, now)
     table.close(remove=False)
-    stacks = StacksFile(box_files.path_of(base, taken.number, layout.STACKS))
+    stacks = StacksFile(box_files.path_of(base, taken.number, table_layout.STACKS))
     stacks.write("its last words\n")
     stacks.close(remove=False)
     return taken
@@ -72,7 +71,7 @@ def left(base: str) -> list[str]:
 def test_a_dead_workers_files_are_removed(base: str) -> None:
     """Its requests are named, its files are gone, its postmortem is kept; and nobody can make it again."""
     leave(base, in_flight=True).forget()
-    os.utime(black_boxes.path_of(base, 1, layout.STACKS), (1_000.0, 1_234.0))
+    os.utime(black_boxes.path_of(base, 1, table_layout.STACKS), (1_000.0, 1_234.0))
     assert asking.files(base) == ["1", "1.worker"]
     died = predecessor.clean_up_after(base, DEAD)
     assert died is not None
@@ -84,7 +83,7 @@ def test_a_dead_workers_files_are_removed(base: str) -> None:
     assert predecessor.make_postmortem(base, 1) is None
 
 
-@pytest.mark.parametrize("frees", [layout.TABLE, layout.STACKS, None])
+@pytest.mark.parametrize("frees", [table_layout.TABLE, table_layout.STACKS, None])
 def test_without_room_its_own_files_make_some(frees: str | None, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it left goes a moment earlier, so that what it was serving is kept; and is told also if that is in vain."""
     leave(base, in_flight=True).forget()
@@ -102,8 +101,8 @@ def test_without_room_its_own_files_make_some(frees: str | None, base: str, monk
     assert died.stacks == "its last words\n"
     assert left(base) == ([] if frees is None else ["postmortem"])
     if frees is not None:
-        kept = black_boxes.path_of(base, 1, layout.POSTMORTEM).read_bytes()
-        assert postmortem_format.decode(kept) == died
+        kept = black_boxes.path_of(base, 1, table_layout.POSTMORTEM).read_bytes()
+        assert postmortem_json.decode(kept) == died
 
 
 def living() -> dict[str, Any]:
@@ -125,7 +124,7 @@ def test_who_lives_is_not_told_dead(base: str) -> None:
     before = left(base)
     assert predecessor.make_postmortem(base, 1) is None
     assert left(base) == before
-    assert predecessor.counted(base, 1) == layout.Counted()
+    assert predecessor.counted(base, 1) == table_layout.Counted()
 
 
 @pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "boot"}, {"pid_namespace": 1}, {"is_closed": True}])
@@ -145,10 +144,10 @@ def test_of_one_that_served_nothing_there_is_no_postmortem(base: str) -> None:
 
 def test_what_it_had_counted_is_its_successors(base: str) -> None:
     """Also of one whose files its master has removed; once."""
-    leave(base, in_flight=True, counted=layout.Counted(harakiri=5, requests_before=20)).forget()
+    leave(base, in_flight=True, counted=table_layout.Counted(harakiri=5, requests_before=20)).forget()
     predecessor.clean_up_after(base, DEAD)
-    assert predecessor.counted(base, 1) == layout.Counted(harakiri=5, restarts=1, requests_before=23)
-    assert predecessor.counted(base, 1) == layout.Counted()
+    assert predecessor.counted(base, 1) == table_layout.Counted(harakiri=5, restarts=1, requests_before=23)
+    assert predecessor.counted(base, 1) == table_layout.Counted()
 
 
 def test_what_is_locked_is_left_alone(base: str) -> None:

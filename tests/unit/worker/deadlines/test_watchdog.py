@@ -32,7 +32,7 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire import table_layout
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.deadlines import watchdog
@@ -110,9 +110,9 @@ def test_an_overdue_request_is_reported_once_and_said_to_have_ended(base: str, l
     assert report.stack.frames[-1].function.rpartition(".")[2] == "wait_until"
     with pytest.raises(AttributeError):
         report.pid = 1  # type: ignore[misc]
-    table = Path(box_files.path_of(base, 1, layout.TABLE)).read_bytes()
-    assert layout.decode_header(table).counted == layout.Counted(harakiri=1, slow=1)
-    assert layout.count_requests(table) == 1
+    table = Path(box_files.path_of(base, 1, table_layout.TABLE)).read_bytes()
+    assert table_layout.decode_header(table).counted == table_layout.Counted(harakiri=1, slow=1)
+    assert table_layout.count_requests(table) == 1
 
 
 def sleeps_to_its_end(_: WSGIEnvironment, start_response: StartResponse) -> Any:
@@ -530,7 +530,7 @@ def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
     """Written before it is logged, gone after an end in order."""
-    path = box_files.path_of(base, 1, layout.STACKS)
+    path = box_files.path_of(base, 1, table_layout.STACKS)
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
     with open(path, encoding="utf-8") as file:
         assert "harakiri: GET / 0.1" in file.read()

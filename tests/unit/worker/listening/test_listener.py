@@ -20,7 +20,7 @@ from tests.support import clients
 from tests.support.logs import messages
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-from wsgi_tracebacker.wire import http10 as http
+from wsgi_tracebacker.wire import http10
 from wsgi_tracebacker.worker.listening import client as connection
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.reporting import faults
@@ -50,7 +50,7 @@ class Answers:
         self.intervals.append(sys.getswitchinterval())
         if self.fault is not None:
             raise self.fault
-        return http.response(200, http.TEXT, self.body) if path in ("/", "/snapshot") else None
+        return http10.response(200, http10.TEXT, self.body) if path in ("/", "/snapshot") else None
 
     def tick(self) -> OwnDescriptor | None:
         self.ticks += 1
@@ -131,7 +131,7 @@ _sent = st.lists(
     st.sampled_from(
         [
             *(b"GET ", b"/", b"/snapshot", b"/nothing", b" HTTP/1.0", b"\r\n", b"\n", b"Host: x", b":", b"POST / "),
-            *(b"x" * http.MAX_REQUEST_LINE_BYTES, b"a: b\r\n" * 1400, GET, b"\x16\x03\x01", b"\0", b"?", b"#", b"%"),
+            *(b"x" * http10.MAX_REQUEST_LINE_BYTES, b"a: b\r\n" * 1400, GET, b"\x16\x03\x01", b"\0", b"?", b"#", b"%"),
         ]
     )
     | st.binary(max_size=30),
@@ -173,7 +173,7 @@ def test_any_client_is_answered_and_the_next_one_too(
             if expected is None:
                 expected = b"HTTP/1.0 400 " if sent else BODY
             # Closed while the client was still sending: the kernel may throw the answer away.
-            assert received.startswith(expected) or (received == b"" and len(sent) > http.MAX_REQUEST_LINE_BYTES)
+            assert received.startswith(expected) or (received == b"" and len(sent) > http10.MAX_REQUEST_LINE_BYTES)
     assert clients.request(path, "/").status == 200
     assert faults.count() == 0
     wait_until(lambda: not running._clients, "nobody stays")
@@ -181,10 +181,10 @@ def test_any_client_is_answered_and_the_next_one_too(
 
 def expectation(sent: bytes) -> bytes | None:
     """How the answer begins; None while more is waited for."""
-    decision = http.parse(sent) if sent else None
+    decision = http10.parse(sent) if sent else None
     if decision is None:
         return None
-    if isinstance(decision, http.Refusal):
+    if isinstance(decision, http10.Refusal):
         return b"HTTP/1.0 %d " % decision.status
     return b"HTTP/1.0 %d " % (200 if decision.path in ("/", "/snapshot") else 404)
 

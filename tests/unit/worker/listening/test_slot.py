@@ -16,7 +16,7 @@ import pytest
 
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire import card_json
 from wsgi_tracebacker.worker.listening import slot
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_what_a_dead_worker_left_is_taken_over(base: str, claimed: list[slot.Slo
     assert heir.number == 1
     assert heir.is_intact()
     with open(heir.card_path, "rb") as file:
-        assert card_format.decode(file.read()).number == 1
+        assert card_json.decode(file.read()).number == 1
 
 
 def test_a_file_of_the_users_own_is_no_card(base: str, claimed: list[slot.Slot]) -> None:
@@ -103,7 +103,7 @@ def test_a_shorter_card_leaves_nothing_of_the_longer_one(base: str, claimed: lis
         file.write(b'{"card": 9, ' + b"x" * 9000)
     one = claim(base, claimed)
     with open(one.card_path, "rb") as file:
-        assert card_format.decode(file.read()) == card(1, base)
+        assert card_json.decode(file.read()) == card(1, base)
 
 
 def make_card_a(kind: str, base: str) -> str:
