@@ -1,4 +1,4 @@
-"""What others make of a report: Sentry's SDK, OpenTelemetry's and a JSON formatter take it as it is."""
+"""Sentry's SDK, OpenTelemetry's and a JSON formatter take a report as it is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOP_LEVEL = {
 
 
 def overdue(base: str, is_over: Callable[[], object]) -> HarakiriReport:
-    """Serve one request that is overdue, until the report on it is where a test wants it."""
+    """Serve an overdue request until its report has arrived."""
     reports: list[HarakiriReport] = []
 
     def hang_for_the_test(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -45,7 +45,7 @@ def overdue(base: str, is_over: Callable[[], object]) -> HarakiriReport:
 
 @pytest.fixture
 def handle() -> Iterator[Callable[[logging.Handler], None]]:
-    """Have a handler of the package's logger for one test."""
+    """Add a handler to the package's logger for one test."""
     logger = logging.getLogger("wsgi_tracebacker")
     handlers: list[logging.Handler] = []
 
@@ -60,7 +60,7 @@ def handle() -> Iterator[Callable[[logging.Handler], None]]:
 
 
 class JSONLines(logging.Handler):
-    """As JSON formatters do: the message, and what a record has beyond the usual."""
+    """Writes what JSON formatters write: the message, and the attributes of a record beyond the usual."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class JSONLines(logging.Handler):
 
 
 def test_a_json_formatter(base: str, handle: Callable[[logging.Handler], None]) -> None:
-    """All of it under the one key, without help in encoding it."""
+    """The whole report is under the one key, and JSON can encode it as it is."""
     handler = JSONLines()
     handle(handler)
     report = overdue(base, lambda: handler.lines)
@@ -116,7 +116,7 @@ def sentry() -> Iterator[Collecting]:
 
 @pytest.mark.parametrize("has_handlers", [True, False])
 def test_sentry(has_handlers: bool, base: str, sentry: Collecting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One event, grouped by its template; every part of the report is there, also if nobody else handles the log."""
+    """One event, grouped by its template, has every part of the report, also if there is no other handler."""
     if not has_handlers:
         logger = logging.getLogger("wsgi_tracebacker.harakiri")
         monkeypatch.setattr(logger, "propagate", False)

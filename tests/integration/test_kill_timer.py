@@ -1,4 +1,4 @@
-"""Killing a worker in which Python cannot run, and nobody else."""
+"""The kill timer kills a worker in which Python cannot run, and no other worker."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 pytestmark = needs_outside_help
 
 LIMIT_SECONDS, MARGIN_SECONDS = 0.6, 0.4
-#: On a machine that does much else.
+#: On a loaded machine.
 LATE_SECONDS = 3.0
-#: More than that, where only the end matters.
+#: Where only the end matters.
 PATIENCE_SECONDS = 30.0
 
 
@@ -41,7 +41,7 @@ worker = functools.partial(stalling, limit_seconds=LIMIT_SECONDS, margin_seconds
 
 
 def test_a_stalled_worker_is_killed_and_its_stacks_are_kept(base: str) -> None:
-    """The regular expression holds the GIL for ever; timers of the kernel end the process, its stacks written."""
+    """The regular expression holds the GIL for ever; the timers kill the process after its stacks were written."""
     with worker(base, "stall") as process:
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     stacks = box_files.read(box_files.path_of(base, 1, table_layout.STACKS))[0] or b""
@@ -55,27 +55,27 @@ def test_a_stalled_worker_is_killed_and_its_stacks_are_kept(base: str) -> None:
 
 @pytest.mark.parametrize("story", ["stall", "deadlock", "mixed", "own"])
 def test_a_stalled_request_is_killed_at_its_own_deadline(base: str, story: str) -> None:
-    """With CPU time used or not, beside a request that may take longer, and with no limit but what it gave itself."""
+    """With CPU time used or not, beside a request that may take longer, and with no limit but one of its own."""
     with worker(base, story) as process:
         began = time.monotonic()
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
         took = time.monotonic() - began
-    # It said that it was ready a little before it began.
+    # It reports that it is ready just before it begins.
     earliest = LIMIT_SECONDS + MARGIN_SECONDS
     assert earliest <= took < earliest + MARGIN_SECONDS / 2 + LATE_SECONDS
 
 
 def test_a_worker_that_is_stopped_beyond_the_margin_is_killed(base: str) -> None:
-    """The kernel's timers go by the clock, and SIGKILL ends what is stopped too."""
+    """The timers use the monotonic clock, and SIGKILL ends a stopped process too."""
     with worker(base, "stopped") as process:
         process.send_signal(signal.SIGSTOP)
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("story", ["idle", "unlimited", "own, long", "young", "busy", "fork"])
-def test_who_is_not_overdue_lives(base: str, story: str) -> None:
-    """Who keeps the GIL for longer than limit and margin without a request, within one that has no limit or a longer
-    one, or just after an old one ended in time; quick requests; and one that forks a child which exits.
+def test_a_worker_without_an_overdue_request_lives(base: str, story: str) -> None:
+    """Its GIL is kept for longer than limit and margin without a request, within a request that has no limit or a
+    longer one, or just after an old request ended in time; it serves quick requests; and a child that it forks exits.
     """
     with worker(base, story) as process:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -84,7 +84,7 @@ def test_who_is_not_overdue_lives(base: str, story: str) -> None:
 
 
 def test_a_call_that_is_longer_than_the_margin_kills_no_young_request(base: str) -> None:
-    """Whenever it begins between two looks of the watchdog. 500 of them killed nobody."""
+    """Whenever it begins between two checks of the watchdog. 500 such calls did not kill a worker."""
     with stalling(base, "young calls", "12", limit_seconds=0.6, margin_seconds=0.1) as process:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert output == "served on\n"
@@ -92,7 +92,7 @@ def test_a_call_that_is_longer_than_the_margin_kills_no_young_request(base: str)
 
 
 class Requests:
-    """Requests with deadlines far away, and what watches them as the agent does."""
+    """Requests with deadlines far away, watched as the agent does it."""
 
     margin_seconds = 60.0
 
@@ -143,14 +143,14 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_it_is_never_early_and_at_most_half_a_margin_late(steps: list[tuple[str, int, int]]) -> None:
-    """Whoever begins, ends or gets another limit, in whatever order, and whenever the watchdog looks."""
+    """Requests begin, end and get other limits in any order, and the watchdog checks at any moment."""
     requests = Requests()
     # No limit has passed when this ends.
     now = time.monotonic() + 10_000
     try:
         for step, which, seconds in steps:
             cores = list(requests.deadlines)
-            # What begins later has a later deadline, if it has the same limit.
+            # With the same limit, a later request has a later deadline.
             now += 1
             deadline = now + seconds if seconds < 180 else math.inf
             if step == "begin":
@@ -176,7 +176,7 @@ def test_it_is_never_early_and_at_most_half_a_margin_late(steps: list[tuple[str,
 
 
 def test_requests_with_the_same_limit_set_the_timers_once_in_half_a_margin() -> None:
-    """One after the other, each compares two numbers and does nothing."""
+    """The others compare two numbers and do nothing."""
     requests = Requests()
     now = time.monotonic() + 10_000
     half = requests.margin_seconds / 2
@@ -192,7 +192,7 @@ def test_requests_with_the_same_limit_set_the_timers_once_in_half_a_margin() -> 
 
 
 def test_the_watchdog_is_woken_when_the_timers_were_not_set() -> None:
-    """After a time in which nobody could be killed, and not for each request."""
+    """After a time without requests that have a deadline, and not for each request."""
     requests = Requests()
     now = time.monotonic() + 10_000
     try:
@@ -211,7 +211,7 @@ def test_the_watchdog_is_woken_when_the_timers_were_not_set() -> None:
 
 
 def test_a_garbage_collection_while_it_is_set_may_end_another_request() -> None:
-    """A body that was dropped in a cycle is closed wherever a collection comes, within the timer's lock too."""
+    """A body that was dropped in a cycle is closed in any collection, also while the timer's lock is held."""
     requests = Requests()
     now = time.monotonic() + 10_000
     try:
@@ -241,7 +241,7 @@ class TooLongError(Exception):
 
 @pytest.mark.parametrize("when", ["begins", "ends"])
 def test_a_time_out_by_signal_comes_through(base: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """It strikes wherever the main thread is: it means the application, and is no fault of ours."""
+    """It may be raised anywhere in the main thread: the server gets it, and it is no fault of ours."""
     update = KillTimer.update
     strikes = False
 
@@ -313,13 +313,13 @@ def test_a_request_that_did_not_wait_for_the_timers_is_followed_by_one_that_has_
     assert seconds_left[-1] <= 61.0
 
 
-def test_it_may_be_closed_while_the_watchdog_looks() -> None:
-    """The end of a worker: no timer is set that was deleted."""
+def test_it_may_be_closed_during_an_update() -> None:
+    """When a worker stops, no timer is set after it was deleted."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     refused: list[OSError] = []
 
-    def look(requests: Requests, begun: threading.Event) -> None:
+    def update(requests: Requests, begun: threading.Event) -> None:
         try:
             for number in range(100):
                 requests.change(core, time.monotonic() + 10_000 + number % 2 * 1_000)
@@ -333,11 +333,11 @@ def test_it_may_be_closed_while_the_watchdog_looks() -> None:
             requests = Requests()
             core = requests.begin(time.monotonic() + 10_000)
             begun = threading.Event()
-            looking = threading.Thread(target=look, args=(requests, begun))
-            looking.start()
+            updating = threading.Thread(target=update, args=(requests, begun))
+            updating.start()
             begun.wait()
             requests.timer.close()
-            looking.join()
+            updating.join()
     finally:
         sys.setswitchinterval(interval)
     assert refused == []

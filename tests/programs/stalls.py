@@ -1,7 +1,7 @@
 """A worker whose requests keep the GIL, for tests of what happens when Python cannot run.
 
-Called as ``python -m tests.programs.stalls BASE LIMIT MARGIN STORY [COUNT]``; says ``ready`` on stdout when the story
-begins, and ``served on`` when it has come to its end.
+Called as ``python -m tests.programs.stalls BASE LIMIT MARGIN STORY [COUNT]``; prints ``ready`` when the story begins,
+and ``served on`` when it has ended.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 FOR_EVER = ("(a+)+$", "a" * 40 + "b")
 
-
-#: So long is nobody's limit, and longer than any test.
+#: Longer than any limit and any test.
 LONG_SECONDS = 60.0
 
 
@@ -35,8 +34,8 @@ def backtrack_for_ever() -> None:
 
 
 def hold_the_gil(seconds: float) -> None:
-    # PyDLL calls with the GIL held, as a careless extension does. Not usleep(): the signal for the stacks would wake it
-    # up, and a worker that is about to be killed would get away.
+    # PyDLL calls with the GIL held, as a careless extension does. Not usleep(): the signal for the stacks would end it,
+    # and the worker would not be killed.
     library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
     ends = time.time() + seconds
     library.pthread_mutex_lock(mutex)
@@ -44,7 +43,7 @@ def hold_the_gil(seconds: float) -> None:
 
 
 def use_a_cpu() -> None:
-    """Without the GIL, and for ever: CPU time is no sign of a stall."""
+    """Use a CPU for ever without the GIL, because CPU time is no sign of a stall."""
     hashing = threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 2**31 - 1), daemon=True)
     hashing.start()
     time.sleep(0.1)
@@ -62,7 +61,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         set_harakiri(float(path.split("/")[2]))
         hold_the_gil(float(path.split("/")[3]))
     elif path == "/stop":
-        say("ready")
+        report("ready")
         time.sleep(LONG_SECONDS)
     elif path == "/fork":
         child = os.fork()
@@ -74,12 +73,12 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 def timers_are_set() -> bool:
-    """Until the watchdog has found that no request is in flight."""
+    """Whether the timers are set: until the watchdog has found that no request is in flight."""
     own = agent.running()
     return own is not None and own.deadlines.kill_timer is not None and own.deadlines.kill_timer.due != float("inf")
 
 
-def say(word: str) -> None:
+def report(word: str) -> None:
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
 
@@ -95,7 +94,7 @@ def limits_of(story: str, limit: float) -> float | dict[str, float] | None:
 def main() -> None:  # noqa: C901, PLR0915  (one branch a story)
     base, limit_word, margin_word, story, *count = sys.argv[1:]
     limit, margin = float(limit_word), float(margin_word)
-    #: Beyond any moment that a limit may be enforced at, on a machine with much to do.
+    # Later than any limit is enforced, on a loaded machine too.
     too_long = limit + margin + 2.0
     wrapped = TracebackerMiddleware(
         application,
@@ -114,26 +113,26 @@ def main() -> None:  # noqa: C901, PLR0915  (one branch a story)
         return thread
 
     if story == "stall":
-        say("ready")
+        report("ready")
         request("/stall")
     elif story == "deadlock":
-        say("ready")
+        report("ready")
         request(f"/hold/{LONG_SECONDS}")
     elif story == "mixed":
         begin(f"/sleep/{LONG_SECONDS}")
         time.sleep(0.2)
-        say("ready")
+        report("ready")
         request("/stall")
     elif story == "own":
         request("/quick")
-        say("ready")
+        report("ready")
         request(f"/own/{limit}/{LONG_SECONDS}")
     elif story == "young":
         use_a_cpu()
-        # It is in flight when the old one ends, in time also where all sleep a little longer.
+        # It is in flight when the old one ends, which is in time on a loaded machine too.
         old = begin(f"/sleep/{limit * 0.5}")
         time.sleep(limit * 0.2)
-        say("ready")
+        report("ready")
 
         def wait_and_hold(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             old.join()
@@ -141,12 +140,12 @@ def main() -> None:  # noqa: C901, PLR0915  (one branch a story)
 
         wrapped = TracebackerMiddleware(wait_and_hold, base, harakiri=LONG_SECONDS, harakiri_action="kill")
         request(f"/hold/{too_long}")
-        say("served on")
+        report("served on")
     elif story in ("idle", "unlimited", "own, long"):
         use_a_cpu()
         request("/quick")
-        say("ready")
-        # Nobody else gets the GIL between the end of this one and what comes.
+        report("ready")
+        # No other thread gets the GIL between the end of this request and the next call.
         request("/quick")
         if story == "idle":
             while timers_are_set():
@@ -154,26 +153,26 @@ def main() -> None:  # noqa: C901, PLR0915  (one branch a story)
             hold_the_gil(too_long)
         else:
             request(f"/hold/{too_long}" if story == "unlimited" else f"/own/{LONG_SECONDS}/{too_long}")
-        say("served on")
+        report("served on")
     elif story == "stopped":
         request("/stop")
     elif story == "young calls":
-        # Each begins at another moment between two looks of the watchdog.
-        say("ready")
+        # Each begins at another moment between two checks of the watchdog.
+        report("ready")
         for number in range(int(*count)):
             request(f"/hold/{margin * (1.1 + number % 7 / 10)}")
             time.sleep(margin * (number % 5) / 10)
-        say("served on")
+        report("served on")
     elif story == "busy":
-        say("ready")
+        report("ready")
         ends = time.monotonic() + 3 * limit
         while time.monotonic() < ends:
             request("/quick")
-        say("served on")
+        report("served on")
     elif story == "fork":
-        say("ready")
+        report("ready")
         request("/fork")
-        say("served on")
+        report("served on")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Harakiri: when a request is slow or overdue, what is recorded of it, and what is done then."""
+"""Deadlines of requests (harakiri): which requests are slow or overdue, what is recorded of them, what is done."""

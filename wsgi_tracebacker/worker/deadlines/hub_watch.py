@@ -1,13 +1,8 @@
 """Report the hubs of gevent and eventlet that are blocked, and that run again.
 
-Knows when a hub has been silent for too long, and which greenlet makes it so. Refuses to know how a hub is asked, and
-has no thread: the watchdog calls it.
-
-A greenlet that computes, or waits in a call that the library did not patch, does not give way, and every other request
-of its worker waits: the failure that people hunt for under gevent and eventlet. A hub that owes a sign of life for
-longer than the limit is blocked, and the greenlet that its thread runs then is what blocks it.
-
-Time in which Python could not run at all is not held against a hub: of that the watchdog's own line tells.
+While a greenlet computes, or waits in a call that the library did not patch, it does not give way to the hub, and every
+other request of its worker waits. A hub that does not answer within the limit is blocked, by the greenlet that its
+thread runs at that moment. Time in which Python could not run at all does not count: the watchdog reports that.
 """
 
 from __future__ import annotations
@@ -20,6 +15,7 @@ from wsgi_tracebacker.model.report import HubReport, OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
@@ -35,23 +31,21 @@ if TYPE_CHECKING:
     #: The requests in flight, each with the core that serves it.
     InFlight = Collection[tuple[Core, OtherRequest]]
 
-#: A hub is asked for a sign of life so many times within the time after which it counts as blocked.
+#: How often a hub is asked for an answer within the time after which it counts as blocked.
 _ASKED_IN_A_LIMIT = 2
-
-_NEVER = float("inf")
 
 
 class _Block(NamedTuple):
-    """A hub that is blocked, and what was said of it."""
+    """A hub that is blocked, and its report."""
 
-    #: When it was asked for the sign of life that it owes.
+    #: When it was asked for the answer that has not come.
     asked_at: float
     report: HubReport
     was_logged: bool
 
 
 class HubWatch:
-    """Watches the hubs of one process. Used by one thread, the watchdog's."""
+    """Watches the hubs of one process. Used by the watchdog's thread."""
 
     def __init__(
         self,
@@ -62,36 +56,36 @@ class HubWatch:
         worker_number: Callable[[], int | None],
         in_flight: Callable[[], InFlight],
     ) -> None:
-        """Nothing is watched before attend()."""
+        """Nothing is watched before watch()."""
         self._hubs = hubs
         self._cores = cores
         self._publisher = publisher
         self._places = places
         self._worker_number = worker_number
         self._in_flight = in_flight
-        #: Seconds after which a hub is blocked; None: nobody wants to know.
+        #: Seconds after which a hub counts as blocked; None: no hub is watched.
         self._limit_seconds: float | None = None
-        #: Since when Python can run without a longer pause, on the monotonic clock.
+        #: Since when Python has run without a longer pause, on the monotonic clock.
         self._runs_since = 0.0
         #: By a hub's ident.
         self._blocks: dict[int, _Block] = {}
 
-    def attend(self, limit_seconds: float) -> bool:
-        """From now on, report a hub that is blocked for so long; whether that is news."""
+    def watch(self, limit_seconds: float) -> bool:
+        """From now on, report a hub that is blocked for that long; whether this changed anything."""
         known = self._limit_seconds
         if known is not None and known <= limit_seconds:
             return False
         self._limit_seconds = limit_seconds
         return True
 
-    def look(self, now: float, late_seconds: float) -> float:
-        """Ask each hub for a sign of life, and report those that owe one for too long; when to do it again.
+    def check(self, now: float, late_seconds: float) -> float:
+        """Ask each hub for an answer, report those that owe one for too long, and return when to do it again.
 
-        :param late_seconds: how much later than planned this look is.
+        :param late_seconds: how much later than planned this check is.
         """
         limit = self._limit_seconds
         if limit is None:
-            return _NEVER
+            return NEVER
         pause = limit / _ASKED_IN_A_LIMIT
         if late_seconds >= pause:
             self._runs_since = now
@@ -105,16 +99,16 @@ class HubWatch:
                 block is None
                 and asked_at is not None
                 and now - max(asked_at, self._runs_since) >= limit
-                and self._is_waited_in(hub)
+                and self._serves(hub)
             ):
                 self._blocks[hub.ident] = self._report_blocked(hub, asked_at, now)
             hub.ask(now)
         return now + pause
 
-    def _is_waited_in(self, hub: Hub) -> bool:
-        """Whether that hub ought to run: of a thread that is no server's, nobody can say that it waits there.
+    def _serves(self, hub: Hub) -> bool:
+        """Whether it is a server's hub, which should always run.
 
-        A pool's real thread has a hub as soon as its job has slept once, and waits elsewhere for the next job.
+        A real thread of a pool gets a hub when a job first sleeps, and waits for the next job elsewhere.
         """
         if not hub.check_thread():
             return False
@@ -146,7 +140,7 @@ class HubWatch:
             ),
             others=tuple(other for _, other in in_flight if other is not by),
         )
-        # Where it is, without the line: a loop is at another one each time.
+        # Without the lines, because a loop is at another one each time.
         place = tuple((frame.filename, frame.function) for frame in report.stack.frames)
         subject = report_format.target(by.request) if by is not None else report_format.NO_REQUEST
         is_logged = self._publisher.admit("hub", (subject, place), subject, now)
@@ -164,7 +158,7 @@ class HubWatch:
 
 
 def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:
-    """What runs in a hub's thread, and the request that it serves, if it serves one."""
+    """The stack that runs in a hub's thread, and the request that it serves, if any."""
     here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
     walked = greenlets.walk_with([core for core, _ in here], (), (hub.ident,))
     for core, other in here:

@@ -1,12 +1,11 @@
-"""Serve requests that HarakiriTimeout may be raised into.
+"""Serve a request that HarakiriTimeout may be raised into.
 
-Knows where the application is called, what is made of its result, and what the server gets in place of a response that
-was interrupted: a 504 before any output, an ordinary exception afterwards. HarakiriTimeout never leaves this module.
-Refuses to raise: ``interrupt`` does, and has the states of that handshake.
+If it is interrupted, the server gets a 504 before any output, and an ordinary exception afterwards. HarakiriTimeout
+never leaves this module. ``interrupt`` raises it, and has the states of that handshake.
 
-- The exception may land in our own code, after the application has finished. So it is caught in an outer frame, one
-  call further out, and a result that was finished by then is kept.
-- Where the application is called and where its result is kept, only C code runs: nothing can land in between.
+- The exception may land in our own code, after the application has finished. So an outer frame catches it, and keeps a
+  result that was finished by then.
+- Where the application is called and its result is kept, only C code runs, so that nothing can land in between.
 """
 
 from __future__ import annotations
@@ -35,38 +34,29 @@ _BODY = b"The request took too long.\n"
 
 
 class _GuardedCall:
-    """One request that may be raised into: calls into its application, and ends its response if it is interrupted."""
+    """One request that may be raised into: calls its application, and ends its response if it is interrupted."""
 
-    __slots__ = (
-        "core",
-        "has_started",
-        "held",
-        "is_held",
-        "results",
-        "server_start_response",
-        "server_write",
-        "token",
-    )
+    __slots__ = ("core", "has_started", "held", "is_held", "results", "server_start_response", "server_write", "token")
 
     def __init__(self, core: Core, start_response: StartResponse) -> None:
         self.core = core
         self.token = core.started
         self.server_start_response = start_response
-        #: Until there is a first chunk, what the application told start_response() is kept: a second
-        #: start_response(), with a 504, would mix both responses' headers on gunicorn and cheroot.
+        #: Until the first chunk, the arguments of the application's start_response() are held back: a second call, with
+        #: a 504, would mix both responses' headers on gunicorn and cheroot.
         self.is_held = True
         self.held: tuple[Any, ...] | None = None
         self.has_started = False
         self.server_write: Any = None
-        #: What the application returned, if it did.
+        #: What the last call returned, if it did.
         self.results: list[Any] = []
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The application's ``start_response``."""
-        # As they are now: most servers take them over when called, and an application may change its list afterwards.
+        # A copy: most servers take one when called, and an application may change its list afterwards.
         headers = [*headers] if type(headers) is list else headers
         if not self.is_held or (self.held is not None and exc_info is None):
-            # The server's own answer to a second call without exc_info is the right one.
+            # A second call without exc_info is an error of the application, which the server handles.
             self.release()
             self.has_started = True
             arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
@@ -79,7 +69,7 @@ class _GuardedCall:
         return write(chunk) if write is not None else None
 
     def release(self) -> Any:
-        """Tell the server what was held back."""
+        """Start the server's response with the arguments that were held back."""
         self.is_held = False
         held, self.held = self.held, None
         if held is not None:
@@ -88,25 +78,25 @@ class _GuardedCall:
         return self.server_write
 
     def run(self, function: Callable[..., Any], *arguments: tuple[Any]) -> None:
-        """Call into the application and keep its result; HarakiriTimeout may come out, also of our own last lines."""
+        """Call the application and keep the result; HarakiriTimeout may come out, also of our own last lines."""
         core = self.core
-        # keep(call) is results.append(function(*arguments)), in C code alone: a close() that was not called, or a
-        # result that was lost, would never be made good.
+        # keep(call) is self.results.append(function(*arguments)), but in C code alone: otherwise a close() might not be
+        # called, or a result be lost.
         call, keep = map(function, *arguments), self.results.extend
         core.inside_ident = _get_ident()
         try:
             core.inside_token = self.token
             keep(call)
         finally:
-            # As interrupt.leave() does, which is called only where it has more to do.
+            # The first line of interrupt.leave(), which is called only if there is more to do.
             core.inside_token = 0.0
             if core.interrupt_token == self.token:
                 interrupt.leave(core, self.token)
 
     def guarded(self, function: Callable[..., Any], *arguments: tuple[Any]) -> bool:
-        """The same in an outer frame, which HarakiriTimeout does not leave: whether there is a result.
+        """Do run() in an outer frame, which HarakiriTimeout does not leave; whether there is a result.
 
-        Each argument comes as a tuple of one, as map() takes them.
+        Each argument is a tuple of one, because run() uses map().
         """
         self.results.clear()
         try:
@@ -114,15 +104,15 @@ class _GuardedCall:
         except BaseException as error:
             if not self.is_interruption(error):
                 raise
-            # There is a result if the exception landed in our own last lines.
+            # There is a result if the exception landed in the last lines of run().
             return bool(self.results)
         if not self.results:
-            # What map() took for its own end.
+            # The application raised it, and map() took it for its own end.
             raise StopIteration
         return True
 
     def is_interruption(self, error: BaseException) -> bool:
-        """Whether this comes out of a request that was raised into; if so, nothing is pending after this."""
+        """Whether this is the exception that was raised into the request; if so, nothing is pending afterwards."""
         if not _is_timeout(error):
             return False
         interrupt.leave(self.core, self.token)
@@ -131,7 +121,7 @@ class _GuardedCall:
         return True
 
     def time_out(self) -> bytes:
-        """End the response: with a 504, whose body this is, if nothing was sent, else with an ordinary exception."""
+        """End the response with a 504, and return its body; raise an ordinary exception if something was sent."""
         if self.has_started:
             raise RequestTimedOut(f"{self.core.request_line()} was interrupted by harakiri in mid-response")
         self.is_held = False
@@ -144,7 +134,7 @@ class _GuardedCall:
 def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Serve the request of a core that has begun; a 504 instead if it is interrupted before any output."""
     if core.outer is not None:
-        # A call within a request: that one's limit counts.
+        # A call within a request: the outer request's limit counts.
         return app(environ, start_response)
     call = _GuardedCall(core, start_response)
     if not call.guarded(app, (environ,), (call.start_response,)):
@@ -154,7 +144,7 @@ def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_resp
         try:
             call.release()
         except BaseException:
-            # The server that refuses the headers never sees what it would have to close.
+            # If the server refuses the headers, it never gets the result, and cannot close it.
             close = getattr(result, "close", None)
             if close is not None:
                 close()
@@ -173,13 +163,13 @@ class _GuardedBody:
     def __init__(self, call: _GuardedCall, iterable: Iterable[bytes]) -> None:
         self._call = call
         self._iterable = iterable
-        #: The application's own, from iter() on.
+        #: The application's, once iter() was called.
         self._next: Callable[[], bytes] | None = None
         self._is_over = False
 
     def __iter__(self) -> _GuardedBody:
-        # The application's own iter() is called here and not with the first chunk, where a StopIteration that comes out
-        # of it would look like the end of the body. If it is interrupted, the first chunk is the time-out's.
+        # The application's __iter__ is called here and not for the first chunk, where a StopIteration out of it would
+        # look like the end of the body. If it is interrupted, the first __next__ ends the response.
         call = self._call
         if call.core.interrupt_token != call.token and call.guarded(iter, (self._iterable,)):
             self._next = call.results.pop().__next__
@@ -191,7 +181,7 @@ class _GuardedBody:
         return getattr(self._iterable, name)
 
     def __next__(self) -> bytes:
-        # The same two frames as guarded() and run() are, written out: a body may have a million chunks.
+        # Two frames, as guarded() and run(), but cheaper: a body may have a million chunks.
         call = self._call
         if self._is_over:
             raise StopIteration
@@ -205,7 +195,7 @@ class _GuardedBody:
                 if not call.is_interruption(error):
                     raise
                 if isinstance(error.__context__, StopIteration):
-                    # It landed in our own last lines, and the body is complete.
+                    # It landed in the last lines of _advance(), and the body is complete.
                     call.release()
                     raise StopIteration from None
             else:
@@ -223,7 +213,7 @@ class _GuardedBody:
             core.inside_token = call.token
             step = self._next
             if step is None:
-                # A server that calls next() on what it got, without iter(): no server should.
+                # The server has called next() without iter(), which it should not.
                 step = self._next = iter(self._iterable).__next__
             return step()
         finally:
@@ -233,7 +223,7 @@ class _GuardedBody:
                 interrupt.leave(core, call.token)
 
     def close(self) -> None:
-        """Close the application's iterable; an interruption becomes an ordinary exception."""
+        """Close the application's iterable; if that is interrupted, raise an ordinary exception."""
         if hasattr(self._iterable, "close") and not self._call.guarded(_close, (self._iterable,)):
             what = self._call.core.request_line()
             raise RequestTimedOut(f"{what} was interrupted by harakiri while it was closed")

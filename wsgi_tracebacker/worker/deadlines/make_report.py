@@ -1,7 +1,4 @@
-"""Make the reports on slow and overdue requests, and on time in which Python could not run.
-
-Knows where each part of a report comes from. Refuses to know when one is made, and where it goes.
-"""
+"""Make the reports on slow and overdue requests, and on time in which Python could not run."""
 
 from __future__ import annotations
 
@@ -30,18 +27,18 @@ if TYPE_CHECKING:
 
 
 class ReportMaker:
-    """Makes the reports of one process. Used by one thread, the watchdog's."""
+    """Makes the reports of one process. Used by the watchdog's thread."""
 
     def __init__(self, cores: Cores, hubs: Hubs, places: Places, worker_number: Callable[[], int | None]) -> None:
         self._cores = cores
         self._hubs = hubs
         self._places = places
         self._worker_number = worker_number
-        #: The requests in flight with their cores, as others of the same look saw them; None: nobody has asked yet.
+        #: What in_flight() returns during this check; None: not found yet.
         self._in_flight: list[tuple[Core, OtherRequest]] | None = None
 
-    def begin_look(self) -> None:
-        """From here on, in_flight() finds the requests in flight anew: once, as many may be overdue at once."""
+    def begin_check(self) -> None:
+        """Make in_flight() find the requests anew: once a check, in which many requests may be overdue."""
         self._in_flight = None
 
     def in_flight(self) -> list[tuple[Core, OtherRequest]]:
@@ -64,14 +61,11 @@ class ReportMaker:
         action: str = "log",
         stack: RawStack | None = None,
     ) -> HarakiriReport:
-        """Make the report on a request.
-
-        :param stack: of its thread, of now; None: the request has ended.
-        """
+        """Make the report on a request; ``stack`` is its thread's, None if it has ended."""
         core = slow.core
         native_id = core.native_id
         is_in_flight = stack is not None
-        # A suspended greenlet does not have the thread: what the kernel says of that is not said of it.
+        # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
         has_thread = is_in_flight and native_id is not None and slow.greenlet != greenlets.SUSPENDED
         hub = self._hubs.of(core) if is_in_flight else None
         return HarakiriReport(
@@ -94,7 +88,7 @@ class ReportMaker:
         )
 
     def _stack(self, slow: SlowRequest, stack: RawStack, asked_id: int | None) -> Stack:
-        """The stack of a request's thread, with what the kernel says of the thread ``asked_id``."""
+        """The stack of a request's thread, with the state in the kernel of the thread ``asked_id``."""
         core = slow.core
         status = kernel_threads.thread_status(asked_id) if asked_id is not None else kernel_threads.ThreadStatus()
         places, omitted = self._places.resolve(stack, {})

@@ -128,7 +128,7 @@ class DeadlineParts:
             watchdog = self._ensure_watchdog() if may_start else None
         if watchdog is not None:
             self._hub_blocked_seconds = blocked_seconds
-            watchdog.attend_hubs(blocked_seconds)
+            watchdog.watch_hubs(blocked_seconds)
 
     def _ensure_watchdog(self) -> Watchdog | None:
         if self.watchdog is not None:

@@ -1,7 +1,6 @@
-"""Hand reports over to be logged: the first of each kind in full, the same ones again within a minute as a number.
+"""Hand reports to the reporter, which logs them: the first of a kind in full, equal ones within a minute as a number.
 
-Knows which logger and level a kind of report has, and that some stand in the stacks file before they are logged.
-Refuses to make a report, and to log: the reporter does, on a thread of its own.
+An overdue request's report is written to the stacks file before it is logged.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _KINDS = {
 
 
 class Publisher:
-    """Hands the reports of one process to its reporter. Used by one thread, the watchdog's."""
+    """Hands the reports of one process to its reporter. Used by the watchdog's thread."""
 
     def __init__(
         self,
@@ -51,17 +50,17 @@ class Publisher:
         self._repeats = {kind: Repeats() for kind in _KINDS}
 
     def count(self, counter: str) -> None:
-        """Count in the header of the black box, where its readers and this worker's successors find it."""
+        """Add 1 to a counter in the header of the black box."""
         table = self._table()
         if table is not None:
             table.count(counter)
 
     def admit(self, kind: str, key: object, subject: str, now: float) -> bool:
-        """Whether a report of this kind is to be logged; if not, it is one more of those with the same key."""
+        """Whether to log a report of this kind; if not, it is counted with those that have the same key."""
         return self._repeats[kind].admit(key, subject, now)
 
     def log(self, kind: str, text: str, content: dict[str, Any]) -> None:
-        """Have a text logged that may be lost."""
+        """Have a text logged; it is lost if the process dies before that."""
         logger, level, _ = _KINDS[kind]
         self._reporter.post(Entry(logger, level, f"{kind}: %s", text, content=content))
 
@@ -74,9 +73,9 @@ class Publisher:
     def publish(
         self, report: HarakiriReport, on_harakiri: Callable[[HarakiriReport], object] | None, *, is_logged: bool = True
     ) -> Entry:
-        """Publish the report on an overdue request: write it, have it logged, and hand it to the callable.
+        """Write the report on an overdue request, have it logged, and pass it to the callable.
 
-        :param is_logged: False: the callable alone gets it.
+        :param is_logged: False: only pass it to the callable.
         """
         text = "\n".join(report_format.lines(report)) if is_logged else ""
         if is_logged:
@@ -95,7 +94,7 @@ class Publisher:
         )
 
     def log_summaries(self, now: float) -> float:
-        """Of each kind whose minute is over, log how many reports were the same; when the next minute is over."""
+        """For each kind whose minute is over, log how many reports were equal; return when the next minute is over."""
         wake_at = NEVER
         for kind, repeats in self._repeats.items():
             for subject, count in repeats.summary(now):

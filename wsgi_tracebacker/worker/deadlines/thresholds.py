@@ -1,7 +1,4 @@
-"""When a request becomes slow, when it is overdue, and when its process may be killed for it.
-
-Knows which limit counts: the request's own, or that of its settings. Refuses to know what is done about it.
-"""
+"""When a request becomes slow, when it is overdue, and when its process may be killed for it."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def limit_of(core: Core, token: float, settings: Settings) -> tuple[float, float
 
 
 def thresholds(core: Core, token: float) -> tuple[float, float]:
-    """When the request ``token`` of a core becomes slow and when overdue, on the monotonic clock; never slow later."""
+    """The monotonic times at which the request ``token`` of a core becomes slow and overdue; slow is never later."""
     settings = core.settings
     if settings is None or token <= 0.0:
         return NEVER, NEVER
@@ -38,7 +35,7 @@ def thresholds(core: Core, token: float) -> tuple[float, float]:
 
 
 def kill_deadline(core: Core, token: float) -> float:
-    """When the process may be killed for the request ``token`` of a core, on the monotonic clock; infinite: never."""
+    """The monotonic time from which the process may be killed for the request ``token`` of a core; infinite: never."""
     settings = core.settings
     if settings is None or settings.harakiri_action != "kill" or core.outer is not None:
         return NEVER
@@ -46,7 +43,7 @@ def kill_deadline(core: Core, token: float) -> float:
 
 
 def first_threshold(settings: Settings) -> float | None:
-    """The shortest time after which a request under these settings can become slow, limits of its own aside."""
+    """The shortest time after which a request without a limit of its own can become slow under these settings."""
     slow = settings.slow
     if slow is None and settings.harakiri is not None:
         slow = settings.harakiri / 2

@@ -1,16 +1,14 @@
-"""The thread that watches all requests: it sleeps until the next one may be slow, overdue or to be sampled.
+"""The thread that watches all requests: it sleeps until the next one may be slow, overdue or due for a sample.
 
-Knows when to wake up, and which requests are slow. Refuses to know what is done about one: see ``slow_request``.
+One a process: a real daemon thread, also under gevent and eventlet, started by the first request with a deadline. It
+does not survive a fork; the child's first request starts another. It waits in poll(), whose time limit is monotonic on
+every interpreter (a timed wait for a lock is not on CPython 3.10), so a change of the clock does not affect it. It
+blocks on nothing else: no lock of the application, no disk, no logging handler.
 
-Guarantees of the thread: one a process, real also under gevent and eventlet, daemon, started at the first request
-that has a deadline; it dies with a fork, and the child's first request starts another. It waits in poll(), whose time
-limit is monotonic on every interpreter (a timed wait for a lock is not on CPython 3.10), so changes of the clock do
-nothing to it. It blocks on nothing else: no lock of the application's, no disk, no handler.
-
-A request costs nothing extra. The thread never sleeps longer than the shortest time after which any request could
-need it, so a request that begins now needs it after it wakes up anyway. Where a mapping or a callable gives the limits,
-that is by the shortest limit so far. Only a request that begins with a shorter one, or gives itself a limit, compares
-that with the next wake-up, and wakes it if it must come sooner.
+Requests do not wake it. It never sleeps longer than the shortest time after which any request could become slow, so it
+is awake before a request that begins now does so. If a mapping or a callable decides the limits, the shortest limit so
+far counts. Only a request that begins with a shorter one, or changes its own limit, wakes the thread, if the next
+wake-up is too late for it.
 """
 
 from __future__ import annotations
@@ -46,16 +44,16 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
 
-#: After a fault of ours, before it goes on.
+#: Pause after a fault of ours.
 _FAULT_PAUSE_SECONDS = 1.0
-#: At least so long between two looks: a limit of a microsecond must not make a loop.
+#: The shortest sleep between two checks: a limit of a microsecond must not make a busy loop.
 _MIN_SLEEP_SECONDS = 0.002
-#: This thread late by so much: a line in the log says that Python could not run. Beside many threads that compute,
-#: half a second is nothing unusual.
+#: If this thread wakes up that late, Python could not run, and a stall is logged. Beside many threads that compute, it
+#: is often half a second late.
 _STALLED_SECONDS = 1.0
-#: A limit by mapping or callable that is shorter wakes it each time: to plan for a moment is to look all the time.
+#: A shorter limit by mapping or callable wakes the thread each time: planning for it would mean to check all the time.
 _MIN_PLANNED_SECONDS = 1.0
-#: Nothing to wait for: as good as for ever, and short enough for poll().
+#: The longest sleep, short enough for poll().
 _IDLE_SECONDS = 3600.0
 
 
@@ -85,14 +83,14 @@ class Watchdog:
         self._hub_watch = HubWatch(hubs, cores, self._publisher, places, worker_number, lambda: find_in_flight(cores))
         #: The requests that are slow, by the id of their core.
         self._slow: dict[int, SlowRequest] = {}
-        #: The shortest time after which a request under any of the settings could need us.
+        #: The shortest time after which a request under any of the settings could become slow.
         self._horizon_seconds = _IDLE_SECONDS
-        #: When it wakes up; infinite while it looks around, so that a limit set just then wakes it again.
+        #: When it wakes up; infinite during a check, so that a limit which is set meanwhile wakes it again.
         self.wakes_at = NEVER
-        #: Requests that begin with a limit of their own below this call plan_for().
+        #: Requests that begin with a shorter limit by mapping or callable call plan_for().
         self.shortest_limit = NEVER
         self._started_at = 0.0
-        #: When it began to sleep last.
+        #: When it last began to sleep.
         self._sleeps_at = 0.0
         #: Set where requests may be killed.
         self.kill_timer: KillTimer | None = None
@@ -103,9 +101,9 @@ class Watchdog:
     # --- the thread
 
     def start(self) -> None:
-        """Start the thread. Raises RuntimeError when the system gives none."""
+        """Start the thread. Raises RuntimeError if the system gives none."""
         self._ended.acquire()
-        # Not when it first runs: the process may be stopped, or its GIL kept, before it does.
+        # Not in the thread: a stall may begin before it first runs.
         self._started_at = self._sleeps_at = monotonic()
         try:
             self._primitives.start_new_thread(self._run, ())
@@ -121,36 +119,36 @@ class Watchdog:
             self._ended.release()
 
     def forget(self) -> None:
-        """In a forked child: there is no thread."""
+        """Release what is left in a forked child, which has no such thread."""
         self._waker.close()
 
     def wake(self) -> None:
-        """Make it look around now."""
+        """Make it check all requests now."""
         self._waker.wake()
 
     def watch(self, settings: Settings) -> None:
-        """From now on, requests under these settings come: look around at least as often as they may need it."""
+        """From now on, check often enough for requests under these settings."""
         first = first_threshold(settings)
         if first is not None and first < self._horizon_seconds:
             self._horizon_seconds = first
             self.wake()
 
-    def attend_hubs(self, blocked_seconds: float) -> None:
-        """From now on greenlets serve: report a hub that is blocked for so long."""
-        if self._hub_watch.attend(blocked_seconds):
+    def watch_hubs(self, blocked_seconds: float) -> None:
+        """From now on, report a hub that is blocked for that long."""
+        if self._hub_watch.watch(blocked_seconds):
             self.wake()
 
     def plan_for(self, core: Core, seconds: float) -> None:
-        """A request begins with a limit that is shorter than all before: from now on look often enough for such."""
+        """From now on, check often enough for limits as short as that of this request, the shortest so far."""
         self.shortest_limit = min(self.shortest_limit, max(seconds, _MIN_PLANNED_SECONDS))
         self._horizon_seconds = min(self._horizon_seconds, self.shortest_limit / 2)
         self._wake_for(core)
 
     def limit_changed(self, core: Core) -> None:
-        """A request has given itself a limit."""
+        """Check in time for the limit that a request has set for itself."""
         kill_timer = self.kill_timer
         if kill_timer is not None:
-            # Not at the next look: the request may stall before that.
+            # Not at the next check: the request may stall before that.
             kill_timer.watch()
         self._wake_for(core)
 
@@ -164,8 +162,8 @@ class Watchdog:
             planned = self._started_at
             while not self._stopping:
                 try:
-                    # By what was planned when it began to look: if it was stopped since then, that counts as well.
-                    planned = self._look_around(planned)
+                    # Counted from when the check began, so that a pause of the process during the check is noticed.
+                    planned = self._check(planned)
                 except Exception:
                     faults.caught("in the watchdog")
                     planned = monotonic() + _FAULT_PAUSE_SECONDS
@@ -174,7 +172,7 @@ class Watchdog:
                 except Exception:
                     faults.caught("when the watchdog slept")
                     self._primitives.poll().poll(_FAULT_PAUSE_SECONDS * 1000)
-            # What was counted is said while there is somebody to say it.
+            # Log what was counted while the reporter still runs.
             self._publisher.log_summaries(NEVER)
         except Exception:
             faults.caught("when the watchdog ended")
@@ -183,21 +181,21 @@ class Watchdog:
             self._ended.release()
 
     def _sleep(self, planned: float) -> float:
-        """Until it is time to look around, or somebody wakes it; when the next look was to be."""
+        """Sleep until the planned time or a call of wake(), and return the time from which the next check is late."""
         self._sleeps_at = monotonic()
         sleep_seconds = max(0.0, planned - self._sleeps_at)
         is_woken = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
         return min(planned, monotonic()) if is_woken else planned
 
-    def _look_around(self, planned: float) -> float:
-        """Do what is due; the monotonic time at which something may be due again.
+    def _check(self, planned: float) -> float:
+        """Do what is due, and return the monotonic time at which something may be due again.
 
-        :param planned: when this look was to be.
+        :param planned: when this check was due.
         """
         self.wakes_at = NEVER
         now = monotonic()
         late_seconds = max(0.0, now - planned)
-        # Not the time that its own work took.
+        # Without the time of the check before.
         stalled_seconds = now - max(planned, self._sleeps_at)
         if stalled_seconds >= _STALLED_SECONDS:
             self._report_stall(now, stalled_seconds)
@@ -213,7 +211,7 @@ class Watchdog:
             wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)
         if self._slow:
             wake_at = min(wake_at, self._check_slow(late_seconds))
-        wake_at = min(wake_at, self._hub_watch.look(now, late_seconds))
+        wake_at = min(wake_at, self._hub_watch.check(now, late_seconds))
         wake_at = min(wake_at, self._publisher.log_summaries(now))
         self.wakes_at = wake_at
         return wake_at
@@ -227,7 +225,7 @@ class Watchdog:
                 del self._slow[key]
 
     def _begin(self, core: Core, token: float, now: float) -> float:
-        """Record a request that is slow from now on; when to look again for its sake."""
+        """Record a request that is slow from now on; the next check that it needs."""
         settings = core.settings
         request = describe(core, token, now, unix_time())
         if request is None or settings is None:
@@ -244,9 +242,9 @@ class Watchdog:
         return NEVER
 
     def _check_slow(self, late_seconds: float) -> float:
-        """Do what is due for each slow request; when something is due again."""
-        self._maker.begin_look()
-        # One look at the threads for all of them; only theirs are walked.
+        """Do what is due for each slow request, and return when something is due again."""
+        self._maker.begin_check()
+        # One walk over the threads of all of them, and of no others.
         wanted = {slow.core.serving_ident() for slow in self._slow.values()}
         walked = greenlets.walk_with((slow.core for slow in self._slow.values()), (), wanted)
         wake_at = NEVER
@@ -254,7 +252,7 @@ class Watchdog:
             try:
                 wake_at = min(wake_at, slow.check(walked, late_seconds))
             except Exception:
-                # The others are not to pay for it.
+                # It must not delay the other requests.
                 faults.caught("in the watchdog, on one request")
                 wake_at = min(wake_at, monotonic() + _FAULT_PAUSE_SECONDS)
         return wake_at

@@ -332,16 +332,16 @@ def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
         hanging.append(message % arguments)
         let_go.wait(30)
 
-    look, failed = watchdog.Watchdog._look_around, threading.Event()
+    check, failed = watchdog.Watchdog._check, threading.Event()
 
-    def look_around(self: watchdog.Watchdog, planned: float) -> float:
+    def check_or_fail(self: watchdog.Watchdog, planned: float) -> float:
         if not failed.is_set():
             failed.set()
             raise OSError("of ours")
-        return look(self, planned)
+        return check(self, planned)
 
     monkeypatch.setattr(logs, "emit", hang)
-    monkeypatch.setattr(watchdog.Watchdog, "_look_around", look_around)
+    monkeypatch.setattr(watchdog.Watchdog, "_check", check_or_fail)
     faults.forget()
     try:
         serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.2, harakiri_action="kill"))

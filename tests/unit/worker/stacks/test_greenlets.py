@@ -17,10 +17,10 @@ from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
 from wsgi_tracebacker.model.report import OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.deadlines import hub_watch
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
+from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets, places, walk
 from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
@@ -350,7 +350,7 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     cores._taken.update(enumerate(core for core, _ in in_flight))
     publisher = Publisher(said, lambda: None, lambda: None)  # type: ignore[arg-type]
     watch = HubWatch(hubs, cores, publisher, places.Places(None), lambda: 3, lambda: in_flight)
-    assert watch.attend(limit)
+    assert watch.watch(limit)
     return watch, said
 
 
@@ -379,10 +379,10 @@ def test_a_blocked_hub_is_reported_once_with_the_request_that_blocks_it() -> Non
         watch, said = watching(fake, here)
 
         def look() -> None:
-            assert watch.look(10.0, 0.0) == 10.5
+            assert watch.check(10.0, 0.0) == 10.5
             assert said.messages == []
             for now in (10.5, 11.0, 11.5):
-                watch.look(now, 0.0)
+                watch.check(now, 0.0)
 
         thread = threading.Thread(target=look)
         thread.start()
@@ -401,7 +401,7 @@ def test_a_blocked_hub_is_reported_once_with_the_request_that_blocks_it() -> Non
     assert report.splitlines()[-1] == "1 other request in flight in this worker: GET /waits 1.5 s (core 0)"
     assert said.contents[0]["request"]["path"] == "/blocks"
     fake.run()
-    watch.look(13.0, 0.0)
+    watch.check(13.0, 0.0)
     assert said.messages[1].startswith("gevent's hub runs again, after it was blocked for 3.0 s by GET /blocks")
     assert said.contents[1]["kind"] == "hub-runs-again"
     assert len(said.messages) == 2
@@ -412,11 +412,11 @@ def test_time_in_which_python_could_not_run_is_not_held_against_a_hub() -> None:
     """It was asked before, and could not answer: it has its whole limit from then on."""
     fake = FakeHub()
     watch, said = watching(fake, [])
-    watch.look(10.0, 0.0)
-    watch.look(20.0, 9.5)
-    watch.look(20.5, 0.0)
+    watch.check(10.0, 0.0)
+    watch.check(20.0, 9.5)
+    watch.check(20.5, 0.0)
     assert said.messages == []
-    watch.look(21.0, 0.0)
+    watch.check(21.0, 0.0)
     [report] = said.messages
     assert report.startswith("gevent's hub is blocked for 11.0 s at least by a greenlet that serves no request")
 
@@ -426,10 +426,10 @@ def test_the_same_block_again_is_counted() -> None:
     fake = FakeHub()
     watch, said = watching(fake, [])
     for start in (10.0, 20.0, 30.0):
-        watch.look(start, 0.0)
-        watch.look(start + 1.0, 0.0)
+        watch.check(start, 0.0)
+        watch.check(start + 1.0, 0.0)
         fake.run()
-        watch.look(start + 2.0, 0.0)
+        watch.check(start + 2.0, 0.0)
         fake.run()
     assert len(said.messages) == 2
     assert "by a greenlet that serves no request" in said.messages[0]
@@ -444,7 +444,7 @@ def test_a_hub_that_only_works_much_is_not_blocked() -> None:
     fake = FakeHub()
     watch, said = watching(fake, [])
     for tenth in range(100, 200):
-        watch.look(tenth / 10, 0.0)
+        watch.check(tenth / 10, 0.0)
         if tenth % 9 == 0:
             fake.run()
     assert said.messages == []
@@ -456,7 +456,7 @@ def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
     hubs = Hubs()
     hubs._hubs[fake.hub.ident] = fake.hub
     watch = HubWatch(hubs, None, None, None, lambda: 1, list)  # type: ignore[arg-type]
-    assert watch.look(1.0, 0.0) == hub_watch._NEVER
+    assert watch.check(1.0, 0.0) == NEVER
     assert fake.asked == []
 
 
