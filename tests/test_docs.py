@@ -58,7 +58,7 @@ from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, s
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.listening.client import CONNECTION_SECONDS
 from wsgi_tracebacker.worker.reporting import logs, reporter
-from wsgi_tracebacker.worker.tracking.core import HANDLE_KEY, RequestHandle
+from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY, RequestHandle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

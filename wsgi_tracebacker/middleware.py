@@ -32,7 +32,8 @@ from wsgi_tracebacker.worker.deadlines.begin import load_kill_timer
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, NestedCall
-from wsgi_tracebacker.worker.tracking.core import APP, BODY, HANDLE_KEY, AbandonedCore
+from wsgi_tracebacker.worker.tracking.core import APP, BODY, AbandonedCore
+from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY
 from wsgi_tracebacker.worker.tracking.responses import is_finished_body
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.linux import peers
 from wsgi_tracebacker.worker import at_exit, disabled, startup_warnings
 from wsgi_tracebacker.worker.answers import Answers
@@ -26,8 +25,9 @@ from wsgi_tracebacker.worker.reporting import faults, reporter
 from wsgi_tracebacker.worker.stacks import hubs, places, snapshot
 from wsgi_tracebacker.worker.threads import primitives
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, Admission
-from wsgi_tracebacker.worker.tracking.core import NOT_IN_REQUEST, set_own_limit, value_in
+from wsgi_tracebacker.worker.tracking.core import value_in
 from wsgi_tracebacker.worker.tracking.cores import Cores
+from wsgi_tracebacker.worker.tracking.handle import set_own_limit
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.deadlines.begin import Begin
@@ -250,10 +250,7 @@ def set_harakiri(seconds: float) -> None:
     if disabled.reason() is not None:
         # Switching us off must not break an application that uses this.
         return
-    core = serving_core()
-    if core is None:
-        raise NotInRequest(NOT_IN_REQUEST)
-    set_own_limit(core, seconds)
+    set_own_limit(serving_core(), seconds)
 
 
 def stop() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("software", "is_said"),
+    ("software", "warns"),
     [
         ("waitress", True),
         ("waitress/3.0.2", True),
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
         (None, False),
     ],
 )
-def test_servers(software: str | None, is_said: bool) -> None:
-    """Those that were measured; nothing is said of others."""
-    assert (nothing_respawns(software) is not None) is is_said
+def test_servers(software: str | None, warns: bool) -> None:
+    """Those that were measured; there is no warning for others."""
+    assert (nothing_respawns(software) is not None) is warns
 
 
 def test_a_fork_for_each_request_is_replaced_by_the_next() -> None:
@@ -59,8 +59,8 @@ def test_granian_that_respawns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing_respawns("Granian") is None
 
 
-def test_servers_that_do_not_say_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are known by their modules; gunicorn, which may run workers of theirs, starts new ones."""
+def test_servers_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are recognised by their modules; gunicorn, which may run workers of theirs, starts new ones."""
     unnamed = {"twisted.web.wsgi": "Twisted", "hypercorn": "hypercorn", "eventlet.wsgi": "eventlet"}
     for name in ("gunicorn", "uvicorn", *unnamed):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -91,11 +91,11 @@ def broken() -> int:
     raise OSError
 
 
-@pytest.mark.parametrize(("masterpid", "is_said"), [(masterless, True), (lambda: 17, False), (broken, False)])
-def test_uwsgi(masterpid: object, is_said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("masterpid", "warns"), [(masterless, True), (lambda: 17, False), (broken, False)])
+def test_uwsgi(masterpid: object, warns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its master starts new workers, if there is one."""
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(masterpid=masterpid))
-    assert (nothing_respawns("uWSGI") is not None) is is_said
+    assert (nothing_respawns("uWSGI") is not None) is warns
 
 
 ROOT = "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
@@ -123,12 +123,12 @@ PRIVATE = (
     ],
 )
 def test_a_private_tmp(base: str, mountinfo: str, expected: str | None) -> None:
-    """It is told by how systemd calls the folder that it mounts, for whatever is in it and nothing else."""
+    """systemd's name of the folder that it mounts shows it, for all that is in the folder and nothing else."""
     assert startup_warnings.private_mount(base, mountinfo) == expected
 
 
 def test_here_nothing_is_hidden(tmp_path: Path) -> None:
-    """A folder of the test is seen by everybody."""
+    """Everybody sees a folder of the test."""
     assert startup_warnings.hidden(str(tmp_path / "tb")) is None
 
 

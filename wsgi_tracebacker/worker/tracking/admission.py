@@ -20,8 +20,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.worker.threads import current_greenlet, primitives
-from wsgi_tracebacker.worker.tracking.core import APP, HANDLE_KEY, Core, value_in
+from wsgi_tracebacker.worker.tracking.core import APP, Core, value_in
 from wsgi_tracebacker.worker.tracking.cores import known_thread
+from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

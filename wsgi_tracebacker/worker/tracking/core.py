@@ -12,14 +12,12 @@ from __future__ import annotations
 import _thread
 import sys
 import weakref
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wsgi_tracebacker.errors import NotInRequest
 from wsgi_tracebacker.model.snapshot import PHASES
 from wsgi_tracebacker.wire.table_layout import FLIGHT, decode_path
-from wsgi_tracebacker.worker import limits
 from wsgi_tracebacker.worker.blackbox.table import scratch_row
+from wsgi_tracebacker.worker.tracking.handle import RequestHandle
 
 if TYPE_CHECKING:
     import mmap
@@ -39,12 +37,6 @@ def value_in(environ: object, key: str) -> object:
     that is no dict is against PEP 3333.
     """
     return dict.get(environ, key) if isinstance(environ, dict) else None
-
-
-#: The environ key of the request's handle.
-HANDLE_KEY = "wsgi_tracebacker.request"
-
-NOT_IN_REQUEST = "there is no request in flight here; set_harakiri() is for code that serves one"
 
 
 class Lease:
@@ -68,61 +60,6 @@ class LentLease:
 
     def __set__(self, core: Core, lease: Lease) -> None:
         core.lent = None
-
-
-class RequestHandle:
-    """What ``environ["wsgi_tracebacker.request"]`` holds: the request, for the application that serves it.
-
-    It is good while the request is in flight, on whatever thread the application works on it. A copy of it is over.
-    """
-
-    __slots__ = ("_core",)
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    @property
-    def age_seconds(self) -> float:
-        """Seconds since the request began.
-
-        :raises NotInRequest: the request is over.
-        """
-        return monotonic() - _token(self._core)
-
-    def set_harakiri(self, seconds: float) -> None:
-        """Give the request ``seconds`` from now on; 0 takes its limit away.
-
-        :raises NotInRequest: the request is over.
-        :raises ConfigurationError: not a number of seconds.
-        """
-        set_own_limit(self._core, seconds)
-
-    def __reduce__(self) -> tuple[Callable[[], RequestHandle], tuple[()]]:
-        # For a copied or pickled environ: the copy is not in flight.
-        return _handle_that_is_over, ()
-
-
-def _handle_that_is_over() -> RequestHandle:
-    return Core(None, 0, None, None).handle
-
-
-def _token(core: Core) -> float:
-    token = core.started
-    if token <= 0.0:
-        raise NotInRequest(NOT_IN_REQUEST)
-    return token
-
-
-def set_own_limit(core: Core, seconds: float) -> None:
-    """Give the request in flight a limit of its own, from now on."""
-    while core.outer is not None:
-        # A WSGI call within a request has no deadline of its own.
-        core = core.outer
-    limit = limits.checked_seconds("set_harakiri()", seconds)
-    token = _token(core)
-    core.own_limit = (token, monotonic() - token, limit)
-    if core.watcher is not None:
-        core.watcher.limit_changed(core)
 
 
 class Watcher(Protocol):

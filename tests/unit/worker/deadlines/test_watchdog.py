@@ -41,7 +41,7 @@ from wsgi_tracebacker.worker.deadlines.thresholds import thresholds
 from wsgi_tracebacker.worker.reporting import faults, logs, reporter
 from wsgi_tracebacker.worker.reporting.reporter import Repeats
 from wsgi_tracebacker.worker.threads.waker import Waker
-from wsgi_tracebacker.worker.tracking.core import HANDLE_KEY
+from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

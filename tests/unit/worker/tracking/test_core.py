@@ -1,4 +1,4 @@
-"""A core and what is said of its request: one request, never two halves."""
+"""A core, and its request as a value: one request, never two halves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_request_is_described_with_its_age() -> None:
     assert (found.method, found.path, found.age_seconds, found.started_at) == ("GET", "/path", 3.5, 999_996.5)
 
 
-def test_a_request_that_began_after_the_look_has_no_age_below_zero() -> None:
+def test_a_request_that_began_after_the_clock_was_read_has_no_age_below_zero() -> None:
     """The clock was read before the request began: the age is 0."""
     found = describe(core(), 100.0, 99.0, 50.0)
     assert found is not None
@@ -41,12 +41,12 @@ def test_a_request_that_began_after_the_look_has_no_age_below_zero() -> None:
 
 @pytest.mark.parametrize("stores", [{"started": 101.0}, {"started": 0.0}, {"environ": None}, {"settings": None}])
 def test_another_request_is_not_described(stores: dict[str, Any]) -> None:
-    """A token that is no longer the core's, or a request that is ending, is nobody's."""
+    """A request that has ended, or is ending, has no value."""
     assert describe(core(**stores), 100.0, 103.0, 0.0) is None
 
 
-def test_a_row_that_holds_the_request_before_is_not_believed() -> None:
-    """The table's file had vanished, and the row was exchanged while this request was being noted in the old one."""
+def test_a_row_that_holds_the_request_before_is_not_used() -> None:
+    """The table's file had vanished, and the row was exchanged while this request was written to the old one."""
     found = describe(
         core(path="/before", started=99.0, environ={"REQUEST_METHOD": "PUT", "PATH_INFO": "/now"}), 99.0, 103.0, 0.0
     )
@@ -67,7 +67,7 @@ def test_nested_requests_of_an_earlier_one_are_left_out() -> None:
     assert [inner.path for inner in found.nested] == ["/now"]
 
 
-def test_the_last_request_is_told_only_while_idle() -> None:
+def test_there_is_a_last_request_only_while_idle() -> None:
     """In flight, or before the first request, there is no last one."""
     assert describe_last(core(), 5.0) is None
     assert describe_last(core(started=0.0), 5.0) is None
@@ -86,20 +86,20 @@ from wsgi_tracebacker.worker.tracking.core import BODY, Core
 made = Core(0, 1, None, None)
 made.phase, made.started = BODY, 5.0
 held = made.lease
-told = [made.body_was_dropped()]
+seen = [made.body_was_dropped()]
 held = None
 gc.collect()
-told.append(made.body_was_dropped())
+seen.append(made.body_was_dropped())
 held = made.lease
-told.append(made.body_was_dropped())
-print(told)
+seen.append(made.body_was_dropped())
+print(seen)
 """
     command = [sys.executable, "-c", program]
     printed = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True, timeout=30).stdout
     assert printed == "[False, True, False]\n"
 
 
-def test_a_dropped_body_is_told_by_its_lease() -> None:
+def test_the_lease_of_a_body_shows_that_it_was_dropped() -> None:
     """While somebody holds the lease the body exists; while the callable runs there is none to drop."""
     made = core(phase=BODY)
     held: Lease | None = made.lease
@@ -112,7 +112,7 @@ def test_a_dropped_body_is_told_by_its_lease() -> None:
     assert not made.body_was_dropped()
 
 
-def test_who_serves() -> None:
+def test_the_thread_that_serves() -> None:
     """The thread that called, then the one that reads the body; the next request starts anew."""
     made = core(phase=APP, reader_ident=9)
     assert made.serving_ident() == 1
