@@ -66,14 +66,14 @@ def command(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_said_before() -> Iterator[None]:
-    """What was said once in this process may be said again in each test."""
+    """Warnings that were logged once in this process may be logged again in each test."""
     faults.forget()
     yield
     stop()
     faults.forget()
 
 
-def test_what_was_served_out_of_memory_is_told(base: str) -> None:
+def test_requests_of_a_worker_that_ran_out_of_memory_are_in_its_postmortem(base: str) -> None:
     """A limit of the address space, an allocation that fails, an abort below Python: both requests are named."""
     with worker(base, "out-of-memory") as process:
         _, errors = process.communicate(timeout=PATIENCE_SECONDS)
@@ -114,8 +114,8 @@ def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
     assert f"\n  threads beyond its table: {BEYOND}; what they served, if anything, is not known" in shown.stdout
 
 
-def test_of_a_crowd_that_has_gone_nobody_is_named(base: str) -> None:
-    """What counts is who serves at the end: the first core, after all others and their threads have ended."""
+def test_requests_that_have_ended_are_not_in_the_postmortem(base: str) -> None:
+    """The postmortem has only the request in flight at the end: all other cores and their threads have ended."""
     with worker(base, "after-a-crowd") as process:
         pass
     head, request = command("postmortem", base).stdout.splitlines()
@@ -147,7 +147,7 @@ def test_of_a_worker_that_lost_its_card_no_death_is_logged(base: str, caplog: py
 
 
 def with_shared_memory_of(size: str) -> tuple[str, ...]:
-    """A command that runs another one where ``/dev/shm`` is of that size and has nothing in it."""
+    """A command that runs another one with an empty ``/dev/shm`` of that size."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         cannot_be_tried("only root can give a process shared memory of its own")
     script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
@@ -158,7 +158,7 @@ def with_shared_memory_of(size: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("size", ["64k", "512k"], ids=["from the beginning", "later"])
-def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
+def test_a_full_shared_memory_harms_no_request(base: str, size: str) -> None:
     """No room for a table, or none left after it was made: at most one warning, and 64 threads are served."""
     with worker(base, "full-memory", *with_shared_memory_of(size)) as process:
         output, errors = process.communicate("go on\n", timeout=PATIENCE_SECONDS)
@@ -171,8 +171,8 @@ def test_a_full_shared_memory_takes_nobody_along(base: str, size: str) -> None:
         assert warnings == []
 
 
-def test_a_death_is_told_where_shared_memory_is_full(base: str) -> None:
-    """Somebody filled what was left of it: the successor says who died, and so does the command after that."""
+def test_a_death_is_reported_if_shared_memory_is_full(base: str) -> None:
+    """Somebody filled the rest of it: the successor logs the postmortem, and the command shows it afterwards."""
     python = f"{sys.executable} -m"
     story = f"{python} tests.programs.black_box_stories {base}"
     steps = [
@@ -207,7 +207,7 @@ def no_room(*_: object) -> int:
 
 @pytest.mark.parametrize("room", ["for three bytes", "for none"])
 def test_half_a_postmortem_is_not_kept(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that ends half-way through, or at once, leaves nothing, instead of what no reader can read."""
+    """If there is room for half of it or none, no file is left: no reader could read that."""
     path = tmp_path / "postmortem"
     write = os.write
     some = no_room if room == "for none" else lambda descriptor, content: write(descriptor, content[:3])
@@ -280,7 +280,7 @@ def test_no_table_of_a_predecessor_harms_its_successor(kind: str, base: str, cap
     }
 
 
-def test_a_death_is_told_without_the_stacks_of_an_earlier_one(base: str) -> None:
+def test_a_death_is_reported_without_the_stacks_of_an_earlier_one(base: str) -> None:
     """A worker without a signal opens its stacks file when it has something to report: until then there is none, and
     not that of whoever had its number before.
     """
@@ -296,7 +296,7 @@ def test_a_death_is_told_without_the_stacks_of_an_earlier_one(base: str) -> None
 
 
 def test_counters_survive_a_death(base: str) -> None:
-    """A successor goes on from what the dead one had counted."""
+    """A successor starts with the counters of the dead worker."""
     with worker(base, "without-signal"):
         pass
     with worker(base, "without-signal"):
@@ -312,7 +312,7 @@ KINDS = [table_layout.TABLE, table_layout.STACKS, table_layout.POSTMORTEM]
 def test_what_is_not_ours_is_left_as_it_is(
     what: str, kind: str, base: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Where a file of ours should be stands something else: it stays, untouched, and the application is served."""
+    """Another file is at the path of one of ours: it stays unchanged, and the application is served."""
     if what == "another user's" and os.geteuid() != 0:
         cannot_be_tried("only root can make files of others")
     path = black_boxes.path_of(base, 1, kind)

@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 0.2
 
 
 class Hanging(logging.Handler):
-    """Hangs until it is let go."""
+    """Hangs until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Hanging(logging.Handler):
 
 @pytest.fixture
 def handler() -> Iterator[Hanging]:
-    """The only one that our lines get to."""
+    """The only handler of our loggers."""
     logger = logging.getLogger("wsgi_tracebacker")
     made = Hanging()
     logger.addHandler(made)
@@ -130,7 +130,7 @@ def test_no_request_waits_for_a_log_line(
 
 
 def test_a_thread_in_the_handler_holds_no_other_request(base: str, handler: Hanging) -> None:
-    """The application logs, and its handler hangs: what we have to log meanwhile holds nobody else."""
+    """The application logs, and its handler hangs: lines that we log meanwhile hold no other request."""
     application = TracebackerMiddleware(quick, f"{base}/missing")
     thread = threading.Thread(target=logging.getLogger("wsgi_tracebacker").warning, args=("the application's",))
     thread.start()
@@ -156,7 +156,7 @@ application({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise ValueError"])
 def test_a_process_that_ends_right_after_a_warning_has_logged_it(end: str) -> None:
-    """By the application's own handler."""
+    """The application's own handler gets the line."""
     ended = subprocess.run(
         [sys.executable, "-c", _ENDS_AT_ONCE + end],
         cwd=PROJECT,

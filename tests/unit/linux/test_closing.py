@@ -1,4 +1,4 @@
-"""What is opened only to be looked at."""
+"""Files that are opened only for a read, while the application closes all descriptors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OWN = Identity.of_this_process("", None, "")
 
-LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
+READS: dict[str, tuple[Callable[[str], object], object]] = {
     "a file of /proc": (lambda base: proc.read("/proc/self/stat"), b""),
     "source": (lambda base: places.read_source(__file__), None),
     "what a dead worker left": (lambda base: box_files.read(f"{base}.left"), (None, None)),
@@ -34,9 +34,9 @@ LOOKS: dict[str, tuple[Callable[[str], object], object]] = {
 }
 
 
-@pytest.mark.parametrize(("look", "answer"), LOOKS.values(), ids=LOOKS.keys())
-def test_who_has_it_closed_meanwhile_gets_no_answer_and_no_error(
-    look: Callable[[str], object], answer: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("read", "answer"), READS.values(), ids=READS.keys())
+def test_a_file_that_is_closed_meanwhile_gives_nothing_and_no_error(
+    read: Callable[[str], object], answer: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An application that closes all descriptors may do so between any two of our calls, on another thread."""
     base = str(tmp_path / "tb")
@@ -57,5 +57,5 @@ def test_who_has_it_closed_meanwhile_gets_no_answer_and_no_error(
     with monkeypatch.context() as patch:
         for name in ("read", "fstat", "fchmod"):
             patch.setattr(os, name, first_closing(getattr(os, name)))
-        assert look(base) == answer
+        assert read(base) == answer
     assert len(closed) == 1

@@ -38,7 +38,7 @@ def test_it_is_ours_until_it_is_closed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("theirs", ["nothing", *KINDS])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_application_has_there_stays_open(kind: str, theirs: str, tmp_path: Path) -> None:
-    """It closed ours, and has nothing, a file or a socket of its own with that number."""
+    """It closed ours, and its own file or socket may have that number now."""
     own = OwnDescriptor(opened(kind, tmp_path))
     number = own.number
     if theirs == "nothing":

@@ -1,4 +1,4 @@
-"""Files that another user named, while that user does something about it."""
+"""Files at paths of another user, who changes them meanwhile."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def ask_for_a_dump(path: str) -> None:
     ],
     ids=["table", "stacks", "card", "postmortem", "writable"],
 )
-def test_what_is_opened_is_what_was_looked_at(
+def test_what_is_opened_is_what_was_checked(
     read: Callable[[str], object], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a path leads to from one call to the next: a pipe that stands there now and then is never opened."""
+    """The file at a path changes from one call to the next: a pipe that is there at times is never opened."""
     for folder in ("theirs", "own"):
         (tmp_path / folder).mkdir()
     (tmp_path / "own" / "tb1.worker").write_bytes(card_json.encode(card_naming("")))
@@ -62,8 +62,8 @@ def test_what_is_opened_is_what_was_looked_at(
     assert swapper.opened == ([stat.S_IFREG] if first == "file" else [])
 
 
-def test_a_file_that_is_removed_meanwhile_is_the_one_that_was_looked_at(tmp_path: Path) -> None:
-    """What was opened is what passed the check, under no name at all."""
+def test_a_file_that_is_removed_meanwhile_is_the_one_that_was_checked(tmp_path: Path) -> None:
+    """The file that passed the check is opened, though it has no name any more."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     descriptor = files.open_regular(str(path), lambda _: path.unlink())
@@ -74,7 +74,7 @@ def test_a_file_that_is_removed_meanwhile_is_the_one_that_was_looked_at(tmp_path
 
 
 def test_without_proc_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what is missing, and does not make do with the path."""
+    """The error says what is missing; the path itself is not opened."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
     monkeypatch.setattr(files, "path_of", lambda descriptor: f"{tmp_path}/proc/self/fd/{descriptor}")

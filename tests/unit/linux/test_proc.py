@@ -1,4 +1,4 @@
-"""What is read of ``/proc``: of this very process, and of files that are cut, odd or missing."""
+"""Reading ``/proc``: of this process, and files that are cut, odd or missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINE = "{letter} 1 2 2 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 {ticks}"
 
 
 def test_a_thread_that_waits_is_seen_waiting() -> None:
-    """Its letter, its wait channel and its system call say that it sleeps for a lock."""
+    """Letter, wait channel and system call of a thread that waits for a lock."""
     gate = threading.Event()
     thread = threading.Thread(target=gate.wait)
     thread.start()
@@ -42,7 +42,7 @@ def test_a_thread_that_waits_is_seen_waiting() -> None:
 
 
 def test_a_process_runs_until_it_is_killed() -> None:
-    """Neither a zombie nor a process that had the pid at another time counts."""
+    """A zombie does not run, nor does a process that had the pid at another time."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     folder = f"/proc/{child.pid}"
     try:
@@ -62,14 +62,14 @@ def test_a_process_runs_until_it_is_killed() -> None:
     ("letter", "flags", "runs"), [("S", 0, True), ("R", 0x4, False), ("Z", 0, False), ("X", 0, False)]
 )
 def test_a_process_that_has_begun_to_end_does_not_run(letter: str, flags: int, runs: bool, tmp_path: Path) -> None:
-    """The kernel gives its locks back while its letter is still R."""
+    """The kernel releases its locks while its letter is still R."""
     (tmp_path / "stat").write_text("7 (a) S 1 (b) " + LINE.format(letter=letter, flags=flags, ticks=777))
     assert proc.runs_since(str(tmp_path), 777) is runs
 
 
 @pytest.mark.parametrize("content", [None, "", "7 (python", "7 (python) S 1", "7 (python) S " + "x " * 30])
 def test_what_cannot_be_read_is_none(content: str | None, tmp_path: Path) -> None:
-    """A file that is missing, cut or not what it should be."""
+    """The result for a file that is missing, cut or malformed."""
     if content is not None:
         for name in ("stat", "status", "schedstat"):
             (tmp_path / name).write_text(content)
@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_none(content: str | None, tmp_path: Path) -> Non
 
 
 def test_the_signals_and_users_of_this_process() -> None:
-    """As the process knows them itself."""
+    """They are those that the process itself reads."""
     before = signal.signal(signal.SIGUSR2, lambda *_: None)
     try:
         found = proc.signals("/proc/self")
@@ -96,7 +96,7 @@ def test_the_signals_and_users_of_this_process() -> None:
 
 
 def test_a_long_file_is_read_to_its_end(tmp_path: Path) -> None:
-    """More than comes with one read, up to a bound."""
+    """Longer than one read, up to a bound."""
     file = tmp_path / "mountinfo"
     file.write_bytes(b"x" * 100_000)
     assert len(proc.read(str(file))) == 100_000

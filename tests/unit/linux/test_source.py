@@ -27,14 +27,14 @@ _encodings = sorted(module.name for module in pkgutil.iter_modules(encodings.__p
     ],
 )
 def test_lines_are_those_of_pythons_tokenizer(content: bytes, lines: list[str]) -> None:
-    """In the encoding that one of the first two lines names, where it is one for text and fit for it."""
+    """In the encoding that one of the first two lines names, if it exists and is for text."""
     assert decode_lines(content) == lines
 
 
 @given(st.sampled_from(_encodings), st.binary())
 @example("unicode_escape", b"\\ ")
 def test_any_bytes_are_lines(encoding: str, content: bytes) -> None:
-    """In whatever encoding they say they are."""
+    """In any encoding that they name."""
     lines = decode_lines(b"# coding: " + encoding.encode() + b"\n" + content)
     assert all(isinstance(line, str) for line in lines)
     file = SourceFile(lines, 0.0)
@@ -50,6 +50,6 @@ _pieces = (b"a", b"-", b"zz9a", b"xn--", b".", b"\\u1234", b"+AAA", b"\x1b$B", b
 @example("punycode", b"a" * 200_000 + b"-" + b"a" * 200_000)
 @example("idna", b"a" * 400_000)
 def test_a_long_file_costs_no_more_than_its_length(encoding: str, content: bytes) -> None:
-    """In whatever encoding it says it is: neither time nor memory grow faster than it does."""
+    """In any encoding that it names: neither time nor memory grow faster than its size."""
     content = b"# coding: " + encoding.encode() + b"\n" + content
     within_bounds(decode_lines, content, microseconds_a_byte=1.5, bytes_a_byte=100)

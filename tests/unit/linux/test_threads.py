@@ -1,4 +1,4 @@
-"""What the kernel says of processes, and of the threads of this very one."""
+"""What the kernel shows of the threads of this process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def state_of(native_id: int) -> str:
 
 
 def test_the_cpu_time_of_a_thread_is_what_its_files_say(waiting: list[int]) -> None:
-    """To the nanosecond for one that stands still; a thread that there is not has none."""
+    """Exact for a thread that does not run; None for a thread that does not exist."""
     for native_id in waiting:
         from_file = int(Path(f"/proc/self/task/{native_id}/schedstat").read_text().split()[0]) / 1e9
         assert kernel_threads.cpu_seconds(native_id) == pytest.approx(from_file, abs=1e-6)
@@ -48,7 +48,7 @@ def test_the_cpu_time_of_a_thread_is_what_its_files_say(waiting: list[int]) -> N
 
 
 def test_a_thread_that_waits_says_in_what(waiting: list[int]) -> None:
-    """State, wait channel and CPU time; of a thread that there is not, nothing."""
+    """State, wait channel and CPU time; nothing for a thread that does not exist."""
     status = kernel_threads.thread_status(waiting[0])
     assert status.state == "S"
     assert "futex" in (status.wait_channel or "")

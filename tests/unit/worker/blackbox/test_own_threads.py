@@ -1,4 +1,4 @@
-"""Which threads are ours: known by their idents as long as they run, and named in the black box's header."""
+"""Threads of ours are listed by ident while they run, here and in the black box's header."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def named(table: Table) -> tuple[tuple[int, int], ...]:
 
 
 def test_they_stand_in_the_header_while_they_run(tmp_path: Path) -> None:
-    """Also in that of a table that is made later; and no more when they have ended, however they did."""
+    """A table that is made later lists them too; threads that have ended in any way are not listed."""
     threads = OwnThreads(primitives.bind())
     may_end = _thread.allocate_lock()
     may_end.acquire()
@@ -50,7 +50,7 @@ def test_they_stand_in_the_header_while_they_run(tmp_path: Path) -> None:
 
 
 def test_more_than_there_are_places_run(tmp_path: Path) -> None:
-    """They are known here, and the header has as many as it can."""
+    """They are listed here, and the header has as many as it has places for."""
     threads = OwnThreads(primitives.bind())
     may_end = _thread.allocate_lock()
     may_end.acquire()
@@ -71,7 +71,7 @@ def test_more_than_there_are_places_run(tmp_path: Path) -> None:
 
 
 def test_a_thread_that_is_not_to_be_had_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever wants one hears of it, and nothing is left of it."""
+    """start() raises, and nothing is left behind."""
 
     def refused(*_: object) -> int:
         raise RuntimeError("can't start new thread")

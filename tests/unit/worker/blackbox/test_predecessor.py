@@ -1,4 +1,4 @@
-"""What is said of a dead worker, by whoever is first, and what becomes of its files."""
+"""The postmortem of a dead worker, made once, and the removal of its files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def left(base: str) -> list[str]:
 
 
 def test_a_dead_workers_files_are_removed(base: str) -> None:
-    """Its requests are named, its files are gone, its postmortem is kept; and nobody can make it again."""
+    """The postmortem has its requests and is kept, its files are removed; a second postmortem cannot be made."""
     leave(base, in_flight=True).forget()
     os.utime(black_boxes.path_of(base, 1, table_layout.STACKS), (1_000.0, 1_234.0))
     assert asking.files(base) == ["1", "1.worker"]
@@ -85,7 +85,7 @@ def test_a_dead_workers_files_are_removed(base: str) -> None:
 
 @pytest.mark.parametrize("frees", [table_layout.TABLE, table_layout.STACKS, None])
 def test_without_room_its_own_files_make_some(frees: str | None, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it left goes a moment earlier, so that what it was serving is kept; and is told also if that is in vain."""
+    """Its files are removed first, to make room for the postmortem; if that is not enough, it is still returned."""
     leave(base, in_flight=True).forget()
     write = os.write
 
@@ -106,7 +106,7 @@ def test_without_room_its_own_files_make_some(frees: str | None, base: str, monk
 
 
 def living() -> dict[str, Any]:
-    """What a header says of another process that lives: the one that runs the tests."""
+    """Header fields of a process that runs: the one that runs the tests."""
     pid = os.getppid()
     stat = proc.stat(f"/proc/{pid}")
     assert stat is not None
@@ -119,7 +119,7 @@ def living() -> dict[str, Any]:
 
 
 def test_who_lives_is_not_told_dead(base: str) -> None:
-    """A card that was removed frees a lock, and ends no worker: nothing is told, kept or taken away from it."""
+    """Removing a card frees its lock but ends no worker: no postmortem is made, and its files stay."""
     leave(base, in_flight=True, **living()).release()
     before = left(base)
     assert predecessor.make_postmortem(base, 1) is None
@@ -129,13 +129,13 @@ def test_who_lives_is_not_told_dead(base: str) -> None:
 
 @pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "boot"}, {"pid_namespace": 1}, {"is_closed": True}])
 def test_of_another_life_a_pid_says_nothing(base: str, change: dict[str, object]) -> None:
-    """It was used again, or was another boot's or another namespace's, or its worker ended in order."""
+    """Its pid is another process's, its table is from another boot or namespace, or its worker ended in order."""
     leave(base, in_flight=True, **{**living(), **change}).forget()
     assert (predecessor.make_postmortem(base, 1) is None) == ("is_closed" in change)
 
 
 def test_of_one_that_served_nothing_there_is_no_postmortem(base: str) -> None:
-    """There is nothing to tell."""
+    """There is no postmortem."""
     leave(base, in_flight=False).forget()
     assert predecessor.clean_up_after(base, DEAD) is None
     assert asking.files(base) == []
@@ -143,7 +143,7 @@ def test_of_one_that_served_nothing_there_is_no_postmortem(base: str) -> None:
 
 
 def test_what_it_had_counted_is_its_successors(base: str) -> None:
-    """Also of one whose files its master has removed; once."""
+    """It starts with the counters of its predecessor once, also if the master removed the files."""
     leave(base, in_flight=True, counted=table_layout.Counted(harakiri=5, requests_before=20)).forget()
     predecessor.clean_up_after(base, DEAD)
     assert predecessor.counted(base, 1) == table_layout.Counted(harakiri=5, restarts=1, requests_before=23)
@@ -151,7 +151,7 @@ def test_what_it_had_counted_is_its_successors(base: str) -> None:
 
 
 def test_what_is_locked_is_left_alone(base: str) -> None:
-    """A worker that lives, whatever its master believes; and a child of it that holds the lock still."""
+    """Those of a worker that lives, whatever its master believes, and those whose lock a child still holds."""
     living = leave(base, in_flight=True)
     before = left(base)
     try:
@@ -163,14 +163,14 @@ def test_what_is_locked_is_left_alone(base: str) -> None:
 
 
 def test_other_workers_files_are_left_alone(base: str) -> None:
-    """Dead ones of another master too: it is the pid that counts."""
+    """Those of dead workers of another master too: the pid decides."""
     leave(base, in_flight=True, pid=DEAD + 1).forget()
     assert predecessor.clean_up_after(base, DEAD) is None
     assert asking.files(base) == ["1", "1.worker"]
 
 
 def test_the_number_of_a_successor_that_was_quicker_is_given_back(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the first look and the lock the number had another owner, which died too: it is that one's."""
+    """Before we had the lock, the number had another owner, which died too: its files stay."""
     leave(base, in_flight=True).forget()
     cards = iter([card(1, base)._replace(pid=pid) for pid in (DEAD, DEAD + 1)])
     monkeypatch.setattr(slot, "read_card", lambda *_: next(cards))
@@ -183,7 +183,7 @@ def test_the_number_of_a_successor_that_was_quicker_is_given_back(base: str, mon
 
 
 def test_a_card_that_went_meanwhile_is_not_made_anew(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A successor that ended in order took it away: what the lock made is taken away again."""
+    """A successor that ended in order removed the card: the one that claiming made is removed again."""
     cards = iter([card(1, base)._replace(pid=DEAD), None])
     monkeypatch.setattr(slot, "read_card", lambda *_: next(cards))
     assert slot.claim_of(base, 1, DEAD) is None
@@ -191,7 +191,7 @@ def test_a_card_that_went_meanwhile_is_not_made_anew(base: str, monkeypatch: pyt
 
 
 def test_numbers_are_those_of_cards(base: str) -> None:
-    """Not of files that look a little like one."""
+    """Files with similar names do not count."""
     for name in (
         "1.worker",
         "12.worker",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_reports_are_added(tmp_path: Path) -> None:
-    """One after the other, readable by the owner only."""
+    """They are appended, in a file that only the owner may read."""
     file = StacksFile(str(tmp_path / "stacks"))
     assert file.write("one\n")
     assert file.write("two \udcff\n")
@@ -27,13 +27,13 @@ def test_reports_are_added(tmp_path: Path) -> None:
 
 
 def test_nothing_is_made_before_there_is_a_report(tmp_path: Path) -> None:
-    """Most workers never have one."""
+    """Most workers never need the file."""
     StacksFile(str(tmp_path / "stacks")).close(remove=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_does_not_grow_beyond_its_bound(tmp_path: Path) -> None:
-    """When it is full it starts anew; the last report is always whole."""
+    """When it is full it is emptied; the last report is always complete."""
     file = StacksFile(str(tmp_path / "stacks"))
     for number in range(100):
         assert file.write(f"{number} " + "x" * 20_000)
@@ -45,7 +45,7 @@ def test_it_does_not_grow_beyond_its_bound(tmp_path: Path) -> None:
 
 
 def test_what_a_predecessor_left_is_replaced(tmp_path: Path) -> None:
-    """The same path for the same slot: its successor's first report takes it over."""
+    """The successor has the same path: its first report replaces the file."""
     (tmp_path / "stacks").write_text("old")
     file = StacksFile(str(tmp_path / "stacks"))
     assert file.write("new")
@@ -56,7 +56,7 @@ def test_what_a_predecessor_left_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trap", ["symlink", "hard link", "fifo", "folder", "no folder"])
 def test_what_is_no_file_of_ours_is_left_alone(trap: str, tmp_path: Path) -> None:
-    """A path in a folder that everybody writes to can be anything: then there is no file, and nobody fails."""
+    """A strange file at its path, in a folder that everybody may write to: no file is kept, and nothing raises."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = tmp_path / "stacks"
@@ -79,7 +79,7 @@ def test_what_is_no_file_of_ours_is_left_alone(trap: str, tmp_path: Path) -> Non
 
 
 def test_only_our_own_file_is_removed(tmp_path: Path) -> None:
-    """Somebody who put another file there keeps it."""
+    """A file that somebody else has put there stays."""
     file = StacksFile(str(tmp_path / "stacks"))
     file.write("report")
     (tmp_path / "stacks").unlink()
@@ -90,7 +90,7 @@ def test_only_our_own_file_is_removed(tmp_path: Path) -> None:
 
 
 def test_each_slot_has_a_path_of_its_own() -> None:
-    """By base, number and user, also for bases that no file name could hold."""
+    """Its name depends on base, number and user, also for bases that are too long for a file name."""
     paths = {
         box_files.path_of(base, number, table_layout.STACKS)
         for base in ("/a/tb", "/b/tb", "/" + "x" * 90)

@@ -1,4 +1,4 @@
-"""The table of requests in flight, as the worker writes it and as anybody reads it."""
+"""The table of requests in flight, as the worker writes it and as a reader reads it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(base: str) -> list[table_layout.Row]:
 
 
 def test_a_request_is_in_the_table_while_it_is_in_flight(base: str) -> None:
-    """In the callable, in the body, and no more after close()."""
+    """It has a request during the callable and the body, and not after close()."""
     seen: list[list[table_layout.Row]] = []
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -60,7 +60,7 @@ def test_a_request_is_in_the_table_while_it_is_in_flight(base: str) -> None:
 
 
 def test_only_the_owner_may_read_it_and_a_clean_end_removes_it(base: str) -> None:
-    """0600, allocated in full, gone after stop()."""
+    """Its mode is 0600, it is allocated in full, and stop() removes it."""
     serve(TracebackerMiddleware(lambda *_: [], base), environ("/"))
     path = Path(box_files.path_of(base, 1, table_layout.TABLE))
     status = path.stat()
@@ -73,7 +73,7 @@ def test_only_the_owner_may_read_it_and_a_clean_end_removes_it(base: str) -> Non
 
 @pytest.mark.parametrize("method", ["PROPPATCH", "BREW", "X" * 40, ""])
 def test_an_unusual_method_is_cut_to_its_field(base: str, method: str) -> None:
-    """Whatever a server puts into its environ, the request is served and noted."""
+    """With any values in the environ, the request is served and in the table."""
     seen: list[table_layout.Row] = []
 
     def application(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
@@ -109,7 +109,7 @@ def a_table(folder: Path, name: str = "table", **changes: Any) -> Iterator[Table
 
 
 def test_cores_beyond_the_table_are_counted_while_they_live(tmp_path: Path) -> None:
-    """They serve like all others, and what they serve is noted where the worker itself finds it."""
+    """They serve like all others, and their requests are in memory that the worker itself reads."""
     with a_table(tmp_path) as table:
         cores = Cores(_thread.allocate_lock)
         cores.record_in(table)
@@ -132,7 +132,7 @@ def test_cores_beyond_the_table_are_counted_while_they_live(tmp_path: Path) -> N
 
 
 def test_a_core_that_was_there_before_the_table_gets_its_row(tmp_path: Path) -> None:
-    """Of two first requests one may have its core before the other one has made the table."""
+    """One of two first requests may have its core before the other one has made the table."""
     with a_table(tmp_path) as table:
         cores = Cores(_thread.allocate_lock)
         core, _marker = cores.take(1, 1, None)
@@ -167,7 +167,7 @@ def test_requests_are_counted_through_all_that_becomes_of_a_row(tmp_path: Path) 
 
 
 def test_counters_are_in_the_header(tmp_path: Path) -> None:
-    """Each where it belongs, and what a successor is handed on adds up."""
+    """Each counter has its place, and a successor starts with the sums."""
     with a_table(tmp_path) as table:
         for counter in ("harakiri", "slow", "slow", "clients_gone"):
             table.count(counter)
@@ -179,7 +179,7 @@ def test_counters_are_in_the_header(tmp_path: Path) -> None:
 
 
 def test_a_strangers_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
-    """A link or a folder there: no table, an error that says so, nothing touched."""
+    """With a link there: no table, an error with the reason, and the file is not changed."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     link = tmp_path / "link"

@@ -35,7 +35,7 @@ GET = b"GET / HTTP/1.0\r\n\r\n"
 
 
 class Answers:
-    """What a worker would say, and what the test can change about it."""
+    """The answers of a worker, which a test can change."""
 
     def __init__(self) -> None:
         self.body = BODY
@@ -155,8 +155,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_client_is_answered_and_the_next_one_too(
     running: listener.Listener, path: str, patient: None, sent: bytes, cuts: list[int], shuts: bool, leaves: bool
 ) -> None:
-    """Any bytes, in any pieces: the answer is that to the whole, or the connection's end; nothing is a fault, nobody
-    stays, and the next client is answered.
+    """Any bytes, in any pieces, get the answer to the whole, or the connection ends; there is no fault, no connection
+    stays open, and the next client is answered.
     """
     bounds = sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})
     expected = expectation(sent)
@@ -180,7 +180,7 @@ def test_any_client_is_answered_and_the_next_one_too(
 
 
 def expectation(sent: bytes) -> bytes | None:
-    """How the answer begins; None while more is waited for."""
+    """How the answer begins; None if the request is not complete."""
     decision = http10.parse(sent) if sent else None
     if decision is None:
         return None
@@ -190,14 +190,14 @@ def expectation(sent: bytes) -> bytes | None:
 
 
 def test_a_silent_client_gets_the_text(running: listener.Listener, path: str) -> None:
-    """A client that says nothing, as ``uwsgi --connect-and-read``, gets the text without a head, and EOF."""
+    """A client that sends nothing, as ``uwsgi --connect-and-read``, gets the text without a head, and EOF."""
     assert clients.read_to_end(path) == BODY
 
 
 def test_a_client_that_shuts_its_side_gets_the_text(
     running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``socat`` and ``nc`` with nothing to send: the end of their side is answered at once, before silence is over."""
+    """``socat`` and ``nc`` with nothing to send are answered when they shut their side, not after SILENCE_SECONDS."""
     monkeypatch.setattr(connection, "SILENCE_SECONDS", 60.0)
     with clients.connect(path) as client:
         client.shutdown(socket.SHUT_WR)
@@ -205,7 +205,7 @@ def test_a_client_that_shuts_its_side_gets_the_text(
 
 
 def test_a_request_that_ends_half_way_is_refused(running: listener.Listener, path: str) -> None:
-    """A client that shuts its side within its request is told so."""
+    """A client that shuts its side within its request gets status 400."""
     with clients.connect(path) as client:
         client.sendall(b"GET / HT")
         client.shutdown(socket.SHUT_WR)
@@ -215,7 +215,7 @@ def test_a_request_that_ends_half_way_is_refused(running: listener.Listener, pat
 def test_a_trickler_is_dropped_after_its_time_in_all(
     running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A byte now and then buys no more time; others are answered meanwhile."""
+    """A byte now and then gives a client no more time; others are answered meanwhile."""
     monkeypatch.setattr(connection, "CONNECTION_SECONDS", 0.3)
     began = time.monotonic()
 
@@ -236,7 +236,7 @@ def test_a_trickler_is_dropped_after_its_time_in_all(
 def test_a_client_that_never_reads_disturbs_nobody(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """uWSGI freezes in write(): here a reader that leaves megabytes lying loses its connection, that is all."""
+    """uWSGI hangs in write() then; here a reader that does not receive its megabytes only loses its connection."""
     monkeypatch.setattr(connection, "CONNECTION_SECONDS", 0.5)
     answers.body = b"x" * 4_000_000
     with clients.connect(path) as client:
@@ -256,7 +256,7 @@ def test_a_slow_reader_gets_all_of_it(running: listener.Listener, answers: Answe
 
 
 def test_seventy_clients_at_once_are_all_answered(running: listener.Listener, path: str) -> None:
-    """More clients than are held at once, who all ask: each one is answered."""
+    """More clients ask than are served at once: each one is answered."""
     with contextlib.ExitStack() as stack:
         many = []
         for _ in range(70):
@@ -268,7 +268,7 @@ def test_seventy_clients_at_once_are_all_answered(running: listener.Listener, pa
 def test_past_the_bound_the_longest_connected_goes(
     running: listener.Listener, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clients who stall are bounded in number: one more, and the first one loses its connection."""
+    """The number of clients that stall is bounded: with one more, the first one loses its connection."""
     monkeypatch.setattr(listener, "MAX_CLIENTS", 4)
     with contextlib.ExitStack() as stack:
         many = []
@@ -284,8 +284,8 @@ def test_past_the_bound_the_longest_connected_goes(
             assert read(client).endswith(BODY)
 
 
-def test_whoever_may_not_read_gets_no_byte(running: listener.Listener, answers: Answers, path: str) -> None:
-    """A peer that is not permitted is closed on at once, and counted."""
+def test_a_peer_that_may_not_read_gets_no_byte(running: listener.Listener, answers: Answers, path: str) -> None:
+    """The connection of a peer that is not permitted is closed at once, and counted."""
     answers.permitted = False
     for sent in (b"", GET):
         with clients.connect(path) as client:
@@ -298,7 +298,7 @@ def test_whoever_may_not_read_gets_no_byte(running: listener.Listener, answers: 
 def test_the_switch_interval_is_lowered_for_the_answer_and_put_back(
     running: listener.Listener, answers: Answers, path: str
 ) -> None:
-    """While a client is served other threads give up the GIL soon; afterwards the interval is what it was."""
+    """While a client is served other threads release the GIL soon; afterwards the interval is as before."""
     before = sys.getswitchinterval()
     for _ in range(5):
         clients.request(path, "/")
@@ -308,7 +308,7 @@ def test_the_switch_interval_is_lowered_for_the_answer_and_put_back(
 
 @contextlib.contextmanager
 def a_client_that_has_not_read(running: listener.Listener, answers: Answers, path: str) -> Iterator[socket.socket]:
-    """It asked for more than its connection can hold; the rest waits for it."""
+    """It asked for a reply that its connection cannot hold; the rest is still to be sent."""
     answers.body = b"x" * 4_000_000
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(20)
@@ -321,7 +321,7 @@ def a_client_that_has_not_read(running: listener.Listener, answers: Answers, pat
 def test_the_switch_interval_stays_lowered_between_the_pieces_of_a_reply(
     running: listener.Listener, answers: Answers, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A long reply goes out in pieces; between them other threads still give up the GIL soon, and not after it."""
+    """A long reply goes out in pieces; between them other threads still release the GIL soon, but not afterwards."""
     monkeypatch.setattr(connection, "URGENT_SECONDS", 20.0)
     before = sys.getswitchinterval()
     with a_client_that_has_not_read(running, answers, path) as client:
@@ -333,7 +333,7 @@ def test_the_switch_interval_stays_lowered_between_the_pieces_of_a_reply(
 def test_a_client_that_does_not_read_keeps_the_switch_interval_lowered_for_a_moment_only(
     running: listener.Listener, answers: Answers, path: str
 ) -> None:
-    """The interval is put back while the reply still waits, and the client gets all of it nevertheless."""
+    """The interval is restored while the reply is not sent yet; the client gets all of it nevertheless."""
     before = sys.getswitchinterval()
     with a_client_that_has_not_read(running, answers, path) as client:
         wait_until(lambda: sys.getswitchinterval() == before, "the interval is put back")
@@ -361,7 +361,7 @@ def test_a_fault_of_an_answer_is_logged_once_and_the_listener_lives(
 
 
 def test_no_descriptors_for_accept_pass(running: listener.Listener, path: str) -> None:
-    """While no descriptor is to be had a client waits; it is answered when there is one again."""
+    """While there are no free descriptors, a client waits; it is answered as soon as there is one."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(20)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -380,7 +380,7 @@ def test_no_descriptors_for_accept_pass(running: listener.Listener, path: str) -
 def test_a_listener_that_lost_a_descriptor_goes_silent(
     running: listener.Listener, answers: Answers, path: str, lost: str
 ) -> None:
-    """An application closed it and has a socket of its own there: no caller of that is taken away, no thread spins."""
+    """An application closed it and has its own socket there: we accept none of its connections, and no thread spins."""
     assert answers.listening is not None
     clients.request(path, "/")
     number = running._waker.descriptor if lost == "the waker's" else answers.listening.number
@@ -400,7 +400,7 @@ def test_a_listener_that_lost_a_descriptor_goes_silent(
 def test_a_tick_that_fails_is_tried_again(
     running: listener.Listener, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault while the paths are looked after, which left a closed socket, does not end the ticks."""
+    """A fault while the paths are checked, which left a closed socket, does not end the ticks."""
     monkeypatch.setattr(listener, "_FAULT_PAUSE_SECONDS", 0.01)
 
     def fail() -> Any:

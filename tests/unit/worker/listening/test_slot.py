@@ -1,4 +1,4 @@
-"""The number of a worker: its lock, its card, its paths, and whose the files are."""
+"""Claiming a worker number: its lock, its card, its paths, and files of others there."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_numbers_count_from_one_and_are_given_back(base: str, claimed: list[slot
 
 
 def test_a_preferred_number_is_taken_if_it_is_free(base: str, claimed: list[slot.Slot]) -> None:
-    """uWSGI's worker number wins where nobody has it."""
+    """uWSGI's worker number is claimed if it is free."""
     assert [claim(base, claimed, preferred=3).number, claim(base, claimed, preferred=3).number] == [3, 1]
 
 
@@ -88,7 +88,7 @@ def test_what_a_dead_worker_left_is_taken_over(base: str, claimed: list[slot.Slo
 
 
 def test_a_file_of_the_users_own_is_no_card(base: str, claimed: list[slot.Slot]) -> None:
-    """It has the name of a card, and somebody needs it: the number is taken."""
+    """A file that only has the name of a card stays as it is: its number counts as used."""
     precious = f"{base}1.worker"
     with open(precious, "wb") as file:
         file.write(b"precious = 1")
@@ -130,7 +130,7 @@ def make_card_a(kind: str, base: str) -> str:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]]]:
-    """What was opened for writing, or was to be: the path, and what it led to."""
+    """Attempts to open a file for writing: the path, and the inode there."""
     noted = []
     real = os.open
 
@@ -144,7 +144,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]]]
 
 
 def inode(path: str) -> tuple[int, int]:
-    """Zeros where nothing is."""
+    """Zeros if there is no file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def inode(path: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def a_reader_of(pipe: str) -> Iterator[None]:
-    """Waits at a pipe for whoever writes to it, and says if somebody has come."""
+    """A process that waits at a pipe; fails if somebody opened it for writing."""
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         yield
@@ -170,7 +170,7 @@ def a_reader_of(pipe: str) -> Iterator[None]:
 def test_a_strangers_file_at_the_cards_path_is_stepped_over(
     base: str, claimed: list[slot.Slot], kind: str, opened: list[tuple[str, tuple[int, int]]]
 ) -> None:
-    """What is no card of ours is neither opened for writing nor removed: the next number is taken."""
+    """A file that is no card of ours is neither opened for writing nor removed: the next number is claimed."""
     path = make_card_a(kind, base)
     before = os.lstat(path)
     with a_reader_of(path) if kind == "fifo" else contextlib.nullcontext():
@@ -187,7 +187,7 @@ def test_a_strangers_file_at_the_cards_path_is_stepped_over(
     "kind", ["regular file", "symlink", "directory", "fifo", "live socket", "symlink to a dead socket"]
 )
 def test_a_strangers_file_at_the_sockets_path_is_stepped_over(base: str, claimed: list[slot.Slot], kind: str) -> None:
-    """uWSGI unlinks whatever stands there, a live server's socket too: here it stays, and the next number is taken."""
+    """uWSGI unlinks any file there, also a live server's socket: here it stays, and the next number is claimed."""
     path = f"{base}1"
     server = None
     if kind == "regular file":
@@ -236,7 +236,7 @@ def test_a_live_socket_with_a_full_backlog_is_somebody_elses(base: str, claimed:
 
 
 def test_one_base_that_begins_like_another_shares_no_number(base: str, claimed: list[slot.Slot]) -> None:
-    """``tb`` + 12 and ``tb1`` + 2 are the same files: whoever comes second takes another number."""
+    """``tb`` + 12 and ``tb1`` + 2 are the same files: the second worker claims another number."""
     owner = claim(base + "1", claimed, preferred=2)
     assert claim(base, claimed, preferred=12).number == 1
     assert owner.is_intact()
@@ -245,7 +245,7 @@ def test_one_base_that_begins_like_another_shares_no_number(base: str, claimed: 
 def test_a_card_replaced_while_we_wait_for_its_lock_is_not_taken_for_ours(
     base: str, claimed: list[slot.Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An owner that unlinks its card between our open and our lock leaves us a file nobody can find: we start again."""
+    """If an owner unlinks its card between our open and our lock, nobody can find the file we have: we try again."""
     former = slot.claim(base)
     assert former is not None
     real = fcntl.flock
@@ -275,10 +275,10 @@ def test_after_the_last_number_there_is_none(
     assert descriptors() == before
 
 
-def test_a_card_of_ours_is_the_one_that_was_looked_at(
+def test_a_card_of_ours_is_the_one_that_was_checked(
     base: str, claimed: list[slot.Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead worker's card that becomes a pipe between the look and the open: the pipe is not opened."""
+    """A dead worker's card that becomes a pipe between check and open: the pipe is not opened."""
     claim(base, []).forget()
     path, pipe = f"{base}1.worker", f"{base}.pipe"
     os.mkfifo(pipe)
@@ -355,7 +355,7 @@ def free_descriptors(count: int) -> tuple[int, int]:
 @pytest.mark.parametrize("free", range(5))
 @pytest.mark.parametrize("stale", [True, False])
 def test_no_descriptors_leave_nothing_behind(base: str, free: int, stale: bool) -> None:
-    """With no, one or a few descriptors to be had, claiming fails or works, and leaves no descriptor or lock."""
+    """With few or no free descriptors, claiming fails or works, and leaves no descriptor or lock."""
     if stale:
         claim(base, []).forget()
     before = descriptors()
@@ -382,7 +382,7 @@ def test_no_descriptors_leave_nothing_behind(base: str, free: int, stale: bool) 
 
 
 def test_what_the_environment_refuses_is_an_os_error(base: str, short_path: Path) -> None:
-    """A folder that is missing, or is a file, is an OSError for the caller to say once."""
+    """A folder that is missing, or is a file, is an OSError, which the caller logs once."""
     (short_path / "file").write_bytes(b"")
     for folder in ("missing", "file"):
         with pytest.raises(OSError, match=r"missing|file"):

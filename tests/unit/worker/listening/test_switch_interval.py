@@ -1,4 +1,4 @@
-"""The switch interval is lowered for a moment, and put back in any case."""
+"""The switch interval is lowered for a moment, and restored in any case."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsgi_tracebacker.worker.listening.switch_interval import SwitchInterval
 
 
 def test_an_interval_that_the_application_sets_is_kept() -> None:
-    """A value that somebody set while ours was in force is not overwritten."""
+    """A value that somebody else has set meanwhile is not overwritten."""
     before = sys.getswitchinterval()
     interval = SwitchInterval()
     try:

@@ -35,7 +35,7 @@ def catch() -> None:
 
 
 def test_it_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """With its traceback as text: no record keeps a frame, which has the locals of a request."""
+    """Its traceback is logged as text: a record must not keep a frame, which has the locals of a request."""
     catch()
     catch()
     [message] = messages(caplog)
@@ -48,7 +48,7 @@ def test_it_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_its_traceback_may_not_be_had(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a descriptor Python cannot import what it formats with (CPython 3.15): the fault itself is logged."""
+    """Without a free descriptor Python cannot import the traceback module (CPython 3.15): the fault is still logged."""
 
     def refuse(*_: object) -> str:
         raise OSError(24, "Too many open files")
@@ -61,7 +61,7 @@ def test_its_traceback_may_not_be_had(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def test_what_a_handler_keeps_has_no_frames_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception in a warning is there as its words: its traceback would keep the locals of a request."""
+    """An exception in a warning is logged as text: its traceback would keep the locals of a request."""
     for _ in range(2):
         faults.warn_once("a test", "no socket (%s), %d tries", OSError(28, "No space left on device"), 3)
     assert messages(caplog) == ["no socket ([Errno 28] No space left on device), 3 tries"]

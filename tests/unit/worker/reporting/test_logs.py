@@ -1,4 +1,4 @@
-"""Log lines of ours are seen, whatever the application did to its logging."""
+"""Our log lines are never lost, whatever the application did to its logging."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def as_it_was() -> Iterator[None]:
 
 
 def alone(*handlers: logging.Handler) -> None:
-    """Only these handlers, none of pytest's: it adds its own when the test begins."""
+    """Only these handlers: pytest adds its own when the test begins."""
     logger = logging.getLogger(NAME)
     logger.propagate, logger.handlers = False, list(handlers)
 
@@ -55,7 +55,7 @@ def say(*handlers: logging.Handler) -> None:
 
 
 def test_a_handler_gets_the_record(capfd: pytest.CaptureFixture[str]) -> None:
-    """With the template as its message, and what is structured under the one key."""
+    """The record has the template as its message, and the structured content under one key."""
     handler = Collecting()
     say(handler)
     [record] = handler.records
@@ -69,19 +69,19 @@ LINE = f"ERROR {NAME}: harakiri: GET /x 1 s\n"
 
 
 def test_without_a_handler_it_is_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    """Once."""
+    """The line is on stderr once."""
     say()
     assert capfd.readouterr().err == LINE
 
 
 def test_a_handler_that_does_nothing_is_none(capfd: pytest.CaptureFixture[str]) -> None:
-    """Libraries are given a NullHandler; a report is not to end there."""
+    """Libraries have a NullHandler; a report must not be lost there."""
     say(logging.NullHandler())
     assert capfd.readouterr().err == LINE
 
 
 def test_disabled_by_dictconfig(capfd: pytest.CaptureFixture[str]) -> None:
-    """Its default is to disable what exists; a report is said all the same."""
+    """By default it disables existing loggers; a report is on stderr nevertheless."""
     logging.getLogger(NAME)
     logging.config.dictConfig({"version": 1})
     assert logging.getLogger(NAME).disabled
@@ -107,7 +107,7 @@ def test_who_listens_to_all_loggers_hears_a_lost_one(
 
 
 def test_a_handler_that_raises(capfd: pytest.CaptureFixture[str]) -> None:
-    """The report, and why it is on stderr."""
+    """stderr has the report, and why it was not logged."""
     say(Collecting(OSError("disk full")))
     err = capfd.readouterr().err
     assert err.startswith(LINE)
@@ -118,7 +118,7 @@ def test_a_handler_that_raises(capfd: pytest.CaptureFixture[str]) -> None:
 def test_stderr_was_taken_away(
     stderr: io.StringIO | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """None under some servers, replaced or closed by some applications: the descriptor is still there."""
+    """sys.stderr is None under some servers, and replaced or closed by some applications: we use the descriptor."""
     if stderr is not None:
         stderr.close()
     monkeypatch.setattr(sys, "stderr", stderr)
@@ -128,7 +128,7 @@ def test_stderr_was_taken_away(
 
 
 def test_a_handler_on_a_closed_stream(capfd: pytest.CaptureFixture[str]) -> None:
-    """As pytest's, daemons' and reloaders' are now and then."""
+    """Descriptor 2 may be closed by daemons and reloaders; nothing is raised."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     stream.close()
@@ -137,7 +137,7 @@ def test_a_handler_on_a_closed_stream(capfd: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_exception_that_is_handled(capfd: pytest.CaptureFixture[str]) -> None:
-    """Its traceback stands below."""
+    """The traceback is below the line."""
     alone()
     try:
         raise KeyError("k")
@@ -155,7 +155,7 @@ def test_what_utf8_cannot_say_is_escaped(capfd: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_thread_that_python_did_not_start_leaves_no_dummy() -> None:
-    """A record asks for the current thread's name, which makes one."""
+    """A record reads the current thread's name, which makes a dummy thread; none is left."""
     import _thread
 
     handler = Collecting()
@@ -173,7 +173,7 @@ def test_a_thread_that_python_did_not_start_leaves_no_dummy() -> None:
 
 
 def test_nothing_is_raised(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """Not even when logging itself is broken."""
+    """Nothing is raised, not even if logging itself is broken."""
 
     def broken(name: str) -> NoReturn:
         raise RuntimeError("no loggers today")

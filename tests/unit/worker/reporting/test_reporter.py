@@ -1,4 +1,4 @@
-"""Lines go out, whatever logging and the application's callable do, and nobody waits for them."""
+"""Lines are logged, whatever logging and the application's callback do, and no request waits for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Handler(logging.Handler):
-    """Does what a test says, then keeps the message."""
+    """Calls the test's function, then keeps the message."""
 
     def __init__(self, first: Callable[[], object] | None = None) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Handler(logging.Handler):
 
 @pytest.fixture
 def lines() -> Iterator[Reporter]:
-    """The reporter of a process that serves."""
+    """The reporter of a process that serves requests."""
     made = Reporter()
     made.begin(_thread.start_new_thread)
     yield made
@@ -60,7 +60,7 @@ def on_stderr(message: str, why: str = "logging hangs") -> str:
 
 
 def test_in_order(lines: Reporter) -> None:
-    """One after the other, and not by the thread that posts them."""
+    """Lines are logged one after the other, and not by the thread that posts them."""
     handler = Handler()
     use(handler)
     idents: set[int] = set()
@@ -90,7 +90,7 @@ def test_many_threads_post(lines: Reporter) -> None:
 
 
 def test_before_a_process_serves_it_is_logged_at_once() -> None:
-    """By who imports the application: a thread that was started there would be missing in forked workers."""
+    """The thread that imports the application logs it: a thread that was started there would be missing in workers."""
     handler = Handler()
     use(handler)
     idents: set[int] = set()
@@ -100,7 +100,7 @@ def test_before_a_process_serves_it_is_logged_at_once() -> None:
 
 
 def test_logging_hangs(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
-    """What it hangs with and what waits behind it is written to stderr, once; what comes later is logged again."""
+    """The line that hangs and those behind it are written to stderr once; later lines are logged again."""
     let_go = threading.Event()
     handler = Handler(let_go.wait)
     use(handler)
@@ -130,7 +130,7 @@ def test_logging_hangs_at_the_end(lines: Reporter, capfd: pytest.CaptureFixture[
 
 
 def test_a_slow_handler_does_not_hang(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
-    """It takes its time, and all is logged and nothing written to stderr."""
+    """All lines are logged, and nothing is written to stderr."""
     pause = threading.Event()
     handler = Handler(lambda: pause.wait(0.1))
     use(handler)
@@ -145,7 +145,7 @@ def test_a_slow_handler_does_not_hang(lines: Reporter, capfd: pytest.CaptureFixt
 def test_a_handler_that_raises_ends_nothing(
     error: type[BaseException], lines: Reporter, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not even with what is meant to end a process: the report is on stderr, and the next one is logged."""
+    """A handler raises SystemExit or the like: the report is on stderr, and the next one is logged."""
 
     def fail() -> None:
         raise error
@@ -163,7 +163,7 @@ def test_a_handler_that_raises_ends_nothing(
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_on_harakiri_raises(error: type[BaseException], lines: Reporter) -> None:
-    """That is logged, and nothing else happens."""
+    """The exception is logged, and nothing else happens."""
     handler = Handler()
     use(handler)
     seen: list[str] = []
@@ -180,7 +180,7 @@ def test_on_harakiri_raises(error: type[BaseException], lines: Reporter) -> None
 
 
 def test_on_harakiri_hangs(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its own report was logged before; those behind it go to stderr."""
+    """Its own report was logged before; those behind it are written to stderr."""
     handler = Handler()
     use(handler)
     let_go = threading.Event()
@@ -195,7 +195,7 @@ def test_on_harakiri_hangs(lines: Reporter, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_report_that_is_only_counted_still_reaches_the_callable(lines: Reporter) -> None:
-    """on_harakiri gets every report, the log one of each kind."""
+    """on_harakiri gets every report; one of each kind is logged."""
     handler = Handler()
     use(handler)
     seen: list[str] = []
@@ -206,7 +206,7 @@ def test_a_report_that_is_only_counted_still_reaches_the_callable(lines: Reporte
 
 @pytest.mark.parametrize("had", [0, 1])
 def test_without_threads_it_is_reported_all_the_same(had: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """At the limit of threads, and whoever posts does not wait for a handler: one thread logs it, none is stderr."""
+    """At the limit of threads: with one free thread that one logs the line, with none it is written to stderr."""
     threads = [_thread.start_new_thread] * had
 
     def start(*arguments: Any) -> int:
@@ -226,7 +226,7 @@ def test_without_threads_it_is_reported_all_the_same(had: int, capfd: pytest.Cap
 
 
 def test_what_waits_is_bounded(lines: Reporter, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of a storm while stderr or a handler hangs the last thousand lines are kept."""
+    """If very many lines are posted while a handler hangs, the last thousand are kept."""
     let_go = threading.Event()
     handler = Handler(let_go.wait)
     use(handler)

@@ -1,4 +1,4 @@
-"""What wakes a polling thread."""
+"""Waking a thread that polls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_awake(waker: Waker) -> bool:
 
 
 def test_it_is_awake_until_it_is_cleared(waker: Waker) -> None:
-    """However often it was woken; and cleared once too often, it is as it was."""
+    """One clear() is enough for any number of wakes, and a second one changes nothing."""
     assert not is_awake(waker)
     waker.wake()
     waker.wake()
@@ -48,7 +48,7 @@ def test_a_wait_ends_when_it_is_woken(waker: Waker) -> None:
 
 @pytest.mark.parametrize("end", ["_near", "_far"])
 def test_what_has_its_number_now_is_left_alone(waker: Waker, end: str) -> None:
-    """A socket in its place is not written to, read from or closed, and whoever waits sleeps for the whole time."""
+    """A socket in its place is not written to, read from or closed, and the thread sleeps for the whole time."""
     number = getattr(waker, end).number
     theirs, peer = socket.socketpair()
     peer.setblocking(False)
@@ -68,7 +68,7 @@ def test_what_has_its_number_now_is_left_alone(waker: Waker, end: str) -> None:
 
 
 def test_closed_twice(waker: Waker) -> None:
-    """It stays closed, and nobody is woken."""
+    """It stays closed, and wakes no thread."""
     waker.close()
     waker.close()
     waker.wake()
