@@ -1,4 +1,4 @@
-"""Raising into a request: it lands in that request or nowhere, whatever the request does in that moment."""
+"""HarakiriTimeout lands in the request that it is raised into or nowhere, whatever the request does at that moment."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 pytestmark = needs_raise
 
-#: No request of these tests is ever overdue by itself: the striker is the watchdog.
+#: No request of these tests becomes overdue: a Striker raises in place of the watchdog.
 LIMIT_SECONDS = 3600.0
 
-#: How often it has to land in a request, and how often to come too late, before a test believes it.
+#: How often the exception must land in a request, and how often come too late, before a test ends.
 STRIKES = 250
 
 OK: Any = ("200 OK", [("Content-Type", "text/plain")])
@@ -61,8 +61,8 @@ def core_of_this_thread(application: WSGIApplication) -> Core:
     return core
 
 
-def calm() -> None:
-    """Python code in which an exception that is pending would come out."""
+def let_pending_land() -> None:
+    """Run Python code, in which a pending exception would be raised."""
     for number in range(10):
         operator.neg(number)
 
@@ -84,7 +84,7 @@ class Striker:
         while not self._is_over:
             token = self.core.started
             if token == last or token <= 0.0:
-                # Lets the request's thread run, nothing else.
+                # Only lets the request's thread run.
                 time.sleep(0)
                 continue
             last = token
@@ -103,7 +103,7 @@ class Striker:
 
 @contextlib.contextmanager
 def no_collector() -> Iterator[None]:
-    """The interpreter swallows what strikes in a callback of the collector's, as hypothesis has one."""
+    """The interpreter swallows an exception in a callback of the collector, and hypothesis has such a callback."""
     gc.disable()
     try:
         yield
@@ -151,9 +151,9 @@ def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int
     def strike_and_let_go() -> None:
         for _ in range(rounds):
             while core.phase != BODY or not core.inside_token:
-                # Lets the request's thread run, nothing else.
+                # Only lets the request's thread run.
                 time.sleep(0)
-            # It is in C by now, or about to be: what is raised is pending when it gets the lock.
+            # It is in C by now, or about to be: the exception is pending when it gets the lock.
             time.sleep(0.0002)
             interrupt.raise_into(core, core.started)
             gate.lock.release()
@@ -163,7 +163,7 @@ def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int
     thread.start()
     for _ in range(rounds):
         served = serve(application)
-        calm()
+        let_pending_land()
         wrong += served.error is not None
         next_round.wait()
     thread.join()
@@ -171,16 +171,16 @@ def struck_in_its_last_act(gate: Gate, application: WSGIApplication, rounds: int
 
 
 def test_no_stray_when_the_last_act_is_a_blocking_c_iterator(base: str) -> None:
-    """The exception is set while C code runs, which then ends without looking: it is taken back."""
+    """The exception is set while C code runs, which then ends without checking: the exception is cleared."""
     gate = Gate()
     with no_collector():
         assert struck_in_its_last_act(gate, wrapped(gate, base), 1_000) == 0
 
 
-def test_what_is_taken_back_leaves_no_trace_in_the_interpreter(base: str) -> None:
-    """A thread that is traced goes on afterwards: on CPython 3.11 a mark that stays behind holds it up for ever.
+def test_what_is_cleared_leaves_no_trace_in_the_interpreter(base: str) -> None:
+    """A traced thread goes on afterwards: on CPython 3.11 a flag that is left behind would block it for ever.
 
-    In a process of its own, which no signal handler could end: that would be held up as well.
+    In a process of its own, because then no signal handler runs either.
     """
     traced = """
 import sys
@@ -201,12 +201,12 @@ print(wrong, answer)
     command = [sys.executable, "-c", traced, base]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "0 went on\n"
-    # 3.14 is warned of.
+    # There is a warning on 3.14.
     assert done.stderr.count("\n") == interrupt.LEAVES_LOCKS
 
 
-def test_the_lock_that_a_request_waits_for_is_given_back(base: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The exception lands when it has the lock at last; only CPython 3.14 does not give it back, as a warning says."""
+def test_the_lock_that_a_request_waits_for_is_released(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The exception lands when the request gets the lock; CPython 3.14 does not release it, and we warn of that."""
     faults.forget()
     lock = threading.Lock()
     lock.acquire()
@@ -220,7 +220,7 @@ def test_the_lock_that_a_request_waits_for_is_given_back(base: str, caplog: pyte
 
     def strike_and_let_go() -> None:
         waits.wait()
-        # Not when it has said so, but when it waits.
+        # The event is set just before it waits.
         wait_until(lambda: "futex" in Path(f"/proc/self/task/{core.native_id}/wchan").read_text(), "it waits")
         interrupt.raise_into(core, core.started)
         lock.release()
@@ -244,7 +244,7 @@ class Closing:
 
     def __init__(self, chunks: Iterator[bytes], number: int) -> None:
         self.chunks = chunks
-        # C code: nothing strikes before it has noted the call.
+        # C code: the exception cannot land before the call is noted.
         self.close = functools.partial(closed.append, number)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -285,7 +285,7 @@ def closing(_: WSGIEnvironment, start_response: StartResponse) -> Closing:
     work()
     number = next(numbers)
     body = Closing(chunks(), number)
-    # Calls nothing, so that it cannot be struck between here and its end.
+    # Calls nothing, so that the exception cannot land between here and the end.
     made[number] = True
     return body
 
@@ -327,7 +327,7 @@ def slow_in_c() -> Iterator[Any]:
 
 
 class Object:
-    """As Flask's and Django's are: an object, whose result passes through C before it is anybody's."""
+    """An object, as Flask's and Django's applications are: its result passes through C code."""
 
     __call__ = staticmethod(closing)
 
@@ -375,7 +375,7 @@ def test_it_may_land_anywhere(name: str, base: str) -> None:
     def wait(token: float) -> None:
         until = token + random.uniform(0.0, 2 * pause)
         while time.monotonic() < until:
-            # Lets the request's thread run, nothing else: the moment is what is tried.
+            # Only lets the request's thread run, at a random moment.
             time.sleep(0)
 
     with switching_often(), Striker(core, wait) as striker:
@@ -385,7 +385,7 @@ def test_it_may_land_anywhere(name: str, base: str) -> None:
             try:
                 served = serve(application, environ())
                 took = time.monotonic() - began
-                calm()
+                let_pending_land()
             except HarakiriTimeout:
                 strays += 1
                 continue

@@ -1,4 +1,4 @@
-"""Raising into a request, and taking back what came too late. The races are in ``tests/integration``."""
+"""Raising into a request, and clearing what came too late. The races are in ``tests/integration``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 pytestmark = needs_raise
 
 
-def test_a_request_that_ended_is_not_struck(base: str) -> None:
-    """Its token is not the next one's: neither an idle thread nor the next request gets it."""
+def test_nothing_is_raised_for_a_request_that_ended(base: str) -> None:
+    """Its token is not the next request's, so neither that nor an idle thread gets the exception."""
     tokens: list[float] = []
 
     def noting(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -42,8 +42,8 @@ def test_a_request_that_ended_is_not_struck(base: str) -> None:
     assert serve(application).chunks == [b"whole"]
 
 
-def test_what_is_pending_is_taken_back_when_the_request_leaves(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the thread that was inside, after whoever raises has given back the lock, and only if it was marked."""
+def test_what_is_pending_is_cleared_when_the_request_leaves(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that was inside, after the raising thread has released the lock, and only if it was marked."""
     calls: list[tuple[int, Any, bool]] = []
 
     def view(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -74,7 +74,7 @@ def test_what_is_pending_is_taken_back_when_the_request_leaves(base: str, monkey
 
 
 def test_other_users_of_the_same_function_are_not_affected() -> None:
-    """stopit and its like call it with a ctypes.c_long; ctypes.pythonapi gives everybody the same function object."""
+    """stopit and others call it with a ctypes.c_long, and ctypes.pythonapi has one function object for all of them."""
     interrupt.prepare()
     shared = ctypes.pythonapi.PyThreadState_SetAsyncExc
     assert not shared.argtypes

@@ -1,4 +1,4 @@
-"""A request that is raised into: what the server sees of it. The races are in the integration tests."""
+"""What the server gets from a request that is raised into. The races are in the integration tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OK: Any = ("200 OK", [("Content-Type", "text/plain")])
 def strike() -> None:
     """Raise into the request that the calling thread serves, as the watchdog does, from another thread."""
     [own] = agent._agents.values()
-    # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
+    # On CPython 3.10 and 3.11 a started thread that does not run yet has the ident of the one that started it.
     wait_until(lambda: len(own.own_threads.idents()) == 2, "listener and watchdog run")
     core = agent.serving_core()
     assert core is not None
@@ -47,8 +47,8 @@ def wrapped(application: WSGIApplication, base: str) -> TracebackerMiddleware:
 TOO_LATE = ("504 Gateway Timeout", b"The request took too long.\n")
 
 
-def test_before_anything(base: str) -> None:
-    """A plain 504."""
+def test_before_start_response(base: str) -> None:
+    """The server gets a plain 504."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         strike()
@@ -62,7 +62,7 @@ def test_before_anything(base: str) -> None:
 
 
 def test_in_a_destructor_it_is_lost(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python ignores every exception there, so the request goes on to its end."""
+    """Python ignores every exception in it, so the request goes on to its end."""
     ignored: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(unraisable.exc_type))
 
@@ -82,7 +82,7 @@ def test_in_a_destructor_it_is_lost(base: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_after_start_response_before_any_output(base: str) -> None:
-    """What the application told start_response() is forgotten: its headers do not mix with those of the 504."""
+    """The application's status and headers do not mix with those of the 504."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("Set-Cookie", "a=b")])
@@ -96,7 +96,7 @@ def test_after_start_response_before_any_output(base: str) -> None:
 
 @pytest.mark.parametrize("when", ["at once", "after start_response"])
 def test_a_generator_before_its_first_chunk(when: str, base: str) -> None:
-    """Nothing was sent yet, so it is a 504 too, and not a connection that breaks off."""
+    """Nothing was sent yet, so the server gets a 504 too, and the connection is not broken off."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         if when == "at once":
@@ -129,7 +129,7 @@ def test_in_mid_body(base: str) -> None:
 
 
 def test_between_chunks(base: str) -> None:
-    """While the server sends nothing is raised; the next chunk is not fetched any more."""
+    """While the server sends, nothing is raised; but the next chunk is not fetched."""
     application = wrapped(lambda _, start_response: (start_response(*OK), iter([b"one", b"two"]))[1], base)
     body = application(environ(), lambda *_: lambda _: None)
     chunks = iter(body)
@@ -143,7 +143,7 @@ def test_between_chunks(base: str) -> None:
 
 
 def test_after_write(base: str) -> None:
-    """Something was sent: no second response."""
+    """Something was sent, so there is no second response."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response(*OK)(b"one")
@@ -178,7 +178,7 @@ def test_in_close(base: str) -> None:
 
 
 def test_an_application_that_swallows_it_is_served(base: str) -> None:
-    """It is raised once; what ignores it is left for harakiri_grace."""
+    """It is raised once; an application that ignores it is left to harakiri_grace."""
     swallowed: list[type[BaseException]] = []
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -195,7 +195,7 @@ def test_an_application_that_swallows_it_is_served(base: str) -> None:
 
 
 def test_it_passes_an_except_exception(base: str) -> None:
-    """An application that catches what its calls raise does not take it for their failure."""
+    """So an application does not mistake it for a failure of its own calls."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         try:
@@ -210,7 +210,7 @@ def test_it_passes_an_except_exception(base: str) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups of exceptions are new in 3.11")
 def test_a_group_of_exceptions_with_it_in_it(base: str) -> None:
-    """Task groups make one: a BaseException too, which would end a gunicorn worker."""
+    """Task groups raise one; it is a BaseException too, and would end a gunicorn worker."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         try:
@@ -226,7 +226,7 @@ def test_a_group_of_exceptions_with_it_in_it(base: str) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError, StopIteration])
 def test_other_exceptions_pass(error: type[BaseException], base: str) -> None:
-    """The server's own way to end a worker, and the application's errors."""
+    """The exceptions by which a server ends a worker, and the application's errors, reach the server."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         raise error
@@ -237,7 +237,7 @@ def test_other_exceptions_pass(error: type[BaseException], base: str) -> None:
 
 
 def test_one_that_the_application_raises_itself_is_an_error_of_its_own(base: str) -> None:
-    """It does not get out as what it is: a server would end its worker."""
+    """It becomes an ordinary exception: HarakiriTimeout would end the server's worker."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         raise HarakiriTimeout
@@ -246,7 +246,7 @@ def test_one_that_the_application_raises_itself_is_an_error_of_its_own(base: str
 
 
 def test_close_on_another_thread(base: str) -> None:
-    """It is raised in the thread that is inside, whoever called the application and read the body."""
+    """It is raised in the thread that is inside, also if another thread called the application and read the body."""
     inside = threading.Event()
     errors: list[BaseException] = []
 
@@ -284,7 +284,7 @@ def test_close_on_another_thread(base: str) -> None:
 
 @pytest.mark.parametrize("calls_twice", [False, True])
 def test_start_response_is_held_back_unseen(calls_twice: bool, base: str) -> None:
-    """What the server is told in the end is what the application said, and a second call is the server's to judge."""
+    """The server gets what the application passed, and handles a second call itself."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("X", "1")])
@@ -298,7 +298,7 @@ def test_start_response_is_held_back_unseen(calls_twice: bool, base: str) -> Non
 
 
 def test_exc_info_replaces_what_was_held(base: str) -> None:
-    """As PEP 3333 has it, before anything was sent."""
+    """Before anything was sent, as PEP 3333 demands."""
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])
@@ -313,7 +313,7 @@ def test_exc_info_replaces_what_was_held(base: str) -> None:
 
 
 class File:
-    """As a server's file wrapper: whole, and to be closed."""
+    """A server's file wrapper: the body is complete, and must be closed."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -323,7 +323,7 @@ class File:
 
 
 def test_what_the_server_refuses_to_start_is_closed(base: str) -> None:
-    """Headers that the server refuses are refused after the application returned: nobody else knows its result."""
+    """The server refuses headers after the application returned, so it never gets the result, and we close it."""
     file = File()
 
     def application(_: WSGIEnvironment, start_response: StartResponse) -> Any:

@@ -57,7 +57,7 @@ SECONDS = st.one_of(st.none(), st.floats(0.001, 1e6))
 def test_slow_never_comes_after_overdue(
     harakiri: float | None, slow: float | None, own: tuple[float, float, float | None] | None
 ) -> None:
-    """And neither comes before the request."""
+    """Neither is before the start of the request."""
     slow_at, overdue_at = thresholds(core(own, harakiri=harakiri, slow=slow), 100.0)
     assert 100.0 <= slow_at <= overdue_at or (harakiri is None and own is None)
     if slow is not None or overdue_at != NEVER:
@@ -65,6 +65,6 @@ def test_slow_never_comes_after_overdue(
 
 
 def test_no_request_has_no_thresholds() -> None:
-    """An idle core, and one of a stopped agent."""
+    """An idle core and one of a stopped agent have none."""
     assert thresholds(core(harakiri=1), 0.0) == (NEVER, NEVER)
     assert thresholds(core(harakiri=1), -1.0) == (NEVER, NEVER)

@@ -1,4 +1,4 @@
-"""What the watchdog does about requests that are slow and overdue."""
+"""The watchdog reports, interrupts and kills for requests that are slow and overdue."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def hanging_until(condition: Callable[[], object]) -> WSGIApplication:
     return application
 
 
-def test_an_overdue_request_is_reported_once_and_said_to_have_ended(base: str, logged: Logged) -> None:
-    """ERROR when it is overdue, with the same value for on_harakiri, and one line when it ends at last."""
+def test_an_overdue_request_is_reported_once_and_again_when_it_has_ended(base: str, logged: Logged) -> None:
+    """An ERROR when it is overdue, whose value on_harakiri gets, and one line when it ends."""
     application = TracebackerMiddleware(
         hanging_until(lambda: logged.reports and time.monotonic() > until),
         base,
@@ -116,7 +116,7 @@ def test_an_overdue_request_is_reported_once_and_said_to_have_ended(base: str, l
 
 
 def sleeps_to_its_end(_: WSGIEnvironment, start_response: StartResponse) -> Any:
-    """In C code up to the end of its body: no Python code runs in which anything could come out."""
+    """Stay in C code up to the end of the body, so that no Python code runs in which anything could be raised."""
     start_response("200 OK", [])
     return iter(functools.partial(time.sleep, 0.8), None)
 
@@ -146,7 +146,7 @@ def goes_on(_: WSGIEnvironment, __: StartResponse) -> NoReturn:
 def test_the_slow_line_says_that_the_exception_was_raised(
     application: WSGIApplication, status: str, base: str, logged: Logged
 ) -> None:
-    """What became of the request is its status: it may have ended by itself, or have caught the exception."""
+    """Only the status tells how the request ended: by itself, with the exception caught, or interrupted."""
     served = serve(TracebackerMiddleware(application, base, harakiri=0.2, harakiri_action="raise"))
     assert served.status == status
     [line] = wait_for(logged, "slow")
@@ -155,7 +155,7 @@ def test_the_slow_line_says_that_the_exception_was_raised(
 
 
 def test_a_slow_request_gets_one_line_when_it_ends(base: str, logged: Logged) -> None:
-    """slow= works alone, and a request that is not slow gets nothing."""
+    """slow= works without harakiri=, and nothing is logged for a request that is not slow."""
     until = [0.0]
     application = TracebackerMiddleware(hanging_until(lambda: time.monotonic() > until[0]), base, slow=0.15)
     serve(application)
@@ -180,7 +180,7 @@ def test_a_storm_logs_a_bounded_number_and_counts_the_rest(base: str, logged: Lo
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 20)), max_size=300))
 def test_summaries_add_up(storm: list[tuple[int, float]]) -> None:
-    """Whatever comes in whatever order: what was logged and what was counted are all; and logged is bounded."""
+    """In any order, each report is either logged or counted, and the number of logged ones is bounded."""
     repeats = Repeats()
     now = 0.0
     logged_in_full = counted = in_window = 0
@@ -198,8 +198,8 @@ def test_summaries_add_up(storm: list[tuple[int, float]]) -> None:
     assert logged_in_full + counted == len(storm)
 
 
-def test_what_was_counted_is_said_at_the_end(base: str, logged: Logged) -> None:
-    """A worker that stops within the minute says its sums."""
+def test_what_was_counted_is_logged_at_the_end(base: str, logged: Logged) -> None:
+    """A worker that stops within the minute logs its summaries."""
     until = [0.0]
     application = TracebackerMiddleware(hanging_until(lambda: time.monotonic() > until[0]), base, slow=0.05)
     for _ in range(3):
@@ -214,7 +214,7 @@ def test_what_was_counted_is_said_at_the_end(base: str, logged: Logged) -> None:
 
 
 def test_the_clock_may_be_set(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Years forward, years back, all the time: the report comes when it is due."""
+    """By years forward and back, all the time: the report is logged when it is due."""
     monkeypatch.setattr(time, "time", lambda: random.uniform(0, 4e9))
     began = time.monotonic()
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.3))
@@ -223,7 +223,7 @@ def test_the_clock_may_be_set(base: str, logged: Logged, monkeypatch: pytest.Mon
 
 
 def test_one_overdue_request_does_not_delay_another(base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even one on which the watchdog itself fails."""
+    """Not even one for which the watchdog itself fails."""
     original = SlowRequest._report_overdue
 
     def failing(self: SlowRequest, *arguments: Any) -> None:
@@ -260,7 +260,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
-    """What was killed, without anybody being killed."""
+    """The calls that would have killed a process."""
     made: list[tuple[object, ...]] = []
 
     def leave(code: int) -> NoReturn:
@@ -276,7 +276,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 def test_kill(
     is_init: bool, base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its report: SIGKILL to this process; pid 1 is kept from its own signals by the kernel, and leaves."""
+    """After its report this process gets SIGKILL; pid 1 exits, because the kernel ignores its own signals."""
     pid = os.getpid()
     if is_init:
         monkeypatch.setattr(os, "getpid", lambda: 1)
@@ -288,10 +288,10 @@ def test_kill(
 
 
 @needs_outside_help
-def test_nobody_is_killed_for_a_request_that_ended(
+def test_there_is_no_kill_for_a_request_that_ended(
     base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While its report is logged the request ends: the process lives."""
+    """The request ends while its report is logged, and the process lives."""
     ended = threading.Event()
     emit = logged.emit
 
@@ -309,7 +309,7 @@ def test_nobody_is_killed_for_a_request_that_ended(
 def test_a_fault_in_the_report_does_not_keep_the_process_alive(
     base: str, logged: Logged, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kill is what the operator asked for; the report is our part."""
+    """The operator asked for the kill, and a fault of ours must not prevent it."""
 
     def failing(*_: object) -> NoReturn:
         raise OSError
@@ -360,7 +360,7 @@ def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
 
 
 def limit_seen(application: WSGIApplication, base: str, request: WSGIEnvironment | None = None, **options: Any) -> Any:
-    """What limit a request that runs now has: seconds since its start, None for none."""
+    """The limit of a request that runs now, in seconds since its start; None for none."""
     seen: list[float | None] = []
 
     def inner(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
@@ -381,7 +381,7 @@ def quick(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
 
 
 def test_a_mapping_and_a_callable_decide(base: str) -> None:
-    """Each request has the limit that is said for it."""
+    """Each request has the limit that they give for it."""
     prefixes = {"/": 10, "/report": 60, "/upload": None}
     assert limit_seen(quick, base, environ("/page"), harakiri=prefixes) == 10
     assert limit_seen(quick, base, environ("/report/x"), harakiri=prefixes) == 60
@@ -392,7 +392,7 @@ def test_a_mapping_and_a_callable_decide(base: str) -> None:
 
 @pytest.mark.parametrize("wrong", [OSError(), "30", -1, True, object()])
 def test_a_callable_that_fails_costs_nobody_a_response(wrong: object, base: str, logged: Logged) -> None:
-    """It raises, or returns what is no number: logged once, served without a limit."""
+    """It raises, or does not return a number: that is logged once, and the requests are served without a limit."""
 
     def decide(_: WSGIEnvironment) -> Any:
         if isinstance(wrong, Exception):
@@ -411,7 +411,7 @@ def test_a_callable_that_fails_costs_nobody_a_response(wrong: object, base: str,
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=repr)
 def test_what_is_raised_into_a_callable_gets_through(error: BaseException, base: str, logged: Logged) -> None:
-    """A server ends a worker by SystemExit in whatever runs just then: it comes out, and the request is over."""
+    """A server ends a worker by SystemExit in any running code: it gets the exception, and the request is over."""
 
     def decide(request: WSGIEnvironment) -> float:
         if request["PATH_INFO"] == "/ends":
@@ -427,9 +427,9 @@ def test_what_is_raised_into_a_callable_gets_through(error: BaseException, base:
 
 
 def test_set_harakiri(base: str) -> None:
-    """From now on, with and without harakiri=; 0 ends it; the last word counts."""
+    """The limit counts from the call on, with and without harakiri=; 0 takes it away; the last call counts."""
 
-    def saying(*seconds: float) -> WSGIApplication:
+    def setting(*seconds: float) -> WSGIApplication:
         def application(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
             for value in seconds:
                 set_harakiri(value)
@@ -437,14 +437,14 @@ def test_set_harakiri(base: str) -> None:
 
         return application
 
-    assert limit_seen(saying(7), base) == pytest.approx(7, abs=0.5)
-    assert limit_seen(saying(7, 90), base, harakiri=30) == pytest.approx(90, abs=0.5)
-    assert limit_seen(saying(7, 0), base, harakiri=30) is None
+    assert limit_seen(setting(7), base) == pytest.approx(7, abs=0.5)
+    assert limit_seen(setting(7, 90), base, harakiri=30) == pytest.approx(90, abs=0.5)
+    assert limit_seen(setting(7, 0), base, harakiri=30) is None
     assert limit_seen(quick, base, harakiri=30) == 30
 
 
 def test_set_harakiri_needs_a_request(base: str) -> None:
-    """Before the first, after the last, and in a thread that serves none it is a clear error."""
+    """Before the first request, after the last, and in a thread that serves none, it raises NotInRequest."""
     with pytest.raises(NotInRequest, match="no request in flight"):
         set_harakiri(5)
     outcomes: list[object] = []
@@ -467,7 +467,7 @@ def test_set_harakiri_needs_a_request(base: str) -> None:
         return quick(request, start_response)
 
     handles: list[Any] = []
-    # The handle says the same from any thread.
+    # The handle does the same from any thread.
     assert limit_seen(helped, base) == pytest.approx(11, abs=0.5)
     assert outcomes
     with pytest.raises(NotInRequest):
@@ -495,7 +495,7 @@ def test_set_harakiri_of_a_nested_call_is_the_requests(base: str) -> None:
 
 
 def test_a_shorter_limit_wakes_the_watchdog(base: str, logged: Logged) -> None:
-    """It sleeps for half an hour when a request gives itself a moment."""
+    """It would sleep for half an hour when a request sets itself a limit of 0.2 s."""
 
     def application(request: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         set_harakiri(0.2)
@@ -510,7 +510,7 @@ def test_a_shorter_limit_wakes_the_watchdog(base: str, logged: Logged) -> None:
 def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
     base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It plans for the shortest one that it has seen, and a shorter one is reported in time."""
+    """It plans for the shortest limit so far, and a request with a shorter one is reported in time."""
     woken: list[Waker] = []
     wake = Waker.wake
 
@@ -529,7 +529,7 @@ def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
 
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
-    """Written before it is logged, gone after an end in order."""
+    """It is written before it is logged, and the file is deleted by an orderly stop."""
     path = box_files.path_of(base, 1, table_layout.STACKS)
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
     with open(path, encoding="utf-8") as file:
@@ -539,7 +539,7 @@ def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Lo
 
 
 def test_requests_that_differ_in_path_or_calls_are_no_repeats(base: str, logged: Logged) -> None:
-    """Two views hang in the same line of what both call: each has its report."""
+    """Two views hang in the same line of a function that both call, and each has its report."""
     ends = threading.Event()
 
     def query() -> None:
@@ -568,7 +568,7 @@ def test_requests_that_differ_in_path_or_calls_are_no_repeats(base: str, logged:
 
 
 def test_two_hundred_overdue_at_once_are_soon_done(base: str, logged: Logged) -> None:
-    """One is reported, the others counted, and the callable gets all of them in the time of a few."""
+    """One is reported, the others are counted, and the callable gets all of them soon."""
     seen: list[float] = []
     ends = threading.Event()
 
@@ -593,7 +593,7 @@ def test_two_hundred_overdue_at_once_are_soon_done(base: str, logged: Logged) ->
 
 
 def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged) -> None:
-    """It was slow, and then exempted: no report, no slow line."""
+    """It was slow and then exempted, so there is no report and no slow line."""
     from wsgi_tracebacker import set_harakiri
 
     def view(_: WSGIEnvironment, __: StartResponse) -> Iterable[bytes]:
@@ -613,7 +613,7 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
 
 
 def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> None:
-    """With the request that kept the GIL, which is still in flight, as what overran its limit meanwhile is reported."""
+    """It names the request that kept the GIL and is still in flight; that request is reported as overdue too."""
     # PyDLL calls with the GIL held.
     libc = ctypes.PyDLL(None)
 
@@ -634,7 +634,7 @@ def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> Non
 
 
 def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, logged: Logged) -> None:
-    """It kept the GIL until its end: the line has it, and no report."""
+    """It kept the GIL until its end, so the stall's line names it, and there is no report."""
     libc = ctypes.PyDLL(None)
 
     def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -644,7 +644,7 @@ def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, lo
 
     interval = sys.getswitchinterval()
     try:
-        # Whoever waits for the GIL asks for it after that time: not before the request has ended.
+        # Another thread asks for the GIL after that time, which is after the end of the request.
         sys.setswitchinterval(5.0)
         serve(TracebackerMiddleware(hold, base, harakiri=0.2), environ("/hold"))
     finally:
