@@ -10,26 +10,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.linux import threads as kernel_threads
-from wsgi_tracebacker.model.report import HubReport, OtherRequest
-from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
-from wsgi_tracebacker.worker.stacks import greenlets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
+    from wsgi_tracebacker.model.report import HubReport
+    from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
     from wsgi_tracebacker.worker.deadlines.publisher import Publisher
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
-    from wsgi_tracebacker.worker.stacks.places import Places
-    from wsgi_tracebacker.worker.stacks.walk import RawStack
-    from wsgi_tracebacker.worker.tracking.core import Core
-    from wsgi_tracebacker.worker.tracking.cores import Cores
-
-    #: The requests in flight, each with the core that serves it.
-    InFlight = Collection[tuple[Core, OtherRequest]]
 
 #: How often a hub is asked for an answer within the time after which it counts as blocked.
 _ASKED_IN_A_LIMIT = 2
@@ -47,22 +36,11 @@ class _Block(NamedTuple):
 class HubWatch:
     """Watches the hubs of one process. Used by the watchdog's thread."""
 
-    def __init__(
-        self,
-        hubs: Hubs,
-        cores: Cores,
-        publisher: Publisher,
-        places: Places,
-        worker_number: Callable[[], int | None],
-        in_flight: Callable[[], InFlight],
-    ) -> None:
+    def __init__(self, hubs: Hubs, maker: ReportMaker, publisher: Publisher) -> None:
         """Nothing is watched before watch()."""
         self._hubs = hubs
-        self._cores = cores
+        self._maker = maker
         self._publisher = publisher
-        self._places = places
-        self._worker_number = worker_number
-        self._in_flight = in_flight
         #: Seconds after which a hub counts as blocked; None: no hub is watched.
         self._limit_seconds: float | None = None
         #: Since when Python has run without a longer pause, on the monotonic clock.
@@ -112,37 +90,13 @@ class HubWatch:
         """
         if not hub.check_thread():
             return False
-        return hub.native_id == os.getpid() or any(core.ident == hub.ident for core, _ in self._in_flight())
+        return hub.native_id == os.getpid() or any(core.ident == hub.ident for core, _ in self._maker.in_flight())
 
     def _report_blocked(self, hub: Hub, asked_at: float, now: float) -> _Block:
-        in_flight = self._in_flight()
-        stack, by = running_in(hub, in_flight)
-        core = next((core for core, other in in_flight if other is by), None)
-        places, omitted = self._places.resolve(stack, {})
-        status = kernel_threads.thread_status(hub.native_id)
-        report = HubReport(
-            hub=HubState(hub.library, "blocked", now - asked_at),
-            worker=self._worker_number(),
-            pid=os.getpid(),
-            by=by,
-            stack=Stack(
-                name=self._cores.name_of(core) if core is not None else "a greenlet",
-                ident=hub.ident,
-                native_id=hub.native_id,
-                core=core.number if core is not None else None,
-                kind="greenlet",
-                state=status.state,
-                wait_channel=status.wait_channel,
-                cpu_seconds=status.cpu_seconds,
-                frames=tuple(place.frame for place in places),
-                frames_omitted=omitted,
-                greenlet=greenlets.RUNNING,
-            ),
-            others=tuple(other for _, other in in_flight if other is not by),
-        )
+        report = self._maker.make_hub(hub, now - asked_at)
         # Without the lines, because a loop is at another one each time.
         place = tuple((frame.filename, frame.function) for frame in report.stack.frames)
-        subject = report_format.target(by.request) if by is not None else report_format.NO_REQUEST
+        subject = report_format.target(report.by.request) if report.by is not None else report_format.NO_REQUEST
         is_logged = self._publisher.admit("hub", (subject, place), subject, now)
         if is_logged:
             text = "\n".join(report_format.hub_lines(report))
@@ -155,13 +109,3 @@ class HubWatch:
             line = report_format.hub_runs_again(block.report, now - block.asked_at)
             content = {**report_json.hub_document(block.report), "kind": "hub-runs-again"}
             self._publisher.log("hub", line, content)
-
-
-def running_in(hub: Hub, in_flight: InFlight) -> tuple[RawStack, OtherRequest | None]:
-    """The stack that runs in a hub's thread, and the request that it serves, if any."""
-    here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
-    walked = greenlets.walk_with([core for core, _ in here], (), (hub.ident,))
-    for core, other in here:
-        if walked.state_of(core) == greenlets.RUNNING:
-            return walked.stack_of(core), other
-    return walked.threads.get(hub.ident, []), None

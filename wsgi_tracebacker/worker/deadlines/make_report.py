@@ -1,4 +1,4 @@
-"""Make the reports on slow and overdue requests, and on time in which Python could not run."""
+"""Make the reports on slow and overdue requests, on blocked hubs, and on time in which Python could not run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import threads as kernel_threads
-from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, StallReport
-from wsgi_tracebacker.model.snapshot import Stack
-from wsgi_tracebacker.worker.deadlines.hub_watch import running_in
+from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, StallReport
+from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.snapshot import Request
     from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
-    from wsgi_tracebacker.worker.stacks.hubs import Hubs
+    from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
     from wsgi_tracebacker.worker.tracking.core import Core
@@ -44,7 +43,14 @@ class ReportMaker:
     def in_flight(self) -> list[tuple[Core, OtherRequest]]:
         """The requests in flight with their cores, the oldest first."""
         if self._in_flight is None:
-            self._in_flight = find_in_flight(self._cores)
+            found = []
+            now_monotonic, now_unix = monotonic(), unix_time()
+            for core in self._cores.all():
+                token = core.started
+                request = describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
+                if request is not None:
+                    found.append((core, OtherRequest(core.number, request)))
+            self._in_flight = sorted(found, key=lambda entry: -entry[1].request.age_seconds)
         return self._in_flight
 
     def others(self, core: Core) -> tuple[OtherRequest, ...]:
@@ -63,11 +69,15 @@ class ReportMaker:
     ) -> HarakiriReport:
         """Make the report on a request; ``stack`` is its thread's, None if it has ended."""
         core = slow.core
-        native_id = core.native_id
         is_in_flight = stack is not None
-        # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
-        has_thread = is_in_flight and native_id is not None and slow.greenlet != greenlets.SUSPENDED
         hub = self._hubs.of(core) if is_in_flight else None
+        # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
+        asked_id = core.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
+        own_stack = None
+        if stack is not None:
+            own_stack = self._stack(
+                stack, self._cores.name_of(core), core, core.serving_ident(), core.native_id, asked_id
+            )._replace(daemon=core.thread.daemon if core.thread is not None else None, greenlet=slow.greenlet)
         return HarakiriReport(
             kind="harakiri" if is_in_flight else "slow",
             request=request,
@@ -80,30 +90,43 @@ class ReportMaker:
             outcome=outcome,
             timeline=slow.recorder.timeline(),
             verdict=slow.recorder.verdict(),
-            stack=self._stack(slow, stack, native_id if has_thread else None) if stack is not None else None,
-            system_call=kernel_threads.system_call(native_id) if has_thread and native_id is not None else None,
+            stack=own_stack,
+            system_call=kernel_threads.system_call(asked_id) if asked_id is not None else None,
             others=self.others(core) if is_in_flight else (),
             hub=hub.state(monotonic()) if hub is not None else None,
-            hub_blocked_by=running_in(hub, self.in_flight())[1] if hub is not None else None,
+            hub_blocked_by=_running_in(hub, self.in_flight())[2] if hub is not None else None,
         )
 
-    def _stack(self, slow: SlowRequest, stack: RawStack, asked_id: int | None) -> Stack:
-        """The stack of a request's thread, with the state in the kernel of the thread ``asked_id``."""
-        core = slow.core
+    def make_hub(self, hub: Hub, silent_seconds: float) -> HubReport:
+        """Make the report on a blocked hub, with the greenlet that blocks it."""
+        stack, core, by = _running_in(hub, self.in_flight())
+        name = self._cores.name_of(core) if core is not None else "a greenlet"
+        own_stack = self._stack(stack, name, core, hub.ident, hub.native_id, hub.native_id)
+        return HubReport(
+            hub=HubState(hub.library, "blocked", silent_seconds),
+            worker=self._worker_number(),
+            pid=os.getpid(),
+            by=by,
+            stack=own_stack._replace(kind="greenlet", greenlet=greenlets.RUNNING),
+            others=tuple(other for _, other in self.in_flight() if other is not by),
+        )
+
+    def _stack(
+        self, stack: RawStack, name: str, core: Core | None, ident: int, native_id: int | None, asked_id: int | None
+    ) -> Stack:
+        """A thread's stack, with the state in the kernel of the thread ``asked_id``."""
         status = kernel_threads.thread_status(asked_id) if asked_id is not None else kernel_threads.ThreadStatus()
         places, omitted = self._places.resolve(stack, {})
         return Stack(
-            name=self._cores.name_of(core),
-            ident=core.serving_ident(),
-            native_id=core.native_id,
-            core=core.number,
-            daemon=core.thread.daemon if core.thread is not None else None,
+            name=name,
+            ident=ident,
+            native_id=native_id,
+            core=core.number if core is not None else None,
             state=status.state,
             wait_channel=status.wait_channel,
             cpu_seconds=status.cpu_seconds,
             frames=tuple(place.frame for place in places),
             frames_omitted=omitted,
-            greenlet=slow.greenlet,
         )
 
     def make_stall(self, now: float, stalled_seconds: float) -> StallReport:
@@ -113,18 +136,18 @@ class ReportMaker:
             stalled_seconds=stalled_seconds,
             worker=self._worker_number(),
             pid=os.getpid(),
-            in_flight=tuple(other for _, other in find_in_flight(self._cores)),
+            in_flight=tuple(other for _, other in self.in_flight()),
             ended=tuple(request for request in last if request and request.ended_seconds_ago < stalled_seconds),
         )
 
 
-def find_in_flight(cores: Cores) -> list[tuple[Core, OtherRequest]]:
-    """The requests in flight now with their cores, the oldest first."""
-    found = []
-    now_monotonic, now_unix = monotonic(), unix_time()
-    for core in cores.all():
-        token = core.started
-        request = describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
-        if request is not None:
-            found.append((core, OtherRequest(core.number, request)))
-    return sorted(found, key=lambda entry: -entry[1].request.age_seconds)
+def _running_in(
+    hub: Hub, in_flight: list[tuple[Core, OtherRequest]]
+) -> tuple[RawStack, Core | None, OtherRequest | None]:
+    """The stack that runs in a hub's thread, and the request that it serves with its core, if any."""
+    here = [(core, other) for core, other in in_flight if core.ident == hub.ident]
+    walked = greenlets.walk_with([core for core, _ in here], (), (hub.ident,))
+    for core, other in here:
+        if walked.state_of(core) == greenlets.RUNNING:
+            return walked.stack_of(core), core, other
+    return walked.threads.get(hub.ident, []), None, None

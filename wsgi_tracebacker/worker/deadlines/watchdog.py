@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
-from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker, find_in_flight
+from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
 from wsgi_tracebacker.worker.deadlines.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
@@ -80,7 +80,7 @@ class Watchdog:
         self._hubs = hubs
         self._publisher = Publisher(reporter, stacks_file, table)
         self._maker = ReportMaker(cores, hubs, places, worker_number)
-        self._hub_watch = HubWatch(hubs, cores, self._publisher, places, worker_number, lambda: find_in_flight(cores))
+        self._hub_watch = HubWatch(hubs, self._maker, self._publisher)
         #: The requests that are slow, by the id of their core.
         self._slow: dict[int, SlowRequest] = {}
         #: The shortest time after which a request under any of the settings could become slow.
@@ -193,6 +193,7 @@ class Watchdog:
         :param planned: when this check was due.
         """
         self.wakes_at = NEVER
+        self._maker.begin_check()
         now = monotonic()
         late_seconds = max(0.0, now - planned)
         # Without the time of the check before.
@@ -243,7 +244,6 @@ class Watchdog:
 
     def _check_slow(self, late_seconds: float) -> float:
         """Do what is due for each slow request, and return when something is due again."""
-        self._maker.begin_check()
         # One walk over the threads of all of them, and of no others.
         wanted = {slow.core.serving_ident() for slow in self._slow.values()}
         walked = greenlets.walk_with((slow.core for slow in self._slow.values()), (), wanted)

@@ -19,6 +19,7 @@ from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
+from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.settings import from_options
@@ -349,7 +350,10 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     cores = Cores(threading.Lock)
     cores._taken.update(enumerate(core for core, _ in in_flight))
     publisher = Publisher(said, lambda: None, lambda: None)  # type: ignore[arg-type]
-    watch = HubWatch(hubs, cores, publisher, places.Places(None), lambda: 3, lambda: in_flight)
+    maker = ReportMaker(cores, hubs, places.Places(None), lambda: 3)
+    # Their ages are part of what the tests expect.
+    maker._in_flight = in_flight
+    watch = HubWatch(hubs, maker, publisher)
     assert watch.watch(limit)
     return watch, said
 
@@ -455,7 +459,7 @@ def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
     fake = FakeHub()
     hubs = Hubs()
     hubs._hubs[fake.hub.ident] = fake.hub
-    watch = HubWatch(hubs, None, None, None, lambda: 1, list)  # type: ignore[arg-type]
+    watch = HubWatch(hubs, None, None)  # type: ignore[arg-type]
     assert watch.check(1.0, 0.0) == NEVER
     assert fake.asked == []
 
