@@ -51,16 +51,6 @@ def test_what_a_request_may_cost_depends_on_the_machine(passed: float, added: fl
     assert found["added to a request, list body"] is met
 
 
-def test_a_peer_that_is_missing_meets_and_misses_nothing() -> None:
-    """Without uWSGI its comparison is not judged; what needs no peer is."""
-    topic, case = dump_latency.TOPIC, dump_latency.MANY
-    found = judged(
-        (topic, case, dump_latency.TEXT, 1.0), (topic, case, dump_latency.JSON, 1.9), (topic, case, "uWSGI", None)
-    )
-    assert found[f"text dump beside uWSGI's, {case}"] is None
-    assert found[f"JSON beside text, {case}"] is True
-
-
 WRK = """\
 Running 1s test @ http://127.0.0.1:8000/
   1 threads and 8 connections

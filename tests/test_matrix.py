@@ -69,24 +69,6 @@ def test_a_run_that_has_no_environment_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert (result.trouble, result.missing, began) == ("its environment could not be made", False, ["make"])
 
 
-# The table
-
-
-def test_the_table_has_a_line_for_each() -> None:
-    """Numbers where there are some, words where they do not say it."""
-    results = [
-        Result("3.10", "3.10.13", "here", 1461, 0, 2, 371.4),
-        Result("3.11", "3.11.7", "here", 0, 3, 0, 1.0, "pytest ended with 2"),
-        Result("pypy3.11", trouble="not here: only root", missing=True),
-    ]
-    assert list(matrix.table(results)) == [
-        "interpreter  version   from          passed  failed skipped  seconds",
-        "3.10         3.10.13   here            1461       0       2      371",
-        "3.11         3.11.7    here               0       3       0        1  pytest ended with 2",
-        "pypy3.11" + " " * 29 + "not here: only root",
-    ]
-
-
 GOOD = Result("3.10", passed=1)
 BAD = Result("3.11", passed=1, failed=1)
 BROKEN = Result("3.12", trouble="pytest ended with 4")
