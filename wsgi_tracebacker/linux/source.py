@@ -53,13 +53,23 @@ def is_source(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size <= MAX_SOURCE_BYTES
 
 
+def open_and_read(path: str) -> SourceFile | None:
+    """Read a source file of this process; None if it is none, or cannot be read."""
+    try:
+        # O_NONBLOCK: a code object can be compiled with any file name, that of a FIFO too.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return None
+    return read_and_close(descriptor)
+
+
 def read_and_close(descriptor: int) -> SourceFile | None:
-    """Read the source file that is open there, and close it; None if it is none, or cannot be read."""
+    """Read the source file that a descriptor is open on; None if it is none, or cannot be read."""
     try:
         status = os.fstat(descriptor)
         if not is_source(status):
             return None
-        return SourceFile(decode_lines(files.read_at_most(descriptor, MAX_SOURCE_BYTES)), status.st_mtime)
+        return SourceFile(decode_lines(files.read_at_most(descriptor, status.st_size)), status.st_mtime)
     except OSError:
         return None
     finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.linux.source import read_and_close
+from wsgi_tracebacker.linux.source import open_and_read
 from wsgi_tracebacker.model.snapshot import Frame
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
@@ -119,12 +119,7 @@ def read_source(filename: str) -> SourceFile | None:
     Not ``linecache``: its checkcache() stats every file for every dump, and each stat gives up a contended GIL.
     """
     for path in _candidates(filename):
-        try:
-            # O_NONBLOCK: a code object can be compiled with any file name, that of a FIFO too.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (OSError, ValueError):
-            continue
-        found = read_and_close(descriptor)
+        found = open_and_read(path)
         if found is not None:
             return found
     return None
