@@ -49,6 +49,14 @@ class BadReply(WorkerUnreachable):
     reason = "bad reply"
 
 
+class WrongPeer(BadReply):
+    """The reply or the card names another process or user than the kernel, which says who listens there."""
+
+
+class WrongCard(WrongPeer):
+    """Only the card does so: it may be that of a predecessor, which ended just now."""
+
+
 class NoWorkersFound(TracebackerError):
     """The operator's: there is no worker at the base path."""
 

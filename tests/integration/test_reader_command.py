@@ -24,7 +24,7 @@ COMMAND = (sys.executable, "-m", "wsgi_tracebacker")
 @pytest.fixture
 def worker(base: str) -> Iterator[str]:
     """A worker whose text is far larger than a pipe's buffer."""
-    snapshot = Snapshot(Worker(number=1, pid=42), 5.0, (STACK,) * 3000)
+    snapshot = Snapshot(Worker(number=1, pid=os.getpid()), 5.0, (STACK,) * 3000)
     with listener(f"{base}1", answering(http(snapshot))):
         yield base
 

@@ -31,7 +31,7 @@ from tests.unit.wire.test_table_layout import HEADER, row, table
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import Counters, Frame, LastRequest, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader import client
 from wsgi_tracebacker.reader.processes import Processes
 from wsgi_tracebacker.reader.reply import Reply
@@ -39,6 +39,7 @@ from wsgi_tracebacker.reader.unanswered import dump_request
 from wsgi_tracebacker.wire import card_json as cards
 from wsgi_tracebacker.wire import dead_table
 from wsgi_tracebacker.wire import postmortem_json as postmortems
+from wsgi_tracebacker.wire import snapshot_json as snapshots
 from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.worker import settings
 from wsgi_tracebacker.worker.blackbox import box_files
@@ -355,6 +356,70 @@ def forger(sticky: str) -> Iterator[Forger]:
         done.set()
 
 
+@contextlib.contextmanager
+def planted(base: str, *claims: tuple[dict[str, Any], dict[str, Any]], first: int = 1) -> Iterator[int]:
+    """Workers of a stranger's, each with changes of an honest card and of an honest reply."""
+    paths = [f"{base}{number}" for number in range(first, first + len(claims))]
+    with subprocess.Popen(
+        as_stranger("answer", *paths), cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            replies = {}
+            for number, (card, worker) in enumerate(claims, first):
+                write_card(base, card_of(base, number, process.pid)._replace(**card))
+                request = Request("GET", "/never-was", None, None, None, 0.0, 9.0, "app")
+                stack = Stack(f"WSGIWorker{number}Core0", core=0, request=request, frames=(Frame("a.py", 1, "f"),))
+                own = Worker(number=number, pid=process.pid, uid=STRANGER, requests_in_flight=1)
+                snapshot = Snapshot(own._replace(**worker), 5.0, (stack,))
+                document = json.loads(snapshots.encode(snapshot)) | {"counters": Counters()._asdict()}
+                replies[paths[number - first]] = f"HTTP/1.0 200 OK\r\n\r\n{json.dumps(document)}"
+            process.stdin.write(json.dumps(replies) + "\n")
+            process.stdin.flush()
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_a_worker_is_the_process_that_the_kernel_says(sticky: str) -> None:
+    """A card or a reply that names another pid or uid is refused by name; nothing of it is shown."""
+    needs_root()
+    other = {"pid": os.getpid()}
+    with planted(sticky, ({}, other), (other, {}), ({}, {"uid": 0}), ({"uid": 0}, {}), (other, {**other, "uid": 0})):
+        done = watched("read", "--format", "json", sticky)
+    document = json.loads(done.out)
+    assert (done.code, document["workers"]) == (1, [])
+    assert {each["reason"] for each in document["unanswered"]} == {"bad reply"}
+    assert [line.partition("says ")[0].split(" ")[-2] for line in done.err.decode().splitlines()] == [
+        *("reply", "card", "reply", "card", "reply")
+    ]
+
+
+def test_what_is_another_users_is_marked_in_every_output(sticky: str) -> None:
+    """Text, JSON and uWSGI's text, of those that answer and of those that do not; our own worker is not marked."""
+    needs_root()
+    with held(f"{sticky}-own"), planted(sticky, ({}, {}), ({}, {"uid": 0})):
+        outputs = {
+            command: watched(*command.split(" "), sticky, f"{sticky}-own")
+            for command in ("read", "read --format json", "read --format uwsgi", "list", "list --format json")
+        }
+    mark = f"another user's: uid {STRANGER}"
+    for command, done in outputs.items():
+        assert done.out.decode().count(str(STRANGER)) == (1 if command in ("read", "read --format uwsgi") else 2), (
+            command
+        )
+        assert [mark in line for line in done.err.decode().splitlines()] == [True], command
+    assert mark in outputs["read"].out.decode()
+    assert f"WSGIWorker1Core0 (uid {STRANGER})" in outputs["read --format uwsgi"].out.decode()
+    document = json.loads(outputs["read --format json"].out)
+    assert [each["worker"]["uid"] for each in document["workers"]] == [STRANGER, os.geteuid()]
+    assert [each["other_uid"] for each in document["unanswered"]] == [STRANGER]
+    listed = json.loads(outputs["list --format json"].out)["workers"]
+    assert [each["other_uid"] for each in listed] == [STRANGER, STRANGER, None]
+
+
 SECRET = b"root's own secret\nis on every line\nof this file\n"
 
 
@@ -409,22 +474,23 @@ def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> 
     # These are no cards at all.
     for wrong in ({"black_box": "/etc/\0shadow"}, {"cwd": "\ud800"}, {"pid": -1}, {"started_at": float("nan")}):
         forger.forge(**wrong)
-    honest = forger.forge(answer=answering(http(Snapshot(Worker(number=99, pid=5), 5.0, (Stack("honest"),)))))
-    done = watched("read", forger.base, "--timeout", "1.2", "--all")
-    assert (done.code, b"Traceback" in done.err, b"honest" in done.out) == (1, False, True), done.err.decode()
+    honest = forger.count + 1
+    with planted(forger.base, ({}, {}), first=honest) as honest_pid:
+        done = watched("read", forger.base, "--timeout", "1.2", "--all")
+        listed = watched("list", forger.base, "--timeout", "0.3", "--format", "json")
+    assert (done.code, b"Traceback" in done.err, b"/never-was" in done.out) == (1, False, True), done.err.decode()
     assert b"secret" not in done.out + done.err.replace(secret.encode(), b"")
     assert not done.sent
     # Those of the cards, of whoever holds the sockets, and the honest one's.
-    pids = (forger.pid, os.getpid(), 5)
+    pids = (forger.pid, os.getpid(), honest_pid)
     # It is the stranger's own, and as large as it likes; of it no more than a table is read.
     assert touched(done, forger.base, *pids) <= {endless}
     assert done.opened.isdisjoint(named)
     assert all(f"worker {number} (" in done.err.decode() for number in (*numbers, *lies, last))
     assert f"worker {honest} (" not in done.err.decode()
-    done = watched("list", forger.base, "--timeout", "0.3", "--format", "json")
-    assert (done.code, len(json.loads(done.out)["workers"]), done.sent) == (1, forger.count, [])
-    assert touched(done, forger.base, *pids) <= {endless}
-    assert done.opened.isdisjoint(named)
+    assert (listed.code, len(json.loads(listed.out)["workers"]), listed.sent) == (1, honest, [])
+    assert touched(listed, forger.base, *pids) <= {endless}
+    assert listed.opened.isdisjoint(named)
 
 
 class Victim:
@@ -616,7 +682,7 @@ def evil_snapshot() -> Snapshot:
     serving = Stack(EVIL, core=0, kind=EVIL, state=EVIL, wait_channel=EVIL, request=request, frames=(frame,))
     idle = serving._replace(core=1, request=None, last_request=LastRequest(EVIL, EVIL, 1.0))
     other = idle._replace(core=None)
-    worker = Worker(1, 5, 5, 5, 0.0, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1, 1)
+    worker = Worker(1, os.getpid(), 5, os.geteuid(), 0.0, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1, 1)
     return Snapshot(worker, 5.0, (serving, idle, other), source=EVIL, state=EVIL)
 
 

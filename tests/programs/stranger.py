@@ -8,6 +8,8 @@ Everything is imported before, with the rights of root: the user need not be abl
     Is an honest worker of that base, and stalls in a file that it may not read, named on stdin; says ``ready``.
 ``flood SOCKET ...``
     Listens on each of these, and sends whoever comes bytes without an end; says ``ready`` when it listens on all.
+``answer SOCKET ...``
+    Listens on each of these, and says ``ready``; then reads a JSON object from stdin, the reply of each socket.
 ``act``
     Only acts as the user, with root in reserve, and waits; catches the signal of dumps and says ``caught`` for each.
 """
@@ -105,6 +107,27 @@ def flood(paths: list[str]) -> None:
     sys.stdin.read()
 
 
+def answer(paths: list[str]) -> None:
+    listening = {path: socket.socket(socket.AF_UNIX) for path in paths}
+    for path, one in listening.items():
+        one.bind(path)
+        one.listen()
+    say("ready")
+    replies = json.loads(sys.stdin.readline())
+
+    def serve(path: str) -> None:
+        while True:
+            connection, _ = listening[path].accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1000)
+                connection.sendall(replies[path].encode())
+
+    for path in paths:
+        threading.Thread(target=serve, args=(path,), daemon=True).start()
+    # Until whoever started it is gone.
+    sys.stdin.read()
+
+
 def main() -> None:
     uid, what, *arguments = sys.argv[1:]
     if what == "act":
@@ -119,8 +142,8 @@ def main() -> None:
     if what == "try":
         say(json.dumps({path: try_path(path) for path in arguments}))
         return
-    if what == "flood":
-        flood(arguments)
+    if what in ("answer", "flood"):
+        (answer if what == "answer" else flood)(arguments)
         return
 
     def application(environ: WSGIEnvironment, _: StartResponse) -> list[bytes]:

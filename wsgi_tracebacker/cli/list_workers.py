@@ -1,8 +1,8 @@
 """``wsgi-tb list``: one line for each worker.
 
 ``--format json`` prints ``{"schema": 1, "workers": [...]}``, each worker with ``number``, ``socket``, ``pid``,
-``state``, ``application``, ``requests_in_flight``, ``oldest_request_seconds`` and ``reason`` (why it did not answer);
-null if unknown.
+``state``, ``application``, ``requests_in_flight``, ``oldest_request_seconds`` and ``reason`` (why it did not answer),
+``other_uid`` (its user, null if that is the reader's own); null if unknown.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def _facts(answer: Answer) -> dict[str, object]:
         "requests_in_flight": None if snapshot is None else in_flight(snapshot),
         "oldest_request_seconds": None if snapshot is None else oldest_seconds(snapshot),
         "reason": None if answer.error is None else answer.error.reason,
+        "other_uid": answer.other_uid,
     }
 
 
@@ -98,5 +99,8 @@ def _table(workers: list[dict[str, object]]) -> Iterator[str]:
     def cell(value: object) -> object:
         return duration(value) if isinstance(value, float) else value
 
-    rows = [[cell(worker[key]) for key in _COLUMNS] for worker in workers]
-    yield from table(tuple(_COLUMNS.values()), rows, right_aligned=("WORKER", "PID", "IN FLIGHT", "OLDEST"))
+    columns = dict(_COLUMNS)
+    if any(worker["other_uid"] is not None for worker in workers):
+        columns["other_uid"] = "OTHER UID"
+    rows = [[cell(worker[key]) for key in columns] for worker in workers]
+    yield from table(tuple(columns.values()), rows, right_aligned=("WORKER", "PID", "IN FLIGHT", "OLDEST"))

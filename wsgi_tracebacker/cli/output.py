@@ -98,6 +98,8 @@ def end(survey: Survey) -> int:
 def name(answer: Answer) -> str:
     """The name of a worker in a message."""
     facts = [answer.target.socket] if answer.pid is None else [f"pid {answer.pid}", answer.target.socket]
+    if answer.other_uid is not None:
+        facts.append(f"another user's: uid {answer.other_uid}")
     if answer.state not in ("alive", "unknown", answer.error.reason if answer.error else ""):
         facts.append(answer.state)
     return f"worker{'' if answer.number is None else f' {answer.number}'} ({', '.join(facts)})"

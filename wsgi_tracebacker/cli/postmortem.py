@@ -4,12 +4,14 @@
 version of these keys, 2), ``number``, ``base``, ``pid``, ``server``, ``application``, ``started_at``,
 ``last_written_at`` (when its last request began), ``found_at``, ``requests`` (the oldest), ``unlisted_requests`` (how
 many more), ``torn_requests`` (how many more, of which nothing else is known), ``unrecorded_cores``, ``stacks`` (its
-last reports and stacks, or null) and ``stacks_written_at`` (when the last of them was written, or null). Each request
-has ``core``, ``native_id``, ``method``, ``path``, ``started_at``, ``remote_address`` and ``request_id``.
+last reports and stacks, or null), ``stacks_written_at`` (when the last of them was written, or null) and ``uid`` (the
+owner of its file). Each request has ``core``, ``native_id``,
+``method``, ``path``, ``started_at``, ``remote_address`` and ``request_id``.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -79,7 +81,7 @@ def _text(found: Found) -> Iterator[str]:
     for number, each in enumerate(found.postmortems):
         if number:
             yield ""
-        yield from lines(each)
+        yield from lines(each, own_uid=os.geteuid())
 
 
 def _json(found: Found) -> Iterator[bytes]:

@@ -7,11 +7,12 @@ It is imported without click, which takes longer to load than all our own module
     {"schema": 1,
      "workers": [...],       the snapshot document of each worker that answered, as GET /snapshot gives it
      "unanswered": [         the workers that did not
-       {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy"}]}
+       {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy",
+        "other_uid": null}]}
 
 ``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply`` or ``unreachable``; ``state`` is ``busy``,
 ``stalled``, ``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null if
-unknown.
+unknown; ``other_uid`` is the user of its socket, null for the reader's own.
 
 A worker that did not answer is in ``workers`` too if its table of requests can be read: with ``"source": "table"``
 and no frames, or with ``"source": "faulthandler"`` if it was proven stalled and asked for its stacks. Its ``state``
@@ -64,9 +65,17 @@ def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour:
 
     palette = COLOURED if colour else PLAIN
     separator: tuple[str, ...] = ()
-    for snapshot in _snapshots(found):
+    for answer in found.answers:
+        if answer.snapshot is None:
+            continue
         yield from separator
-        yield from lines(snapshot, all_threads=all_threads, older_seconds=older_seconds, palette=palette)
+        yield from lines(
+            answer.snapshot,
+            all_threads=all_threads,
+            older_seconds=older_seconds,
+            palette=palette,
+            other_uid=answer.other_uid,
+        )
         separator = ("",)
 
 
@@ -74,9 +83,18 @@ def _uwsgi(found: Survey, older_seconds: float | None) -> bytes:
     from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
     return b"".join(
-        uwsgi.encode(_request_for_stack(stack, snapshot) for stack in _older(snapshot, older_seconds).stacks)
-        for snapshot in _snapshots(found)
+        uwsgi.encode(
+            _named_for_user(_request_for_stack(stack, answer.snapshot), answer.other_uid)
+            for stack in _older(answer.snapshot, older_seconds).stacks
+        )
+        for answer in found.answers
+        if answer.snapshot is not None
     )
+
+
+def _named_for_user(stack: Stack, other_uid: int | None) -> Stack:
+    """Put another user's uid into the name of a thread: uWSGI's text has no other place for it."""
+    return stack if other_uid is None else stack._replace(name=f"{stack.name} (uid {other_uid})")
 
 
 def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
@@ -110,6 +128,7 @@ def _unanswered(answer: Answer) -> dict[str, object]:
         "pid": answer.pid,
         "reason": answer.error.reason,
         "state": answer.state,
+        "other_uid": answer.other_uid,
     }
 
 

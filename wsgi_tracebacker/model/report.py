@@ -136,3 +136,5 @@ class Postmortem(NamedTuple):
     stacks: str | None
     #: When the last of them was written; None where there are none, or that is not known.
     stacks_written_at: float | None = None
+    #: The user whose file it is, as a reader found it; None in the file itself.
+    uid: int | None = None

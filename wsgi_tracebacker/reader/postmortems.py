@@ -99,7 +99,7 @@ def find(
             faults.append(f"{file.path}: {reason}")
             continue
         if read is not None:
-            postmortems.append(read)
+            postmortems.append(read._replace(uid=owner))
     faults += [
         f"{count} files of uid {uid} are left out: of one user no more than {MAX_USER_BYTES >> 20} MiB are read"
         for uid, count in sorted(left_out.items())

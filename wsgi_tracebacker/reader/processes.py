@@ -124,6 +124,16 @@ class Processes:
         except (IndexError, KeyError, ValueError):
             return None
 
+    def pid_inside(self, pid: int) -> int:
+        """The pid that a process has in its own pid namespace; ``pid`` where ``/proc`` does not say."""
+        inside = proc.status(self._folder(pid)).get("NSpid", "").split()
+        return int(inside[-1]) if inside and inside[-1].isdigit() else pid
+
+    def has_same_users(self, pid: int) -> bool:
+        """Whether a uid means the same user for that process as here; so too where ``/proc`` does not say."""
+        users = proc.read(f"{self._folder(pid)}/uid_map")
+        return not users or users == proc.read(f"{self._root}/self/uid_map")
+
     def may_be_signalled_by(self, pid: int, uid: int) -> bool:
         """Whether that user may signal a process, by the rule of kill(2).
 

@@ -16,8 +16,10 @@ from wsgi_tracebacker.errors import (
     WorkerDead,
     WorkerTimedOut,
     WorkerUnreachable,
+    WrongCard,
+    WrongPeer,
 )
-from wsgi_tracebacker.reader import client, reply
+from wsgi_tracebacker.reader import client, peer_check, reply
 from wsgi_tracebacker.reader.discovery import MAX_USER_WORKERS, Target, find
 from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 #: answers in milliseconds. A worker whose table can be shown instead has one second.
 DEFAULT_SECONDS = 5.0
 DEFAULT_TABLE_SECONDS = 1.0
+
+#: The errors of a worker that may be restarting just now.
+_PASSING = (WorkerDead, WrongCard)
 
 #: A worker that restarts removes its predecessor's socket and binds its own within this.
 _RETRY_SECONDS = 0.05
@@ -47,6 +52,8 @@ class Answer(NamedTuple):
     #: From the snapshot, the card or the kernel.
     number: int | None
     pid: int | None
+    #: The user whose process it is, or else whose socket or card; None if that is the reader's own.
+    other_uid: int | None = None
 
 
 class Survey(NamedTuple):
@@ -83,7 +90,7 @@ def survey(
         again = {
             path: target
             for path, target in targets.items()
-            if path not in answers or answers[path].target != target or isinstance(answers[path].error, WorkerDead)
+            if path not in answers or answers[path].target != target or isinstance(answers[path].error, _PASSING)
         }
         answers |= interview.ask(again)
         answers = {path: answers[path] for path in targets}
@@ -163,7 +170,8 @@ class _Interview:
         if answer.target.inode is None:
             return answer.state != DEAD
         if not isinstance(answer.error, WorkerDead):
-            return False
+            # A card that names another process may be the predecessor's.
+            return isinstance(answer.error, WrongCard)
         # Its socket was removed after it was listed, or its successor does not listen yet.
         return not os.path.exists(answer.target.socket) or self._standing(answer.target) == SAME
 
@@ -191,14 +199,15 @@ class _Interview:
             return self._unanswered(target, outcome)
         try:
             snapshot = reply.snapshot(outcome, taken_at, without_stacks=self._without_stacks)
+            peer_check.check(outcome, snapshot.worker, target.card, self._processes)
         except BadReply as error:
             return self._unanswered(target, client.Failure(error, outcome.peer_pid))
-        worker = snapshot.worker
+        worker, uid = snapshot.worker._replace(uid=outcome.peer_uid), _other(outcome.peer_uid)
         if worker.number is None:
             worker = worker._replace(number=target.number)
         if worker.started_at is None and worker.pid is not None:
             worker = worker._replace(started_at=self._processes.started_at(worker.pid))
-        return Answer(target, ALIVE, snapshot._replace(worker=worker), None, worker.number, worker.pid)
+        return Answer(target, ALIVE, snapshot._replace(worker=worker), None, worker.number, worker.pid, uid)
 
     def _unanswered(self, target: Target, failure: client.Failure) -> Answer:
         error, findings = failure.error, failure.findings
@@ -209,7 +218,7 @@ class _Interview:
         state = UNKNOWN
         if isinstance(error, WorkerDead):
             state = DEAD
-        elif standing == GONE and not isinstance(error, PermissionDenied):
+        elif standing == GONE and not isinstance(error, (PermissionDenied, WrongPeer)):
             state = DEAD
             error = WorkerDead("its process has ended, though something still holds its socket open")
         elif findings is not None:
@@ -220,7 +229,7 @@ class _Interview:
             if pid is not None and (target.card is None or standing == SAME):
                 found = self._processes.state(pid, threads=True)
                 state = found if found in (STOPPED, DISK_WAIT) else BUSY
-        return Answer(target, state, snapshot, error, target.number, pid)
+        return Answer(target, state, snapshot, error, target.number, pid, _other(target.owner))
 
     def _without_socket(self, target: Target) -> Answer:
         card = target.card
@@ -238,9 +247,13 @@ class _Interview:
             )
         else:
             state, error = DEAD, WorkerDead("its process has ended")
-        return Answer(target, state, None, error, card.number, card.pid)
+        return Answer(target, state, None, error, card.number, card.pid, _other(target.owner))
 
     def _standing(self, target: Target) -> str:
         if target.card is None or target.card_owner is None:
             return UNKNOWN
         return self._processes.standing(target.card, target.card_owner)
+
+
+def _other(uid: int) -> int | None:
+    return None if uid == os.geteuid() else uid

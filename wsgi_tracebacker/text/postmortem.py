@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.text.units import OTHER_USER, plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 _TICK_SECONDS = 0.01
 
 
-def lines(postmortem: Postmortem) -> Iterator[str]:
-    """The whole postmortem: the worker, its requests, its last stacks."""
+def lines(postmortem: Postmortem, *, own_uid: int | None = None) -> Iterator[str]:
+    """The whole postmortem: the worker, its requests, its last stacks; marked if it is not of ``own_uid``."""
     unlisted, torn = postmortem.unlisted_requests, postmortem.torn_requests
     count = len(postmortem.requests) + unlisted + torn
     died = f"died with {plural(count, 'request')} in flight" if count else "may have died with requests in flight"
     last = f", its last request began {_time(postmortem.last_written_at)}" if count else ""
-    yield f"worker {postmortem.number}, pid {postmortem.pid}, {died}; started {_time(postmortem.started_at)}{last}"
+    whose = "" if postmortem.uid in (None, own_uid) else f", {OTHER_USER} {postmortem.uid}"
+    who = f"worker {postmortem.number}, pid {postmortem.pid}{whose}"
+    yield f"{who}, {died}; started {_time(postmortem.started_at)}{last}"
     for request in postmortem.requests:
         facts = [f"core {request.core}", f"since {_time(request.started_at)}"]
         if request.request_id:

@@ -12,7 +12,7 @@ from wsgi_tracebacker.model.questions import in_flight, is_serving
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.palette import PLAIN, Palette
-from wsgi_tracebacker.text.units import duration, plural
+from wsgi_tracebacker.text.units import OTHER_USER, duration, plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -44,13 +44,15 @@ def lines(
     all_threads: bool = False,
     older_seconds: float | None = None,
     palette: Palette = PLAIN,
+    other_uid: int | None = None,
 ) -> Iterator[str]:
     """One worker: its heading, the requests it serves, the longest first, and a count of its other threads.
 
     ``all_threads`` shows those threads as well; ``older_seconds`` leaves out requests that are younger.
+    ``other_uid`` is the user of a worker that is not the reader's own.
     """
     sorted_out = _sort_out(snapshot, older_seconds)
-    yield heading(snapshot, palette)
+    yield heading(snapshot, palette, other_uid)
     for stack in snapshot.stacks:
         if stack.hub is not None:
             yield f"  {_hub(stack.hub, snapshot, palette)}"
@@ -67,11 +69,12 @@ def lines(
         yield "  " + palette.paint(palette.quiet, counted)
 
 
-def heading(snapshot: Snapshot, palette: Palette = PLAIN) -> str:
+def heading(snapshot: Snapshot, palette: Palette = PLAIN, other_uid: int | None = None) -> str:
     """The line that says who a worker is."""
     worker = snapshot.worker
     name = "worker" if worker.number is None else f"worker {worker.number}"
-    facts = [f"pid {worker.pid}" if worker.pid is not None else None, worker.server, worker.application]
+    facts = [f"pid {worker.pid}" if worker.pid is not None else None]
+    facts += [f"{OTHER_USER} {other_uid}" if other_uid is not None else None, worker.server, worker.application]
     if worker.started_at is not None:
         facts.append(f"up {duration(snapshot.taken_at - worker.started_at)}")
     facts.append(f"{in_flight(snapshot)} in flight")

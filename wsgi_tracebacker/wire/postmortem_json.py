@@ -40,6 +40,7 @@ _POSTMORTEM = Record(
     Key("unrecorded_cores", INTEGER),
     Key("stacks", TEXT, None),
     Key("stacks_written_at", NUMBER, None),
+    Key("uid", INTEGER, None),
 )
 
 

@@ -235,7 +235,7 @@ def test_read_json_is_one_document(asked: Asked) -> None:
     assert document["schema"] == 1
     assert document["workers"] == [json.loads(documents.encode(SNAPSHOT))]
     assert document["unanswered"] == [
-        {"number": 2, "socket": "/run/tb2", "pid": 43, "reason": "timed out", "state": "busy"}
+        {"number": 2, "socket": "/run/tb2", "pid": 43, "reason": "timed out", "state": "busy", "other_uid": None}
     ]
 
 
@@ -347,6 +347,7 @@ def test_list_json_has_the_same_facts(asked: Asked) -> None:
         "requests_in_flight": 2,
         "oldest_request_seconds": 20.0,
         "reason": None,
+        "other_uid": None,
     }
     assert (busy["state"], busy["reason"], busy["requests_in_flight"]) == ("busy", "timed out", None)
 

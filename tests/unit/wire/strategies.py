@@ -161,6 +161,7 @@ postmortems = st.builds(
     unlisted_requests=_counts,
     torn_requests=_counts,
     unrecorded_cores=_counts,
+    uid=st.none() | _counts,
     stacks=optional_texts,
     stacks_written_at=st.none() | numbers,
 )
