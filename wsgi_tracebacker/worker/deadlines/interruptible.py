@@ -171,9 +171,13 @@ class _GuardedBody:
         # The application's __iter__ is called here and not for the first chunk, where a StopIteration out of it would
         # look like the end of the body. If it is interrupted, the first __next__ ends the response.
         call = self._call
-        if call.core.interrupt_token != call.token and call.guarded(iter, (self._iterable,)):
-            self._next = call.results.pop().__next__
-        return self
+        if call.core.interrupt_token == call.token or not call.guarded(iter, (self._iterable,)):
+            return self
+        iterator = call.results.pop()
+        # Whoever calls iter() on an iterator, as chain() does, goes on with it. iter() of this body begins anew.
+        body = self if iterator is self._iterable else _GuardedBody(call, iterator)
+        body._next = iterator.__next__  # noqa: SLF001  (of this class)
+        return body
 
     def __getattr__(self, name: str) -> Any:
         if name in _GuardedBody.__slots__:

@@ -336,3 +336,24 @@ def test_what_the_server_refuses_to_start_is_closed(base: str) -> None:
     with pytest.raises(AssertionError, match="bad header"):
         wrapped(application, base)({**environ(), "wsgi.file_wrapper": File}, refuse)
     assert file.closed == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_an_iterator_of_a_body_goes_on_where_it_stands(times: int, base: str) -> None:
+    """``iter()`` of an iterator gives that iterator, as ``itertools.chain()`` expects; of the body, a new one."""
+
+    class Page:
+        def __iter__(self) -> Iterator[bytes]:
+            yield from (b"one", b"two", b"three")
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> Page:
+        start_response(*OK)
+        return Page()
+
+    body = wrapped(application, base)(environ(), serve(application).start_response())
+    iterator = iter(body)
+    read = [next(iterator)]
+    for _ in range(times):
+        iterator = iter(iterator)
+    assert read + list(iterator) == list(body) == [b"one", b"two", b"three"]
+    body.close()  # type: ignore[attr-defined]
