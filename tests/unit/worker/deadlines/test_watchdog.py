@@ -200,10 +200,16 @@ def test_summaries_add_up(storm: list[tuple[int, float]]) -> None:
 
 def test_what_was_counted_is_logged_at_the_end(base: str, logged: Logged) -> None:
     """A worker that stops within the minute logs its summaries."""
-    until = [0.0]
-    application = TracebackerMiddleware(hanging_until(lambda: time.monotonic() > until[0]), base, slow=0.05)
+
+    def is_sampled() -> bool:
+        [own] = agent._agents.values()
+        dog = own.deadlines.watchdog
+        return dog is not None and any(
+            slow.core.started == slow.token and slow._last_sample is not None for slow in list(dog._slow.values())
+        )
+
+    application = TracebackerMiddleware(hanging_until(is_sampled), base, slow=0.05)
     for _ in range(3):
-        until[0] = time.monotonic() + 0.2
         serve(application)
     [own] = agent._agents.values()
     dog = own.deadlines.watchdog
