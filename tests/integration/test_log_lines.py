@@ -169,6 +169,48 @@ def test_a_process_that_ends_right_after_a_warning_has_logged_it(end: str) -> No
     assert ended.stderr.count("logged wsgi_tracebacker: a warning after our own end") == 1
 
 
+_ENDS_WHILE_LOGGING_HANGS = """
+import logging, logging.handlers, sys, threading
+from tests.integration.test_log_lines import Hanging
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.worker.reporting import faults
+hanging = Hanging()
+hanging.let_go.wait = lambda _: threading.Event().wait()
+closed = logging.StreamHandler()
+closed.close = lambda: print("the other handler is closed", flush=True)
+logging.getLogger().addHandler(closed)
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "hang"),
+    [
+        ("hanging", ["Hanging"]),
+        ("logging.handlers.MemoryHandler(1, target=hanging)", ["Hanging", "MemoryHandler"]),
+    ],
+    ids=["", "inside another"],
+)
+@pytest.mark.parametrize("end", ["sys.exit(3)", "faults.warn_once('late', 'a later line'); sys.exit(3)"])
+def test_a_handler_that_hangs_does_not_keep_the_process_from_ending(handler: str, hang: list[str], end: str) -> None:
+    """``logging.shutdown()`` closes the other handlers; the lines, and what was left out, are on stderr."""
+    start = """
+wrapped = TracebackerMiddleware(lambda environ, start_response: [b""], "/nonexistent/tb")
+wrapped({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)
+assert hanging.has_begun.wait(30)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{_ENDS_WHILE_LOGGING_HANGS}logging.getLogger().addHandler({handler})\n{start}{end}"],
+        cwd=PROJECT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (3, "the other handler is closed\n"), ended.stderr
+    assert [name for name in ("Hanging", "MemoryHandler") if f"{name} hangs and is not closed" in ended.stderr] == hang
+    assert ("a later line" in ended.stderr) == ("late" in end)
+
+
 @pytest.mark.parametrize("fork", [os.fork, fork_without_our_hook])
 def test_a_forked_child_logs_its_own(fork: Callable[[], int], base: str, handler: Hanging) -> None:
     """Its parent's thread was in the handler when it was forked: the child's warnings are logged nevertheless."""

@@ -89,6 +89,19 @@ def _has_handler(logger: logging.Logger) -> bool:
     return False
 
 
+def leave_out_of_shutdown(ident: int) -> None:
+    """Remove the handlers in which a thread of ours hangs from the list of those that ``logging.shutdown()`` closes.
+
+    It would wait for their locks, and the process would never end. Nothing else that the process shares is changed.
+    """
+    for reference in tuple(logging._handlerList):  # type: ignore[attr-defined]  # noqa: SLF001
+        handler = reference()
+        # Only its text says who holds an RLock.
+        if handler is not None and f" owner={ident} " in repr(handler.lock):
+            logging._handlerList.remove(reference)  # type: ignore[attr-defined]  # noqa: SLF001
+            write_to_stderr(f"WARNING {PACKAGE}: the log handler {type(handler).__name__} hangs and is not closed")
+
+
 def write_to_stderr(text: str) -> None:
     """Write a line to descriptor 2: the application may have replaced ``sys.stderr``, or closed it."""
     try:

@@ -28,11 +28,14 @@ REPEAT_SECONDS = 60.0
 MAX_FULL_REPORTS = 20
 #: Reports that wait to be logged. With one more, the oldest is not logged; it is in the stacks file.
 _MAX_WAITING = 1_000
+#: How much longer a line may take at the end of the process.
+_LAST_LINE_SECONDS = 1.0
 #: Logging that takes longer hangs. A kill waits longer than this, so that its report is on stderr by then.
 HANGS_AFTER_SECONDS = 0.75
 
 # Bound when this module is loaded: applications patch these modules, and not only gevent and eventlet do.
 _allocate_lock = primitives.original("_thread", "allocate_lock")
+_get_ident = primitives.original("_thread", "get_ident")
 
 
 class Entry:
@@ -143,6 +146,8 @@ class Reporter:
         self._running_lock = _allocate_lock()
         #: Held while the second thread has a line, which is as long as the application's logging takes for it.
         self._logging_lock = _allocate_lock()
+        #: The second thread that held it last.
+        self._logging_ident = 0
 
     def begin(self, start_thread: Callable[..., object]) -> None:
         """Log on a thread from now on, because this process serves requests.
@@ -154,7 +159,10 @@ class Reporter:
 
     def post(self, entry: Entry) -> Entry:
         """Have a line logged; returns at once."""
-        if self._start_thread is None:
+        if self._start_thread is None and self._logging_lock.locked():
+            # Only after end(): this thread would wait for the lock of the handler that hangs.
+            entry.give_up("logging hangs")
+        elif self._start_thread is None:
             entry.log()
         else:
             self._waiting.append(entry)
@@ -177,6 +185,10 @@ class Reporter:
         """Flush, because the process ends. A later line is logged by the thread that posts it, as before begin()."""
         self.flush(timeout_seconds)
         self._start_thread = None
+        if self._logging_lock.acquire(timeout=_LAST_LINE_SECONDS):
+            self._logging_lock.release()
+        else:
+            logs.leave_out_of_shutdown(self._logging_ident)
 
     def _start(self) -> None:
         """Start the thread, if lines wait and it does not run. Never waits for the lock: a signal handler may post."""
@@ -227,6 +239,7 @@ class Reporter:
 
     def _log(self, entry: Entry) -> None:
         # SystemExit, too: if a handler raises, the line was not logged, and nothing else happens.
+        self._logging_ident = _get_ident()
         with contextlib.suppress(BaseException):
             entry.log()
         self._logging_lock.release()
