@@ -23,6 +23,9 @@ _CLOCK_SLACK_SECONDS = 0.05
 #: Decoding them takes quadratic time (measured: 400 KB in 4.6 s), and no program is written in them.
 _SLOW_ENCODINGS = ("punycode", "idna")
 
+#: Files with these names are Python code.
+_PYTHON_SUFFIXES = (".py", ".pyw")
+
 #: PEP 263.
 _ENCODING_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
 
@@ -42,6 +45,19 @@ class SourceFile:
         if 1 <= lineno <= len(self._lines):
             return self._lines[lineno - 1].rstrip()[:_MAX_LINE_CHARACTERS]
         return None
+
+    def line_of(self, filename: str, function: str, lineno: int) -> str | None:
+        """A line of a function; None if the file has no such line, or is not the Python code that runs.
+
+        Templates are compiled to Python code that has the template's file name, but functions and lines of its own. So
+        a file that is not named like Python must define the function at that line or above it.
+        """
+        name = function.rpartition(".")[2]
+        if not filename.endswith(_PYTHON_SUFFIXES) and name.isidentifier():
+            definition = re.compile(rf"\b(?:def|class)\s+{name}\b")
+            if not any(definition.search(line) for line in self._lines[:lineno]):
+                return None
+        return self.line(lineno)
 
     def is_newer_than(self, process_started_at: float | None) -> bool:
         """Whether the file was changed after a process started: that process may run other lines."""

@@ -45,9 +45,10 @@ class Sources:
         file = self._files[frame.filename]
         if file is None or frame.lineno is None:
             return frame
-        return frame._replace(
-            source=file.line(frame.lineno), source_changed=file.is_newer_than(self._process_started_at)
-        )
+        source = file.line_of(frame.filename, frame.function, frame.lineno)
+        if source is None:
+            return frame
+        return frame._replace(source=source, source_changed=file.is_newer_than(self._process_started_at))
 
     def _read(self, filename: str) -> SourceFile | None:
         if not filename or filename.startswith("<"):

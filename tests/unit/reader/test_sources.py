@@ -18,7 +18,7 @@ NOBODY = Identity(65534, 65534, ())
 
 
 def shown(filename: str, identity: Identity = OURS, started_at: float | None = None, cwd: str = "/") -> Frame:
-    (frame,) = Sources(identity, cwd, started_at).fill_in(Stack("x", frames=(Frame(filename, 2, "f"),))).frames
+    (frame,) = Sources(identity, cwd, started_at).fill_in(Stack("x", frames=(Frame(filename, 2, "<module>"),))).frames
     return frame
 
 
@@ -30,6 +30,13 @@ def test_a_line_is_read_by_its_number(tmp_path: Path) -> None:
     assert shown("a.py", cwd=str(tmp_path)).source == "    zwö"
     assert not shown(str(file), started_at=file.stat().st_mtime + 1).source_changed
     assert shown(str(file), started_at=file.stat().st_mtime - 1).source_changed
+
+
+def test_a_template_has_no_line_of_the_code_that_it_was_compiled_to(tmp_path: Path) -> None:
+    """faulthandler names the template's file, and the function and line of the generated code."""
+    (tmp_path / "page.html").write_text("<html>\n<p>unrelated</p>\n", encoding="utf-8")
+    (frame,) = Sources(OURS, str(tmp_path), None).fill_in(Stack("x", frames=(Frame("page.html", 2, "root"),))).frames
+    assert (frame.lineno, frame.source) == (2, None)
 
 
 def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:

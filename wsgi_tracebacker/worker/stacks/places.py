@@ -83,13 +83,14 @@ class Places:
         source_file = files[filename]
         source = None
         source_changed = False
+        function = getattr(code, "co_qualname", code.co_name)  # co_qualname: 3.11 and up
         if source_file is not None and lineno is not None:
-            source = source_file.line(lineno)
-            source_changed = source_file.is_newer_than(self._process_started_at)
+            source = source_file.line_of(filename, function, lineno)
+            source_changed = source is not None and source_file.is_newer_than(self._process_started_at)
         return Frame(
             filename=filename,
             lineno=lineno,
-            function=getattr(code, "co_qualname", code.co_name),  # co_qualname: 3.11 and up
+            function=function,
             source=source,
             end_lineno=end_lineno,
             column=column,
