@@ -61,13 +61,14 @@ class Agent:
         self._lifecycle = Lifecycle(self._end)
         self.cores = Cores(self._primitives.allocate_lock)
         self._hubs = hubs.Hubs()
+        self._places = places.Places(self._identity.started_at)
         self.admission = Admission(self.cores, self._hubs.note)
         self.presence = Presence(self._identity, settings, self.cores, self.own_threads)
         self.listener: Listener | None = None
         self.answers = Answers(
             identity=self._identity,
             cores=self.cores,
-            snapshots=snapshot.Snapshots(self.cores, self._hubs, places.Places(self._identity.started_at)),
+            snapshots=snapshot.Snapshots(self.cores, self._hubs, self._places),
             own_threads=self.own_threads,
             worker_number=self.presence.number,
             listener=lambda: self.listener,
@@ -136,7 +137,7 @@ class Agent:
             reporter=self._reporter,
             stacks_file=self.presence.stacks_file,
             table=self.presence.table,
-            places=places.Places(self._identity.started_at),
+            places=self._places,
             worker_number=self.presence.number,
             hubs=self._hubs,
         )

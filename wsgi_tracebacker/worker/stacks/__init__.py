@@ -1,1 +1,1 @@
-"""Where each thread is: the walk over all frames, their places in the source, and the snapshot."""
+"""Finds where each thread and greenlet is: walks all frames, resolves them to source lines, makes snapshots."""

@@ -1,13 +1,13 @@
-"""Greenlets that serve requests: which one calls, which one runs in its thread, and where the others stand.
+"""Finds the stacks of greenlets that serve requests.
 
-Many requests share one thread there: one of their greenlets runs and the others are suspended. Never searches the heap
-for greenlets: each request notes the one that serves it.
+Many requests share a thread there: one of their greenlets runs, the others are suspended. The heap is never searched
+for greenlets: each core refers to the one that serves its request.
 
 Measured on greenlet 3.5:
 
-- ``sys._current_frames()`` has one stack for the thread of a hub, that of the greenlet that runs.
-- ``gr_frame`` of a suspended greenlet is its innermost frame, readable from another thread; of one that runs, and of
-  one that has ended, it is None; only one that lives is true as a condition.
+- ``sys._current_frames()`` has the stack of the running greenlet for the thread of a hub.
+- ``gr_frame`` of a suspended greenlet is its innermost frame, also if another thread reads it. It is None if the
+  greenlet runs or has ended. ``bool(greenlet)`` is false if it has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.stacks.hubs import Hub
     from wsgi_tracebacker.worker.tracking.core import Core
 
-#: What a core's greenlet is doing.
+#: The state of a core's greenlet.
 RUNNING, SUSPENDED = "running", "suspended"
 
 
@@ -37,7 +37,7 @@ def walk_with(
     only: Collection[int] | None = None,
     hubs: Iterable[Hub] = (),
 ) -> walk.Walked:
-    """The stacks of all threads (or only of some), and of the greenlets of these cores and hubs, at one instant."""
+    """Walk the stacks of all threads (or only of some), and of the greenlets of these cores and hubs."""
     hubs = list(hubs)
     served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
     there = [(core, greenlet) for core, greenlet in served if greenlet is not None]

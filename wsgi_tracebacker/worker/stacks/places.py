@@ -1,6 +1,6 @@
-"""What a place in the code looks like: its line, its source, and its text in each format.
+"""Turns places in the code into frames with their source lines, ready for each format, and caches them.
 
-A place is a code object and an instruction in it. What it looks like never changes, so it is made once and kept.
+A place is a code object and an instruction in it. Its frame never changes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux.source import open_and_read
 from wsgi_tracebacker.model.snapshot import Frame
-from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
+from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.worker.stacks.walk import RawStack
 
-#: Frames of one stack that are shown. CPython's own limit is 1,000; an application that raises it to a million must
-#: not make a dump of a gigabyte. Above it the middle is left out: both ends of a runaway recursion matter.
+#: The most frames of one stack that are shown. CPython's recursion limit is 1,000; if an application raises it to a
+#: million, a dump must not take a gigabyte. Of a longer stack the middle is left out: both ends of a runaway recursion
+#: matter.
 MAX_FRAMES = 1_200
 _OUTERMOST_KEPT = 200
 
-#: Different places in the code that are remembered, at about 1 KB each. When full, all are forgotten at once: simpler
-#: than an order of use, and an application has some hundred places where it ever waits.
+#: The size of the cache, at about 1 KB a place. A full cache is emptied: that is simpler than an order of use, and an
+#: application waits in some hundred places.
 MAX_CACHED_PLACES = 8_192
 
 
@@ -37,14 +37,14 @@ MAX_CACHED_PLACES = 8_192
 class Place:
     """One place in the code, ready for every format."""
 
-    code: CodeType  # held, so that its id() stays its own
+    code: CodeType  # kept alive, so that no other code object gets its id()
     frame: Frame
     text: bytes
     json: str
 
 
 class Places:
-    """What each place in the code looks like, made once; twice, if two threads want it at the same time."""
+    """The cache of places. Two threads may make the same place at the same time; that does no harm."""
 
     def __init__(self, process_started_at: float | None) -> None:
         """``process_started_at``: Unix seconds; a source file newer than that is marked as changed."""
@@ -52,10 +52,9 @@ class Places:
         self._places: dict[tuple[int, int], Place] = {}
 
     def resolve(self, stack: RawStack, files: dict[str, SourceFile | None]) -> tuple[list[Place], int]:
-        """The places of a stack, outermost first, and how many were left out of its middle.
+        """Return the places of a stack, outermost first, and how many were left out of its middle.
 
-        ``files`` holds the source files that one snapshot has read so far: each is read at most once in it, and
-        forgotten with it.
+        ``files``: the source files that this snapshot has read so far; each is read once for it.
         """
         omitted = max(0, len(stack) - MAX_FRAMES)
         if omitted:
@@ -64,12 +63,12 @@ class Places:
         return [known((id(code), lasti)) or make(code, lasti, files) for code, lasti in reversed(stack)], omitted
 
     def place(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Place:
-        """One place of a stack."""
+        """Return one place of a stack."""
         return self._places.get((id(code), lasti)) or self._make(code, lasti, files)
 
     def _make(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Place:
         frame = self._frame(code, lasti, files)
-        place = Place(code, frame, uwsgi_format.frame_text(frame).encode("utf-8"), json_format.frame_json(frame))
+        place = Place(code, frame, uwsgi_text.frame_text(frame).encode("utf-8"), snapshot_json.frame_json(frame))
         if len(self._places) >= MAX_CACHED_PLACES:
             self._places.clear()
         self._places[(id(code), lasti)] = place
@@ -100,7 +99,7 @@ class Places:
 
 
 def position(code: CodeType, lasti: int) -> tuple[int | None, int | None, int | None, int | None]:
-    """Line, end line, column and end column of the instruction at a byte offset."""
+    """Return line, end line, column and end column of the instruction at a byte offset."""
     if sys.version_info >= (3, 11):
         if lasti >= 0:
             for found in islice(code.co_positions(), lasti // 2, lasti // 2 + 1):
@@ -115,9 +114,10 @@ def position(code: CodeType, lasti: int) -> tuple[int | None, int | None, int | 
 
 
 def read_source(filename: str) -> SourceFile | None:
-    """Read a source file, or None where there is none.
+    """Read a source file; None if there is none.
 
-    Not ``linecache``: its checkcache() stats every file for every dump, and each stat gives up a contended GIL.
+    Not with ``linecache``: its checkcache() calls stat for every file of every dump, and each stat releases a contended
+    GIL.
     """
     for path in _candidates(filename):
         found = open_and_read(path)
@@ -131,7 +131,7 @@ def _candidates(filename: str) -> Iterable[str]:
         return
     yield filename
     if not os.path.isabs(filename):
-        # Compiled with a relative path (uWSGI does it) in a process that has changed its folder since.
+        # Compiled with a relative path (as uWSGI does) in a process that has changed its folder since.
         for folder in sys.path:
             if type(folder) is str:
                 yield os.path.join(folder, filename)

@@ -1,7 +1,7 @@
-"""Takes a snapshot: all stacks of this process at one instant, each with the request that it serves.
+"""Takes snapshots: all stacks of this process at one instant, each with the request that it serves.
 
-In four steps: walk all stacks, describe the requests in flight, look up what each place in the code looks like, encode.
-Whoever asks hands down who this worker is and which threads are ours: nothing here calls back.
+There are four steps: walk all stacks, describe the requests in flight, resolve the places in the code, encode. The
+caller passes in who this worker is and which threads are ours.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import Snapshot, Stack
-from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
+from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
 from wsgi_tracebacker.worker.stacks import greenlets, walk
 from wsgi_tracebacker.worker.tracking.cores import known_thread
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
 
-#: Threads whose state and wait channel are read, those with the oldest requests first. Each takes six system calls,
-#: some 20 µs, and the GIL is released in all of them: beside busy threads that is what a snapshot waits for.
+#: The number of threads whose state and wait channel are read, those with the oldest requests first. Each takes six
+#: system calls, some 20 µs, which release the GIL: beside busy threads a snapshot spends most of its time there.
 MAX_KERNEL_VIEWS = 64
 
 
 class _Entry(NamedTuple):
-    """One thread or greenlet, as it is shown."""
+    """One thread or greenlet of a snapshot."""
 
     core: Core | None
     ident: int
@@ -49,8 +48,8 @@ class _Entry(NamedTuple):
     hub: Hub | None = None
 
     @property
-    def on_cpu_as(self) -> int | None:
-        """The native id under which the kernel knows it; None for a suspended greenlet: the thread is another's."""
+    def kernel_id(self) -> int | None:
+        """The native id of the thread that runs it; None for a suspended greenlet: its thread runs another one."""
         return None if self.greenlet == greenlets.SUSPENDED else self.native_id
 
 
@@ -65,39 +64,39 @@ class Snapshots:
         self.taken = 0
 
     def text(self, own_idents: Collection[int]) -> bytes:
-        """All stacks, as uWSGI writes them. ``own_idents``: the threads of ours, which are not shown."""
+        """Return all stacks in uWSGI's format. ``own_idents``: our own threads, which are left out."""
         self.taken += 1
         cores, hubs = self._cores.all(), self._hubs.all()
         walked = _walk(cores, hubs, own_idents)
         files: dict[str, SourceFile | None] = {}
-        blocks = [uwsgi_format.HEADER]
+        blocks = [uwsgi_text.HEADER]
         for entry in sorted(_entries(walked, cores, hubs), key=_cores_first):
-            # uWSGI says nothing of a thread without Python frames; of a core whose thread is shown once, neither.
+            # uWSGI's format has no threads without frames. Of cores that share a thread, only one has the stack.
             if entry.stack:
                 frames, _ = self._places.resolve(entry.stack, files)
-                line_start = uwsgi_format.line_start(self._name(entry))
-                blocks.append(uwsgi_format.block(line_start, [place.text for place in frames]))
+                line_start = uwsgi_text.line_start(self._name(entry))
+                blocks.append(uwsgi_text.block(line_start, [place.text for place in frames]))
         return b"".join(blocks)
 
     def json(self, own_idents: Collection[int], worker: Worker) -> bytes:
-        """All stacks with their requests, as JSON. ``worker``: what it says of itself, but for what is in flight."""
+        """Return all stacks with their requests as JSON. ``worker`` is completed by what is in flight."""
         self.taken += 1
         cores, hubs = self._cores.all(), self._hubs.all()
         tokens = [(core, core.started) for core in cores]
         now_monotonic, now_unix = monotonic(), unix_time()
         walked = _walk(cores, hubs, own_idents)
 
-        # Described before anything is read that releases the GIL: a thread may end then, and its row be another's.
+        # Before anything is read that releases the GIL: a thread may end then, and another thread get its row.
         in_flight, last_ones = _describe(tokens, now_monotonic, now_unix)
         hub_states = {hub: hub.state(now_monotonic) for hub in hubs}
         cores.sort(key=lambda core: -in_flight[core].age_seconds if core in in_flight else 0.0)
         entries = _entries(walked, cores, hubs)
-        views = _kernel_views(entry.on_cpu_as for entry in entries)
+        views = _kernel_views(entry.kernel_id for entry in entries)
 
         files: dict[str, SourceFile | None] = {}
         documents = []
         for entry in sorted(entries, key=_cores_first):
-            core, view = entry.core, views[entry.on_cpu_as]
+            core, view = entry.core, views[entry.kernel_id]
             frames, omitted = self._places.resolve(entry.stack, files)
             stack = Stack(
                 name=self._name(entry),
@@ -115,21 +114,21 @@ class Snapshots:
                 greenlet=entry.greenlet,
                 hub=hub_states[entry.hub] if entry.hub is not None else None,
             )
-            documents.append(json_format.stack_json(stack, [place.json for place in frames]))
+            documents.append(snapshot_json.stack_json(stack, [place.json for place in frames]))
         worker = worker._replace(
             requests_in_flight=len(in_flight),
             oldest_request_seconds=max((request.age_seconds for request in in_flight.values()), default=None),
         )
-        return json_format.snapshot_bytes(Snapshot(worker, now_unix, ()), documents)
+        return snapshot_json.snapshot_bytes(Snapshot(worker, now_unix, ()), documents)
 
     def _name(self, entry: _Entry) -> str:
         core = entry.core
-        # A body that another thread reads is shown where it is read; the thread that has the core's name is shown too.
+        # A body that another thread reads is shown as that thread; the core's own thread is shown as well.
         if core is not None and core.ident == entry.ident:
             return self._cores.name_of(core)
         thread = entry.thread
         if thread is None and entry.native_id == os.getpid():
-            # gevent files it under its own ident.
+            # gevent registers the main thread under another ident.
             thread = main_thread()
         return thread.name if thread is not None else f"Thread-{entry.ident}"
 
@@ -144,7 +143,7 @@ def _walk(cores: Collection[Core], hubs: Collection[Hub], own_idents: Collection
 def _describe(
     tokens: Iterable[tuple[Core, float]], now_monotonic: float, now_unix: float
 ) -> tuple[dict[Core, Request], dict[Core, LastRequest | None]]:
-    """Of each core: the request in flight that began with this token, or else the request before."""
+    """Return the request of each core that started with this token and is still in flight, else its last request."""
     in_flight, last_ones = {}, {}
     for core, token in tokens:
         # A request belongs to the stack only if it was in flight before the walk and still is after it.
@@ -157,13 +156,13 @@ def _describe(
 
 
 def _entries(walked: walk.Walked, cores: Iterable[Core], hubs: Iterable[Hub]) -> list[_Entry]:
-    """One for each core, each hub, and each thread besides. Of cores that share a thread, the first has its stack."""
+    """Make an entry for each core, hub, and other thread. Of cores that share a thread, the first has its stack."""
     left = dict(walked.threads)
     entries = []
     for core in cores:
         state = walked.state_of(core)
         if state is None:
-            # Overlapping bodies on one thread share its stack: the first one shows it.
+            # Bodies that overlap on one thread are cores that share its stack.
             ident = core.serving_ident()
             entries.append(_of_thread(core, ident, left.pop(ident, [])))
         else:
@@ -174,25 +173,25 @@ def _entries(walked: walk.Walked, cores: Iterable[Core], hubs: Iterable[Hub]) ->
         if hub.ident not in walked.threads:
             continue
         thread, runs = known_thread(hub.ident), left.pop(hub.ident, None)
-        # Nothing if the hub runs: then the thread's stack is its own.
-        waits = walked.hubs[hub.ident]
-        if runs is not None and waits:
-            # A greenlet that serves no request.
+        # Empty if the hub runs: then the thread's stack is the hub's.
+        suspended = walked.hubs[hub.ident]
+        if runs is not None and suspended:
+            # A greenlet runs that serves no request.
             entries.append(_Entry(None, hub.ident, hub.native_id, thread, runs, greenlets.RUNNING))
-        stack = waits or walked.threads[hub.ident]
+        stack = suspended or walked.threads[hub.ident]
         entries.append(_Entry(None, hub.ident, hub.native_id, thread, stack, None, hub))
     entries += [_of_thread(None, ident, stack) for ident, stack in left.items()]
     return entries
 
 
 def _cores_first(entry: _Entry) -> tuple[bool, int]:
-    """By core, then what serves nothing, in the order in which the interpreter has it."""
+    """Sort key: the cores by number, then the others in the interpreter's order."""
     core = entry.core
     return core is None, core.number or 0 if core is not None else 0
 
 
 def _kernel_views(native_ids: Iterable[int | None]) -> dict[int | None, kernel_threads.ThreadStatus]:
-    """What the kernel says of threads: of the first ones all, of the others their CPU time."""
+    """Read the state of the first MAX_KERNEL_VIEWS threads from the kernel, and only the CPU time of the others."""
     views: dict[int | None, kernel_threads.ThreadStatus] = {None: kernel_threads.ThreadStatus()}
     for native_id in native_ids:
         if native_id is None or native_id in views:
@@ -208,7 +207,7 @@ def _of_thread(core: Core | None, ident: int, stack: walk.RawStack) -> _Entry:
     if core is not None and core.ident == ident:
         return _Entry(core, ident, core.native_id, core.thread, stack)
     thread = known_thread(ident)
-    # After a fork in C, the main Thread object still has the master's.
+    # After a fork in C, the main Thread object still has the master's native id.
     native_id = os.getpid() if thread is main_thread() else getattr(thread, "native_id", None)
     return _Entry(core, ident, native_id, thread, stack)
 

@@ -1,7 +1,7 @@
-"""Walks all stacks at one instant: live frames become ``(code, lasti)`` pairs.
+"""Walks all stacks at one instant, and returns them as ``(code, lasti)`` pairs.
 
-Touches nothing on a frame but ``f_code``, ``f_lasti`` and ``f_back``: anything else can run code, pin locals, or crash
-a sampler of CPython 3.11. Refuses to know what a place in the code looks like, and which request a stack belongs to.
+Of a frame it reads only ``f_code``, ``f_lasti`` and ``f_back``: anything else can run code, keep locals alive, or crash
+a sampler of CPython 3.11.
 """
 
 from __future__ import annotations
@@ -19,36 +19,35 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.worker.tracking.core import Core
 
-#: A stack as it is walked: innermost first, an instruction's byte offset beside its code object.
+#: A stack, innermost frame first: code objects, each with the byte offset of the current instruction.
 RawStack = list[tuple["CodeType", int]]
 
-#: Frames of one stack that are walked, at 0.1 to 0.2 µs each, with the GIL kept. The outermost ones beyond it are not
-#: seen.
+#: The most frames of one stack that are walked, at 0.1 to 0.2 µs each, with the GIL held. The outermost ones beyond it
+#: are left out.
 _MAX_WALKED = 100_000
 
-#: Up to 3.11 a collection begins with an allocation, wherever that is. In sys._current_frames(), which holds the
-#: runtime's lock, one whose destructor wants that lock waits for ever (python/cpython#106883). For what it does in a
-#: walk, see walk().
+#: Up to 3.11 any allocation may start a garbage collection. In sys._current_frames(), which holds the runtime's lock, a
+#: destructor that needs that lock then waits for ever (python/cpython#106883). walk() says what else can happen.
 _HOLD_COLLECTOR = sys.implementation.name == "cpython" and sys.version_info < (3, 12)
 
 
 class Walked(NamedTuple):
-    """The stacks of threads, and of greenlets where those serve, at one instant."""
+    """The stacks of threads, and of greenlets that serve requests, at one instant."""
 
     #: By thread ident, innermost frame first.
     threads: dict[int, RawStack]
-    #: By id() of the core: where its greenlet stands, and whether it runs. Cores of ordinary threads are not here.
+    #: By id() of the core: the stack and the state of its greenlet. Cores of ordinary threads are not here.
     greenlets: dict[int, tuple[RawStack, str]] = {}  # noqa: RUF012
-    #: By thread ident: where the hub of it stands; nothing if it runs.
+    #: By thread ident: the stack of its hub; empty if the hub runs.
     hubs: dict[int, RawStack] = {}  # noqa: RUF012
 
     def stack_of(self, core: Core) -> RawStack:
-        """The stack of the thread or greenlet that works on a core's request."""
+        """Return the stack of the thread or greenlet that works on a core's request."""
         own = self.greenlets.get(id(core))
         return self.threads.get(core.serving_ident(), []) if own is None else own[0]
 
     def state_of(self, core: Core) -> str | None:
-        """What a core's greenlet is doing; None for a thread."""
+        """Return the state of a core's greenlet; None for a thread."""
         own = self.greenlets.get(id(core))
         return None if own is None else own[1]
 
@@ -56,9 +55,9 @@ class Walked(NamedTuple):
 def walk(
     skipped_idents: Collection[int], only: Collection[int] | None = None, greenlets: Iterable[object] = ()
 ) -> tuple[dict[int, RawStack], list[RawStack], list[bool]]:
-    """The stacks of all threads or only of some, those of some greenlets, and which of these live, all at one instant.
+    """Return the stacks of all threads (or only of some) by ident, those of these greenlets, and which of these live.
 
-    By thread ident, and in the order of the greenlets; innermost frame first.
+    All at one instant; both lists are in the order of ``greenlets``.
     """
     # What the iterators below do, as plain loops:
     #
@@ -75,12 +74,12 @@ def walk(
     #         stacks.append([(frame.f_code, frame.f_lasti) for frame in chain])
     #     lives = [bool(greenlet) for greenlet in suspended]
     #
-    # But from the first frame to the last one that is let go again, no line of Python may run: in a loop over f_back
-    # the GIL can change hands, or a collection begin, whose destructors give it up. The other thread then returns from
-    # the frames that are being walked. Their stack is half of one instant and half of another, and on CPython 3.11,
-    # where f_back allocates and a collection begins with an allocation, the next frame is read from memory that is
-    # gone. On 3.12 and 3.13 a part of the chain of frames is in the C stack, which a greenlet that is suspended takes
-    # away. No destructor of the application runs here either: no frame ends while it is held.
+    # No line of Python may run from the first frame until the last one is dropped. In a plain loop another thread could
+    # get the GIL, or a collection start, whose destructors release it. The other thread then returns from the frames
+    # that are being walked: their stack mixes two instants, and on CPython 3.11, where f_back allocates and an
+    # allocation may start a collection, the next frame is read from freed memory. On 3.12 and 3.13 a part of the chain
+    # of frames is in the C stack, which a greenlet that is suspended moves away. No destructor of the application runs
+    # here either: no frame ends while it is held.
     suspended = tuple(greenlets)
     frames: dict[int, FrameType] = {}
     idents = [] if only is None else [ident for ident in only if ident not in skipped_idents]
@@ -92,7 +91,7 @@ def walk(
         map(frames.update, islice(iter(sys._current_frames, None), 1)),
         map(frames.pop, skipped_idents, repeat(None)),
         map(idents.extend, (frames,) if only is None else ()),
-        # A list for each, empty where there is no frame, which then grows by the caller of what it holds last.
+        # A list for each innermost frame, empty if there is none; each then grows by the caller of its last frame.
         map(chains.extend, (map(list, map(filter, repeat(None), zip(innermost))),)),
         map(list.extend, chains, map(takewhile, repeat(truth), map(islice, map(map, repeat(_back), chains), _LIMITS))),
         map(stacks.append, map(list, map(map, repeat(_place), chains))),
@@ -113,10 +112,10 @@ _call: Callable[[Callable[[], Any]], Any] = methodcaller("__call__")
 
 
 def _with_collector_held(function: Callable[[], object]) -> None:
-    """Call it while no collection can begin.
+    """Call ``function`` while no garbage collection can start.
 
-    Held off and let go again by C code alone: between two lines of ours another thread could look whether the collector
-    is on, and would switch it off for good when it puts back what it found.
+    C code alone disables and enables the collector: between two lines of Python another thread could read that it is
+    off, and later disable it for good when it restores what it read.
     """
     if not (_HOLD_COLLECTOR and gc.isenabled()):
         function()
