@@ -44,7 +44,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import HarakiriTimeout
-from wsgi_tracebacker.worker.stacks import greenlets
+from wsgi_tracebacker.worker.threads import current_greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,6 +192,6 @@ class Throw:
         if self.is_over or core.started != token or core.interrupt_token != token or core.inside_token != token:
             return None
         greenlet = core.greenlet() if core.greenlet is not None else None
-        if greenlet is None or not greenlet or greenlets.is_running(greenlet) != should_run:
+        if greenlet is None or not greenlet or current_greenlet.is_running(greenlet) != should_run:
             return None
         return greenlet

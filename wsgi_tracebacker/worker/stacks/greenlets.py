@@ -12,7 +12,7 @@ Measured on greenlet 3.5:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.worker.stacks import walk
 
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 #: The state of a core's greenlet.
 RUNNING, SUSPENDED = "running", "suspended"
-
-
-def is_running(greenlet: Any) -> bool:
-    """Whether a greenlet is the one that its thread runs."""
-    return greenlet.gr_frame is None and bool(greenlet)
 
 
 def walk_with(

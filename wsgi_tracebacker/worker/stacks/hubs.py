@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.threads import current_greenlet, primitives
 from wsgi_tracebacker.worker.threads.waker import Waker
 
@@ -89,7 +88,7 @@ class Hub:
         silent = self.silent_seconds(now)
         if silent >= _BLOCKED_SECONDS:
             return HubState(self.library, "blocked", silent)
-        return HubState(self.library, "idle" if greenlets.is_running(self.greenlet) else "running", None)
+        return HubState(self.library, "idle" if current_greenlet.is_running(self.greenlet) else "running", None)
 
 
 class Hubs:

@@ -1,4 +1,4 @@
-"""Whether the calling code runs in a greenlet of gevent or eventlet, and in which one."""
+"""Which greenlet of gevent or eventlet runs: the calling code's, and whether another one does in its thread."""
 
 from __future__ import annotations
 
@@ -44,3 +44,8 @@ def local_storage() -> Any:
         return _thread._local()  # noqa: SLF001  (threading.local, without what gevent does to that)
     module = "eventlet.corolocal" if library() == "eventlet" else "gevent.local"
     return importlib.import_module(module).local()
+
+
+def is_running(greenlet: Any) -> bool:
+    """Whether a greenlet is the one that its thread runs."""
+    return greenlet.gr_frame is None and bool(greenlet)
