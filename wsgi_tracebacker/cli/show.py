@@ -80,10 +80,10 @@ def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour:
 
 
 def _uwsgi(found: Survey, older_seconds: float | None) -> bytes:
-    from wsgi_tracebacker.wire import uwsgi_text as uwsgi
+    from wsgi_tracebacker.wire import uwsgi_text
 
     return b"".join(
-        uwsgi.encode(
+        uwsgi_text.encode(
             _named_for_user(_request_for_stack(stack, answer.snapshot), answer.other_uid)
             for stack in _older(answer.snapshot, older_seconds).stacks
         )
@@ -113,9 +113,11 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
 def _json(found: Survey, older_seconds: float | None) -> bytes:
     import json
 
-    from wsgi_tracebacker.wire import snapshot_json as documents
+    from wsgi_tracebacker.wire import snapshot_json
 
-    workers = b",".join(documents.encode(_older(snapshot, older_seconds)).rstrip() for snapshot in _snapshots(found))
+    workers = b",".join(
+        snapshot_json.encode(_older(snapshot, older_seconds)).rstrip() for snapshot in _snapshots(found)
+    )
     unanswered = json.dumps([_unanswered(answer) for answer in found.answers if answer.error is not None])
     return b'{"schema":%d,"workers":[%s],"unanswered":%s}\n' % (SCHEMA, workers, unanswered.encode("ascii"))
 

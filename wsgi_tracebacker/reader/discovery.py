@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.wire import card_json as cards
+from wsgi_tracebacker.wire import card_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,9 +97,9 @@ class _Search:
 
     def behind(self, argument: str) -> tuple[Target, ...] | OSError | ValueError:
         path = argument
-        if path.endswith(cards.CARD_SUFFIX) and _socket(path) is None:
+        if path.endswith(card_json.CARD_SUFFIX) and _socket(path) is None:
             # A shell expands ``/tmp/tbsocket*`` to the cards too.
-            path = path.removesuffix(cards.CARD_SUFFIX)
+            path = path.removesuffix(card_json.CARD_SUFFIX)
         named = self._target(path, _trailing_number(path))
         try:
             behind = tuple(self._of_base(argument))
@@ -120,7 +120,7 @@ class _Search:
         if folder not in self._names:
             self._names[folder] = sorted(os.listdir(folder or "."))
         for number in sorted(_numbers(self._names[folder], prefix)):
-            target = self._target(cards.socket_path(base, number), number)
+            target = self._target(card_json.socket_path(base, number), number)
             # Worker 12 of /tmp/tb is not worker 2 of /tmp/tb1. Only names are compared, not folders: a folder has
             # several paths, through links and inside containers.
             if target is None:
@@ -138,7 +138,7 @@ class _Search:
 
     def _read(self, path: str) -> Target | None:
         socket_stat = _socket(path)
-        card_path = path + cards.CARD_SUFFIX
+        card_path = path + card_json.CARD_SUFFIX
         try:
             owner = os.lstat(card_path).st_uid if socket_stat is None else socket_stat.st_uid
         except (OSError, ValueError):
@@ -203,12 +203,12 @@ def read_card(path: str, socket_owner: int | None) -> tuple[Card | None, int | N
         return None, None
     try:
         owner = os.fstat(descriptor).st_uid
-        content = os.read(descriptor, cards.MAX_CARD_BYTES + 1)
+        content = os.read(descriptor, card_json.MAX_CARD_BYTES + 1)
     except OSError:
         return None, None
     finally:
         os.close(descriptor)
-    return cards.decode(content), owner
+    return card_json.decode(content), owner
 
 
 def _socket(path: str) -> os.stat_result | None:

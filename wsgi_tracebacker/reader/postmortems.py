@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import Processes
-from wsgi_tracebacker.wire import dead_table
-from wsgi_tracebacker.wire import postmortem_json as postmortem
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire import dead_table, postmortem_json, table_layout
 from wsgi_tracebacker.wire.card_json import socket_path
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def find(
     bases: Sequence[str],
     numbers: Collection[int] = (),
     processes: Processes | None = None,
-    shared_memory: str = blackbox.SHARED_MEMORY,
+    shared_memory: str = table_layout.SHARED_MEMORY,
 ) -> Found:
     """Return the postmortems of these bases (or sockets), only of workers with one of ``numbers`` if any are given."""
     processes = processes or Processes()
@@ -87,7 +85,7 @@ def find(
                 left_out[owner] += 1
                 continue
             read_of[owner] += _OPENING_BYTES
-            if file.kind == blackbox.POSTMORTEM:
+            if file.kind == table_layout.POSTMORTEM:
                 read = _read_postmortem(file, read_of)
             else:
                 read = _make_postmortem(file, processes, read_of)
@@ -124,7 +122,7 @@ def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File
         if match is None:
             continue
         uid, number, kind = int(match[1]), int(match[2]), match[3]
-        if name == blackbox.file_name(base, number, uid, kind) and only in (None, number):
+        if name == table_layout.file_name(base, number, uid, kind) and only in (None, number):
             yield _File(os.path.join(shared_memory, name), base, number, uid, kind)
     folder, prefix = os.path.split(base)
     for name in _names(folder):
@@ -142,11 +140,11 @@ def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File
 
 def clear(base: str) -> None:
     """Remove what our workers of a base left in shared memory, if they will have no successors."""
-    start = blackbox.file_name(base, 1, os.geteuid(), "").removesuffix("1.")
-    for name in _names(blackbox.SHARED_MEMORY):
+    start = table_layout.file_name(base, 1, os.geteuid(), "").removesuffix("1.")
+    for name in _names(table_layout.SHARED_MEMORY):
         if name.startswith(start):
             try:
-                os.unlink(os.path.join(blackbox.SHARED_MEMORY, name))
+                os.unlink(os.path.join(table_layout.SHARED_MEMORY, name))
             except OSError:
                 continue
 
@@ -162,18 +160,18 @@ def _read_postmortem(file: _File, read_of: Counter[int]) -> Postmortem | None:
     content, _ = files.read_file_of(file.path, file.owner, _MAX_BYTES)
     read_of[file.owner] += len(content)
     # An empty one is being written just now, and the table that it is made of is still there.
-    return postmortem.decode(content) if content else None
+    return postmortem_json.decode(content) if content else None
 
 
 def _make_postmortem(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
     """The postmortem of a table whose worker is dead and has no successor yet."""
-    content, _ = files.read_file_of(file.path, file.owner, blackbox.FILE_BYTES + 1)
-    header = blackbox.decode_header(content)
+    content, _ = files.read_file_of(file.path, file.owner, table_layout.FILE_BYTES + 1)
+    header = table_layout.decode_header(content)
     if not _is_dead(header, file, processes):
         return None
     # Counted only now: most tables are those of living workers, and must not use up the limit.
     read_of[file.owner] += len(content)
-    stacks_path = f"{os.path.splitext(file.path)[0]}.{blackbox.STACKS}"
+    stacks_path = f"{os.path.splitext(file.path)[0]}.{table_layout.STACKS}"
     try:
         stacks, written_at = files.read_file_of(stacks_path, file.owner, _MAX_BYTES)
     except OSError:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, FormatError
 from wsgi_tracebacker.model.snapshot import Snapshot, Worker
-from wsgi_tracebacker.wire import snapshot_json as json
+from wsgi_tracebacker.wire import snapshot_json
 
 #: The largest head that is accepted; a worker's has 150 bytes.
 _MAX_HEAD_BYTES = 8 * 1024
@@ -36,17 +36,17 @@ def snapshot(reply: Reply, taken_at: float, *, without_stacks: bool = False) -> 
             content = _body(content)
             if content.startswith(b"{"):
                 if without_stacks:
-                    return Snapshot(json.decode_worker(content)[0], taken_at, ())
-                return json.decode(content)
+                    return Snapshot(snapshot_json.decode_worker(content)[0], taken_at, ())
+                return snapshot_json.decode(content)
         if content.startswith(b"*** "):
             # Imported only here: our workers do not answer with it.
-            from wsgi_tracebacker.wire import uwsgi_text as uwsgi  # noqa: PLC0415
+            from wsgi_tracebacker.wire import uwsgi_text  # noqa: PLC0415
 
-            stacks = uwsgi.parse(content)
-            is_uwsgi = content.startswith(uwsgi.UWSGI_HEADER.rstrip())
+            stacks = uwsgi_text.parse(content)
+            is_uwsgi = content.startswith(uwsgi_text.UWSGI_HEADER.rstrip())
             return Snapshot(
                 worker=Worker(
-                    number=uwsgi.worker_number(stacks),
+                    number=uwsgi_text.worker_number(stacks),
                     pid=reply.peer_pid or None,
                     uid=reply.peer_uid,
                     server="uWSGI" if is_uwsgi else None,

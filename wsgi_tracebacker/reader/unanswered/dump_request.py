@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.processes import SAME
-from wsgi_tracebacker.wire import faulthandler_text as faulthandler
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire import faulthandler_text, table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -65,7 +64,7 @@ def ask(card: Card, processes: Processes, why_no_longer: Callable[[], str | None
         size = _make_room(descriptor, card)
         blocked = _send(card, processes, number, why_no_longer)
         yield from _wait_for_end(card, processes, number, blocked, descriptor, size)
-        content = files.read_at_most(descriptor, faulthandler.MAX_BYTES, size)
+        content = files.read_at_most(descriptor, faulthandler_text.MAX_BYTES, size)
     finally:
         # Releases the lock too.
         os.close(descriptor)
@@ -101,8 +100,8 @@ def _make_room(descriptor: int, card: Card) -> int:
 
 
 def _in_shared_memory(card: Card) -> str:
-    name = blackbox.file_name(card.base, card.number, card.uid, blackbox.STACKS)
-    return os.path.join(blackbox.SHARED_MEMORY, name)
+    name = table_layout.file_name(card.base, card.number, card.uid, table_layout.STACKS)
+    return os.path.join(table_layout.SHARED_MEMORY, name)
 
 
 def _send(card: Card, processes: Processes, number: int, why_no_longer: Callable[[], str | None]) -> frozenset[int]:

@@ -14,7 +14,7 @@ from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, SAME, STALLED, 
 from wsgi_tracebacker.reader.sources import Sources
 from wsgi_tracebacker.reader.unanswered import dump_request, stall, table
 from wsgi_tracebacker.reader.unanswered.join import join
-from wsgi_tracebacker.wire import faulthandler_text as faulthandler
+from wsgi_tracebacker.wire import faulthandler_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -114,7 +114,7 @@ def _stacks(worker: SilentWorker, samples: list[Sample]) -> Generator[float, int
         return "it cannot be seen any more" if now is None else stall.why_no_longer(samples[-1], now)
 
     try:
-        dump = faulthandler.parse((yield from dump_request.ask(worker.card, worker.processes, why_no_longer)))
+        dump = faulthandler_text.parse((yield from dump_request.ask(worker.card, worker.processes, why_no_longer)))
     except (dump_request.Refused, OSError, FormatError) as error:
         worker.notes.append(f"no stacks: {error}")
         return None
@@ -210,7 +210,7 @@ class SilentWorker:
         """Add the dumped stacks: first those of the requests, then of the threads that serve none."""
         dump, running, waiting = stacks
         if dump.is_cut:
-            self.notes.append(f"faulthandler shows the newest {faulthandler.MAX_THREADS} threads only")
+            self.notes.append(f"faulthandler shows the newest {faulthandler_text.MAX_THREADS} threads only")
         own = {ident for ident, _ in reading.header.own_threads}
         alive = self.processes.threads(self.card.pid)
         joined = join(snapshot.stacks, reading.owners, own, dump, alive, running, waiting)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire import table_layout
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
@@ -50,8 +50,8 @@ class Table:
     def content(self) -> bytes:
         """The whole file. Raises FormatError if it is not the table of the card's worker."""
         # One byte more than a table has, so that a longer file is rejected.
-        content = files.read_at_most(self._descriptor, blackbox.FILE_BYTES + 1)
-        header = blackbox.decode_header(content)
+        content = files.read_at_most(self._descriptor, table_layout.FILE_BYTES + 1)
+        header = table_layout.decode_header(content)
         card = self._card
         if (header.number, header.pid, header.start_ticks, header.uid) != (
             card.number,
@@ -65,20 +65,20 @@ class Table:
     def read(self) -> Reading:
         """Read it. Raises OSError or FormatError."""
         content = self.content()
-        rows, torn = blackbox.decode_rows(content, self.content())
+        rows, torn = table_layout.decode_rows(content, self.content())
         return Reading(
-            header=blackbox.decode_header(content),
+            header=table_layout.decode_header(content),
             rows=tuple(sorted(rows, key=lambda row: row.started)),
             torn=torn,
-            owners=blackbox.decode_owners(content),
+            owners=table_layout.decode_owners(content),
             content=content,
         )
 
 
 def threads_of(content: bytes) -> tuple[int, frozenset[int]]:
     """Native ids: of the listener, 0 if it never ran, and of the threads that serve requests."""
-    serving = (native_id for _, native_id in blackbox.decode_owners(content).values())
-    return blackbox.decode_header(content).listener, frozenset(serving)
+    serving = (native_id for _, native_id in table_layout.decode_owners(content).values())
+    return table_layout.decode_header(content).listener, frozenset(serving)
 
 
 def snapshot(
