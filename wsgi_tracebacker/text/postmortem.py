@@ -6,15 +6,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.text.units import OTHER_USER, plural
+from wsgi_tracebacker.wire.dead_table import CLOCK_TICK_SECONDS
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model.report import Postmortem
-
-#: The kernel sets the times of files to its last tick, at most 10 ms ago; requests have the time of a finer clock.
-_TICK_SECONDS = 0.01
 
 
 def lines(postmortem: Postmortem, *, own_uid: int | None = None) -> Iterator[str]:
@@ -51,7 +49,7 @@ def _when(postmortem: Postmortem, count: int) -> str:
     if written_at is None:
         return ""
     # A dump has no time in it. That of an earlier stall, made for a reader, does not show why the worker died.
-    is_older = count and written_at < postmortem.last_written_at - _TICK_SECONDS
+    is_older = count and written_at < postmortem.last_written_at - CLOCK_TICK_SECONDS
     return f", written {_time(written_at)}{', before its last request began' if is_older else ''}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,35 @@ def test_nothing_in_flight_is_no_postmortem() -> None:
     assert dead_table.read_postmortem(table(row(0.0)), "/tmp/tb", 0.0, None) is None
     closed = replace(HEADER, is_closed=True, unrecorded_cores=1)
     assert dead_table.read_postmortem(table(row(), header=closed), "/tmp/tb", 0.0, None) is None
+
+
+def dump_of(*idents: int) -> bytes:
+    """What faulthandler writes."""
+    threads = (
+        f'Thread {ident:#018x} (most recent call first):\n  File "a.py", line {ident} in f\n' for ident in idents
+    )
+    return "\n".join(threads).encode()
+
+
+def owned(ident: int, started: float, core: int) -> bytes:
+    return row(started, core=core).replace(
+        blackbox.OWNER.pack(77, 4713 + core, core), blackbox.OWNER.pack(ident, 1, core)
+    )
+
+
+@pytest.mark.parametrize("report", ["", "harakiri: a report\n" * 10_000], ids=["", "behind long reports"])
+def test_the_threads_that_served_come_first(report: str) -> None:
+    """The thread of a request in flight, then those that are nobody's; idle ones and our own are left out."""
+    header = replace(HEADER, own_threads=((5, 50),))
+    content = table(owned(1, 0.0, 0), owned(3, 40.0, 1), owned(4, 39.0, 2), header=header)
+    dump = report.encode() + dump_of(5, 4, 1, 2, 3)
+    found = dead_table.read_postmortem(content, "/tmp/tb", 3000.0, dump)
+    assert found is not None
+    assert found.stacks is not None
+    assert found.stacks == (report + dump_of(4, 3, 2).decode())[-dead_table.MAX_STACKS_CHARACTERS :]
+    old = dead_table.read_postmortem(content, "/tmp/tb", 3000.0, dump, found.last_written_at - 1)
+    assert old is not None
+    assert old.stacks == dump.decode()[-dead_table.MAX_STACKS_CHARACTERS :]
 
 
 def test_of_very_many_requests_the_oldest_are_told() -> None:
