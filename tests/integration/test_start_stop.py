@@ -17,6 +17,7 @@ from tests.support.logs import messages
 from tests.support.programs import PROJECT
 from tests.unit.wsgi import requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.deadlines import watchdog
 from wsgi_tracebacker.worker.listening import slot
@@ -230,3 +231,46 @@ def test_a_process_that_ends_beside_requests_leaves_nothing(base: str) -> None:
             [sys.executable, "-c", BUSY, base], cwd=PROJECT, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr, files_beside(base), black_boxes.files_of(base)) == (0, "", [], [])
+
+
+#: Ends, and hangs in a function that the application registered.
+HANGS_AT_EXIT = """
+import atexit, os, sys
+from tests.unit.wsgi import serve
+from tests.integration.test_start_stop import application
+from wsgi_tracebacker import TracebackerMiddleware
+def flush_before_exit():
+    print("hangs", flush=True)
+    sys.stdin.readline()
+atexit.register(flush_before_exit)
+wrapped = TracebackerMiddleware(application, sys.argv[1])
+def work():
+    serve(wrapped)
+    sys.exit()
+"""
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "work()",
+        "os.fork() or work(); os.wait(); os._exit(0)",
+        "import multiprocessing; serve(wrapped) if multiprocessing.parent_process() is None else None",
+    ],
+    ids=["", "in a worker that was forked after the import", "with multiprocessing loaded"],
+)
+def test_a_worker_that_hangs_at_its_end_can_be_read(run: str, base: str) -> None:
+    """In what the application has registered with ``atexit``; afterwards nothing is left."""
+    command = [sys.executable, "-c", HANGS_AT_EXIT + run, base]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "hangs\n"
+            [answer] = survey([base]).answers
+            assert answer.snapshot is not None
+            functions = [frame.function for stack in answer.snapshot.stacks for frame in stack.frames]
+            assert functions[-1] == "flush_before_exit"
+            process.communicate("go on\n", timeout=30)
+            assert (process.returncode, files_beside(base), black_boxes.files_of(base)) == (0, [], [])
+        finally:
+            process.kill()

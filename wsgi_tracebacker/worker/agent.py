@@ -275,6 +275,9 @@ def _forget_parents() -> None:
             faults.forget()
 
 
+# Now and not at the first request: the application registers its own functions in between.
+at_exit.register_at_import(stop)
+
 _hooks_registered = False
 
 

@@ -18,9 +18,19 @@ if TYPE_CHECKING:
 #: How long the end of a process waits until its last lines are logged.
 _FLUSH_SECONDS = 2.0
 
+#: Whether register_at_import() was called.
+_is_registered_at_import = False
+
 #: The process that has registered, and the one that ends.
 _registered_in = 0
 _ends_in = 0
+
+
+def register_at_import(stop: Callable[[], object]) -> None:
+    """Have ``atexit`` call ``stop`` after all that is registered later: a worker that hangs there can still be read."""
+    global _is_registered_at_import
+    _is_registered_at_import = True
+    atexit.register(_end, stop)
 
 
 def register(stop: Callable[[], object]) -> None:
@@ -32,21 +42,36 @@ def register(stop: Callable[[], object]) -> None:
     _registered_in = os.getpid()
 
     def end(*_: object, **__: object) -> None:
-        global _ends_in
-        _ends_in = os.getpid()
-        try:
-            stop()
-        except Exception:
-            faults.caught("at the end of the process")
-        # Also where stop() finds nothing to end, and for a fault that was just caught.
-        reporter.current().end(_FLUSH_SECONDS)
+        _end(stop)
 
-    atexit.register(end)
+    if not _is_registered_at_import or _is_lost():
+        atexit.register(end)
     for register_with in (_multiprocessing, _mod_wsgi, _twisted):
         try:
             register_with(end)
         except Exception:
             faults.caught("when the end of the process was registered with a server")
+
+
+def _end(stop: Callable[[], object]) -> None:
+    global _ends_in
+    _ends_in = os.getpid()
+    try:
+        stop()
+    except Exception:
+        faults.caught("at the end of the process")
+    # Also where stop() finds nothing to end, and for a fault that was just caught.
+    reporter.current().end(_FLUSH_SECONDS)
+
+
+def _is_lost() -> bool:
+    """Whether what was registered at the import may not be called in this process.
+
+    A child that is forked keeps it, except those of multiprocessing; twice does no harm.
+    """
+    process: Any = sys.modules.get("multiprocessing.process")
+    is_child = process is not None and process.parent_process() is not None
+    return is_child or getattr(atexit, "_ncallbacks", lambda: 0)() == 0
 
 
 def has_begun() -> bool:

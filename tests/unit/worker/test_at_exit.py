@@ -24,6 +24,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], ob
     asked: list[Callable[[], object]] = []
     monkeypatch.setattr(at_exit, "_registered_in", 0)
     monkeypatch.setattr(at_exit, "_ends_in", 0)
+    monkeypatch.setattr(at_exit, "_is_registered_at_import", False)
     monkeypatch.setattr(atexit, "register", asked.append)
     for name in LOADED:
         monkeypatch.delitem(sys.modules, name, raising=False)
