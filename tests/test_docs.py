@@ -629,7 +629,7 @@ KINDS = (
     ("report, logged", _REPORT + r"logged, still running$"),
     ("report, raised", _REPORT + r"HarakiriTimeout raised in its thread, .*$"),
     ("report, killing", _REPORT + r"killing this worker$"),
-    ("slow", _SLOW + r"ended: 1\.\d\u2013"),
+    ("slow", _SLOW + r"ended: 1\.\d-"),
     (
         "hub, blocked",
         r"WARNING wsgi_tracebacker.hub: hub: gevent's hub is blocked for 1\.\d s at least by GET /\w+ \d.* s, ",
@@ -638,7 +638,7 @@ KINDS = (
         "hub, again",
         r"WARNING wsgi_tracebacker.hub: hub: gevent's hub runs again, after it was blocked for \d.* s by GET ",
     ),
-    ("timeline", r"  \d+\.\d\u2013\d+\.\d s  \S+:\d+ .*  \(.*\)$"),
+    ("timeline", r"  \d+\.\d-\d+\.\d s  \S+:\d+ .*  \(.*\)$"),
     ("verdict", r"  verdict: (frozen|busy|progressing|starved|unknown): "),
     ("thread", r"  thread: WSGIWorker1Core\d, native id \d+, state \w, "),
     ("stack", r"  (File |\(\d+ calls of Python)"),

@@ -19,6 +19,7 @@ from wsgi_tracebacker import HarakiriReport, TracebackerMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from sentry_sdk.envelope import Envelope
@@ -84,6 +85,22 @@ def test_a_json_formatter(base: str, handle: Callable[[logging.Handler], None]) 
     assert found[KEY]["request"]["path"] == report.request.path
     assert found[KEY]["request"]["request_id"] == "7f3a"
     assert found[KEY]["thread"]["frames"][-1]["function"].rpartition(".")[2] == "wait_until"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_log_file_of_any_encoding(
+    encoding: str, base: str, handle: Callable[[logging.Handler], None], tmp_path: Path
+) -> None:
+    """It gets the whole report, as it gets the application's own lines."""
+    path = tmp_path / "app.log"
+    handle(logging.FileHandler(path, encoding=encoding))
+    # The last line of a report.
+    overdue(base, lambda: "in flight in this worker" in path.read_text(encoding=encoding))
+    logged = path.read_text(encoding=encoding)
+    # A loaded machine may have logged a line on a stall before it.
+    begins = r"harakiri: GET /annual/\xe9" if encoding == "ascii" else "harakiri: GET /annual/"
+    assert any(line.startswith(begins) for line in logged.splitlines())
+    assert "Traceback (most recent call last):" in logged
 
 
 class Collecting(Transport):

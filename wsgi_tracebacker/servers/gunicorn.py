@@ -217,7 +217,14 @@ class _AbortReport(reporter.Entry):
         return self._text
 
     def emit(self) -> None:
-        self._worker.log.error("%s", self.text())
+        self._worker.log.error("%s", _encodable(self._worker.log, self.text()))
+
+
+def _encodable(log: object, text: str) -> str:
+    """The text as gunicorn's error log can write it: ``--error-logfile`` is opened in the locale's encoding."""
+    logger = getattr(log, "error_log", None)
+    # A logger class of the project may have another, of which nothing is known.
+    return logs.encodable(logger if isinstance(logger, logging.Logger) else logging.getLogger("gunicorn.error"), text)
 
 
 def _abort_lines(snapshot: Snapshot, worker: Worker) -> list[str]:
@@ -261,7 +268,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
         died = predecessor.clean_up_after(settings.base, worker.pid)
         if died is not None:
             content = {"kind": "postmortem", **postmortem_json.document(died)}
-            text = "\n".join(postmortem_lines(died))
+            text = _encodable(server.log, "\n".join(postmortem_lines(died)))
             try:
                 server.log.error("postmortem: %s", text, extra={logs.EXTRA_KEY: content})
             except TypeError:

@@ -138,9 +138,9 @@ def target(request: Request) -> str:
 def span_line(span: Span) -> str:
     """``15.0-17.2 s  app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)``."""
     places = [_place(frame) for frame in (span.application, span.innermost) if frame is not None]
-    where = " › ".join(places) or "(no Python code)"  # noqa: RUF001  (a guillemet: it reads as "into")
+    where = " > ".join(places) or "(no Python code)"
     more = f" and {plural(span.places - 1, 'other place')}" if span.places > 1 else ""
-    return f"{span.from_seconds:.1f}–{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)})"  # noqa: RUF001
+    return f"{span.from_seconds:.1f}-{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)})"
 
 
 def _doing(span: Span) -> str:

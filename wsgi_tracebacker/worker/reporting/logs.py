@@ -2,11 +2,17 @@
 
 Loggers are looked up when they are used: ``logging.config.dictConfig`` disables those that exist when it is called.
 emit() blocks as long as the application's handlers do: while requests are served, only the reporter calls it.
+
+A log file in latin-1 or ASCII cannot hold every path and source line, and its handler would drop the whole record. So
+characters beyond ASCII are escaped unless all handlers that get the record are known to write them. What the record
+carries for programs keeps them.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import logging.handlers
 import threading
 import traceback
 
@@ -39,6 +45,16 @@ class _Stderr(logging.Handler):
         return True
 
 
+#: Handlers that send bytes of UTF-8, or nothing. (`WatchedFileHandler` and the like are streams.)
+_UTF8_HANDLERS = (
+    logging.NullHandler,
+    logging.handlers.SocketHandler,
+    logging.handlers.SysLogHandler,
+    logging.handlers.HTTPHandler,
+    _Stderr,
+)
+
+
 def emit(
     name: str,
     level: int,
@@ -61,6 +77,7 @@ def emit(
             # A new handler for each line: logging closes one that lives until the interpreter ends, and needs a lock
             # for that from gevent, which is gone by that time.
             logger.addHandler(_Stderr())
+        message, arguments, exception = _encodable(logger, message, arguments, exception)
         extra = {EXTRA_KEY: content} if content is not None else None
         ident = threading.get_ident()
         was_known = ident in threading._active  # type: ignore[attr-defined]  # noqa: SLF001
@@ -77,6 +94,63 @@ def emit(
         failure = traceback.format_exc()
     text = message % arguments if arguments else message
     write_to_stderr(f"{logging.getLevelName(level)} {name}: {text}\n{failure}".rstrip("\n"))
+
+
+def encodable(logger: logging.Logger, text: str) -> str:
+    """The text as every handler of the logger can write it: characters beyond ASCII are escaped if one might fail."""
+    return text if text.isascii() or _can_write(logger, text) else _escaped(text)
+
+
+def _encodable(
+    logger: logging.Logger, message: str, arguments: tuple[object, ...], exception: BaseException | None
+) -> tuple[str, tuple[object, ...], BaseException | None]:
+    text = message % arguments if arguments else message
+    raised = "" if exception is None else "".join(traceback.format_exception(exception)).rstrip("\n")
+    if (text.isascii() and raised.isascii()) or _can_write(logger, text + raised):
+        return message, arguments, exception
+    # The message stays, because Sentry groups by it. Numbers stay, because it may format them.
+    escaped = tuple(each if isinstance(each, (int, float)) else _escaped(str(each)) for each in arguments)
+    if raised.isascii():
+        return message, escaped, exception
+    # The handler would format the exception itself.
+    return f"{message}\n%s", (*escaped, _escaped(raised)), None
+
+
+def _escaped(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _can_write(logger: logging.Logger, text: str) -> bool:
+    """Whether all handlers that get the logger's records are known to write these characters."""
+    ancestor: logging.Logger | None = logger
+    try:
+        text.encode("utf-8")
+        while ancestor is not None:
+            if not all(_handler_can_write(handler, text) for handler in ancestor.handlers):
+                return False
+            ancestor = ancestor.parent if ancestor.propagate else None
+    except Exception:
+        # Not even UTF-8 has the character, the encoding is no codec's name ("locale", of a FileHandler that has not
+        # opened its file), or a stream of the application's own raises.
+        return False
+    return True
+
+
+def _handler_can_write(handler: object, text: str) -> bool:
+    if isinstance(handler, _UTF8_HANDLERS):
+        return True
+    if isinstance(handler, logging.handlers.MemoryHandler):
+        return _handler_can_write(handler.target, text)
+    # A file that is opened with the first record (``delay``) has no stream yet, but these attributes.
+    stream = getattr(handler, "stream", None) or handler
+    if isinstance(stream, io.StringIO):
+        return True
+    encoding = getattr(stream, "encoding", None)
+    if not isinstance(encoding, str):
+        # What it does is not known: another thread's handlers behind a queue, a stream of the application's own.
+        return False
+    text.encode(encoding, getattr(stream, "errors", None) or "strict")
+    return True
 
 
 def _has_handler(logger: logging.Logger) -> bool:

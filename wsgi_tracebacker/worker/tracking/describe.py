@@ -76,7 +76,7 @@ def _text_in(environ: object, key: str) -> str | None:
     value = value_in(environ, key)
     if type(value) is not str or not value:
         return None
-    return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "…"
+    return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "..."
 
 
 def _full_path(in_row: str, environ: object) -> str:
@@ -100,4 +100,4 @@ def _path(value: object) -> str:
         text = text.encode("latin-1").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
         pass
-    return text if len(value) <= MAX_TEXT_CHARACTERS else text + "…"
+    return text if len(value) <= MAX_TEXT_CHARACTERS else text + "..."

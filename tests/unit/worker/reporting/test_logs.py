@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import logging.config
+import logging.handlers
+import queue
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +16,8 @@ import pytest
 from wsgi_tracebacker.worker.reporting import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 NAME = logs.HARAKIRI
 
@@ -183,3 +186,102 @@ def test_nothing_is_raised(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     logs.emit(NAME, logging.ERROR, "GET /x 1 s")
     monkeypatch.undo()
     assert "GET /x 1 s" in capfd.readouterr().err
+
+
+#: A latin-1 file can hold the first character, an ASCII file none.
+FOREIGN = "GET /caf\u00e9/\u0441\u043b\u043e\u0432\u043e"
+ESCAPED = r"GET /caf\xe9/\u0441\u043b\u043e\u0432\u043e"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+@pytest.mark.parametrize("delay", [False, True], ids=["open", "delayed"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        logging.FileHandler,
+        logging.handlers.WatchedFileHandler,
+        logging.handlers.RotatingFileHandler,
+        logging.handlers.TimedRotatingFileHandler,
+    ],
+)
+def test_a_file_of_any_encoding_gets_the_line(
+    kind: Callable[..., logging.FileHandler],
+    encoding: str,
+    delay: bool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """What its encoding has not is escaped; UTF-8 keeps all."""
+    path = tmp_path / "app.log"
+    handler = kind(path, encoding=encoding, delay=delay)
+    alone(handler)
+    logs.emit(NAME, logging.ERROR, "harakiri: %s, pid %d", FOREIGN, 1)
+    handler.close()
+    expected = FOREIGN if encoding == "utf-8" else ESCAPED
+    assert path.read_text(encoding=encoding) == f"harakiri: {expected}, pid 1\n"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("between", ["memory", "queue"])
+def test_a_file_behind_another_handler_gets_the_line(between: str, tmp_path: Path) -> None:
+    """A handler may hand the record over, at once or on another thread."""
+    path = tmp_path / "app.log"
+    file = logging.FileHandler(path, encoding="ascii")
+    if between == "memory":
+        memory = logging.handlers.MemoryHandler(1, target=file)
+        alone(memory)
+        logs.emit(NAME, logging.ERROR, "harakiri: %s", FOREIGN)
+        memory.close()
+    else:
+        records: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        listener = logging.handlers.QueueListener(records, file)
+        alone(logging.handlers.QueueHandler(records))
+        listener.start()
+        logs.emit(NAME, logging.ERROR, "harakiri: %s", FOREIGN)
+        listener.stop()
+    file.close()
+    assert path.read_text(encoding="ascii") == f"harakiri: {ESCAPED}\n"
+
+
+def test_an_exception_is_escaped_as_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The handler would format it itself."""
+    path = tmp_path / "app.log"
+    handler = logging.FileHandler(path, encoding="ascii")
+    alone(handler)
+    logs.emit(NAME, logging.ERROR, "on_harakiri raised", exception=ValueError(FOREIGN))
+    handler.close()
+    assert path.read_text(encoding="ascii") == f"on_harakiri raised\nValueError: {ESCAPED}\n"
+    assert capfd.readouterr().err == ""
+
+
+def test_what_programs_get_keeps_the_characters() -> None:
+    """The record's message is escaped for a handler of which nothing is known; its content is not."""
+    handler = Collecting()
+    alone(handler)
+    logs.emit(NAME, logging.ERROR, "harakiri: %s", FOREIGN, content={"path": FOREIGN})
+    [record] = handler.records
+    assert (record.msg, record.getMessage()) == ("harakiri: %s", f"harakiri: {ESCAPED}")
+    assert vars(record)[logs.EXTRA_KEY] == {"path": FOREIGN}
+
+
+@pytest.mark.parametrize("broken", ["no codec", None, "raises"])
+def test_a_stream_of_the_application_gets_what_is_safe(broken: str | None) -> None:
+    """One with an encoding that is no codec's, without any, or that raises when it is asked."""
+
+    class Stream:
+        written = ""
+
+        @property
+        def encoding(self) -> str | None:
+            if broken == "raises":
+                raise RuntimeError
+            return broken
+
+        def write(self, text: str) -> None:
+            assert text.isascii()
+            self.written += text
+
+    stream = Stream()
+    alone(logging.StreamHandler(stream))
+    logs.emit(NAME, logging.ERROR, "harakiri: %s", FOREIGN)
+    assert stream.written == f"harakiri: {ESCAPED}\n"
