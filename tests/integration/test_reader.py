@@ -149,8 +149,8 @@ def test_silent_sockets_keep_only_their_own_users_waiting(
     assert set(asked[:3]) <= set(range(15, 21))
 
 
-def test_an_answer_is_better_than_an_examination(base: str, done: threading.Event) -> None:
-    """A worker that was given up may still answer while another one is waited for."""
+def test_a_late_answer_replaces_the_findings(base: str, done: threading.Event) -> None:
+    """A worker that was given up may still answer while another one is awaited."""
     given_up = threading.Event()
 
     def examine(waited_seconds: float) -> Generator[float, int, Findings]:
@@ -171,8 +171,8 @@ def test_an_answer_is_better_than_an_examination(base: str, done: threading.Even
     assert isinstance(second, client.Failure)
 
 
-def test_what_was_found_out_stands_if_no_answer_comes(base: str, done: threading.Event) -> None:
-    """Neither a connection that closes without a byte nor the end of all others takes it back."""
+def test_the_findings_stay_if_no_answer_comes(base: str, done: threading.Event) -> None:
+    """Also if the connection closes without a byte."""
     given_up = threading.Event()
 
     def examine(_: float) -> Generator[float, int, Findings]:
@@ -190,10 +190,10 @@ def test_what_was_found_out_stands_if_no_answer_comes(base: str, done: threading
     assert first.findings == ("busy", None, ("a note",))
 
 
-def test_who_was_given_up_is_not_listened_to_without_end(
+def test_a_worker_that_was_given_up_is_not_read_without_limit(
     base: str, done: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bound on all replies of one user holds for what comes after an examination too."""
+    """The limit for all replies of one user also counts bytes that come after the examination."""
     monkeypatch.setattr(client, "MAX_USER_BYTES", 1 << 20)
     given_up = threading.Event()
     sent = [0, 0]
@@ -223,8 +223,8 @@ def test_who_was_given_up_is_not_listened_to_without_end(
     assert sum(sent) < 4 << 20
 
 
-def test_the_time_limit_is_for_everything(base: str, done: threading.Event) -> None:
-    """Somebody who sends a byte now and then does not hold the reader for ever."""
+def test_the_time_limit_is_for_the_whole_reply(base: str, done: threading.Event) -> None:
+    """A worker that sends a byte now and then does not hold the reader for ever."""
 
     def trickle(connection: socket.socket) -> None:
         while not done.wait(0.05):
@@ -294,7 +294,7 @@ def test_a_long_path_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert ask(str(folder / "s1"), 5).content == http(SNAPSHOT)
 
 
-def test_one_user_is_waited_for_in_few_rounds(
+def test_the_silent_sockets_of_one_user_cost_few_rounds(
     base: str, listeners: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of any number of silent sockets of another user few are asked, and one line says how many are not; workers of
@@ -387,8 +387,8 @@ def test_a_worker_that_is_named_twice_is_asked_once(base: str, listeners: contex
     assert len(survey([base, f"{base}1", f"{folder}/./{name}"], 5).answers) == 1
 
 
-def test_nobody_at_all_is_an_error_that_helps(base: str) -> None:
-    """It names the base, what was looked for, and what could be meant."""
+def test_no_worker_at_all_is_an_error_that_helps(base: str) -> None:
+    """It names the base, the paths that were tried, and what could be meant."""
     with pytest.raises(NoWorkersFound, match=rf"{base}1, {base}2 \.\.\."):
         survey([base], 5)
     with pytest.raises(NoWorkersFound, match="It is a folder: name the base path inside it"):

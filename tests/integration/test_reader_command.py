@@ -37,7 +37,7 @@ def test_the_module_is_the_command(worker: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json", "uwsgi"])
-def test_a_reader_that_has_seen_enough_is_no_error(worker: str, form: str) -> None:
+def test_a_closed_pipe_is_no_error(worker: str, form: str) -> None:
     """As with ``| head -1``: no traceback, nothing on stderr, and the exit code tells of the workers."""
     command = (*COMMAND, "read", "--format", form, worker)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT) as process:

@@ -115,7 +115,7 @@ def test_a_holder_that_sleeps_is_not_named(base: str) -> None:
 
 @needs_pydll
 @needs_outside_help
-def test_who_runs_beside_a_holder_that_sleeps_is_not_said_to_hold_it(base: str) -> None:
+def test_a_thread_that_runs_beside_a_sleeping_holder_is_not_named_as_the_holder(base: str) -> None:
     """A request that computes without the GIL is the only one that runs: that is no proof."""
     with worker(base, "beside"):
         threads = {thread["request"]["path"]: thread for thread in read(base)["threads"]}
@@ -209,8 +209,8 @@ def test_a_busy_worker_is_shown_after_a_second(base: str) -> None:
 
 
 @needs_pydll
-def test_who_asks_for_more_time_waits_for_the_answer(base: str) -> None:
-    """--timeout is how long the worker's own answer is waited for."""
+def test_with_a_longer_timeout_the_answer_is_awaited(base: str) -> None:
+    """--timeout is the time limit for the worker's own answer."""
     with worker(base, "nap"):
         code, out, _ = run("read", base)
         assert (code, "  busy, no answer\n" in out) == (1, True)
@@ -219,7 +219,7 @@ def test_who_asks_for_more_time_waits_for_the_answer(base: str) -> None:
         assert dumps_so_far(base) == 0
 
 
-def test_a_stopped_worker_is_called_so(base: str) -> None:
+def test_a_stopped_worker_is_shown_as_stopped(base: str) -> None:
     """With what it was serving, at once, and without a signal."""
     with worker(base, "wait") as process:
         process.send_signal(signal.SIGSTOP)
@@ -232,7 +232,7 @@ def test_a_stopped_worker_is_called_so(base: str) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage", "version", "link", "pipe", "gone"])
-def test_a_table_that_cannot_be_believed_is_said(stalled: Stalled, tmp_path: Path, harm: str) -> None:
+def test_a_table_that_cannot_be_believed_is_reported(stalled: Stalled, tmp_path: Path, harm: str) -> None:
     """The worker is busy, the reason stands on stderr, nothing is shown, nothing signalled."""
     base, process = stalled
     dumps = dumps_so_far(base)
@@ -329,8 +329,8 @@ def test_without_a_handle_on_the_process_nothing_is_signalled(
 
 
 @needs_outside_help
-def test_what_goes_on_is_not_signalled(stalled: Stalled) -> None:
-    """The last question before the signal is whether it is still stalled."""
+def test_a_worker_that_runs_again_is_not_signalled(stalled: Stalled) -> None:
+    """Right before the signal it is checked whether the worker is still stalled."""
     base, _ = stalled
     dumps = dumps_so_far(base)
     asking = dump_request.ask(card_of(base), Processes(), lambda: "its table has changed")

@@ -76,7 +76,7 @@ def test_every_frame_of_uwsgis_dump_is_shown(uwsgi: str) -> None:
     assert f"  {thread['name']}  a request, uWSGI does not say which" in shown.stdout
 
 
-def test_what_is_written_as_uwsgi_does_is_what_uwsgi_wrote(uwsgi: str) -> None:
+def test_the_uwsgi_format_gives_uwsgis_own_lines(uwsgi: str) -> None:
     """--format uwsgi gives each frame line of uWSGI's own dump unchanged."""
     wait_until(lambda: serving_thread(uwsgi), "the request is in flight")
 

@@ -82,8 +82,8 @@ def test_a_base_is_all_its_workers_by_number(folder: Folder) -> None:
     ]
 
 
-def test_what_only_looks_like_a_worker_is_left_out(folder: Folder) -> None:
-    """Files, folders, links, numbers that no worker has, and cards that are none."""
+def test_files_that_only_look_like_workers_are_left_out(folder: Folder) -> None:
+    """Files, folders, links, impossible numbers, and broken cards."""
     real = folder.socket("other")
     for name in ("tb1", "tb2.worker", "tb3.lock", "tb04", "tb0", "tb123456", "tb5x"):
         (folder.path / name).write_text("{}")
@@ -111,7 +111,7 @@ def test_a_card_may_name_its_folder_by_another_path(folder: Folder) -> None:
 
 
 def test_a_socket_or_its_card_is_that_worker(folder: Folder) -> None:
-    """What is named is found alone, by its socket as well as by its card, though others begin with its name."""
+    """Only the named worker is found, by its socket or its card, even if other names start with its name."""
     path = folder.socket("tb1")
     folder.socket("tb11")
     assert [target.socket for target in find(path)] == [path]
@@ -143,7 +143,7 @@ def test_a_dead_workers_path_is_still_that_worker(folder: Folder) -> None:
 
 
 def test_the_number_of_a_socket_without_a_card_is_at_its_end(folder: Folder) -> None:
-    """uWSGI's sockets say no more than that."""
+    """uWSGI's sockets have no card."""
     assert [target.number for target in find(folder.socket("app.12"))] == [12]
     assert [target.number for target in find(folder.socket("app"))] == [None]
 
@@ -172,7 +172,7 @@ def test_bases_may_be_relative(folder: Folder, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_missing_folder_is_an_error(folder: Folder) -> None:
-    """That nobody can be found there is the caller's to say."""
+    """The error is returned, and the caller reports it."""
     with pytest.raises(FileNotFoundError):
         find(str(folder.path / "missing/tb"))
 
@@ -190,7 +190,7 @@ def test_a_card_that_is_no_plain_file_is_not_opened(folder: Folder) -> None:
 
 
 def test_a_card_of_another_user_than_the_sockets_is_not_believed(folder: Folder) -> None:
-    """Else whoever may write to the folder could speak for a worker."""
+    """Otherwise any user who can write to the folder could forge a worker's card."""
     path = folder.card("tb", 1)
     assert read_card(path, os.geteuid())[1] == os.geteuid()
     assert read_card(path, os.geteuid() + 1) == (None, None)
@@ -199,7 +199,7 @@ def test_a_card_of_another_user_than_the_sockets_is_not_believed(folder: Folder)
 def test_a_card_without_a_socket_is_believed_of_oneself_and_by_root(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other users' leftovers are no business of somebody who is not root."""
+    """A reader that is not root does not see the leftovers of other users."""
     path = folder.card("tb", 1)
     owner = os.stat(path).st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
@@ -209,7 +209,7 @@ def test_a_card_without_a_socket_is_believed_of_oneself_and_by_root(
 
 
 def test_half_a_card_and_a_huge_one_are_none(folder: Folder) -> None:
-    """What cannot be a whole card is passed over."""
+    """Both are ignored."""
     path = folder.card("tb", 1)
     whole = (folder.path / "tb1.worker").read_bytes()
     for broken in (whole[:-10], whole + b" " * cards.MAX_CARD_BYTES):
@@ -220,7 +220,7 @@ def test_half_a_card_and_a_huge_one_are_none(folder: Folder) -> None:
 
 
 def test_of_a_huge_card_no_more_is_read_than_a_card_can_have(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte more says that it is none; the rest of the file, which may be endless, costs nothing."""
+    """One byte more than a card can have is enough to reject it; the rest of the file is not read."""
     path = folder.card("tb", 1)
     os.truncate(path, 1 << 26)
     sizes: list[int] = []
@@ -243,7 +243,7 @@ def test_of_a_huge_card_no_more_is_read_than_a_card_can_have(folder: Folder, mon
 def test_cards_that_are_being_written_are_read_again_after_one_pause(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are, of however many arguments: whoever plants them must not hold up the reader for each."""
+    """One pause for all broken cards of all arguments: a user who makes many must not delay the reader for each."""
     numbers = range(1, 50)
     for number in numbers:
         (folder.path / f"tb{number}.worker").write_bytes(b"{")
@@ -275,7 +275,7 @@ def test_a_folder_is_listed_once(folder: Folder, monkeypatch: pytest.MonkeyPatch
     assert listed == [str(folder.path)]
 
 
-def test_of_another_user_only_so_many_are_looked_at(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_of_another_user_are_limited(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sockets, cards and broken cards count, each number once; other users, and the reader's own, lose nothing."""
     needs_root()
     monkeypatch.setattr(discovery, "MAX_USER_WORKERS", 3)
@@ -295,10 +295,10 @@ def test_of_another_user_only_so_many_are_looked_at(folder: Folder, monkeypatch:
     assert found.left_out == {STRANGER: 7}
 
 
-def test_what_others_left_is_not_counted_by_somebody_who_is_not_root(
+def test_a_reader_that_is_not_root_does_not_count_the_leftovers_of_others(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cards without sockets, which that one does not believe."""
+    """These are cards without sockets, which it does not believe."""
     monkeypatch.setattr(discovery, "MAX_USER_WORKERS", 3)
     for number in range(1, 6):
         folder.card("tb", number)

@@ -63,7 +63,7 @@ def kept(shared: Path, base: str, number: int, died_at: float, uid: int = UID) -
     return path
 
 
-def test_what_successors_kept_is_found(shared: Path, base: str) -> None:
+def test_postmortems_of_successors_are_found(shared: Path, base: str) -> None:
     """Of this base only, the latest death first, and only the numbers that were asked for."""
     kept(shared, base, 1, 10.0)
     kept(shared, base, 2, 20.0)
@@ -74,7 +74,7 @@ def test_what_successors_kept_is_found(shared: Path, base: str) -> None:
 
 
 def test_a_dead_workers_table_is_read(shared: Path, base: str) -> None:
-    """Its process has ended, or its pid is another's by now, or it was before the machine started; with its stacks."""
+    """Its process has ended, or its pid was reused, or the machine has restarted; its stacks are read too."""
     path = put(shared, base, own_header(start_ticks=1))
     stacks = path.with_suffix(".stacks")
     stacks.write_bytes(b"the last stacks")
@@ -92,8 +92,8 @@ def test_a_living_worker_is_not_declared_dead(shared: Path, base: str) -> None:
     assert find(shared, base) == Found((), is_known=True, faults=())
 
 
-def test_a_container_is_told_by_its_socket(shared: Path, base: str) -> None:
-    """Its pids mean nothing here: refused is dead, and whoever accepts lives."""
+def test_a_worker_in_a_container_is_judged_by_its_socket(shared: Path, base: str) -> None:
+    """Its pids mean nothing here: it is dead if the connection is refused, and alive if it is accepted."""
     put(shared, base, own_header(pid_namespace=1))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{base}3")
@@ -103,7 +103,7 @@ def test_a_container_is_told_by_its_socket(shared: Path, base: str) -> None:
 
 
 def test_a_container_without_a_socket_is_not_declared_dead(shared: Path, base: str) -> None:
-    """A cleaner took it, or its worker has ended: nothing tells which, and that is said; after a boot it is known."""
+    """It may be dead, or a cleaner removed the socket: a line says so. After a reboot it is dead."""
     path = put(shared, base, own_header(pid_namespace=1))
     found = find(shared, base)
     assert found.postmortems == ()
@@ -115,19 +115,19 @@ def test_a_container_without_a_socket_is_not_declared_dead(shared: Path, base: s
 
 
 def test_tables_beside_the_sockets_are_found(shared: Path, base: str) -> None:
-    """Where there was no shared memory."""
+    """They are there if the worker had no shared memory."""
     Path(f"{base}3.table").write_bytes(table(row(path=b"/lost"), header=own_header(start_ticks=1)))
     (found,) = find(shared, base).postmortems
     assert (found.number, found.requests[0].path) == (3, "/lost")
 
 
 def test_nothing_is_known_of_a_base_without_files(shared: Path, base: str) -> None:
-    """Neither of the living nor of the dead."""
+    """``is_known`` is false."""
     assert find(shared, base) == Found((), is_known=False, faults=())
 
 
 @pytest.mark.parametrize("harm", ["garbage", "short", "version", "link", "pipe", "owner", "two names"])
-def test_what_is_not_a_workers_file_is_said_and_not_followed(harm: str, shared: Path, base: str) -> None:
+def test_a_file_that_is_no_workers_is_reported_and_not_followed(harm: str, shared: Path, base: str) -> None:
     """One line names the file and what is wrong with it; the others are shown."""
     kept(shared, base, 1, 10.0)
     path = put(shared, base, own_header(start_ticks=1), uid=UID + 1 if harm == "owner" else UID)
@@ -154,7 +154,7 @@ def test_what_is_not_a_workers_file_is_said_and_not_followed(harm: str, shared: 
         assert fault.startswith(f"{path}: ")
 
 
-def test_of_one_user_only_so_much_is_read(shared: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_read_of_one_user_are_limited(shared: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says how many of its files are left out; another user's are all shown."""
     needs_root()
     paths = [kept(shared, base, number, 10.0 + number, STRANGER) for number in range(1, 9)]
@@ -171,8 +171,8 @@ def test_of_one_user_only_so_much_is_read(shared: Path, base: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("harm", ["garbage", "owner", "table"])
-def test_files_that_are_none_count_too(harm: str, shared: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of whoever they belong to, whatever user is in their names."""
+def test_bad_files_count_too(harm: str, shared: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count for their owner, not for the user in their names."""
     for number in range(1, 9):
         path = kept(shared, base, number, 10.0 + number, UID + 1 if harm == "owner" else UID)
         if harm == "table":
@@ -186,10 +186,10 @@ def test_files_that_are_none_count_too(harm: str, shared: Path, base: str, monke
     assert found.faults[-1].startswith(f"5 files of uid {UID} are left out: ")
 
 
-def test_tables_of_the_living_take_nothing_from_the_dead(
+def test_tables_of_living_workers_do_not_use_up_the_limit(
     shared: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are nearly all that there is, and nothing of them is kept."""
+    """Most tables are of living workers."""
     monkeypatch.setattr(postmortems, "MAX_USER_BYTES", blackbox.FILE_BYTES)
     for number in range(1, 9):
         put(shared, base, own_header(number=number), number)

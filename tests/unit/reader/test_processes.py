@@ -70,7 +70,7 @@ def proc(tmp_path: Path) -> FakeProc:
     return FakeProc(tmp_path)
 
 
-def test_the_process_of_a_card_is_known_by_all_its_marks(proc: FakeProc) -> None:
+def test_the_process_of_a_card_is_recognised(proc: FakeProc) -> None:
     """pid, start, boot, pid namespace and owner together say that it is the same one."""
     assert proc.processes.standing(proc.card(), OWNER) == SAME
 
@@ -94,8 +94,10 @@ def test_another_process_with_the_same_pid_is_not_the_cards(proc: FakeProc) -> N
         ("", False),
     ],
 )
-def test_who_only_acts_as_a_user_may_not_be_signalled_by_him(proc: FakeProc, uids: str, may: bool) -> None:
-    """As kill(2) has it: real and saved user count, not the effective one."""
+def test_a_process_that_only_acts_as_a_user_may_not_be_signalled_by_that_user(
+    proc: FakeProc, uids: str, may: bool
+) -> None:
+    """By the rule of kill(2) the real and the saved user count, not the effective one."""
     proc.status(proc.root / "42", uids)
     assert proc.processes.may_be_signalled_by(42, OWNER) is may
 
@@ -116,7 +118,7 @@ def test_other_boots_and_namespaces_are_not_judged(proc: FakeProc) -> None:
 @pytest.mark.parametrize(
     ("letter", "state"), [("S", ALIVE), ("R", ALIVE), ("T", STOPPED), ("t", STOPPED), ("D", DISK_WAIT)]
 )
-def test_the_state_of_a_process_has_a_word(proc: FakeProc, letter: str, state: str) -> None:
+def test_the_letter_of_a_process_becomes_a_state(proc: FakeProc, letter: str, state: str) -> None:
     """The kernel's letters become the words of the list."""
     proc.process(42, letter)
     assert proc.processes.state(42) == state

@@ -46,7 +46,7 @@ def test_our_own_text_is_read_too() -> None:
 
 
 def test_a_peer_in_another_namespace_has_no_pid() -> None:
-    """The kernel then says 0, which is nobody."""
+    """The kernel then returns 0."""
     assert snapshot(Reply(uwsgi.UWSGI_HEADER, 0, 7), 6.0).worker.pid is None
 
 

@@ -39,7 +39,7 @@ def test_a_template_has_no_line_of_the_code_that_it_was_compiled_to(tmp_path: Pa
     assert (frame.lineno, frame.source) == (2, None)
 
 
-def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:
+def test_files_that_are_no_source_are_left_out(tmp_path: Path) -> None:
     """Code without a file, names that are not there, folders, pipes, devices, and what the kernel makes up or has open:
     that would speak of the reader.
     """
@@ -66,7 +66,7 @@ def test_what_is_no_source_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_root_reads_with_the_workers_eyes(short_path: Path) -> None:
+def test_root_reads_with_the_workers_rights(short_path: Path) -> None:
     """A worker cannot have root show a file to it, and root is itself again afterwards."""
     os.chmod(short_path, 0o755)
     secret, public = short_path / "secret", short_path / "public"
@@ -80,7 +80,7 @@ def test_root_reads_with_the_workers_eyes(short_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_root_reads_what_the_worker_can_reach(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_reads_only_files_that_the_worker_can_reach(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link to what root has open, or to where it stands, leads past a folder that the worker may not enter: nothing
     is shown then. Links to what it may reach are followed.
     """
@@ -108,7 +108,7 @@ def test_root_reads_what_the_worker_can_reach(short_path: Path, monkeypatch: pyt
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("turn", [0, 1])
 @pytest.mark.parametrize("named", ["own", "private"])
-def test_root_reads_what_it_has_looked_at(
+def test_root_reads_the_file_that_it_has_checked(
     named: str, turn: int, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder on the path that is swapped for a link to where root stands, and back, with every call: what the worker

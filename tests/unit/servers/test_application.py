@@ -24,7 +24,7 @@ MODULE = "tests.programs.unwrapped"
 
 
 @pytest.mark.parametrize("target", [MODULE, f"{MODULE}:application", f" {MODULE} : application ", f"{MODULE}:site.app"])
-def test_every_way_to_name_it(target: str) -> None:
+def test_every_form_of_a_target_is_found(target: str) -> None:
     """A module, a name in it, an attribute of an object."""
     assert application.find_application(target, "X") is unwrapped.application
 
@@ -58,7 +58,7 @@ def test_a_factory_is_called_with_literal_arguments(call: str, answer: bytes) ->
         (f"{MODULE}:not_an_application()", "that cannot be called; leave the parentheses out"),
     ],
 )
-def test_a_name_of_nothing_is_one_line(target: str, message: str) -> None:
+def test_a_target_that_does_not_exist_is_one_line(target: str, message: str) -> None:
     """It says what is wrong and what to try."""
     with pytest.raises(ConfigurationError) as raised:
         application.find_application(target, "X")
@@ -72,7 +72,7 @@ def test_a_name_of_nothing_is_one_line(target: str, message: str) -> None:
 def test_an_error_of_the_applications_own_module_comes_through(
     error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of whatever type, and not dressed up as ours."""
+    """Any exception comes through unchanged."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_application.py").write_text(error + "\n")
     with pytest.raises((ImportError, LookupError), match=r"no_such_library|of its own|no_such_name") as raised:

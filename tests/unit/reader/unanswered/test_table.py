@@ -77,7 +77,7 @@ def test_ages_of_another_machine_come_from_its_own_clocks(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"pid": 1}, {"start_ticks": 1}, {"number": 1}])
 def test_a_table_of_another_process_is_not_the_workers(path: Path, change: dict[str, object]) -> None:
-    """A card that was left behind, or that lies, is found out."""
+    """It is rejected if the card is old or forged."""
     with pytest.raises(FormatError, match="another process"):
         read(card(path, **change))
 
@@ -92,7 +92,7 @@ def test_a_file_that_is_cut_short_is_an_error(path: Path) -> None:
 
 
 def test_links_pipes_and_files_of_others_are_not_opened(path: Path, tmp_path: Path) -> None:
-    """Whatever the card says."""
+    """Even if the card names them."""
     link, pipe = tmp_path / "link", tmp_path / "pipe"
     link.symlink_to(path)
     os.mkfifo(pipe)
@@ -141,6 +141,6 @@ def test_any_file_is_a_snapshot_or_an_error(content: bytes, clocks_are_ours: boo
         tables.threads_of(content)
 
 
-def test_threads_are_told_apart(path: Path) -> None:
+def test_the_listener_and_the_serving_threads_are_known(path: Path) -> None:
     """The listener's, and those that serve."""
     assert tables.threads_of(path.read_bytes()) == (4712, frozenset((4713, 4714)))

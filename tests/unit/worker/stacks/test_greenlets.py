@@ -454,7 +454,7 @@ def test_a_hub_that_only_works_much_is_not_blocked() -> None:
     assert said.messages == []
 
 
-def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
+def test_hubs_are_not_asked_if_the_option_is_off() -> None:
     """``hub_blocked=0``."""
     fake = FakeHub()
     hubs = Hubs()

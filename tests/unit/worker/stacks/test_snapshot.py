@@ -110,7 +110,7 @@ def test_a_thread_that_moves_is_shown_where_it_is(taker: Snapshots, mover: Mover
 
 
 def test_parts_make_the_document(taker: Snapshots, mover: Mover, cores: Cores) -> None:
-    """What a worker puts together from frames and heads that it keeps is what the formats give for the same values."""
+    """The parts that a worker caches make the same document as encoding the values at once."""
     core, _marker = cores.take(mover.ident, mover.thread.native_id, mover.thread)
     noted(core, "/one", 5.0)
     core.environ, core.settings, core.started = {}, from_options(), 5.0
@@ -206,7 +206,7 @@ def requests_of(snapshot: Snapshot) -> list[Stack]:
 
 
 def test_readers_get_the_kernels_view_however_often_they_ask(base: str) -> None:
-    """A list, a snapshot or another reader just before takes nothing away."""
+    """A list, a snapshot or another reader just before makes no difference."""
     with held(base, 8):
         for without_stacks in (False, True, False, False):
             [answer] = survey([base], without_stacks=without_stacks).answers
@@ -231,7 +231,7 @@ def test_the_kernels_view_is_that_of_the_64_oldest_requests(base: str) -> None:
 
 
 def test_a_list_takes_no_snapshot(base: str) -> None:
-    """What it shows costs the worker no look at its threads."""
+    """It costs the worker no walk over its threads."""
     with held(base, 1):
         before = counters(base).snapshots
         survey([base], without_stacks=True)

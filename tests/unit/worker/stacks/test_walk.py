@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker.worker.stacks import walk
 
 
-def test_a_collection_in_the_middle_does_not_let_the_frames_go() -> None:
+def test_a_collection_during_a_walk_does_not_free_the_frames() -> None:
     """CPython 3.11 went on with a frame whose memory was gone, and the worker ended with SIGSEGV."""
     command = [sys.executable, "-m", "tests.programs.collected"]
     ended = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True, timeout=60)
@@ -71,8 +71,8 @@ def test_a_stack_is_of_one_instant() -> None:
     assert sorted(function for function, _ in calls) == ["left", "right"]
 
 
-def test_only_what_is_wanted_is_there() -> None:
-    """A thread of ours is not, nor one that has ended."""
+def test_only_the_wanted_threads_are_walked() -> None:
+    """Skipped threads, and threads that have ended, are not."""
     here = threading.get_ident()
     ended = threading.Thread(target=len, args=((),))
     ended.start()
