@@ -138,13 +138,10 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     elif path == "/wait-and-compute-in-c":
         give_way(0.5)
         compute_in_c(float(query))
-    elif path == "/compute-in-c":
+    elif path in ("/compute-in-c", "/compute-in-c-then-wait"):
         compute_in_c(float(query))
-        # In flight until the watchdog, which waits for the GIL, has had its turn.
-        give_way(0.3)
-    elif path == "/sleep-in-c":
+    elif path in ("/sleep-in-c", "/sleep-in-c-then-wait"):
         sleep_in_c(float(query))
-        give_way(0.3)
     elif path == "/unpatched":
         sleep_unpatched(query)
     elif path == "/background":
@@ -153,6 +150,9 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
         fork()
     elif path == "/holdings":
         body = holdings()
+    if path.endswith("-then-wait"):
+        # In flight until the watchdog, which waits for the GIL, has had its turn.
+        give_way(0.3)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return stream_slowly() if path == "/stream" else [body]
 

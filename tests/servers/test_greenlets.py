@@ -160,7 +160,7 @@ def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(
         assert "in compute_in_the_background" in report
 
 
-@pytest.mark.parametrize("path", ["/compute-in-c", "/sleep-in-c"])
+@pytest.mark.parametrize("path", ["/compute-in-c-then-wait", "/sleep-in-c-then-wait"])
 @pytest.mark.parametrize("kind", ["gevent", "pywsgi", "eventlet"])
 def test_what_keeps_the_gil_is_named_with_all_that_were_in_flight(
     kind: str, path: str, start: Callable[..., Started]
