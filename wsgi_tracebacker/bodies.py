@@ -7,9 +7,9 @@ because ``__iter__`` gives the application's own iterator.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.worker.tracking.admission import get_ident
 from wsgi_tracebacker.worker.tracking.core import CLOSE, value_in
 from wsgi_tracebacker.worker.tracking.responses import depends_only_on_type

@@ -19,12 +19,12 @@ one, or the first one in a forked process goes through ``agent.admit()``.
 from __future__ import annotations
 
 import inspect
-from time import monotonic
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker.deadlines import interrupt, interruptible

@@ -7,10 +7,10 @@ crashes the interpreter for a thread that has ended.
 from __future__ import annotations
 
 import os
-from time import clock_gettime
 from typing import NamedTuple
 
 from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux.clock import clock_gettime
 
 _NANOSECONDS = 1_000_000_000
 

@@ -27,10 +27,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
+from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.model.questions import in_flight
 from wsgi_tracebacker.servers.application import wrapped
@@ -176,7 +176,7 @@ def _silent_seconds(worker: Worker) -> float:
         return 0.0
     now = monotonic()
     # Up to gunicorn 21 it is Unix time, which is far greater than any monotonic time.
-    return max(0.0, now - last if last < now + 1.0 else time() - last)
+    return max(0.0, now - last if last < now + 1.0 else unix_time() - last)
 
 
 def worker_abort(worker: Worker) -> None:

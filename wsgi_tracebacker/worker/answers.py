@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.model.snapshot import Counters, Worker
 from wsgi_tracebacker.wire import http10, snapshot_json
 from wsgi_tracebacker.worker.identity import working_directory

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from time import CLOCK_BOOTTIME, clock_gettime, monotonic
-from time import time as unix_time
+from time import CLOCK_BOOTTIME
 from typing import NamedTuple
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux.clock import clock_gettime, monotonic, unix_time
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Worker
 from wsgi_tracebacker.wire.table_layout import Counted, Header

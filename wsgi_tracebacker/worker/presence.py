@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import grp
 import logging
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
 from wsgi_tracebacker.wire import postmortem_json
 from wsgi_tracebacker.worker import startup_warnings

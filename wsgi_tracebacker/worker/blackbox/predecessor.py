@@ -11,11 +11,11 @@ before it is logged: if that process is killed in between, ``wsgi-tb postmortem`
 
 from __future__ import annotations
 
-from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux.clock import unix_time
 from wsgi_tracebacker.wire import dead_table, postmortem_json, table_layout
 from wsgi_tracebacker.wire.table_layout import Counted
 from wsgi_tracebacker.worker.blackbox import box_files

@@ -27,9 +27,9 @@ from __future__ import annotations
 import operator
 import os
 import signal
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.linux.timers import Timer
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.reporting import faults

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from time import monotonic
-from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import threads as kernel_threads
+from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, StallReport
 from wsgi_tracebacker.model.snapshot import HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from time import strftime
 from typing import TYPE_CHECKING, Any
 
+from wsgi_tracebacker.linux.clock import strftime
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import report_json

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-from time import monotonic
-from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import threads as kernel_threads
+from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural

@@ -13,10 +13,9 @@ wake-up is too late for it.
 
 from __future__ import annotations
 
-from time import monotonic
-from time import time as unix_time
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import _socket
 import select
-from time import monotonic
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.wire import http10
 
 #: A client that has sent nothing for so long gets uWSGI's text: ``uwsgi --connect-and-read``, socat and nc send

@@ -19,9 +19,9 @@ import _socket
 import _thread
 import errno
 import select
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.wire import http10
 from wsgi_tracebacker.worker.listening.client import SILENCE, Client
 from wsgi_tracebacker.worker.listening.switch_interval import SwitchInterval

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from threading import main_thread
-from time import monotonic
-from time import time as unix_time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import threads as kernel_threads
+from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.snapshot import Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
 from wsgi_tracebacker.worker.stacks import greenlets, walk

@@ -16,9 +16,9 @@ import _thread
 import mmap
 import os
 import weakref
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.worker.threads import current_greenlet, primitives
 from wsgi_tracebacker.worker.tracking.core import APP, Core, value_in
 from wsgi_tracebacker.worker.tracking.cores import known_thread

@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.wire.table_layout import ROWS
 from wsgi_tracebacker.worker.blackbox.table import scratch_row
 from wsgi_tracebacker.worker.tracking.core import AbandonedCore, Core

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import NotInRequest
+from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
