@@ -19,7 +19,7 @@ one, or the first one in a forked process goes through ``agent.admit()``.
 from __future__ import annotations
 
 import inspect
-from types import GeneratorType
+from types import CodeType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
@@ -27,10 +27,12 @@ from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled
+from wsgi_tracebacker.worker.blackbox import other_interpreters
 from wsgi_tracebacker.worker.deadlines import interrupt, interruptible
 from wsgi_tracebacker.worker.deadlines.begin import load_kill_timer
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options
+from wsgi_tracebacker.worker.stacks.walk import SERVING_CODE
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, NestedCall
 from wsgi_tracebacker.worker.tracking.core import APP, BODY, AbandonedCore
 from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY
@@ -153,6 +155,8 @@ class TracebackerMiddleware:
             interrupt.prepare()
         elif self.__settings.harakiri_action == "kill":
             load_kill_timer()
+        if not is_disabled:
+            other_interpreters.clean_up_at_exit(self.__settings.base)
         # If disabled, it costs nothing: the application itself is called.
         self.__serve = app if is_disabled else _serving(app, self.__settings)
         if type(self) is TracebackerMiddleware:
@@ -296,6 +300,11 @@ def _serving(  # noqa: PLR0915  (one path: every call more would slow each reque
             raise
 
     return __call__
+
+
+SERVING_CODE.extend(
+    code for code in _serving.__code__.co_consts if isinstance(code, CodeType) and code.co_name == "__call__"
+)
 
 
 def settings_of(app: object) -> Settings | None:

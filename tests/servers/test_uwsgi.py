@@ -20,8 +20,12 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 
 if TYPE_CHECKING:
+    import http.client
+    from collections.abc import Iterator
+
     from tests.conftest import StartGunicorn
     from tests.servers.conftest import StartUwsgi
+    from tests.support.servers import Uwsgi
 
 WRAPPED = ("--module", "example_app.wsgi:application")
 
@@ -98,6 +102,77 @@ def test_the_middleware_inside_uwsgi(lazy: tuple[str, ...], uwsgi: StartUwsgi, b
             os.kill(pid, signal.SIGKILL)
         server.end_signal = signal.SIGKILL
         server.stop()
+
+
+TWO_APPLICATIONS = (
+    *("--mount", "/first=example_app.wsgi:application", "--mount", "/second=example_app.wsgi:application"),
+    *("--manage-script-name", "--threads", "3"),
+    *("--env", "WSGI_TB_HARAKIRI=1", "--env", "WSGI_TB_HARAKIRI_ACTION=raise"),
+)
+
+
+@contextlib.contextmanager
+def three_asleep(server: Uwsgi) -> Iterator[list[http.client.HTTPConnection]]:
+    """One request of the first application and two of the second, once they are overdue."""
+    with contextlib.ExitStack() as connections:
+        asleep = [
+            connections.enter_context(clients.in_flight(server.address, f"/{name}/slow?seconds=3"))
+            for name in ("first", "second", "second")
+        ]
+        # The second report on /second/slow is only counted.
+        for name in ("first", "second"):
+            server.wait_for_log(f"harakiri: GET /{name}/slow")
+        yield asleep
+
+
+@pytest.mark.parametrize("lazy", [(), ("--lazy-apps",)], ids=["plain", "lazy-apps"])
+def test_an_interpreter_for_each_application(lazy: tuple[str, ...], uwsgi: StartUwsgi, base: str) -> None:
+    """The threads of the second one share an id: no request has another's stack or exception, each text names uWSGI's
+    option, and an end in order leaves nothing of either.
+    """
+    server = uwsgi(*TWO_APPLICATIONS, *lazy)
+    with three_asleep(server) as connections:
+        assert len(asking.serving(base, "/first/slow")) == 1
+        found = asking.serving(base, "/second/slow")
+        assert [(thread["kind"], thread["frames"]) for thread in found] == [("unknown", [])] * 2
+        for document in asking.snapshots(base):
+            for thread in document["threads"]:
+                assert not (thread["core"] is not None and thread["request"] is None and thread["frames"])
+        command = [sys.executable, "-m", "wsgi_tracebacker", "read", base]
+        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        assert text.count("--single-interpreter") >= 2
+        assert [connection.getresponse().status for connection in connections] == [504, 200, 200]
+    log = server.log_text()
+    assert log.count("is in the same process as worker") == 1
+    assert "WSGIApplicationGroup" not in log
+    assert "not raised into: uWSGI runs this application in a sub-interpreter" in log
+    assert asking.files(base) == asking.expected_files(1, 2)
+    wait_until(lambda: asking.are_idle(base) and server.is_idle(), "it is done with the requests")
+    server.stop()
+    assert asking.files(base) == []
+
+
+def test_one_interpreter_for_all_applications(uwsgi: StartUwsgi, base: str) -> None:
+    """With uWSGI's option there is one worker that knows the stack of every request."""
+    server = uwsgi(*TWO_APPLICATIONS, "--single-interpreter")
+    with three_asleep(server) as connections:
+        assert asking.files(base) == asking.expected_files(1)
+        for thread in asking.serving(base):
+            asking.check_chain(thread)
+        for connection in connections:
+            connection.getresponse().read()
+    assert "single-interpreter" not in server.log_text()
+
+
+@pytest.mark.parametrize("lazy", [(), ("--lazy-apps",)], ids=["plain", "lazy-apps"])
+def test_the_first_interpreter_removes_what_others_leave(lazy: tuple[str, ...], uwsgi: StartUwsgi, base: str) -> None:
+    """Also if it never served a request, so that nothing of its own runs."""
+    server = uwsgi(*TWO_APPLICATIONS, *lazy)
+    clients.request(server.address, "/second/quick")
+    assert asking.files(base) == asking.expected_files(1)
+    wait_until(lambda: asking.are_idle(base) and server.is_idle(), "it is done with the request")
+    server.stop()
+    assert asking.files(base) == []
 
 
 @pytest.mark.parametrize("lazy", [(), ("--lazy-apps",)], ids=["plain", "lazy-apps"])

@@ -19,6 +19,8 @@ SCHEMA = 1
 PHASES = ("app", "body", "close")
 #: The phase of a request that is known from the table only, which does not hold it.
 UNKNOWN_PHASE = "unknown"
+#: The kind of a thread of which uWSGI does not say more, or whose stack is not known: see ``interpreters``.
+UNKNOWN_KIND = "unknown"
 
 
 class Frame(NamedTuple):
@@ -87,7 +89,7 @@ class Stack(NamedTuple):
     #: The request slot, from 0; None for a thread that serves no requests.
     core: int | None = None
     #: ``main``, ``thread``, ``foreign`` (not started by Python), ``greenlet``, ``hub`` (the loop of gevent or eventlet
-    #: and the thread it runs in), or ``unknown`` (uWSGI does not say).
+    #: and the thread it runs in), or UNKNOWN_KIND.
     kind: str = "thread"
     daemon: bool | None = None
     #: The kernel's letter: R runs, S sleeps, D waits for a disk, T is stopped. See proc_pid_stat(5).

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
 from wsgi_tracebacker.text.frames import traceback
-from wsgi_tracebacker.text.units import age, plural
+from wsgi_tracebacker.text.units import SHARED_IDS, age, plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def target(request: Request) -> str:
 def span_line(span: Span) -> str:
     """``15.0-17.2 s  app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)``."""
     places = [_place(frame) for frame in (span.application, span.innermost) if frame is not None]
-    where = " > ".join(places) or "(no Python code)"
+    where = " > ".join(places) or "(no stack)"
     more = f" and {plural(span.places - 1, 'other place')}" if span.places > 1 else ""
     return f"{span.from_seconds:.1f}-{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)})"
 
@@ -159,6 +160,9 @@ def _place(frame: Frame) -> str:
 
 
 def _stack(stack: Stack) -> Iterator[str]:
+    if stack.kind == UNKNOWN_KIND:
+        yield f"its stack is not known: {SHARED_IDS}"
+        return
     yield "Traceback (most recent call last):"
     if stack.frames_omitted:
         yield f"  [{plural(stack.frames_omitted, 'frame')} left out]"

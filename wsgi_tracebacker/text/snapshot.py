@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.questions import in_flight, is_serving
-from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, UNKNOWN_PHASE
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.palette import PLAIN, Palette
-from wsgi_tracebacker.text.units import OTHER_USER, duration, plural
+from wsgi_tracebacker.text.units import OTHER_USER, SHARED_IDS, duration, plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def _resting_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]
         what = "idle"
     else:
         what = f"{'daemon ' if stack.daemon else ''}{printable(stack.kind)}, serves no requests"
-        if stack.kind == "unknown":
-            what = "serves no requests"
+        if stack.kind == UNKNOWN_KIND:
+            what = "serves no requests" if source != "worker" else "which thread this is, is not known"
         if stack.hub is not None:
             what = f"{printable(stack.hub.library)}'s hub, which all its greenlets wait in"
     last = stack.last_request
@@ -243,6 +243,8 @@ def _frames(stack: Stack, palette: Palette, source: str) -> Iterator[str]:
             yield "    (no stack of this thread in faulthandler's dump)"
     elif stack.frames_omitted:
         yield f"    [{plural(stack.frames_omitted, 'frame')} between the outermost ones and the rest left out]"
-    if not stack.frames and source != "faulthandler":
+    if not stack.frames and source == "worker" and stack.kind == UNKNOWN_KIND:
+        yield f"    (its stack is not known: {SHARED_IDS})"
+    elif not stack.frames and source != "faulthandler":
         yield "    (no Python code on this thread)"
     yield from (f"    {line}" for line in traceback(stack.frames, palette))

@@ -5,6 +5,12 @@ from __future__ import annotations
 #: The mark of what is not of the reader's own user; the uid follows.
 OTHER_USER = "another user's: uid"
 
+#: Why a stack is not known, and what to change. See ``worker.threads.interpreters``.
+SHARED_IDS = (
+    "uWSGI runs this application in a sub-interpreter, whose threads all have one id; start uWSGI with"
+    " --single-interpreter"
+)
+
 
 def duration(seconds: float) -> str:
     """A time that people read at a glance: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""

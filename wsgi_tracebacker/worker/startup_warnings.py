@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.threads import interpreters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,15 +87,26 @@ def _warn(key: str, text: str | None) -> None:
 
 
 def other_copies(identity: Identity, number: int) -> str | None:
-    """What to say of other interpreters of this process that have a worker number each; None if there are none."""
+    """What to say of other interpreters of this process; None if there are none that matter."""
     numbers = _numbers_of(identity, number) if _WITH_INTERPRETERS & sys.modules.keys() else []
-    if not numbers:
-        return None
-    return (
-        f"worker {number} is in the same process as worker {', '.join(map(str, numbers))}, in another interpreter:"
-        " each shows the threads of both, and only the first can be asked when Python is stalled. Under mod_wsgi,"
-        " WSGIApplicationGroup %{GLOBAL} has all applications in one interpreter"
-    )
+    facts = []
+    if numbers:
+        facts.append(
+            f"worker {number} is in the same process as worker {', '.join(map(str, numbers))}, in another interpreter:"
+            " each shows the threads of both, and only the first can be asked when Python is stalled"
+        )
+    if interpreters.own_id_is_shared():
+        facts.append(
+            f"the threads that serve in this interpreter of uWSGI have one id, so worker {number} shows its requests"
+            " without their stacks, and HarakiriTimeout is not raised into them"
+        )
+    return f"{'; '.join(facts)}. {_one_interpreter()}" if facts else None
+
+
+def _one_interpreter() -> str:
+    if "uwsgi" in sys.modules:
+        return "Start uWSGI with --single-interpreter: then all applications are in one interpreter"
+    return "Under mod_wsgi, WSGIApplicationGroup %{GLOBAL} has all applications in one interpreter"
 
 
 def _numbers_of(identity: Identity, below: int) -> list[int]:

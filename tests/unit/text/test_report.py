@@ -190,3 +190,12 @@ def test_a_stall() -> None:
     assert found["ended"] == [{"method": "GET", "path": "/\x1b", "ended_seconds_ago": 0.5}]
     nothing = StallReport(1.0, None, 5903, (), ())
     assert stall_line(nothing) == "Python could not run for 1.0 s, worker ?, pid 5903; no request is in flight"
+
+
+def test_an_unknown_stack_is_not_called_none() -> None:
+    """Where uWSGI's threads share an id, the report names uWSGI's option in place of a traceback."""
+    stack = Stack("WSGIWorker2Core1", core=1, kind="unknown")
+    text = "\n".join(lines(REPORT._replace(stack=stack)))
+    assert "Traceback" not in text
+    assert "its stack is not known" in text
+    assert "--single-interpreter" in text

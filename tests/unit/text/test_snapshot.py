@@ -100,6 +100,16 @@ def test_of_uwsgi_only_stacks_are_known() -> None:
     assert "  bg  serves no requests\n    (no Python code on this thread)" in shown(snapshot, all_threads=True)
 
 
+def test_an_unknown_stack_is_not_called_none() -> None:
+    """In a sub-interpreter of uWSGI a request has no stack, and a stack no thread: the text names uWSGI's option."""
+    serving = SERVING._replace(kind="unknown", frames=())
+    stray = Stack("unknown thread", kind="unknown", frames=FRAMES[:1])
+    text = shown(SNAPSHOT._replace(stacks=(serving, stray)), all_threads=True)
+    assert "(its stack is not known: uWSGI runs this application in a sub-interpreter" in text
+    assert "--single-interpreter)" in text
+    assert "  unknown thread  which thread this is, is not known\n    File" in text
+
+
 def test_an_idle_worker_is_two_lines() -> None:
     """A worker that serves nothing has its heading and its count."""
     idle = SNAPSHOT._replace(worker=Worker(), stacks=(IDLE, IDLE))

@@ -157,3 +157,9 @@ def test_copies_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.Mo
     text = startup_warnings.other_copies(own, 8)
     assert text is not None
     assert text.startswith("worker 8 is in the same process as worker 1, 7, in another interpreter")
+    assert "WSGIApplicationGroup" in text
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(cores=1))
+    text = startup_warnings.other_copies(own, 8)
+    assert text is not None
+    assert "--single-interpreter" in text
+    assert "WSGIApplicationGroup" not in text

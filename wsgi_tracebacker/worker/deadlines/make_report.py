@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, StallReport
-from wsgi_tracebacker.model.snapshot import HubState, Stack
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets
+from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
 if TYPE_CHECKING:
@@ -76,7 +77,11 @@ class ReportMaker:
         if stack is not None:
             own_stack = self._stack(
                 stack, self._cores.name_of(core), core, core.serving_ident(), core.native_id, asked_id
-            )._replace(daemon=core.thread.daemon if core.thread is not None else None, greenlet=slow.greenlet)
+            )._replace(
+                daemon=core.thread.daemon if core.thread is not None else None,
+                greenlet=slow.greenlet,
+                kind=UNKNOWN_KIND if not stack and interpreters.ids_are_shared() else "thread",
+            )
         return HarakiriReport(
             kind="harakiri" if is_in_flight else "slow",
             request=request,

@@ -53,6 +53,9 @@ class _Place(NamedTuple):
     innermost: Frame | None
 
 
+_NO_PLACE = _Place(None, None)
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class _Run:
     """Successive samples in the same place, or in several places after a merge."""
@@ -124,7 +127,7 @@ class Recorder:
         #: Of the last sample.
         self._stack: RawStack = []
         self._key: object = None
-        self._place = _Place(None, None)
+        self._place = _NO_PLACE
         self._cpu: float | None = None
         self._delay: float | None = None
 
@@ -180,7 +183,7 @@ class Recorder:
     def _find_place(self, stack: RawStack) -> tuple[object, _Place]:
         """The place of a stack, and the key that tells it from others."""
         if not stack:
-            return None, _Place(None, None)
+            return None, _NO_PLACE
         files: dict[str, SourceFile | None] = {}
         innermost = stack[0]
         application = next((raw for raw in stack if is_own(raw[0].co_filename)), None)
@@ -283,6 +286,8 @@ def _verdict(run: _Run) -> Verdict:
         frame = place.application or place.innermost
         where = f" within {frame.function}" if frame is not None else ""
         return Verdict("busy", f"{cpu:.0%} CPU {since}, {'moving' if run.changes else 'in one place'}{where}")
+    if run.places.keys() == {_NO_PLACE}:
+        return Verdict("unknown", f"no stack was seen {since}")
     if not run.changes and cpu is not None and cpu < _IDLE_SHARE:
         return Verdict("frozen", f"the same stack and no CPU {since}")
     if late is not None and late >= _LATE_SHARE:

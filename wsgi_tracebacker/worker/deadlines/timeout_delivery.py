@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.text.units import SHARED_IDS
 from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
+from wsgi_tracebacker.worker.threads import interpreters
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.stacks.hubs import Hub
@@ -38,6 +40,8 @@ class TimeoutDelivery:
 
         None: the request was not inside the application.
         """
+        if interpreters.own_id_is_shared():
+            return f"not raised into: {SHARED_IDS}"
         if hub is None:
             self._is_raised_in_thread = interrupt.raise_into(self._core, self._token)
             if not self._is_raised_in_thread:

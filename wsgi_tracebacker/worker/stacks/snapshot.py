@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
-from wsgi_tracebacker.model.snapshot import Snapshot, Stack
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
 from wsgi_tracebacker.worker.stacks import greenlets, walk
+from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.cores import known_thread
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
@@ -45,6 +46,8 @@ class _Entry(NamedTuple):
     #: Of a greenlet: running or suspended.
     greenlet: str | None = None
     hub: Hub | None = None
+    #: Whether it is not known which stack this thread has, or which thread has this stack.
+    is_unknown: bool = False
 
     @property
     def kernel_id(self) -> int | None:
@@ -126,6 +129,8 @@ class Snapshots:
         if core is not None and core.ident == entry.ident:
             return self._cores.name_of(core)
         thread = entry.thread
+        if entry.is_unknown and core is None:
+            return "unknown thread"
         if thread is None and entry.native_id == os.getpid():
             # gevent registers the main thread under another ident.
             thread = main_thread()
@@ -154,16 +159,21 @@ def _describe(
     return in_flight, last_ones
 
 
-def _entries(walked: walk.Walked, cores: Iterable[Core], hubs: Iterable[Hub]) -> list[_Entry]:
+def _entries(walked: walk.Walked, cores: Collection[Core], hubs: Iterable[Hub]) -> list[_Entry]:
     """Make an entry for each core, hub, and other thread. Of cores that share a thread, the first has its stack."""
     left = dict(walked.threads)
+    are_shared = interpreters.ids_are_shared()
     entries = []
     for core in cores:
         state = walked.state_of(core)
         if state is None:
             # Bodies that overlap on one thread are cores that share its stack.
             ident = core.serving_ident()
-            entries.append(_of_thread(core, ident, left.pop(ident, [])))
+            if are_shared and not walked.stack_of(core):
+                entry = _of_thread(core, ident, [])
+                entries.append(entry._replace(is_unknown=core.started > 0.0))
+            else:
+                entries.append(_of_thread(core, ident, left.pop(ident, [])))
         else:
             entries.append(_Entry(core, core.ident, core.native_id, core.thread, walked.stack_of(core), state))
             if state == greenlets.RUNNING:
@@ -179,6 +189,9 @@ def _entries(walked: walk.Walked, cores: Iterable[Core], hubs: Iterable[Hub]) ->
             entries.append(_Entry(None, hub.ident, hub.native_id, thread, runs, greenlets.RUNNING))
         stack = suspended or walked.threads[hub.ident]
         entries.append(_Entry(None, hub.ident, hub.native_id, thread, stack, None, hub))
+    if are_shared:
+        idents = left.keys() & {main_thread().ident or 0, *(core.ident for core in cores)}
+        entries += [_Entry(None, ident, None, None, left.pop(ident), is_unknown=True) for ident in idents]
     entries += [_of_thread(None, ident, stack) for ident, stack in left.items()]
     return entries
 
@@ -212,6 +225,8 @@ def _of_thread(core: Core | None, ident: int, stack: walk.RawStack) -> _Entry:
 
 
 def _kind(entry: _Entry) -> str:
+    if entry.is_unknown:
+        return UNKNOWN_KIND
     if entry.hub is not None:
         return "hub"
     if entry.greenlet is not None:

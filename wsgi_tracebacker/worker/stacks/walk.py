@@ -13,11 +13,17 @@ from itertools import chain, islice, repeat, takewhile
 from operator import attrgetter, methodcaller, truth
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wsgi_tracebacker.worker.threads import interpreters
+from wsgi_tracebacker.worker.tracking.core import APP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from types import CodeType, FrameType
 
     from wsgi_tracebacker.worker.tracking.core import Core
+
+#: The code of the middleware's call, which is in the stack of every request whose application runs.
+SERVING_CODE: list[CodeType] = []
 
 #: A stack, innermost frame first: code objects, each with the byte offset of the current instruction.
 RawStack = list[tuple["CodeType", int]]
@@ -42,9 +48,12 @@ class Walked(NamedTuple):
     hubs: dict[int, RawStack] = {}  # noqa: RUF012
 
     def stack_of(self, core: Core) -> RawStack:
-        """Return the stack of the thread or greenlet that works on a core's request."""
+        """Return the stack of the thread or greenlet that works on a core's request; empty if it is not known."""
         own = self.greenlets.get(id(core))
-        return self.threads.get(core.serving_ident(), []) if own is None else own[0]
+        if own is not None:
+            return own[0]
+        stack = self.threads.get(core.serving_ident(), [])
+        return stack if not interpreters.ids_are_shared() or _is_proven(core, stack) else []
 
     def state_of(self, core: Core) -> str | None:
         """Return the state of a core's greenlet; None for a thread."""
@@ -102,6 +111,17 @@ def walk(
     _with_collector_held(functools.partial(list, steps))
     threads = {ident: stack for ident, stack in zip(idents, stacks, strict=False) if stack}
     return threads, stacks[len(idents) :], lives
+
+
+def _is_proven(core: Core, stack: RawStack) -> bool:
+    """Whether a stack is that of a core's request, where threads share ids: see interpreters.
+
+    What serves a request in this interpreter has our call in its stack. Other interpreters have one that is equal, and
+    not the same.
+    """
+    return (
+        core.phase == APP and interpreters.is_first() and any(code is own for own in SERVING_CODE for code, _ in stack)
+    )
 
 
 _LIMITS = repeat(_MAX_WALKED - 1)

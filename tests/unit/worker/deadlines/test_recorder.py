@@ -193,7 +193,7 @@ def test_no_python_code_is_a_place_too() -> None:
         made.sample(number * 0.1, [], 0.0, 0.0)
     [span] = made.timeline()
     assert (span.application, span.innermost) == (None, None)
-    assert "(no Python code)" in span_line(span)
+    assert "(no stack)" in span_line(span)
 
 
 WHERE = st.builds(Where, st.integers(0, 2), st.one_of(st.none(), st.integers(0, 1)))
