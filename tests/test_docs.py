@@ -44,6 +44,8 @@ from wsgi_tracebacker.model.snapshot import (
     Stack,
     Worker,
 )
+from wsgi_tracebacker.model.waits import KINDS as KINDS_OF_WAITING
+from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.reader import client, discovery, postmortems, processes
 from wsgi_tracebacker.reader.unanswered import examine, stall
 from wsgi_tracebacker.wire import card_json as card_format
@@ -66,7 +68,10 @@ if TYPE_CHECKING:
 DOCS = PROJECT / "docs"
 PAGES = sorted([*PROJECT.glob("*.md"), *DOCS.rglob("*.md")])
 
-REQUEST = Request("GET", "/", None, None, None, 0.0, 0.0, "app")
+REQUEST = Request(
+    *("GET", "/", None, None, None, 0.0, 0.0, "app"),
+    waits_for=WaitsFor("lock", holders=(Holder("GET", "/", 0.0),)),
+)
 SNAPSHOT = Snapshot(
     worker=Worker(),
     taken_at=0.0,
@@ -176,10 +181,13 @@ def test_every_key_of_the_json_documents_is_in_the_reference() -> None:
         ("worker", snapshot["worker"]),
         ("thread", snapshot["threads"][0]),
         ("request", snapshot["threads"][0]["request"]),
+        ("waits_for", snapshot["threads"][0]["request"]["waits_for"]),
+        ("holder", snapshot["threads"][0]["request"]["waits_for"]["holders"][0]),
         ("last_request", snapshot["threads"][0]["last_request"]),
         ("frame", snapshot["threads"][0]["frames"][0]),
     ):
         assert set(rows(section(page, heading))) - {"key", "---"} == set(document), heading
+    assert set(rows(section(page, "kinds of waiting"))) - {"kind", "---"} == set(KINDS_OF_WAITING)
     worker = json.loads(json_format.worker_bytes(Worker(), Counters()))
     assert set(rows(section(page, "The worker"))) - {"key", "---"} == set(all_keys(worker)) - set(worker["worker"])
     assert page.startswith(f"# JSON documents\n\nAll documents have `schema` {SCHEMA}.")

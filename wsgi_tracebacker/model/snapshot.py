@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from wsgi_tracebacker.model.waits import WaitsFor  # noqa: TC001  (a value needs it)
+
 #: The version of the JSON document; it rises when a key changes its meaning or goes, not when one is added.
 SCHEMA = 1
 
@@ -58,6 +60,8 @@ class Request(NamedTuple):
     phase: str
     #: WSGI calls that the application itself makes inside this one, outermost first.
     nested: tuple[Request, ...] = ()
+    #: None also where it waits for nothing, or is younger than what is looked at.
+    waits_for: WaitsFor | None = None
 
 
 class LastRequest(NamedTuple):

@@ -37,6 +37,8 @@ def lines(report: HarakiriReport) -> Iterator[str]:
     if report.stack is not None and report.late_seconds >= _LATE_SECONDS:
         late = f"; this report is {report.late_seconds:.1f} s late, Python could not run before"
     yield f"{subject(report)}; {report.outcome}{late}"
+    if report.request.waits_for is not None:
+        yield f"  because: {printable(report.request.waits_for.sentence)}"
     for span in report.timeline:
         yield f"  {span_line(span)}"
     yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"

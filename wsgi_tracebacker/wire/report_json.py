@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.wire.records import plain
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, StallReport
-    from wsgi_tracebacker.model.snapshot import Stack
+    from collections.abc import Iterable
+
+    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, StallReport
+    from wsgi_tracebacker.model.snapshot import Request, Stack
 
 
 def document(report: HarakiriReport) -> dict[str, Any]:
@@ -21,17 +23,17 @@ def document(report: HarakiriReport) -> dict[str, Any]:
         "kind": report.kind,
         "outcome": report.outcome,
         "action": report.action,
-        "request": report.request,
+        "request": _request(report.request),
         "deadline": {"limit_seconds": report.limit_seconds, "late_seconds": report.late_seconds},
         "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
         "verdict": report.verdict,
         "timeline": report.timeline,
         "thread": _thread(stack, report.system_call) if stack is not None else None,
-        "others": report.others,
+        "others": _others(report.others),
     }
     if report.hub is not None:
         # In another dict, because there are ten keys already.
-        content["worker"]["hub"] = {**report.hub._asdict(), "blocked_by": report.hub_blocked_by}
+        content["worker"]["hub"] = {**report.hub._asdict(), "blocked_by": _other(report.hub_blocked_by)}
     return plain(content)
 
 
@@ -41,14 +43,14 @@ def hub_document(report: HubReport) -> dict[str, Any]:
         {
             "kind": "hub",
             "hub": report.hub,
-            "request": report.by.request if report.by is not None else None,
+            "request": _request(report.by.request) if report.by is not None else None,
             "worker": {
                 "number": report.worker,
                 "core": report.by.core if report.by is not None else None,
                 "pid": report.pid,
             },
             "thread": _thread(report.stack, None),
-            "others": report.others,
+            "others": _others(report.others),
         }
     )
 
@@ -60,10 +62,28 @@ def stall_document(report: StallReport) -> dict[str, Any]:
             "kind": "stall",
             "stalled_seconds": report.stalled_seconds,
             "worker": {"number": report.worker, "core": None, "pid": report.pid},
-            "in_flight": report.in_flight,
+            "in_flight": _others(report.in_flight),
             "ended": report.ended,
         }
     )
+
+
+def _request(request: Request) -> dict[str, Any]:
+    content = request._asdict()
+    waits_for = request.waits_for
+    if waits_for is not None:
+        # What is not known is left out: so there are never more than ten keys.
+        known = {key: value for key, value in waits_for._asdict().items() if value not in (None, ())}
+        content["waits_for"] = known
+    return content
+
+
+def _other(other: OtherRequest | None) -> dict[str, Any] | None:
+    return None if other is None else {"core": other.core, "request": _request(other.request)}
+
+
+def _others(others: Iterable[OtherRequest]) -> list[dict[str, Any] | None]:
+    return [_other(other) for other in others]
 
 
 def _thread(stack: Stack, system_call: str | None) -> dict[str, Any]:

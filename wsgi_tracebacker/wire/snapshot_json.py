@@ -19,6 +19,7 @@ from wsgi_tracebacker.model.snapshot import (
     Stack,
     Worker,
 )
+from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.wire.records import FLAG, INTEGER, NUMBER, TEXT, Key, Record, load
 
 if TYPE_CHECKING:
@@ -36,6 +37,42 @@ _FRAME = Record(
     Key("source_changed", FLAG, default=False),
 )
 Record(
+    Holder,
+    Key("method", TEXT),
+    Key("path", TEXT),
+    Key("age_seconds", NUMBER),
+    Key("core", INTEGER, None),
+    Key("worker", INTEGER, None),
+    Key("has", TEXT, None),
+    Key("wants", TEXT, None),
+)
+Record(
+    WaitsFor,
+    Key("kind", TEXT),
+    Key("sentence", TEXT, ""),
+    Key("service", TEXT, None),
+    Key("peer", TEXT, None),
+    Key("own_port", INTEGER, None),
+    Key("connecting", FLAG, None),
+    Key("host", TEXT, None),
+    Key("file", TEXT, None),
+    Key("pid", INTEGER, None),
+    Key("program", TEXT, None),
+    Key("lock", TEXT, None),
+    Key("lock_place", TEXT, None),
+    Key("holders", Holder, (), is_list=True),
+    Key("pool", TEXT, None),
+    Key("pool_size", INTEGER, None),
+    Key("pool_in_use", INTEGER, None),
+    Key("statement", TEXT, None),
+    Key("method", TEXT, None),
+    Key("url", TEXT, None),
+    Key("call", TEXT, None),
+    Key("called_at", TEXT, None),
+    Key("thread", TEXT, None),
+    Key("since_seconds", NUMBER, None),
+)
+Record(
     Request,
     Key("method", TEXT),
     Key("path", TEXT),
@@ -46,6 +83,7 @@ Record(
     Key("age_seconds", NUMBER),
     Key("phase", TEXT),
     Key("nested", Request, (), is_list=True),
+    Key("waits_for", WaitsFor, None),
 )
 Record(
     LastRequest,

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
 from wsgi_tracebacker.model.snapshot import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.waits import KINDS, Holder, WaitsFor
 
 #: Everything but surrogates, and those by which PEP 383 stands for bytes that are not UTF-8. (A high and a low
 #: surrogate side by side are one character in JSON; no file name brings them.)
@@ -60,6 +61,34 @@ frames = st.builds(
 )
 
 
+holders = st.builds(
+    Holder,
+    method=texts,
+    path=texts,
+    age_seconds=numbers,
+    core=st.none() | st.integers(0, 100),
+    worker=optional_integers,
+    has=optional_texts,
+    wants=optional_texts,
+)
+waits = st.builds(
+    WaitsFor,
+    kind=st.sampled_from(sorted(KINDS)) | texts,
+    sentence=texts,
+    connecting=st.none() | st.booleans(),
+    holders=st.lists(holders, max_size=2).map(tuple),
+    since_seconds=st.none() | numbers,
+    **dict.fromkeys(("own_port", "pid", "pool_size", "pool_in_use"), optional_integers),
+    **dict.fromkeys(
+        (
+            *("service", "peer", "host", "file", "program", "lock", "lock_place", "pool", "statement", "method"),
+            *("url", "call", "called_at", "thread"),
+        ),
+        optional_texts,
+    ),
+)
+
+
 def _requests(nested: st.SearchStrategy[tuple[Request, ...]]) -> st.SearchStrategy[Request]:
     return st.builds(
         Request,
@@ -72,6 +101,7 @@ def _requests(nested: st.SearchStrategy[tuple[Request, ...]]) -> st.SearchStrate
         age_seconds=numbers,
         phase=st.sampled_from(("app", "body", "close")),
         nested=nested,
+        waits_for=st.none() | waits,
     )
 
 
