@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.linux import peers
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.worker import at_exit, disabled, startup_warnings
 from wsgi_tracebacker.worker.answers import Answers
 from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
@@ -138,6 +139,8 @@ class Agent:
             stacks_file=self.presence.stacks_file,
             table=self.presence.table,
             places=self._places,
+            # Not from sysconfig: it imports a module, which a worker that has changed its user may be unable to read.
+            ownership=CodeOwnership(self._identity.application, os.path.dirname(os.__file__)),
             worker_number=self.presence.number,
             hubs=self._hubs,
         )

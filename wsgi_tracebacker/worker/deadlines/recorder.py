@@ -14,12 +14,13 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsgi_tracebacker.model.code_ownership import is_this_package
 from wsgi_tracebacker.model.report import Span, Verdict
 from wsgi_tracebacker.text.units import plural
-from wsgi_tracebacker.worker.deadlines.code_ownership import is_installed, is_own, is_this_package
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.linux.source import SourceFile
+    from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.snapshot import Frame
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
@@ -121,8 +122,9 @@ class _Run:
 class Recorder:
     """The samples of one request's thread, as runs. Used by one thread."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, ownership: CodeOwnership) -> None:
         self._places = places
+        self._ownership = ownership
         self._runs: list[_Run] = []
         #: Of the last sample.
         self._stack: RawStack = []
@@ -186,11 +188,11 @@ class Recorder:
             return None, _NO_PLACE
         files: dict[str, SourceFile | None] = {}
         innermost = stack[0]
-        application = next((raw for raw in stack if is_own(raw[0].co_filename)), None)
+        application = next((raw for raw in stack if self._ownership.is_own(raw[0].co_filename)), None)
         if application is None:
             # An application that was installed: the innermost installed code that the middleware calls.
             within = itertools.takewhile(lambda raw: not is_this_package(raw[0].co_filename), stack)
-            application = next((raw for raw in within if is_installed(raw[0].co_filename)), None)
+            application = next((raw for raw in within if self._ownership.is_installed(raw[0].co_filename)), None)
         innermost_frame = self._places.place(*innermost, files).frame
         if application is None:
             return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)
@@ -204,7 +206,7 @@ class Recorder:
 
         Without the calls of libraries: how deep a library is in something differs each time.
         """
-        calls = [code for code, _ in self._stack if is_own(code.co_filename)]
+        calls = [code for code, _ in self._stack if self._ownership.is_own(code.co_filename)]
         frame = self._place.application or self._place.innermost
         return tuple((code.co_filename, code.co_name) for code in calls), frame and (frame.filename, frame.lineno)
 

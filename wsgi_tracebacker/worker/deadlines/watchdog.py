@@ -32,6 +32,7 @@ from wsgi_tracebacker.worker.tracking.describe import describe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
@@ -68,6 +69,7 @@ class Watchdog:
         stacks_file: Callable[[], StacksFile | None],
         table: Callable[[], Table | None],
         places: Places,
+        ownership: CodeOwnership,
         worker_number: Callable[[], int | None],
         hubs: Hubs,
     ) -> None:
@@ -76,6 +78,7 @@ class Watchdog:
         self._cores = cores
         self._table = table
         self._places = places
+        self._ownership = ownership
         self._hubs = hubs
         self._publisher = Publisher(reporter, stacks_file, table)
         self._maker = ReportMaker(cores, hubs, places, worker_number)
@@ -235,7 +238,7 @@ class Watchdog:
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id)
         self._publisher.count("slow")
-        recorder = Recorder(self._places)
+        recorder = Recorder(self._places, self._ownership)
         self._slow[id(core)] = SlowRequest(
             core, token, settings, request, recorder, hubs=self._hubs, maker=self._maker, publisher=self._publisher
         )

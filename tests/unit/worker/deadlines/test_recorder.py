@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsgi_tracebacker
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.text.report import span_line
 from wsgi_tracebacker.worker.deadlines.recorder import MAX_RUNS, MAX_SPANS, Recorder
 from wsgi_tracebacker.worker.stacks import places
@@ -49,7 +50,7 @@ class Where(NamedTuple):
 
 
 def recorder() -> Recorder:
-    return Recorder(places.Places(None))
+    return Recorder(places.Places(None), CodeOwnership())
 
 
 def record(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.interpreters import needs_raise
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.worker.deadlines.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
@@ -47,7 +48,7 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
         core.started,
         settings,
         Request("GET", "/", None, None, None, 0.0, 0.0, "app"),
-        Recorder(Places(None)),
+        Recorder(Places(None), CodeOwnership()),
         hubs=_namespace(of=proceed),
         maker=_namespace(make=lambda _, request, **more: reported.append((request.phase, more["outcome"]))),
         publisher=_namespace(count=lambda _: None, admit=lambda *_: True, publish=lambda *_, **__: None),
