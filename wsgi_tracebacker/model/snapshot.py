@@ -116,6 +116,20 @@ class Stack(NamedTuple):
     hub: HubState | None = None
 
 
+class ListenSocket(NamedTuple):
+    """A socket on which a server accepts connections. Workers that were forked share it."""
+
+    #: Its inode number, which no other socket of this machine has: whoever adds up counts each once.
+    inode: int
+    #: ``tcp`` or ``unix``.
+    family: str
+    #: ``127.0.0.1:8000``, a path, or the name of an abstract socket after an ``@``.
+    address: str
+    #: Connections that wait to be accepted, and how many the kernel lets wait; None: not known.
+    waiting: int | None
+    limit: int | None
+
+
 class Worker(NamedTuple):
     """Who a worker is, and how much it has served. None: not known (uWSGI's own socket says none of it)."""
 
@@ -137,6 +151,15 @@ class Worker(NamedTuple):
     requests_in_flight: int | None = None
     #: The age of the oldest request in flight; None also if there is none.
     oldest_request_seconds: float | None = None
+    #: How many requests the server can serve at once in this process, as it says itself.
+    slots: int | None = None
+    #: How many of them are taken: by requests in flight, or by what else a slot does for a client.
+    busy: int | None = None
+    #: Connections that the server has accepted and that wait in the process until a slot is free.
+    inner_queue: int | None = None
+    #: How many workers with this number were there before it, as far as it was handed on.
+    restarts: int | None = None
+    listen: tuple[ListenSocket, ...] = ()
 
 
 class Counters(NamedTuple):

@@ -14,6 +14,7 @@ from wsgi_tracebacker.model.snapshot import (
     Frame,
     HubState,
     LastRequest,
+    ListenSocket,
     Request,
     Snapshot,
     Stack,
@@ -117,6 +118,14 @@ _STACK = Record(
     # stack_json() knows that this is the last one.
     Key("frames", Frame, is_list=True),
 )
+Record(
+    ListenSocket,
+    Key("inode", INTEGER),
+    Key("family", TEXT),
+    Key("address", TEXT),
+    Key("waiting", INTEGER, None),
+    Key("limit", INTEGER, None),
+)
 _WORKER = Record(
     Worker,
     Key("number", INTEGER, None),
@@ -133,6 +142,11 @@ _WORKER = Record(
     Key("requests_finished", INTEGER, None),
     Key("requests_in_flight", INTEGER, None),
     Key("oldest_request_seconds", NUMBER, None),
+    Key("slots", INTEGER, None),
+    Key("busy", INTEGER, None),
+    Key("inner_queue", INTEGER, None),
+    Key("restarts", INTEGER, None),
+    Key("listen", ListenSocket, (), is_list=True),
 )
 _COUNTERS = Record(
     Counters,

@@ -72,6 +72,7 @@ class Agent:
             snapshots=snapshot.Snapshots(self.cores, self._hubs, self._places),
             own_threads=self.own_threads,
             worker_number=self.presence.number,
+            restarts=self.presence.restarts,
             listener=lambda: self.listener,
         )
         self.deadlines = self.cores.watcher = DeadlineParts(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux.clock import monotonic
+from wsgi_tracebacker.linux.listen_sockets import ListenSockets
 from wsgi_tracebacker.model.snapshot import Counters, Worker
 from wsgi_tracebacker.wire import http10, snapshot_json
+from wsgi_tracebacker.worker import server_slots
 from wsgi_tracebacker.worker.identity import working_directory
 from wsgi_tracebacker.worker.reporting import faults
 
@@ -31,14 +33,17 @@ class Answers:
         snapshots: Snapshots,
         own_threads: OwnThreads,
         worker_number: Callable[[], int | None],
+        restarts: Callable[[], int | None],
         listener: Callable[[], Listener | None],
     ) -> None:
-        """``worker_number`` and ``listener``: as they are when somebody asks."""
+        """``worker_number``, ``restarts`` and ``listener``: as they are when somebody asks."""
         self._identity = identity
         self._cores = cores
         self._snapshots = snapshots
         self._own_threads = own_threads
         self._worker_number = worker_number
+        self._restarts = restarts
+        self._listen_sockets = ListenSockets(identity.is_own_socket)
         self._listener = listener
 
     def response(self, path: str) -> bytes | None:
@@ -60,13 +65,22 @@ class Answers:
         return self._snapshots.json(self._own_threads.idents(), self._worker())
 
     def _worker(self) -> Worker:
-        started = [token for core in self._cores.all() if (token := core.started) > 0.0]
-        return self._identity.worker(
+        cores = self._cores.all()
+        started = [token for core in cores if (token := core.started) > 0.0]
+        server = server_slots.read(cores)
+        worker = self._identity.worker(
             self._worker_number(),
             cwd=working_directory(),
             requests_finished=self._cores.finished(),
             requests_in_flight=len(started),
             oldest_request_seconds=max(0.0, monotonic() - min(started)) if started else None,
+        )
+        return worker._replace(
+            slots=server.slots,
+            busy=max(server.busy or 0, len(started)),
+            inner_queue=server.inner_queue,
+            restarts=self._restarts(),
+            listen=self._listen_sockets.all(server.descriptors),
         )
 
     def _counters(self) -> Counters:

@@ -55,6 +55,10 @@ class Identity(NamedTuple):
             application=application,
         )
 
+    def is_own_socket(self, path: str) -> bool:
+        """Whether a UNIX socket has the path of a worker of this base: this one, or another copy in this process."""
+        return path.startswith(self.base) and path[len(self.base) :].isdigit()
+
     def header(self, number: int, counted: Counted) -> Header:
         """The header of a new black box."""
         return Header(

@@ -46,6 +46,11 @@ class Presence:
         """The worker number."""
         return self._slot.number if self._slot is not None else None
 
+    def restarts(self) -> int | None:
+        """How many workers with this number were there before it; None without a black box."""
+        table = self.table()
+        return table.restarts if table is not None else None
+
     def table(self) -> Table | None:
         """The table of requests."""
         # Read once: close() sets it to None.

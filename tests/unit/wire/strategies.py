@@ -5,7 +5,17 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
-from wsgi_tracebacker.model.snapshot import Counters, Frame, HubState, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import (
+    Counters,
+    Frame,
+    HubState,
+    LastRequest,
+    ListenSocket,
+    Request,
+    Snapshot,
+    Stack,
+    Worker,
+)
 from wsgi_tracebacker.model.waits import KINDS, Holder, WaitsFor
 
 #: Everything but surrogates, and those by which PEP 383 stands for bytes that are not UTF-8. (A high and a low
@@ -144,6 +154,21 @@ workers = st.builds(
     requests_finished=optional_integers,
     requests_in_flight=optional_integers,
     oldest_request_seconds=st.none() | numbers,
+    slots=optional_integers,
+    busy=optional_integers,
+    inner_queue=optional_integers,
+    restarts=optional_integers,
+    listen=st.lists(
+        st.builds(
+            ListenSocket,
+            inode=integers,
+            family=st.sampled_from(("tcp", "unix")),
+            address=texts,
+            waiting=optional_integers,
+            limit=optional_integers,
+        ),
+        max_size=2,
+    ).map(tuple),
 )
 
 counters = st.builds(

@@ -105,6 +105,8 @@ def snapshot(
             base=card.base,
             requests_in_flight=len(reading.rows) + reading.torn,
             oldest_request_seconds=max((stack.request.age_seconds for stack in stacks if stack.request), default=None),
+            busy=len(reading.rows) + reading.torn,
+            restarts=header.counted.restarts,
         ),
         taken_at=unix,
         stacks=stacks,

@@ -39,6 +39,7 @@ class Table:
     def __init__(self, path: str, header: Header) -> None:
         """Make its file, in place of a predecessor's. Raises OSError."""
         self.path = path
+        self.restarts = header.counted.restarts
         #: Kept, because servers that start a thread for each request use the same few numbers again and again.
         self._rows: dict[int, Row] = {}
         self._descriptor = OwnDescriptor(box_files.make(path, os.O_RDWR))
@@ -94,6 +95,7 @@ class Table:
 
     def go_on_from(self, old: Table) -> None:
         """Copy the content of this worker's former table, whose file was deleted."""
+        self.restarts = old.restarts
         self._memory[table_layout.COUNTED_OFFSET :] = old._memory[table_layout.COUNTED_OFFSET :]
 
     def is_there(self) -> bool:

@@ -119,6 +119,8 @@ class Snapshots:
             documents.append(snapshot_json.stack_json(stack, [place.json for place in frames]))
         worker = worker._replace(
             requests_in_flight=len(in_flight),
+            # Requests may have begun since the worker was described.
+            busy=max(worker.busy or 0, len(in_flight)),
             oldest_request_seconds=max((request.age_seconds for request in in_flight.values()), default=None),
         )
         return snapshot_json.snapshot_bytes(Snapshot(worker, now_unix, ()), documents)
