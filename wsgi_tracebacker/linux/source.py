@@ -59,9 +59,24 @@ class SourceFile:
                 return None
         return self.line(lineno)
 
+    def block(self, first: int, last: int, most_lines: int) -> str:
+        """The lines from ``first``, a function's first, to the end of its block, which is at ``last`` or later."""
+        lines = self._lines[first - 1 : last]
+        indent = _indent(lines[0]) if lines else 0
+        for line in self._lines[last : last + most_lines]:
+            # Of a statement in brackets, the last line that has code may not be the last one.
+            if line.strip() and _indent(line) <= indent and line.lstrip()[0] not in ")]}":
+                break
+            lines.append(line)
+        return "\n".join(lines) + "\n"
+
     def is_newer_than(self, process_started_at: float | None) -> bool:
         """Whether the file was changed after a process started: that process may run other lines."""
         return process_started_at is not None and self.modified_at > process_started_at + _CLOCK_SLACK_SECONDS
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def is_source(status: os.stat_result) -> bool:

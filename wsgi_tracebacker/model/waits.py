@@ -38,7 +38,7 @@ KINDS = {
 
 
 class Holder(NamedTuple):
-    """A request that has what another one waits for."""
+    """A request, or a thread that serves none, that has what a request waits for."""
 
     method: str
     path: str
@@ -49,6 +49,8 @@ class Holder(NamedTuple):
     #: In a deadlock: what this request has, and what it waits for.
     has: str | None = None
     wants: str | None = None
+    #: The thread's name, if it serves no request: method and path are empty then, and its age is 0.
+    thread: str | None = None
 
 
 class WaitsFor(NamedTuple):

@@ -136,6 +136,8 @@ def _serving_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]
         yield f"  {name}  {_request(request, palette)}{facts}"
         if source in _FROM_OUTSIDE:
             yield f"    {palette.paint(palette.quiet, _ids(stack))}"
+        if request.waits_for is not None:
+            yield f"    {palette.paint(palette.heading, printable(request.waits_for.sentence))}"
         for nested in _nested(request):
             yield f"    inside it {_request(nested, palette)}"
     yield from _frames(stack, palette, source)

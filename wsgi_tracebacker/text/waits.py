@@ -5,6 +5,7 @@ The sentence holds names as they are: escape it where it is shown.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.text.units import duration
@@ -27,6 +28,14 @@ def sentence(waits: WaitsFor) -> str:
     """``waits for postgresql at 10.0.0.5:5432 (our port 33438): SELECT total FROM orders WHERE id = ?``."""
     make = _SENTENCES.get(waits.kind)
     return make(waits) if make is not None else f"waits ({waits.kind})"
+
+
+def place_name(filename: str, lineno: int | None) -> str:
+    """A file and line of the source: ``cart.py:105``, and ``shop/__init__.py:7``, because many files have that name."""
+    folder, name = os.path.split(filename)
+    if name == "__init__.py":
+        name = os.path.join(os.path.basename(folder), name)
+    return f"{name}:{'?' if lineno is None else lineno}"
 
 
 # ---------------------------------------------------------------------------------------------------- other machines
@@ -102,7 +111,9 @@ def _inside(holders: tuple[Holder, ...]) -> str:
 
 
 def holder_name(holder: Holder) -> str:
-    """``GET /refund, 12.0 s, core 3``."""
+    """``GET /refund, 12.0 s, core 3``, or ``thread "indexer"``."""
+    if holder.thread is not None:
+        return f'thread "{holder.thread}"'
     core = f", core {holder.core}" if holder.core is not None else ""
     worker = f" of worker {holder.worker}" if holder.worker is not None else ""
     return f"{holder.method} {holder.path}, {duration(holder.age_seconds)}{core}{worker}"
@@ -110,11 +121,16 @@ def holder_name(holder: Holder) -> str:
 
 def _deadlock(waits: WaitsFor) -> str:
     chain = "; ".join(
-        f"{holder.method} {holder.path} (core {'?' if holder.core is None else holder.core})"
-        f" has {holder.has or 'a lock'} and waits for {holder.wants or 'a lock'}"
+        f"{_party(holder)} has {holder.has or 'a lock'} and waits for {holder.wants or 'a lock'}"
         for holder in waits.holders
     )
     return f"deadlock: {chain}" if chain else "deadlock"
+
+
+def _party(holder: Holder) -> str:
+    if holder.thread is not None:
+        return f'thread "{holder.thread}"'
+    return f"{holder.method} {holder.path} (core {'?' if holder.core is None else holder.core})"
 
 
 def _pool(waits: WaitsFor) -> str:

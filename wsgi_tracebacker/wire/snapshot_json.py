@@ -46,6 +46,7 @@ Record(
     Key("worker", INTEGER, None),
     Key("has", TEXT, None),
     Key("wants", TEXT, None),
+    Key("thread", TEXT, None),
 )
 Record(
     WaitsFor,

@@ -29,6 +29,7 @@ from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, Admission
 from wsgi_tracebacker.worker.tracking.core import value_in
 from wsgi_tracebacker.worker.tracking.cores import Cores
 from wsgi_tracebacker.worker.tracking.handle import set_own_limit
+from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.deadlines.begin import Begin
@@ -63,13 +64,14 @@ class Agent:
         self.cores = Cores(self._primitives.allocate_lock)
         self._hubs = hubs.Hubs()
         self._places = places.Places(self._identity.started_at)
+        self._waits = WaitSources(self._identity.started_at)
         self.admission = Admission(self.cores, self._hubs.note)
         self.presence = Presence(self._identity, settings, self.cores, self.own_threads)
         self.listener: Listener | None = None
         self.answers = Answers(
             identity=self._identity,
             cores=self.cores,
-            snapshots=snapshot.Snapshots(self.cores, self._hubs, self._places),
+            snapshots=snapshot.Snapshots(self.cores, self._hubs, self._places, self._waits),
             own_threads=self.own_threads,
             worker_number=self.presence.number,
             restarts=self.presence.restarts,
@@ -140,6 +142,7 @@ class Agent:
             stacks_file=self.presence.stacks_file,
             table=self.presence.table,
             places=self._places,
+            waits=self._waits,
             # Not from sysconfig: it imports a module, which a worker that has changed its user may be unable to read.
             ownership=CodeOwnership(self._identity.application, os.path.dirname(os.__file__)),
             worker_number=self.presence.number,

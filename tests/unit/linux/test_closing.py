@@ -9,11 +9,10 @@ import pytest
 
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire import card_json
-from wsgi_tracebacker.worker import startup_warnings
+from wsgi_tracebacker.worker import code_places, startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.identity import Identity
 from wsgi_tracebacker.worker.listening import slot
-from wsgi_tracebacker.worker.stacks import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +22,7 @@ OWN = Identity.of_this_process("", None, "")
 
 READS: dict[str, tuple[Callable[[str], object], object]] = {
     "a file of /proc": (lambda base: proc.read("/proc/self/stat"), b""),
-    "source": (lambda base: places.read_source(__file__), None),
+    "source": (lambda base: code_places.read_source(__file__), None),
     "what a dead worker left": (lambda base: box_files.read(f"{base}.left"), (None, None)),
     "what is kept": (lambda base: box_files.write(f"{base}.new", b"content"), False),
     "cards of this process": (

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from tests.unit.wire.strategies import waits as any_waits
 from wsgi_tracebacker.model.waits import KINDS, Holder, WaitsFor
-from wsgi_tracebacker.text.waits import sentence, with_sentence
+from wsgi_tracebacker.text.waits import place_name, sentence, with_sentence
 
 REFUND = Holder("GET", "/refund", 12.0, core=3)
 SQL = "SELECT total FROM orders WHERE id = ?"
@@ -59,6 +59,23 @@ SQL = "SELECT total FROM orders WHERE id = ?"
             ),
         ),
         (
+            WaitsFor("lock", lock="lock", holders=(Holder("", "", 0.0, thread="indexer"),)),
+            'waits for lock lock; inside it: thread "indexer"',
+        ),
+        (
+            WaitsFor(
+                "deadlock",
+                holders=(
+                    Holder("GET", "/buy", 12.0, 1, has="ledger", wants="stock"),
+                    Holder("", "", 0.0, has="stock", wants="ledger", thread="indexer"),
+                ),
+            ),
+            (
+                "deadlock: GET /buy (core 1) has ledger and waits for stock;"
+                ' thread "indexer" has stock and waits for ledger'
+            ),
+        ),
+        (
             WaitsFor("pool", pool="QueuePool", pool_size=15, pool_in_use=15),
             "waits for a connection of QueuePool: all 15 are out",
         ),
@@ -98,6 +115,13 @@ def test_the_sentence_has_what_is_known(waits: WaitsFor, expected: str) -> None:
     """What is known of each kind stands in its sentence, and no word stands in it for what is not known."""
     assert sentence(waits) == expected
     assert with_sentence(waits).sentence == expected
+
+
+def test_a_place_is_named_by_its_file_and_line() -> None:
+    """With the folder of a file that is named as many others are."""
+    assert place_name("/srv/shop/cart.py", 105) == "cart.py:105"
+    assert place_name("/srv/shop/__init__.py", 7) == "shop/__init__.py:7"
+    assert place_name("cart.py", None) == "cart.py:?"
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

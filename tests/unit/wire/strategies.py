@@ -80,6 +80,7 @@ holders = st.builds(
     worker=optional_integers,
     has=optional_texts,
     wants=optional_texts,
+    thread=optional_texts,
 )
 waits = st.builds(
     WaitsFor,

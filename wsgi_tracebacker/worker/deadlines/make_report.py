@@ -17,28 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.model.snapshot import Request
+    from wsgi_tracebacker.model.waits import WaitsFor
     from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
+    from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 
 class ReportMaker:
     """Makes the reports of one process. Used by the watchdog's thread."""
 
-    def __init__(self, cores: Cores, hubs: Hubs, places: Places, worker_number: Callable[[], int | None]) -> None:
+    def __init__(
+        self, cores: Cores, hubs: Hubs, places: Places, waits: WaitSources, worker_number: Callable[[], int | None]
+    ) -> None:
         self._cores = cores
         self._hubs = hubs
         self._places = places
+        self._waits = waits
         self._worker_number = worker_number
         #: What in_flight() returns during this check; None: not found yet.
         self._in_flight: list[tuple[Core, OtherRequest]] | None = None
+        #: What they wait for; None: not asked yet.
+        self._waits_for: dict[Core, WaitsFor] | None = None
 
     def begin_check(self) -> None:
         """Make in_flight() find the requests anew: once a check, in which many requests may be overdue."""
-        self._in_flight = None
+        self._in_flight = self._waits_for = None
 
     def in_flight(self) -> list[tuple[Core, OtherRequest]]:
         """The requests in flight with their cores, the oldest first."""
@@ -57,6 +64,14 @@ class ReportMaker:
         """The requests in flight on other cores."""
         return tuple(other for other_core, other in self.in_flight() if other_core is not core)
 
+    def _waiting(self) -> dict[Core, WaitsFor]:
+        """What the requests in flight wait for: asked once a check, for all of its reports."""
+        if self._waits_for is None:
+            in_flight = {core: other.request for core, other in self.in_flight()}
+            walked = greenlets.walk_with(in_flight, ())
+            self._waits_for = self._waits.find(walked.threads, in_flight, walked.served_by_greenlets(in_flight))
+        return self._waits_for
+
     def make(
         self,
         slow: SlowRequest,
@@ -71,6 +86,7 @@ class ReportMaker:
         core = slow.core
         is_in_flight = stack is not None
         hub = self._hubs.of(core) if is_in_flight else None
+        waiting = self._waiting() if is_in_flight else {}
         # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
         asked_id = core.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
         own_stack = None
@@ -84,7 +100,7 @@ class ReportMaker:
             )
         return HarakiriReport(
             kind="harakiri" if is_in_flight else "slow",
-            request=request,
+            request=request._replace(waits_for=waiting.get(core)),
             worker=self._worker_number(),
             core=core.number,
             pid=os.getpid(),
@@ -96,9 +112,17 @@ class ReportMaker:
             verdict=slow.recorder.verdict(),
             stack=own_stack,
             system_call=kernel_threads.system_call(asked_id) if asked_id is not None else None,
-            others=self.others(core) if is_in_flight else (),
+            others=self._others_waiting(core, waiting) if is_in_flight else (),
             hub=hub.state(monotonic()) if hub is not None else None,
             hub_blocked_by=_running_in(hub, self.in_flight())[2] if hub is not None else None,
+        )
+
+    def _others_waiting(self, core: Core, waiting: dict[Core, WaitsFor]) -> tuple[OtherRequest, ...]:
+        """The requests in flight on other cores, with what they wait for."""
+        return tuple(
+            other._replace(request=other.request._replace(waits_for=waiting.get(other_core)))
+            for other_core, other in self.in_flight()
+            if other_core is not core
         )
 
     def make_hub(self, hub: Hub, silent_seconds: float) -> HubReport:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.threads.primitives import Primitives
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
+    from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 #: Pause after a fault of ours.
 _FAULT_PAUSE_SECONDS = 1.0
@@ -69,6 +70,7 @@ class Watchdog:
         stacks_file: Callable[[], StacksFile | None],
         table: Callable[[], Table | None],
         places: Places,
+        waits: WaitSources,
         ownership: CodeOwnership,
         worker_number: Callable[[], int | None],
         hubs: Hubs,
@@ -81,7 +83,7 @@ class Watchdog:
         self._ownership = ownership
         self._hubs = hubs
         self._publisher = Publisher(reporter, stacks_file, table)
-        self._maker = ReportMaker(cores, hubs, places, worker_number)
+        self._maker = ReportMaker(cores, hubs, places, waits, worker_number)
         self._hub_watch = HubWatch(hubs, self._maker, self._publisher)
         #: The requests that are slow, by the id of their core.
         self._slow: dict[int, SlowRequest] = {}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
+    from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 #: The number of threads whose state and wait channel are read, those with the oldest requests first. Each takes six
 #: system calls, some 20 µs, which release the GIL: beside busy threads a snapshot spends most of its time there.
@@ -58,8 +59,9 @@ class _Entry(NamedTuple):
 class Snapshots:
     """Takes the snapshots of one process, for any thread that asks."""
 
-    def __init__(self, cores: Cores, hubs: Hubs, places: Places) -> None:
+    def __init__(self, cores: Cores, hubs: Hubs, places: Places, waits: WaitSources) -> None:
         self._cores = cores
+        self._waits = waits
         self._hubs = hubs
         self._places = places
         #: How many were taken.
@@ -90,6 +92,8 @@ class Snapshots:
 
         # Before anything is read that releases the GIL: a thread may end then, and another thread get its row.
         in_flight, last_ones = _describe(tokens, now_monotonic, now_unix)
+        waiting = self._waits.find(walked.threads, in_flight, walked.served_by_greenlets(cores))
+        in_flight = {core: request._replace(waits_for=waiting.get(core)) for core, request in in_flight.items()}
         hub_states = {hub: hub.state(now_monotonic) for hub in hubs}
         cores.sort(key=lambda core: -in_flight[core].age_seconds if core in in_flight else 0.0)
         entries = _entries(walked, cores, hubs)

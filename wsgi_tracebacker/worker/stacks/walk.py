@@ -7,13 +7,12 @@ a sampler of CPython 3.11.
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from itertools import chain, islice, repeat, takewhile
 from operator import attrgetter, methodcaller, truth
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgi_tracebacker.worker.threads import interpreters
+from wsgi_tracebacker.worker.threads import collector, interpreters
 from wsgi_tracebacker.worker.tracking.core import APP
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ RawStack = list[tuple["CodeType", int]]
 #: The most frames of one stack that are walked, at 0.1 to 0.2 µs each, with the GIL held. The outermost ones beyond it
 #: are left out.
 _MAX_WALKED = 100_000
-
-#: Up to 3.11 any allocation may start a garbage collection. In sys._current_frames(), which holds the runtime's lock, a
-#: destructor that needs that lock then waits for ever (python/cpython#106883). walk() says what else can happen.
-_HOLD_COLLECTOR = sys.implementation.name == "cpython" and sys.version_info < (3, 12)
 
 
 class Walked(NamedTuple):
@@ -59,6 +54,10 @@ class Walked(NamedTuple):
         """Return the state of a core's greenlet; None for a thread."""
         own = self.greenlets.get(id(core))
         return None if own is None else own[1]
+
+    def served_by_greenlets(self, cores: Iterable[Core]) -> list[Core]:
+        """Those of the cores that a greenlet serves."""
+        return [core for core in cores if id(core) in self.greenlets]
 
 
 def walk(
@@ -108,7 +107,7 @@ def walk(
         map(list.clear, chains),
         map(_call, (frames.clear,)),
     )
-    _with_collector_held(functools.partial(list, steps))
+    collector.hold(functools.partial(list, steps))
     threads = {ident: stack for ident, stack in zip(idents, stacks, strict=False) if stack}
     return threads, stacks[len(idents) :], lives
 
@@ -129,19 +128,3 @@ _back = attrgetter("f_back")
 _place = attrgetter("f_code", "f_lasti")
 _frame_of = attrgetter("gr_frame")
 _call: Callable[[Callable[[], Any]], Any] = methodcaller("__call__")
-
-
-def _with_collector_held(function: Callable[[], object]) -> None:
-    """Call ``function`` while no garbage collection can start.
-
-    C code alone disables and enables the collector: between two lines of Python another thread could read that it is
-    off, and later disable it for good when it restores what it read.
-    """
-    if not (_HOLD_COLLECTOR and gc.isenabled()):
-        function()
-        return
-    try:
-        list(map(_call, (gc.disable, function, gc.enable)))
-    except BaseException:
-        gc.enable()
-        raise

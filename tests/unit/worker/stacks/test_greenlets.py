@@ -29,6 +29,7 @@ from wsgi_tracebacker.worker.threads import current_greenlet
 from wsgi_tracebacker.worker.tracking.core import Core
 from wsgi_tracebacker.worker.tracking.cores import Cores
 from wsgi_tracebacker.worker.tracking.describe import describe
+from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 if sys.implementation.name != "cpython":
     pytest.skip("gevent is compiled for CPython only", allow_module_level=True)
@@ -350,7 +351,7 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     cores = Cores(threading.Lock)
     cores._taken.update(enumerate(core for core, _ in in_flight))
     publisher = Publisher(said, lambda: None, lambda: None)  # type: ignore[arg-type]
-    maker = ReportMaker(cores, hubs, places.Places(None), lambda: 3)
+    maker = ReportMaker(cores, hubs, places.Places(None), WaitSources(None), lambda: 3)
     # Their ages are part of what the tests expect.
     maker._in_flight = in_flight
     watch = HubWatch(hubs, maker, publisher)

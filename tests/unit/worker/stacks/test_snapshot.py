@@ -24,6 +24,7 @@ from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import hubs, places, walk
 from wsgi_tracebacker.worker.stacks.snapshot import MAX_KERNEL_VIEWS, Snapshots
 from wsgi_tracebacker.worker.tracking.cores import Cores
+from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def cores() -> Cores:
 
 @pytest.fixture
 def taker(cores: Cores) -> Snapshots:
-    return Snapshots(cores, hubs.Hubs(), places.Places(None))
+    return Snapshots(cores, hubs.Hubs(), places.Places(None), WaitSources(None))
 
 
 def of_thread(taker: Snapshots, ident: int) -> dict[str, Any]:

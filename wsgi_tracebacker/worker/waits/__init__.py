@@ -1,0 +1,1 @@
+"""Why is a request where it is: what it waits for, and who has it."""

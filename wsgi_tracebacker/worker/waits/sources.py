@@ -1,0 +1,113 @@
+"""Asks the sources what each request in flight waits for, the most exact first.
+
+Never called while frames are held: source files may be read and parsed here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.model.waits import Holder, WaitsFor
+from wsgi_tracebacker.text.waits import place_name, with_sentence
+from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.tracking.cores import known_thread
+from wsgi_tracebacker.worker.waits import locks
+from wsgi_tracebacker.worker.waits.expressions import Expressions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import CodeType
+
+    from wsgi_tracebacker.model.snapshot import Request
+    from wsgi_tracebacker.worker.tracking.core import Core
+    from wsgi_tracebacker.worker.waits.locks import LockWait
+
+#: What a younger request waits for is not asked: it would be something else by the time that somebody reads it.
+MIN_AGE_SECONDS = 0.5
+#: So many requests are asked about, the oldest ones.
+MAX_REQUESTS = 64
+
+
+class WaitSources:
+    """Finds the waits of one process. Several threads may ask at the same time."""
+
+    def __init__(self, process_started_at: float | None) -> None:
+        """``process_started_at``: Unix seconds, see Expressions."""
+        self._expressions = Expressions(process_started_at)
+
+    def find(
+        self,
+        threads: Mapping[int, list[tuple[CodeType, int]]],
+        in_flight: Mapping[Core, Request],
+        greenlets: Iterable[Core] = (),
+    ) -> dict[Core, WaitsFor]:
+        """What the oldest of these requests wait for; those that wait for nothing that is known are not in it.
+
+        :param threads: the stacks of all threads, by ident.
+        :param in_flight: the requests with their cores.
+        :param greenlets: the cores that greenlets serve: what their threads run is not their own.
+        """
+        tokens = {core: core.started for core in in_flight}
+        asked = sorted(
+            (core for core, request in in_flight.items() if request.age_seconds >= MIN_AGE_SECONDS),
+            key=lambda core: -in_flight[core].age_seconds,
+        )[:MAX_REQUESTS]
+        if not asked:
+            return {}
+        without = {id(core) for core in greenlets}
+        found: dict[Core, WaitsFor] = {}
+        try:
+            on_threads = {
+                core.serving_ident(): core for core in in_flight if core.outer is None and id(core) not in without
+            }
+            waits = locks.find(threads, list(threads), self._expressions, {})
+            serving = _Serving(on_threads, in_flight, waits)
+            for core in asked:
+                ident = core.serving_ident()
+                if ident in waits and id(core) not in without:
+                    found[core] = with_sentence(serving.waits_for(ident))
+        except Exception:
+            faults.caught("when it was asked what requests wait for")
+        # What was found of a thread belongs to its request only if that is still the same one.
+        return {core: waits_for for core, waits_for in found.items() if core.started == tokens[core]}
+
+
+class _Serving:
+    """The requests that threads serve, to say who has a lock."""
+
+    def __init__(
+        self, cores: Mapping[int, Core], in_flight: Mapping[Core, Request], waits: Mapping[int, LockWait]
+    ) -> None:
+        self._cores = cores
+        self._in_flight = in_flight
+        self._waits = waits
+        self._cycles = locks.cycles(waits)
+
+    def waits_for(self, ident: int) -> WaitsFor:
+        """What the thread waits for, which waits for a lock."""
+        wait = self._waits[ident]
+        place = place_name(wait.filename, wait.lineno)
+        cycle = self._cycles.get(ident)
+        if cycle is not None:
+            holders = tuple(
+                self._holder(each, self._has(before), self._waits[each].lock)
+                for before, each in zip((cycle[-1], *cycle), cycle, strict=False)
+            )
+            return WaitsFor("deadlock", lock=wait.lock, lock_place=place, holders=holders)
+        return WaitsFor(
+            "lock", lock=wait.lock, lock_place=place, holders=tuple(self._holder(each) for each, _ in wait.holders)
+        )
+
+    def _has(self, waiting: int) -> str:
+        """How the holder of the lock that a thread waits for names it, else how that thread does."""
+        wait = self._waits[waiting]
+        return wait.holders[0][1] or wait.lock
+
+    def _holder(self, ident: int, has: str | None = None, wants: str | None = None) -> Holder:
+        core = self._cores.get(ident)
+        if core is None:
+            thread = known_thread(ident)
+            name = thread.name if thread is not None else f"Thread-{ident}"
+            return Holder("", "", 0.0, has=has, wants=wants, thread=name)
+        request = self._in_flight[core]
+        return Holder(request.method, request.path, request.age_seconds, core.number, None, has, wants)
