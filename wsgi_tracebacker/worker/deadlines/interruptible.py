@@ -158,7 +158,7 @@ def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_resp
 class _GuardedBody:
     """An iterable that can be interrupted within the application's ``next`` and ``close``, and between chunks."""
 
-    __slots__ = ("_call", "_is_over", "_iterable", "_next")
+    __slots__ = ("__weakref__", "_call", "_is_over", "_iterable", "_next")
 
     def __init__(self, call: _GuardedCall, iterable: Iterable[bytes]) -> None:
         self._call = call

@@ -156,5 +156,7 @@ class KillTimer:
         if os.getpid() == self._pid:
             with self._lock:
                 timers, self._timers = self._timers, []
+                # A middleware refers to this longer than it is in use, and cores refer to the black box's memory.
+                self._upcoming = []
                 for timer, _ in timers:
                     timer.delete()

@@ -11,6 +11,7 @@ from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherReques
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.threads import interpreters
+from wsgi_tracebacker.worker.tracking.cores import known_thread
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
 if TYPE_CHECKING:
@@ -88,12 +89,12 @@ class ReportMaker:
         hub = self._hubs.of(core) if is_in_flight else None
         waiting = self._waiting() if is_in_flight else {}
         # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
-        asked_id = core.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
+        asked_id = slow.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
         own_stack = None
         if stack is not None:
-            own_stack = self._stack(
-                stack, self._cores.name_of(core), core, core.serving_ident(), core.native_id, asked_id
-            )._replace(
+            reader = known_thread(slow.ident) if slow.ident != core.ident else None
+            name = self._cores.name_of(core) if reader is None else reader.name
+            own_stack = self._stack(stack, name, core, slow.ident, slow.native_id, asked_id)._replace(
                 daemon=core.thread.daemon if core.thread is not None else None,
                 greenlet=slow.greenlet,
                 kind=UNKNOWN_KIND if not stack and interpreters.ids_are_shared() else "thread",

@@ -175,6 +175,10 @@ class Recorder:
         if len(self._runs) > MAX_RUNS:
             _merge_one(self._runs)
 
+    def change_thread(self) -> None:
+        """The next sample is of another thread: the CPU time until then is not known."""
+        self._cpu = self._delay = None
+
     def end(self, age_seconds: float) -> None:
         """Extend the last run to the end of the request."""
         if self._runs:

@@ -19,6 +19,7 @@ from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, limit_of, thresh
 from wsgi_tracebacker.worker.deadlines.timeout_delivery import TimeoutDelivery
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.tracking.core import APP, BODY
+from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
 from wsgi_tracebacker.worker.tracking.describe import describe
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class SlowRequest:
         self.core = core
         self.token = token
         self.recorder = recorder
+        #: The thread that worked on it when it was checked last: its ident, and its native id if that is known.
+        self.ident = core.ident
+        self.native_id = core.native_id
         #: Whether the greenlet that serves it runs or is suspended; None on an ordinary thread.
         self.greenlet: str | None = None
         self._settings = settings
@@ -96,6 +100,7 @@ class SlowRequest:
         """
         now = monotonic()
         stack = walked.stack_of(self.core)
+        self._find_thread(walked)
         self.greenlet = walked.state_of(self.core)
         self._phase = self.core.phase
         if self.core.started != self.token:
@@ -145,8 +150,16 @@ class SlowRequest:
         if self._publisher.admit("slow", _key_of_ended(report), report_format.target(report.request), now):
             self._publisher.log("slow", report_format.one_line(report), report_json.document(report))
 
+    def _find_thread(self, walked: Walked) -> None:
+        core, ident = self.core, walked.ident_of(self.core)
+        if ident != self.ident:
+            self.ident = ident
+            self.native_id = core.native_id if ident == core.ident else native_id_of(known_thread(ident))
+            # The CPU time of the other thread is not this one's.
+            self.recorder.change_thread()
+
     def _sample(self, stack: RawStack, now: float, late_seconds: float) -> None:
-        native_id = self.core.native_id
+        native_id = self.native_id
         cpu, delay = kernel_threads.cpu_and_run_delay(native_id) if native_id is not None else (None, None)
         if self.greenlet is not None:
             cpu, delay = self._greenlet_times(cpu, delay)

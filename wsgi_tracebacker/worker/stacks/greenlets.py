@@ -32,16 +32,23 @@ def walk_with(
     only: Collection[int] | None = None,
     hubs: Iterable[Hub] = (),
 ) -> walk.Walked:
-    """Walk the stacks of all threads (or only of some), and of the greenlets of these cores and hubs."""
-    hubs = list(hubs)
+    """Walk the stacks of all threads (or only of some), and of the greenlets of these cores and hubs.
+
+    Of all threads also if a body of these cores is a generator, which any thread may run.
+    """
+    hubs, cores = list(hubs), list(cores)
+    frame_ids = walk.body_frame_ids(cores)
     served = [(core, core.greenlet()) for core in cores if core.greenlet is not None]
     there = [(core, greenlet) for core, greenlet in served if greenlet is not None]
-    threads, of_greenlets, live = walk.walk(
-        skipped_idents, only, [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)]
+    threads, of_greenlets, live, readers = walk.walk(
+        skipped_idents,
+        only if not frame_ids else None,
+        [*(greenlet for _, greenlet in there), *(hub.greenlet for hub in hubs)],
+        frame_ids,
     )
     seen: dict[int, tuple[walk.RawStack, str]] = {id(core): ([], SUSPENDED) for core, _ in served}
     for (core, _), stack, lives in zip(there, of_greenlets, live, strict=False):
         runs = lives and not stack
         seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
     of_hubs = of_greenlets[len(there) :]
-    return walk.Walked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)})
+    return walk.Walked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)}, readers)

@@ -16,7 +16,7 @@ from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
 from wsgi_tracebacker.worker.stacks import greenlets, walk
 from wsgi_tracebacker.worker.threads import interpreters
-from wsgi_tracebacker.worker.tracking.cores import known_thread
+from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ class Snapshots:
 def _walk(cores: Collection[Core], hubs: Collection[Hub], own_idents: Collection[int]) -> walk.Walked:
     if hubs or any(core.greenlet is not None for core in cores):
         return greenlets.walk_with(cores, own_idents, hubs=hubs)
-    threads, _, _ = walk.walk(own_idents)
-    return walk.Walked(threads)
+    threads, _, _, readers = walk.walk(own_idents, frame_ids=walk.body_frame_ids(cores))
+    return walk.Walked(threads, readers=readers)
 
 
 def _describe(
@@ -174,7 +174,7 @@ def _entries(walked: walk.Walked, cores: Collection[Core], hubs: Iterable[Hub]) 
         state = walked.state_of(core)
         if state is None:
             # Bodies that overlap on one thread are cores that share its stack.
-            ident = core.serving_ident()
+            ident = walked.ident_of(core)
             if are_shared and not walked.stack_of(core):
                 entry = _of_thread(core, ident, [])
                 entries.append(entry._replace(is_unknown=core.started > 0.0))
@@ -225,9 +225,7 @@ def _of_thread(core: Core | None, ident: int, stack: walk.RawStack) -> _Entry:
     if core is not None and core.ident == ident:
         return _Entry(core, ident, core.native_id, core.thread, stack)
     thread = known_thread(ident)
-    # After a fork in C, the main Thread object still has the master's native id.
-    native_id = os.getpid() if thread is main_thread() else getattr(thread, "native_id", None)
-    return _Entry(core, ident, native_id, thread, stack)
+    return _Entry(core, ident, native_id_of(thread), thread, stack)
 
 
 def _kind(entry: _Entry) -> str:

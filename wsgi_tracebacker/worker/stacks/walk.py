@@ -41,14 +41,21 @@ class Walked(NamedTuple):
     greenlets: dict[int, tuple[RawStack, str]] = {}  # noqa: RUF012
     #: By thread ident: the stack of its hub; empty if the hub runs.
     hubs: dict[int, RawStack] = {}  # noqa: RUF012
+    #: By the id() of the frame of a body that is a generator: the ident of the thread that runs it.
+    readers: dict[int, int] = {}  # noqa: RUF012
 
     def stack_of(self, core: Core) -> RawStack:
         """Return the stack of the thread or greenlet that works on a core's request; empty if it is not known."""
         own = self.greenlets.get(id(core))
         if own is not None:
             return own[0]
-        stack = self.threads.get(core.serving_ident(), [])
+        stack = self.threads.get(self.ident_of(core), [])
         return stack if not interpreters.ids_are_shared() or _is_proven(core, stack) else []
+
+    def ident_of(self, core: Core) -> int:
+        """Return the ident of the thread that works on a core's request: a body may be read by several in turn."""
+        frame_id = core.reading_frame_id() if self.readers and core.phase != APP else None
+        return core.serving_ident() if frame_id is None else self.readers.get(frame_id, core.serving_ident())
 
     def state_of(self, core: Core) -> str | None:
         """Return the state of a core's greenlet; None for a thread."""
@@ -61,11 +68,15 @@ class Walked(NamedTuple):
 
 
 def walk(
-    skipped_idents: Collection[int], only: Collection[int] | None = None, greenlets: Iterable[object] = ()
-) -> tuple[dict[int, RawStack], list[RawStack], list[bool]]:
+    skipped_idents: Collection[int],
+    only: Collection[int] | None = None,
+    greenlets: Iterable[object] = (),
+    frame_ids: frozenset[int] = frozenset(),
+) -> tuple[dict[int, RawStack], list[RawStack], list[bool], dict[int, int]]:
     """Return the stacks of all threads (or only of some) by ident, those of these greenlets, and which of these live.
 
-    All at one instant; both lists are in the order of ``greenlets``.
+    All at one instant; both lists are in the order of ``greenlets``. The last result is, for each of ``frame_ids`` that
+    was met, the ident of its thread.
     """
     # What the iterators below do, as plain loops:
     #
@@ -80,6 +91,7 @@ def walk(
     #             chain.append(frame)
     #             frame = frame.f_back
     #         stacks.append([(frame.f_code, frame.f_lasti) for frame in chain])
+    #         met.append(frame_ids.intersection(id(frame) for frame in chain))
     #     lives = [bool(greenlet) for greenlet in suspended]
     #
     # No line of Python may run from the first frame until the last one is dropped. In a plain loop another thread could
@@ -94,6 +106,7 @@ def walk(
     chains: list[list[FrameType]] = []
     stacks: list[RawStack] = []
     lives: list[bool] = []
+    met: list[frozenset[int]] = []
     innermost = chain(map(frames.get, idents), map(_frame_of, suspended))
     steps = chain(
         map(frames.update, islice(iter(sys._current_frames, None), 1)),
@@ -103,13 +116,21 @@ def walk(
         map(chains.extend, (map(list, map(filter, repeat(None), zip(innermost))),)),
         map(list.extend, chains, map(takewhile, repeat(truth), map(islice, map(map, repeat(_back), chains), _LIMITS))),
         map(stacks.append, map(list, map(map, repeat(_place), chains))),
+        map(met.append, map(frame_ids.intersection, map(map, repeat(id), chains if frame_ids else ()))),
         map(lives.extend, (map(truth, suspended),)),
         map(list.clear, chains),
         map(_call, (frames.clear,)),
     )
     collector.hold(functools.partial(list, steps))
     threads = {ident: stack for ident, stack in zip(idents, stacks, strict=False) if stack}
-    return threads, stacks[len(idents) :], lives
+    readers = {frame_id: ident for ident, found in zip(idents, met, strict=False) for frame_id in found}
+    return threads, stacks[len(idents) :], lives, readers
+
+
+def body_frame_ids(cores: Iterable[Core]) -> frozenset[int]:
+    """The id() of the frame of each body that is a generator and still runs; see Core.reading_frame_id()."""
+    found = {core.reading_frame_id() for core in cores if core.phase != APP and core.started > 0.0}
+    return frozenset(frame_id for frame_id in found if frame_id is not None)
 
 
 def _is_proven(core: Core, stack: RawStack) -> bool:

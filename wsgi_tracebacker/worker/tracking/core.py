@@ -10,8 +10,10 @@ before it calls anything: a signal handler may raise out of any call, and what s
 from __future__ import annotations
 
 import _thread
+import operator
 import sys
 import weakref
+from operator import is_
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsgi_tracebacker.model.snapshot import PHASES
@@ -98,6 +100,7 @@ class Core:
         "own_limit",
         "phase",
         "reader_ident",
+        "reading",
         "reports_end",
         "settings",
         "started",
@@ -137,8 +140,10 @@ class Core:
         #: The thread that called the application.
         self.ident = ident
         self.native_id = native_id
-        #: The thread that reads the body; on every server known it is the same one.
+        #: The thread that called iter() on the body, if that is no generator; on most servers it is the same one.
         self.reader_ident = ident
+        #: The iterator of the body that was read last: whoever calls iter() may drop the body and go on.
+        self.reading: weakref.ref[Any] | None = None
         self.thread = thread
         #: The greenlet that serves here; None on an ordinary thread.
         self.greenlet: weakref.ref[Any] | None = None
@@ -221,18 +226,46 @@ class Core:
         marks[0] = max(0.0, self.started)
 
     def body_was_dropped(self) -> bool:
-        """Whether a server dropped the body without calling ``close()``.
+        """Whether the body was dropped without ``close()``, and its iterator too (or that is exhausted).
 
         Where references are not counted, that is seen when the body was collected.
         """
         # The token is compared again at the end: meanwhile the core's thread may close that body and begin its next
         # request, which holds no lease yet and must not be ended.
         started = self.started
-        return started > 0.0 and self.phase != APP and _lease_references(self) <= _UNLEASED and self.started == started
+        return (
+            started > 0.0
+            and self.phase != APP
+            and _lease_references(self) <= _UNLEASED
+            and not self._is_read()
+            and self.started == started
+        )
+
+    def _is_read(self) -> bool:
+        reading = self.reading
+        # Only C code has the iterator in its hands, under the GIL: if another thread drops it at this moment, it must
+        # not be freed on ours, where its destructor would run.
+        if reading is None or next(map(is_, map(_referent, (reading,)), (None,))):
+            return False
+        return self.reading_frame_id() != _NO_FRAME
+
+    def reading_frame_id(self) -> int | None:
+        """The id() of the frame of the generator that is the body: it is in the stack of the thread that runs it.
+
+        None if it is no generator.
+        """
+        reading = self.reading
+        try:
+            # In C code, as in _is_read().
+            return next(map(id, map(_frame_of_generator, map(_referent, (reading,))))) if reading is not None else None
+        except AttributeError:
+            return None
 
     def serving_ident(self) -> int:
-        """The ident of the thread that works on the request now."""
-        return self.ident if self.phase == APP else self.reader_ident
+        """The ident of the thread that works on the request now, as far as that is known without its stack."""
+        if self.phase == APP:
+            return self.ident
+        return self.inside_ident if self.inside_token == self.started else self.reader_ident
 
 
 class AbandonedCore(Core):
@@ -259,6 +292,11 @@ def _lease_references(core: Core) -> int:
     lent = core.lent
     return int(lent is None or lent() is not None)
 
+
+_referent: Callable[[weakref.ref[Any]], Any] = operator.methodcaller("__call__")
+_frame_of_generator: Callable[[Any], Any] = operator.attrgetter("gi_frame")
+#: Of a generator that has ended.
+_NO_FRAME = id(None)
 
 _COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 if not _COUNTS_REFERENCES:

@@ -7,6 +7,7 @@ for each request reuses them). It is freed when its marker, a thread-local value
 from __future__ import annotations
 
 import heapq
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -234,3 +235,9 @@ def known_thread(ident: int) -> threading.Thread | None:
     away again, one for each greenlet under gevent.
     """
     return threading._active.get(ident)  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
+
+
+def native_id_of(thread: threading.Thread | None) -> int | None:
+    """The kernel's id of a thread."""
+    # After a fork in C, the main Thread object still has the master's native id.
+    return os.getpid() if thread is threading.main_thread() else getattr(thread, "native_id", None)

@@ -59,7 +59,7 @@ def test_a_stack_is_of_one_instant() -> None:
     try:
         # Until it was met in both: CPython 3.14 seldom lets another thread run within left().
         while alternating.rounds < 5_000 or (len(calls) < 2 and alternating.rounds < 200_000):
-            threads, _, _ = walk.walk((), [ident])
+            threads, _, _, _ = walk.walk((), [ident])
             functions = [code.co_name for code, _ in threads[ident]]
             where = functions.index("_run")
             if where:
