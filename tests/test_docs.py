@@ -461,6 +461,7 @@ def test_every_key_of_the_record_is_in_the_reference() -> None:
     for heading, part in (
         ("The record", document),
         ("request", document["request"]),
+        ("context", document["request"]["context"]),
         ("deadline", document["deadline"]),
         ("worker", document["worker"]),
         ("its hub", document["worker"]["hub"]),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from wsgi_tracebacker.middleware import TracebackerMiddleware
     from wsgi_tracebacker.model.report import HarakiriReport
-    from wsgi_tracebacker.worker.agent import set_harakiri, stop
+    from wsgi_tracebacker.worker.agent import note, set_harakiri, stop
 
 __all__ = [
     "ConfigurationError",
@@ -32,6 +32,7 @@ __all__ = [
     "TracebackerError",
     "TracebackerMiddleware",
     "__version__",
+    "note",
     "set_harakiri",
     "stop",
 ]
@@ -47,6 +48,7 @@ _HOMES = {
     "TracebackerError": "wsgi_tracebacker.errors",
     "TracebackerMiddleware": "wsgi_tracebacker.middleware",
     "__version__": "wsgi_tracebacker._version",
+    "note": "wsgi_tracebacker.worker.agent",
     "set_harakiri": "wsgi_tracebacker.worker.agent",
     "stop": "wsgi_tracebacker.worker.agent",
 }

@@ -22,7 +22,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker import TracebackerMiddleware, set_harakiri
+from wsgi_tracebacker import TracebackerMiddleware, note, set_harakiri
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.threads import primitives
 
@@ -119,6 +119,7 @@ def holdings() -> bytes:
 def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
     body = b"done\n"
+    note(f"serving {path}")
     if path == "/wait":
         wait_for_ever()
     elif path == "/about":

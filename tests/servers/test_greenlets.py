@@ -129,6 +129,8 @@ def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(
     with clients.in_flight(started.address, "/wait"), clients.in_flight(started.address, "/stream") as streaming:
         assert streaming.getresponse().status == 200
         wait_until(lambda: started.serving("/wait") and started.serving("/stream"), "both are served")
+        for path in ("/wait", "/stream"):
+            assert [each["text"] for each in started.serving(path)[0]["request"]["notes"]] == [f"serving {path}"]
         [hub] = [thread for thread in started.threads() if thread["kind"] == "hub"]
         assert hub["hub"]["state"] in ("idle", "running")
         with clients.in_flight(started.address, f"/unpatched?{gate}") as blocking:

@@ -44,6 +44,14 @@ class Frame(NamedTuple):
     source_changed: bool = False
 
 
+class Note(NamedTuple):
+    """What the application said that its request is doing."""
+
+    #: Since the start of the request.
+    at_seconds: float
+    text: str
+
+
 class Request(NamedTuple):
     """One request in flight."""
 
@@ -62,6 +70,15 @@ class Request(NamedTuple):
     nested: tuple[Request, ...] = ()
     #: None also where it waits for nothing, or is younger than what is looked at.
     waits_for: WaitsFor | None = None
+    #: The last notes of the application, the newest at the end.
+    notes: tuple[Note, ...] = ()
+    #: From the header ``traceparent``: the id of the trace that the request belongs to.
+    trace_id: str | None = None
+
+    @property
+    def note(self) -> str | None:
+        """The newest note."""
+        return self.notes[-1].text if self.notes else None
 
 
 class LastRequest(NamedTuple):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
-    from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
+    from wsgi_tracebacker.model.snapshot import Frame, Note, Request, Stack
 
 #: What blocks a hub, if it is no request's greenlet.
 NO_REQUEST = "a greenlet that serves no request"
@@ -39,8 +39,8 @@ def lines(report: HarakiriReport) -> Iterator[str]:
     yield f"{subject(report)}; {report.outcome}{late}"
     if report.request.waits_for is not None:
         yield f"  because: {printable(report.request.waits_for.sentence)}"
-    for span in report.timeline:
-        yield f"  {span_line(span)}"
+    for line in _timeline(report):
+        yield f"  {line}"
     yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"
     if report.hub is not None:
         yield f"  hub: {_hub(report)}"
@@ -111,8 +111,21 @@ def _named(requests: list[str], most: int = _MAX_OTHERS_NAMED) -> str:
 
 def one_line(report: HarakiriReport) -> str:
     """The report on a request that has ended: one line with its total time and timeline."""
-    timeline = "; ".join(span_line(span) for span in report.timeline)
+    timeline = "; ".join(_timeline(report))
     return f"{subject(report)}; {report.outcome}" + (f": {timeline}" if timeline else "")
+
+
+def _timeline(report: HarakiriReport) -> list[str]:
+    """The stretches and the notes, by their time."""
+    spans = [(span.from_seconds, span_line(span)) for span in report.timeline]
+    notes = [(note.at_seconds, note_line(note)) for note in report.request.notes]
+    # A note stands below the stretch in which it was made.
+    return [line for _, line in sorted([*spans, *notes], key=lambda entry: entry[0])]
+
+
+def note_line(note: Note) -> str:
+    """``15.2 s  note: charging card 4711``."""
+    return f"{note.at_seconds:.1f} s  note: {printable(note.text)}"
 
 
 def subject(report: HarakiriReport) -> str:
@@ -126,6 +139,8 @@ def subject(report: HarakiriReport) -> str:
     ]
     if request.request_id:
         facts.append(f"request id {printable(request.request_id)}")
+    if request.trace_id:
+        facts.append(f"trace {printable(request.trace_id)}")
     if request.remote_address:
         facts.append(f"from {printable(request.remote_address)}")
     facts.append(f"phase {request.phase}")
@@ -195,10 +210,17 @@ def _kernel(report: HarakiriReport) -> str:
     return ", ".join(facts)
 
 
+def _note(request: Request) -> str:
+    return f", {printable(request.note)}" if request.note else ""
+
+
 def _others(others: tuple[OtherRequest, ...], *, everyone: bool) -> str:
     if not others:
         return "no other request in flight in this worker"
-    named = [f"{target(other.request)} {age(other.request.age_seconds)} (core {other.core})" for other in others]
+    named = [
+        f"{target(other.request)} {age(other.request.age_seconds)} (core {other.core}{_note(other.request)})"
+        for other in others
+    ]
     # All requests that die with this one are named.
     most = len(others) if everyone else _MAX_OTHERS_NAMED
     return f"{plural(len(others), 'other request')} in flight in this worker: {_named(named, most)}"

@@ -201,6 +201,10 @@ def _origin(request: Request, palette: Palette) -> str:
         origin += f"  from {printable(request.remote_address)}"
     if request.request_id:
         origin += f"  id {printable(request.request_id)}"
+    if request.trace_id:
+        origin += f"  trace {printable(request.trace_id)}"
+    if request.note:
+        origin += f"  note: {printable(request.note)}"
     return palette.paint(palette.quiet, origin) if origin else ""
 
 

@@ -15,6 +15,7 @@ from wsgi_tracebacker.model.snapshot import (
     HubState,
     LastRequest,
     ListenSocket,
+    Note,
     Request,
     Snapshot,
     Stack,
@@ -75,6 +76,11 @@ Record(
     Key("since_seconds", NUMBER, None),
 )
 Record(
+    Note,
+    Key("at_seconds", NUMBER),
+    Key("text", TEXT),
+)
+Record(
     Request,
     Key("method", TEXT),
     Key("path", TEXT),
@@ -86,6 +92,8 @@ Record(
     Key("phase", TEXT),
     Key("nested", Request, (), is_list=True),
     Key("waits_for", WaitsFor, None),
+    Key("notes", Note, (), is_list=True),
+    Key("trace_id", TEXT, None),
 )
 Record(
     LastRequest,

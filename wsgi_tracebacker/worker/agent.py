@@ -28,7 +28,7 @@ from wsgi_tracebacker.worker.threads import primitives
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, Admission
 from wsgi_tracebacker.worker.tracking.core import value_in
 from wsgi_tracebacker.worker.tracking.cores import Cores
-from wsgi_tracebacker.worker.tracking.handle import set_own_limit
+from wsgi_tracebacker.worker.tracking.handle import set_note, set_own_limit
 from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 if TYPE_CHECKING:
@@ -259,6 +259,17 @@ def set_harakiri(seconds: float) -> None:
         # Switching us off must not break an application that uses this.
         return
     set_own_limit(serving_core(), seconds)
+
+
+def note(text: str) -> None:
+    """Say what the request is doing that the calling thread serves, as in ``charging card 4711``.
+
+    It is shown beside the request, and with its time in reports. The first 200 characters count, and the last 16 notes.
+    Does nothing if the thread serves no request.
+
+    :raises ConfigurationError: not a string.
+    """
+    set_note(serving_core(), text)
 
 
 def stop() -> None:

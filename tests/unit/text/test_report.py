@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import any_texts, frames, requests, stacks
 from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, Span, StallReport, Verdict
-from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack
+from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Note, Request, Stack
+from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.report import lines, one_line, stall_line
 from wsgi_tracebacker.wire.report_json import document, stall_document
 
@@ -72,6 +73,31 @@ def test_the_text() -> None:
     ]
 
 
+NOTED = REPORT._replace(
+    request=REPORT.request._replace(
+        notes=(Note(16.0, "loading rows"), Note(18.5, "rendering\n4711")), trace_id="4bf92f3577b34da6a3ce929d0e0e4736"
+    )
+)
+
+
+def test_notes_stand_in_the_timeline() -> None:
+    """Each below the stretch in which it was made; the newest beside a request that is named among others."""
+    first, *rest = lines(NOTED)
+    assert "request id 7f3a, trace 4bf92f3577b34da6a3ce929d0e0e4736, from 192.0.2.7" in first
+    assert [line.strip().partition("  ")[::2] for line in rest[:4]] == [
+        ("15.0-17.2 s", "shop/app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)"),
+        ("16.0 s", "note: loading rows"),
+        ("17.2-30.0 s", "shop/app.py:51 render and 2 other places  (CPU 98%, 25% runnable without a CPU)"),
+        ("18.5 s", "note: rendering\\n4711"),
+    ]
+    assert "; 16.0 s  note: loading rows; 17.2-30.0 s" in one_line(NOTED._replace(kind="slow", stack=None))
+    *_, last = lines(REPORT._replace(others=(OtherRequest(0, NOTED.request),)))
+    assert last.endswith("GET /report/annual 30.0 s (core 0, rendering\\n4711)")
+    context = document(NOTED)["request"]["context"]
+    assert (context["note"], context["trace_id"]) == ("rendering\n4711", "4bf92f3577b34da6a3ce929d0e0e4736")
+    assert context["notes"][0] == {"at_seconds": 16.0, "text": "loading rows"}
+
+
 def test_one_line_for_one_that_ended() -> None:
     """Its total time and its timeline."""
     ended = REPORT._replace(kind="slow", outcome="ended", stack=None)
@@ -127,7 +153,8 @@ def widths(value: Any) -> list[int]:
 
 def test_sentry_keeps_all_of_it() -> None:
     """Of a dict it keeps ten keys."""
-    assert max(widths(document(REPORT))) <= 10
+    inside = NOTED.request._replace(nested=(NOTED.request,), waits_for=WaitsFor("sleep"))
+    assert max(widths(document(REPORT._replace(request=inside)))) <= 10
 
 
 SPANS = st.builds(

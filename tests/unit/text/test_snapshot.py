@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import snapshots
-from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Note, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.text.palette import COLOURED
 from wsgi_tracebacker.text.snapshot import lines
 
@@ -70,6 +70,13 @@ def test_older_leaves_out_younger_requests_and_says_so() -> None:
     assert "  1 younger request not shown, 1 idle thread" in shown(SNAPSHOT, older_seconds=12.35)
     assert "GET /slow" not in shown(SNAPSHOT, older_seconds=12.35)
     assert "GET /slow" in shown(SNAPSHOT, older_seconds=12.34)
+
+
+def test_what_a_request_is_doing_stands_beside_it() -> None:
+    """The newest note of the application, and the id of the trace."""
+    noted = SLOW._replace(notes=(Note(1.0, "loading"), Note(2.0, "charging\n4711")), trace_id="4bf92f35")
+    text = shown(SNAPSHOT._replace(stacks=(SERVING._replace(request=noted),)))
+    assert "  trace 4bf92f35  note: charging\\n4711\n" in text
 
 
 def test_nested_requests_stand_below_the_one_they_are_in() -> None:

@@ -11,6 +11,7 @@ from wsgi_tracebacker.model.snapshot import (
     HubState,
     LastRequest,
     ListenSocket,
+    Note,
     Request,
     Snapshot,
     Stack,
@@ -112,6 +113,8 @@ def _requests(nested: st.SearchStrategy[tuple[Request, ...]]) -> st.SearchStrate
         age_seconds=numbers,
         phase=st.sampled_from(("app", "body", "close")),
         nested=nested,
+        notes=st.lists(st.builds(Note, at_seconds=numbers, text=texts), max_size=2).map(tuple),
+        trace_id=optional_texts,
         waits_for=st.none() | waits,
     )
 

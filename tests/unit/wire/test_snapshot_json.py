@@ -67,7 +67,7 @@ def test_the_keys_are_those_of_the_schema() -> None:
         "frames",
     }
     assert " ".join(thread["request"]) == (
-        "method path query remote_address request_id started_at age_seconds phase nested waits_for"
+        "method path query remote_address request_id started_at age_seconds phase nested waits_for notes trace_id"
     )
     assert list(thread["hub"]) == ["library", "state", "blocked_seconds"]
     assert list(thread["last_request"]) == ["method", "path", "ended_seconds_ago"]

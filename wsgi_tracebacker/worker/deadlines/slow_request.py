@@ -21,6 +21,7 @@ from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.tracking.core import APP, BODY
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
 from wsgi_tracebacker.worker.tracking.describe import describe
+from wsgi_tracebacker.worker.tracking.handle import notes_of
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import HarakiriReport
@@ -209,7 +210,7 @@ class SlowRequest:
 
     def _aged(self, age: float) -> Request:
         """The request as it was when it became slow, with its present age and phase."""
-        return self._request._replace(age_seconds=age, phase=PHASES[self._phase])
+        return self._request._replace(age_seconds=age, phase=PHASES[self._phase], notes=notes_of(self.core, self.token))
 
     def _raise(self, now: float) -> str:
         """Raise into it; the outcome for the report."""

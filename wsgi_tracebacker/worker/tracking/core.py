@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from wsgi_tracebacker.model.snapshot import Note
     from wsgi_tracebacker.worker.blackbox.table import Row
     from wsgi_tracebacker.worker.settings import Settings
 
@@ -94,6 +95,7 @@ class Core:
         "marks",
         "native_id",
         "nested",
+        "notes",
         "number",
         "offset",
         "outer",
@@ -155,6 +157,8 @@ class Core:
         #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
         #: none. The token makes it void for the next request, so that nobody has to clear it.
         self.own_limit: tuple[float, float, float | None] | None = None
+        #: What the application said of a request: its token, and the notes, which are void for the next one.
+        self.notes: tuple[float, tuple[Note, ...]] = (0.0, ())
         #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;
         #: and the token of the request that is to be interrupted. See interrupt.
         self.inside_token = 0.0

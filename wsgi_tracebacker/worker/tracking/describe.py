@@ -5,11 +5,13 @@ Any thread may call this while the request begins, runs and ends. No code of the
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
 from wsgi_tracebacker.wire.table_layout import PATH_BYTES
 from wsgi_tracebacker.worker.tracking.core import value_in
+from wsgi_tracebacker.worker.tracking.handle import notes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,9 @@ MAX_TEXT_CHARACTERS = 2048
 #: A path that fills its row to here may have been cut. Half of it: a Latin-1 character takes two bytes there.
 _MAY_BE_CUT_BYTES = PATH_BYTES // 2 - 1
 
+#: Version, trace id, parent id, flags. Later versions may have more; version ff and an id of zeros are invalid.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+
 
 def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
     """The request ``token`` of a core as a value; None if it ended, or another began, meanwhile."""
@@ -30,6 +35,7 @@ def describe(core: Core, token: float, now_monotonic: float, now_unix: float) ->
     phase = core.phase
     row_token, method, path = core.read_row()
     nested = tuple(core.nested)
+    notes = notes_of(core, token)
     if core.started != token or environ is None or settings is None:
         return None
     if row_token != token:
@@ -47,6 +53,8 @@ def describe(core: Core, token: float, now_monotonic: float, now_unix: float) ->
         age_seconds=age_seconds,
         phase=PHASES[phase],
         nested=tuple(request for request in inner if request is not None),
+        notes=notes,
+        trace_id=_trace_id(value_in(environ, "HTTP_TRACEPARENT")),
     )
 
 
@@ -77,6 +85,14 @@ def _text_in(environ: object, key: str) -> str | None:
     if type(value) is not str or not value:
         return None
     return value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS] + "..."
+
+
+def _trace_id(header: object) -> str | None:
+    """The trace's id in a header ``traceparent``; None if it is not of the form that W3C's Trace Context says."""
+    if type(header) is not str or len(header) > MAX_TEXT_CHARACTERS:
+        return None
+    found = _TRACEPARENT.match(header)
+    return found[1] if found is not None else None
 
 
 def _full_path(in_row: str, environ: object) -> str:
