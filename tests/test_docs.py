@@ -21,7 +21,9 @@ import wsgi_tracebacker
 from docs import record
 from tests.support.programs import PROJECT, require_program
 from wsgi_tracebacker import TracebackerMiddleware, errors
+from wsgi_tracebacker.analysis import live
 from wsgi_tracebacker.cli import output, verbs
+from wsgi_tracebacker.cli import top as top_command
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.report import (
     HarakiriReport,
@@ -48,6 +50,8 @@ from wsgi_tracebacker.model.waits import KINDS as KINDS_OF_WAITING
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.reader import client, discovery, postmortems, processes
 from wsgi_tracebacker.reader.unanswered import examine, stall
+from wsgi_tracebacker.top import app as top_app
+from wsgi_tracebacker.top import views as top_views
 from wsgi_tracebacker.wire import card_json as card_format
 from wsgi_tracebacker.wire import dead_table, report_json
 from wsgi_tracebacker.wire import http10 as http
@@ -704,3 +708,21 @@ def test_pages_name_no_folder_of_the_machine_that_recorded_them() -> None:
     """What the recorder replaces has been replaced everywhere."""
     for page in PAGES:
         assert not re.search(r"/(?:root|home)/|/tmp/tb-|\.pyenv", page.read_text()), page
+
+
+def test_every_key_and_every_json_key_of_top_is_in_its_reference() -> None:
+    """The page has what the help of the screen has, the times that rows stay, and the keys of a JSON line."""
+    page = reference("top")
+    keys = section(page, "Keys")
+    for names, _ in top_app.KEYS:
+        for name in re.findall(r"[^\s,]+", names.replace(" to ", " ")):
+            assert f"`{name}`" in keys, name
+    for view in top_views.VIEWS:
+        assert view.title in page
+    assert ", ".join(f"{each:g}" for each in top_app.INTERVALS[:-1]) + f" or {top_app.INTERVALS[-1]:g} s" in keys
+    assert (live.ENDED_SECONDS, live.LOST_SECONDS) == (3.0, 10.0)
+    picture = live.advance(
+        None, live.Reading(0.0, 0.0, (live.WorkerReading("/run/tb1", 1, 1, "alive", snapshot=SNAPSHOT),))
+    )
+    [line] = top_command.json_lines(picture)
+    assert set(rows(section(page, "JSON lines"))) - {"key", "---"} == set(json.loads(line))

@@ -63,6 +63,12 @@ class NoWorkersFound(TracebackerError):
     exit_code = 3
 
 
+class LibraryMissing(TracebackerError):
+    """The operator's: a verb needs a library that is not installed."""
+
+    exit_code = 2
+
+
 class CannotWrite(TracebackerError):
     """The operator's: the output could not be written to stdout, because a disk is full for instance."""
 

@@ -51,7 +51,7 @@ def show(
 
     found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
     if form == "json":
-        output.write_bytes(_json(found, older_seconds))
+        output.write_bytes(json_document(found, older_seconds))
     elif form == "uwsgi":
         output.write_bytes(_uwsgi(found, older_seconds))
     else:
@@ -110,7 +110,8 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
     return stack._replace(frames=(Frame(f"<{snapshot.state}, no answer>", None, "request", line),))
 
 
-def _json(found: Survey, older_seconds: float | None) -> bytes:
+def json_document(found: Survey, older_seconds: float | None = None) -> bytes:
+    """The document of ``--format json``."""
     import json
 
     from wsgi_tracebacker.wire import snapshot_json

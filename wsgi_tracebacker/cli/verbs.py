@@ -9,7 +9,7 @@ import click
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED
 
 #: By verb: the module beside this one, and the function of the same name in it.
-VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read"}
+VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read", "top": "top"}
 
 EPILOG = """\b
 Examples:
@@ -17,6 +17,7 @@ Examples:
   wsgi-tb read /run/app/tb --older 5 requests that are older than 5 seconds
   wsgi-tb read /tmp/tbsocket3        one socket; uWSGI's py-tracebacker sockets too
   wsgi-tb list                       one line per worker
+  wsgi-tb top                        the same as a live view
   wsgi-tb postmortem                 what workers were doing when they died
 
 \b

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wsgi_tracebacker.model.snapshot import Snapshot, Stack
 
 
@@ -13,6 +15,25 @@ def in_flight(snapshot: Snapshot) -> int:
     if snapshot.worker.requests_in_flight is not None:
         return snapshot.worker.requests_in_flight
     return sum(1 for stack in snapshot.stacks if is_serving(stack, snapshot))
+
+
+def busy_slots(snapshot: Snapshot) -> int:
+    """How many slots of a worker are taken; of a worker that does not say, how many requests it serves."""
+    return in_flight(snapshot) if snapshot.worker.busy is None else snapshot.worker.busy
+
+
+def waiting_connections(snapshots: Iterable[Snapshot]) -> int | None:
+    """Connections that wait: to be accepted, or in a process for a slot; None if no worker says so.
+
+    Workers that were forked share a socket: it is counted once.
+    """
+    by_inode: dict[int, int] = {}
+    inside: list[int] = []
+    for snapshot in snapshots:
+        by_inode |= {socket.inode: socket.waiting for socket in snapshot.worker.listen if socket.waiting is not None}
+        if snapshot.worker.inner_queue is not None:
+            inside.append(snapshot.worker.inner_queue)
+    return sum(by_inode.values()) + sum(inside) if by_inode or inside else None
 
 
 def oldest_seconds(snapshot: Snapshot) -> float | None:
