@@ -445,3 +445,33 @@ def test_many_threads_are_each_seen_with_their_own_request(base: str) -> None:
     assert sorted(thread["core"] for thread in serving) == list(range(20))
     assert all(any(frame["function"].endswith("application") for frame in thread["frames"]) for thread in serving)
     wait_until(lambda: snapshot(base)["worker"]["requests_finished"] == 20, "all have finished")
+
+
+class Site:
+    """An application that has its limit, and what is done with a report, as methods."""
+
+    def limit(self, _request: Any) -> float:
+        return 3600.0
+
+    def reported(self, _report: object) -> None:
+        pass
+
+    def __call__(self, _request: Any, _start_response: Any) -> list[bytes]:
+        return []
+
+
+@pytest.mark.parametrize("action", ["log", "kill", "raise"])
+def test_an_application_that_is_wrapped_anew_for_each_request_is_let_go(base: str, action: str) -> None:
+    """Also if its limit, and what is called with a report, belong to it, and it refers to its own middleware."""
+    sites = []
+    for _ in range(6):
+        site: Any = Site()
+        site.wsgi_app = TracebackerMiddleware(
+            site, base, harakiri=site.limit, on_harakiri=site.reported, harakiri_action=action
+        )
+        assert serve(site.wsgi_app).error is None
+        sites.append(weakref.ref(site))
+        del site
+    gc.collect()
+    # The worker keeps those of its first request, and the core those of its last one.
+    assert sum(site() is not None for site in sites) <= 2

@@ -71,8 +71,13 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off", "")
 
 
+class _Referable:
+    # dataclass() has weakref_slot only from 3.11 on.
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(_Referable):
     """Checked options."""
 
     #: The base path, absolute; ``<base><N>`` is the socket of worker N.

@@ -38,16 +38,17 @@ def load_kill_timer() -> None:
 
 def on_begin(settings: Settings, watchdog: Watchdog | None, kill_timer: KillTimer | None) -> Begin | None:
     """The function that every request under these settings calls; None if it need not call any."""
-    limit, decide = settings.harakiri, settings.decide
-    if watchdog is None or (decide is None and (limit is None or kill_timer is None)):
+    if watchdog is None or (settings.decide is None and (settings.harakiri is None or kill_timer is None)):
         return None
 
     def begin(core: Core, environ: dict[str, Any]) -> None:
         if core.outer is not None:
             # A call within a request: the outer request's limit counts.
             return
+        # Not those above: this function is kept for as long as they are in use, and must not be what uses them.
+        own_settings: Any = core.settings
+        seconds, decide = own_settings.harakiri, own_settings.decide
         try:
-            seconds = limit
             if decide is not None:
                 seconds = decide(environ)
                 if type(seconds) is not float or not 0.0 < seconds < NEVER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.worker.deadlines import interrupt
@@ -52,7 +53,8 @@ class DeadlineParts:
         self.watchdog: Watchdog | None = None
         self.kill_timer: KillTimer | None = None
         #: By the id of the settings under which requests come: those, and what each request calls when it begins.
-        self._watched: dict[int, tuple[Settings, Begin | None]] = {}
+        #: Weakly: an application may be wrapped anew for each request, and callables of its own be in the settings.
+        self._watched: dict[int, tuple[weakref.ref[Settings], Begin | None]] = {}
         #: The shortest time after which a hub is reported as blocked.
         self._hub_blocked_seconds = NEVER
 
@@ -80,7 +82,8 @@ class DeadlineParts:
                 kill_timer = self._ensure_kill_timer(settings, watchdog)
             begin = on_begin(settings, watchdog, kill_timer)
             # Not before: another thread's first request would go on, and may stall before there are timers to set.
-            self._watched[id(settings)] = settings, begin
+            watched, key = self._watched, id(settings)
+            watched[key] = weakref.ref(settings, lambda _: watched.pop(key, None)), begin
         if watchdog is not None:
             watchdog.watch(settings)
         if settings.harakiri_action == "kill" or settings.harakiri_grace is not None:
