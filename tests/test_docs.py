@@ -385,6 +385,7 @@ REPORT = HarakiriReport(
     others=(OtherRequest(1, REQUEST),),
     hub=HubState("gevent", "blocked", 1.0),
     hub_blocked_by=OtherRequest(1, REQUEST),
+    other_thread=Stack("b", frames=(FRAME,)),
 )
 HUB_REPORT = HubReport(
     hub=HubState("gevent", "blocked", 1.0),
@@ -493,7 +494,7 @@ def test_every_verdict_is_in_the_reference() -> None:
     in_page = re.findall(r"^\| `(\w+)` \|", section(page, "Verdicts"), re.MULTILINE)
     assert in_page == verdicts[: len(in_page) - 1] + verdicts[-1:]
     kinds = rows(section(page, "verdict"))["kind"][0]
-    assert set(re.findall(r"`(\w+)`", kinds)) == set(verdicts)
+    assert set(re.findall(r"`(\w+)`", kinds)) == {"waiting", *verdicts}
     documented = rows(section(page, "Verdicts"))
     assert f"fewer than {recorder._MIN_SAMPLES} samples" in documented["unknown"][0]
     assert f"{recorder._STARVED_SHARE * 100:g} %" in documented["starved"][0]

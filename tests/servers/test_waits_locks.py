@@ -1,4 +1,4 @@
-"""A deadlock behind a real server: the report and the snapshot name it, its requests and its locks."""
+"""Behind a real server, report and command name a deadlock with its locks, and a thread that works for a request."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import StartGunicorn
 
 #: Its requests never end, so its workers are not waited for.
@@ -42,3 +44,24 @@ def test_a_deadlock_is_named_by_the_snapshot_the_command_and_the_report(gunicorn
     assert seen["/cart"]["lock"] == "self.lock"
     assert seen["/buy"]["sentence"] in text
     assert log[1] == seen["/buy"]["sentence"]
+
+
+def test_the_thread_of_an_async_view_is_named_and_shown(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
+    """The request waits, and the other thread computes: it is not frozen."""
+    gate = tmp_path / "gate"
+    server = gunicorn("tests.programs.elsewhere:application", *GTHREAD, env={"WSGI_TB_HARAKIRI": "1.5"})
+    with server.in_flight(f"/?{gate}"):
+        try:
+            log = server.wait_for_log(r"harakiri: GET /(?:.*\n)*?.*other request")
+            command = [sys.executable, "-m", "wsgi_tracebacker", "read", base]
+            text = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+            [thread] = asking.serving(base)
+        finally:
+            gate.touch()
+    waits_for = thread["request"]["waits_for"]
+    assert waits_for["kind"] == "other_thread"
+    assert f"because: {waits_for['sentence']}\n" in log[0]
+    assert "verdict: waiting: " in log[0]
+    assert "in compute_until" in log[0]
+    assert "in compute_until" in text
+    assert [note["text"] for note in thread["request"]["notes"]] == ["computing"]

@@ -32,7 +32,7 @@ class Span(NamedTuple):
 class Verdict(NamedTuple):
     """What the flight recorder concludes from the last stretch."""
 
-    #: ``frozen``, ``busy``, ``progressing``, ``starved`` or ``unknown``.
+    #: ``waiting``, ``frozen``, ``busy``, ``progressing``, ``starved`` or ``unknown``.
     kind: str
     explanation: str
 
@@ -71,6 +71,8 @@ class HarakiriReport(NamedTuple):
     #: blocked it (None: a greenlet that serves no request).
     hub: HubState | None = None
     hub_blocked_by: OtherRequest | None = None
+    #: Of a request that another thread works for: that thread's stack.
+    other_thread: Stack | None = None
 
 
 class HubReport(NamedTuple):

@@ -44,11 +44,14 @@ def lines(report: HarakiriReport) -> Iterator[str]:
     yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"
     if report.hub is not None:
         yield f"  hub: {_hub(report)}"
-    kernel = _kernel(report)
+    kernel = _kernel(report.stack, report.system_call)
     if kernel:
         yield f"  thread: {kernel}"
     if report.stack is not None:
         yield from _stack(report.stack)
+    if report.other_thread is not None:
+        yield f"the thread that works for it: {_kernel(report.other_thread, None)}"
+        yield from _stack(report.other_thread)
     yield _others(report.others, everyone=report.action == "kill")
 
 
@@ -190,8 +193,7 @@ def _number(value: int | None) -> str:
     return "?" if value is None else str(value)
 
 
-def _kernel(report: HarakiriReport) -> str:
-    stack = report.stack
+def _kernel(stack: Stack | None, system_call: str | None) -> str:
     if stack is None:
         return ""
     facts = [printable(stack.name)]
@@ -203,8 +205,8 @@ def _kernel(report: HarakiriReport) -> str:
         facts.append(f"state {printable(stack.state)}")
     if stack.wait_channel:
         facts.append(f"waits in {printable(stack.wait_channel)}")
-    if report.system_call:
-        facts.append(f"system call {printable(report.system_call)}")
+    if system_call:
+        facts.append(f"system call {printable(system_call)}")
     if stack.cpu_seconds is not None:
         facts.append(f"{stack.cpu_seconds:.2f} s of CPU in all")
     return ", ".join(facts)

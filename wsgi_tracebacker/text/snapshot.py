@@ -59,6 +59,7 @@ def lines(
     for stack in sorted_out.serving:
         yield ""
         yield from _serving_lines(stack, palette, snapshot.source)
+        yield from _other_thread_lines(stack, snapshot, palette)
     if all_threads:
         for stack in (*sorted_out.idle, *sorted_out.others):
             yield ""
@@ -141,6 +142,17 @@ def _serving_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]
         for nested in _nested(request):
             yield f"    inside it {_request(nested, palette)}"
     yield from _frames(stack, palette, source)
+
+
+def _other_thread_lines(stack: Stack, snapshot: Snapshot, palette: Palette) -> Iterator[str]:
+    """The thread that works for a request, if its name says which one it is."""
+    waits_for = stack.request.waits_for if stack.request is not None else None
+    if waits_for is None or waits_for.kind != "other_thread":
+        return
+    found = [other for other in snapshot.stacks if other.name == waits_for.thread]
+    if len(found) == 1:
+        yield f"  {palette.paint(palette.heading, printable(found[0].name))}  works for it{_state(found[0])}"
+        yield from _frames(found[0], palette, snapshot.source)
 
 
 def _resting_lines(stack: Stack, palette: Palette, source: str) -> Iterator[str]:

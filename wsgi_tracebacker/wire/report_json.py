@@ -34,6 +34,8 @@ def document(report: HarakiriReport) -> dict[str, Any]:
     if report.hub is not None:
         # In another dict, because there are ten keys already.
         content["worker"]["hub"] = {**report.hub._asdict(), "blocked_by": _other(report.hub_blocked_by)}
+    if report.other_thread is not None:
+        content["worker"]["other_thread"] = _thread(report.other_thread, None)
     return plain(content)
 
 

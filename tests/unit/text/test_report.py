@@ -98,6 +98,17 @@ def test_notes_stand_in_the_timeline() -> None:
     assert context["notes"][0] == {"at_seconds": 16.0, "text": "loading rows"}
 
 
+def test_the_thread_that_works_for_a_request_has_its_stack() -> None:
+    """Below that of the request, with what the kernel says of it."""
+    worker = Stack("pool_0", native_id=7, state="R", cpu_seconds=1.0, frames=(LOAD_ROWS,))
+    *_, name, head, place, source, _ = lines(REPORT._replace(other_thread=worker))
+    assert name == "the thread that works for it: pool_0, native id 7, state R, 1.00 s of CPU in all"
+    assert head == "Traceback (most recent call last):"
+    assert (place, source) == ('  File "/srv/shop/app.py", line 44, in load_rows', "    cursor.execute(QUERY)")
+    found = document(REPORT._replace(other_thread=worker))
+    assert found["worker"]["other_thread"]["name"] == "pool_0"
+
+
 def test_one_line_for_one_that_ended() -> None:
     """Its total time and its timeline."""
     ended = REPORT._replace(kind="slow", outcome="ended", stack=None)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import snapshots
 from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Note, Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.palette import COLOURED
 from wsgi_tracebacker.text.snapshot import lines
 
@@ -77,6 +78,14 @@ def test_what_a_request_is_doing_stands_beside_it() -> None:
     noted = SLOW._replace(notes=(Note(1.0, "loading"), Note(2.0, "charging\n4711")), trace_id="4bf92f35")
     text = shown(SNAPSHOT._replace(stacks=(SERVING._replace(request=noted),)))
     assert "  trace 4bf92f35  note: charging\\n4711\n" in text
+
+
+def test_the_thread_that_works_for_a_request_stands_below_it() -> None:
+    """Although it serves no request; not if its name is that of several."""
+    waiting = SERVING._replace(request=SLOW._replace(waits_for=WaitsFor("other_thread", "works", thread="pool")))
+    text = shown(SNAPSHOT._replace(stacks=(OTHER, IDLE, waiting)))
+    assert '  pool  works for it, running\n    File "/srv/slow.py", line 20, in application' in text
+    assert "works for it" not in shown(SNAPSHOT._replace(stacks=(OTHER, OTHER, waiting)))
 
 
 def test_nested_requests_stand_below_the_one_they_are_in() -> None:

@@ -11,8 +11,9 @@ from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherReques
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.threads import interpreters
-from wsgi_tracebacker.worker.tracking.cores import known_thread
+from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
+from wsgi_tracebacker.worker.waits import other_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +44,13 @@ class ReportMaker:
         self._in_flight: list[tuple[Core, OtherRequest]] | None = None
         #: What they wait for; None: not asked yet.
         self._waits_for: dict[Core, WaitsFor] | None = None
+        #: The stacks of all threads when that was asked.
+        self._threads: dict[int, RawStack] = {}
 
     def begin_check(self) -> None:
         """Make in_flight() find the requests anew: once a check, in which many requests may be overdue."""
         self._in_flight = self._waits_for = None
+        self._threads = {}
 
     def in_flight(self) -> list[tuple[Core, OtherRequest]]:
         """The requests in flight with their cores, the oldest first."""
@@ -70,6 +74,7 @@ class ReportMaker:
         if self._waits_for is None:
             in_flight = {core: other.request for core, other in self.in_flight()}
             walked = greenlets.walk_with(in_flight, ())
+            self._threads = walked.threads
             self._waits_for = self._waits.find(walked.threads, in_flight, walked.served_by_greenlets(in_flight))
         return self._waits_for
 
@@ -88,6 +93,7 @@ class ReportMaker:
         is_in_flight = stack is not None
         hub = self._hubs.of(core) if is_in_flight else None
         waiting = self._waiting() if is_in_flight else {}
+        waits_for = waiting.get(core)
         # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
         asked_id = slow.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
         own_stack = None
@@ -101,7 +107,7 @@ class ReportMaker:
             )
         return HarakiriReport(
             kind="harakiri" if is_in_flight else "slow",
-            request=request._replace(waits_for=waiting.get(core)),
+            request=request._replace(waits_for=waits_for),
             worker=self._worker_number(),
             core=core.number,
             pid=os.getpid(),
@@ -110,13 +116,23 @@ class ReportMaker:
             action=action,
             outcome=outcome,
             timeline=slow.recorder.timeline(),
-            verdict=slow.recorder.verdict(),
+            verdict=slow.recorder.verdict(waits_for.sentence if waits_for is not None else None),
             stack=own_stack,
             system_call=kernel_threads.system_call(asked_id) if asked_id is not None else None,
             others=self._others_waiting(core, waiting) if is_in_flight else (),
             hub=hub.state(monotonic()) if hub is not None else None,
             hub_blocked_by=_running_in(hub, self.in_flight())[2] if hub is not None else None,
+            other_thread=self._other_thread(core) if waits_for and waits_for.kind == "other_thread" else None,
         )
+
+    def _other_thread(self, core: Core) -> Stack | None:
+        """The stack of the thread that works for a request."""
+        ident = core.serving_ident()
+        worker = other_threads.find(self._threads, (ident,)).get(ident)
+        if worker is None:
+            return None
+        native_id = getattr(known_thread(worker), "native_id", None)
+        return self._stack(self._threads[worker], thread_name(worker), None, worker, native_id, native_id)
 
     def _others_waiting(self, core: Core, waiting: dict[Core, WaitsFor]) -> tuple[OtherRequest, ...]:
         """The requests in flight on other cores, with what they wait for."""

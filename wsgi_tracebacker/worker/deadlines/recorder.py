@@ -46,6 +46,10 @@ _STARVED_SHARE = 0.5
 _LATE_SHARE = 0.3
 
 
+#: The verdicts that are given only if nothing better explains them.
+_WAITS_INSTEAD = ("frozen", "starved", "unknown")
+
+
 class _Place(NamedTuple):
     """The two frames that a timeline shows: the application's innermost one, and the innermost of all."""
 
@@ -218,8 +222,14 @@ class Recorder:
         """The stretches so far, at most MAX_SPANS."""
         return tuple(_span(run) for run in self._merged())
 
-    def verdict(self) -> Verdict:
-        """What the last stretch proves."""
+    def verdict(self, waits_for: str | None = None) -> Verdict:
+        """What the last stretch proves. ``waits_for``: what the request waits for, if that is known."""
+        verdict = self._of_last_stretch()
+        if waits_for is None or verdict.kind not in _WAITS_INSTEAD:
+            return verdict
+        return Verdict("waiting", verdict.explanation if verdict.kind == "frozen" else waits_for)
+
+    def _of_last_stretch(self) -> Verdict:
         runs = self._merged()
         if not runs:
             return Verdict("unknown", "no sample was taken")

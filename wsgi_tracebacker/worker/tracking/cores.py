@@ -241,3 +241,9 @@ def native_id_of(thread: threading.Thread | None) -> int | None:
     """The kernel's id of a thread."""
     # After a fork in C, the main Thread object still has the master's native id.
     return os.getpid() if thread is threading.main_thread() else getattr(thread, "native_id", None)
+
+
+def thread_name(ident: int) -> str:
+    """The name of a thread, made of its ident if Python did not start it."""
+    thread = known_thread(ident)
+    return thread.name if thread is not None else f"Thread-{ident}"

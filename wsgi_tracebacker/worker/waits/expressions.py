@@ -360,6 +360,12 @@ def _span(node: ast.expr | ast.stmt, shift: int) -> _Span:
     return (node.lineno + shift, node.col_offset), (end_line + shift, node.end_col_offset or 0)
 
 
+def path_of(text: str) -> Expression:
+    """``self._pool.name`` as an expression."""
+    name, *attributes = text.split(".")
+    return Expression(name, tuple(Attribute(each) for each in attributes))
+
+
 def expression_of(node: ast.expr) -> Expression | None:
     """The path that a node of the source is; None if it is anything else."""
     steps: list[Attribute | Item] = []

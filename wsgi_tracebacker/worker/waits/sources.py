@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.text.waits import place_name, with_sentence
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.tracking.cores import known_thread
-from wsgi_tracebacker.worker.waits import locks
+from wsgi_tracebacker.worker.tracking.cores import thread_name
+from wsgi_tracebacker.worker.waits import locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.expressions import Expressions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from types import CodeType
 
     from wsgi_tracebacker.model.snapshot import Request
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.waits.locks import LockWait
+
+    Stack = list[tuple[CodeType, int]]
 
 #: What a younger request waits for is not asked: it would be something else by the time that somebody reads it.
 MIN_AGE_SECONDS = 0.5
@@ -66,10 +68,24 @@ class WaitSources:
                 ident = core.serving_ident()
                 if ident in waits and id(core) not in without:
                     found[core] = with_sentence(serving.waits_for(ident))
+            idents = {core.serving_ident(): core for core in asked if id(core) not in without and core not in found}
+            for ident, waits_for in _for_pools_and_threads(threads, idents).items():
+                found[idents[ident]] = with_sentence(waits_for)
         except Exception:
             faults.caught("when it was asked what requests wait for")
         # What was found of a thread belongs to its request only if that is still the same one.
         return {core: waits_for for core, waits_for in found.items() if core.started == tokens[core]}
+
+
+def _for_pools_and_threads(threads: Mapping[int, Stack], idents: Collection[int]) -> dict[int, WaitsFor]:
+    """The waits for a connection of a pool, and for a thread that works for another one, by ident."""
+    found = {
+        ident: WaitsFor("pool", pool=wait.pool, pool_size=wait.size, pool_in_use=wait.in_use)
+        for ident, wait in pools.find(threads, idents).items()
+    }
+    for ident, worker in other_threads.find(threads, idents).items():
+        found[ident] = WaitsFor("other_thread", thread=thread_name(worker))
+    return found
 
 
 class _Serving:
@@ -106,8 +122,6 @@ class _Serving:
     def _holder(self, ident: int, has: str | None = None, wants: str | None = None) -> Holder:
         core = self._cores.get(ident)
         if core is None:
-            thread = known_thread(ident)
-            name = thread.name if thread is not None else f"Thread-{ident}"
-            return Holder("", "", 0.0, has=has, wants=wants, thread=name)
+            return Holder("", "", 0.0, has=has, wants=wants, thread=thread_name(ident))
         request = self._in_flight[core]
         return Holder(request.method, request.path, request.age_seconds, core.number, None, has, wants)

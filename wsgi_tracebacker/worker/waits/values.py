@@ -26,6 +26,7 @@ MISSING: Final = object()
 
 # By descriptors of `type`, which a metaclass cannot replace.
 _mro = vars(type)["__mro__"].__get__
+_name_of = vars(type)["__name__"].__get__
 _class_dict = vars(type)["__dict__"].__get__
 
 #: Classes with another __getattribute__ decide themselves what an attribute is.
@@ -64,6 +65,11 @@ def _variable(name: str, frame: FrameType) -> Any:
         return frame.f_locals.get(name, MISSING)
     names = frame.f_globals
     return _get(names, name) if type(names) is dict else MISSING
+
+
+def class_name(value: Any) -> str | None:
+    """The name of a value's class; None if there is no value."""
+    return None if value is MISSING else _name_of(type(value))
 
 
 def attribute(owner: Any, name: str) -> Any:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import wsgi_tracebacker
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
+from wsgi_tracebacker.model.report import Verdict
 from wsgi_tracebacker.text.report import span_line
 from wsgi_tracebacker.worker.deadlines.recorder import MAX_RUNS, MAX_SPANS, Recorder
 from wsgi_tracebacker.worker.stacks import places
@@ -77,6 +78,14 @@ def record(
 
 
 MOVING = [Where(0, 0), Where(1, 1), Where(2, None)]
+
+
+def test_a_known_wait_explains_what_nothing_else_does() -> None:
+    """A request that waits for something named is not frozen, and one sample is enough then; a busy one is busy."""
+    assert record(20).verdict("sleeps").kind == "waiting"
+    assert record(1).verdict("sleeps") == Verdict("waiting", "sleeps")
+    assert record(1).verdict().kind == "unknown"
+    assert record(20, cpu=0.9).verdict("sleeps").kind == "busy"
 
 
 @pytest.mark.parametrize(
