@@ -215,7 +215,8 @@ class Session:
             (f":{port}", ":8000"),
         ):
             output = output.replace(real, name) if real.strip(":") else output
-        return output
+        # A page's files and the example are in one folder, in which the commands are run.
+        return re.sub(rf"{FOLDER}/((?!\.venv)\S+\.py:\d+ )", r"\1", output)
 
 
 @contextlib.contextmanager

@@ -193,10 +193,10 @@ def demonstrate(folder: Path) -> None:
         except DemoError:
             print(f"\ngunicorn's log:\n{log.read_text()}", file=sys.stderr)
             raise
-    seen = len(re.findall(r"\bin dormi$", stacks, re.MULTILINE))
-    if seen != REQUESTS:
-        raise DemoError(f"the stacks of {seen} requests were seen, not of {REQUESTS}")
-    print(f"\nAll {REQUESTS} slow requests were seen, each with its stack. gunicorn has been ended.")
+    seen = len(re.findall(r"^  worker \d+ core \d+, pid \d+  GET /slow ", stacks, re.MULTILINE))
+    if seen != REQUESTS or not re.search(r":\d+ dormi$", stacks, re.MULTILINE):
+        raise DemoError(f"{seen} requests were seen, not {REQUESTS} and their stack")
+    print(f"\nAll {REQUESTS} slow requests were seen, with the place where they stand. gunicorn has been ended.")
 
 
 def end(signal_number: int, _frame: FrameType | None) -> None:

@@ -621,7 +621,7 @@ KINDS = (
     ("worker, stalled", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight  stalled, no answer$"),
     (
         "request, stalled",
-        r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s, (running(, holds the GIL)?|sleeping)$",
+        r"  worker \d+ core \d+  [A-Z]+ /\S*  \d.* s(  holds the GIL)?  thread 0x\w+, native id \d+$",
     ),
     ("stalled", r" +\d+ +\d+  stalled +\d+ +\d.* s  \S+ +/tmp/tbsocket\d+$"),
     (
@@ -637,7 +637,7 @@ KINDS = (
     ("lost", r"  GET /\S+  \(core \d, since [^,]*\)$"),
     (
         "request",
-        r"  WSGIWorker\d+Core\d+  [A-Z]+ /\S*  \d.* s  in (app|body|close)(, .*)?  from 127\.0\.0\.1(  id \w+)?$",
+        r"  worker \d+ core \d+(, pid \d+)?  [A-Z]+ /\S*  \d.* s(  (running|suspended))?  from 127\.0\.0\.1",
     ),
     ("idle", r"  WSGIWorker\d+Core\d+  idle, last request [A-Z]+ /\S* ended \d.* s ago(, .*)?$"),
     ("report, logged", _REPORT + r"logged, still running$"),
@@ -658,7 +658,12 @@ KINDS = (
     ("stack", r"  (File |\(\d+ calls of Python)"),
     ("others", r"\d+ other requests? in flight in this worker: GET /"),
     ("gunicorn", r"\[.*\] \[ERROR\] Worker \(pid:\d+\) was sent SIGKILL"),
-    ("counts", r"  \d+ \w+ .*; --all shows them$"),
+    ("totals", r"(\d+|no) requests? in \d+ workers?"),
+    ("places", r" +AGE +N +REQUEST +WAITS FOR +WHERE$"),
+    ("place", r"( {18,}[^\s^]| *\d\S* .*s +\d+\N{MULTIPLICATION SIGN}  )"),
+    ("heading of a place", r"\d+  \d+ requests?( |:|$)"),
+    ("last requests", r"the last requests: "),
+    ("counts", r"\d+ \w+ .*; --all shows them$"),
     ("stack", r"    "),
     ("columns", r"WORKER +PID +STATE +IN FLIGHT +OLDEST +APPLICATION +SOCKET$"),
     ("alive", r" +\d+ +\d+  alive +\d+ +(-|\d.* s)  \S+ +/tmp/tbsocket\d+$"),
@@ -680,14 +685,15 @@ def shape(output: str) -> list[str]:
         kind = next((kind for kind, pattern in KINDS if re.match(pattern, line)), line)
         if kind == "document":
             kind = re.sub(r"\d+(\.\d+)?|/srv/\S*?(?=\")", "0", re.sub(r'"(version|python|server)":"[^"]*"', "", line))
-        if kind != "idle" and (kind not in ("stack", "timeline") or kinds[-1:] != [kind]):
+        if kind != "idle" and (kind not in ("stack", "timeline", "place") or kinds[-1:] != [kind]):
             kinds.append(kind)
     return kinds
 
 
 def own_calls(output: str) -> list[str]:
     """The calls of the application in all stacks, by file and function."""
-    return re.findall(r'File "/srv/shop/((?!\.venv)\S+)", line \d+, in (\S+)', output)
+    in_full = re.findall(r'File "/srv/shop/((?!\.venv)\S+)", line \d+, in (\S+)', output)
+    return in_full + re.findall(r"^    ([^/\s]\S*\.py):\d+ (\S+)$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", record.PAGES)

@@ -8,13 +8,12 @@ equal to any at the same frames: a thread that has just been woken up waits for 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.analysis.routes import Routes
-from wsgi_tracebacker.model.code_ownership import CodeOwnership, is_this_package
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.groups import Group, ServedRequest
-from wsgi_tracebacker.model.questions import is_serving
+from wsgi_tracebacker.model.questions import is_serving, works_for
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.kernel_waits import ON_A_CPU, kernel_view
 from wsgi_tracebacker.text.waits import sentence
@@ -29,9 +28,6 @@ GROUPINGS = ("place", "wait", "route", "none")
 #: The orders of requests, and of groups by their first request.
 ORDERS = ("age", "cpu", "worker", "route")
 
-#: Every thread that Python started has one of these, outermost, in the module threading.
-_THREAD_STARTS = ("Thread._bootstrap", "_bootstrap")
-
 
 def served_requests(snapshots: Iterable[Snapshot]) -> list[ServedRequest]:
     """The requests in flight of all these workers, worker by worker."""
@@ -39,15 +35,8 @@ def served_requests(snapshots: Iterable[Snapshot]) -> list[ServedRequest]:
     return [found for snapshot in snapshots for found in _served_by(snapshot, routes)]
 
 
-def ownership_of(snapshot: Snapshot) -> CodeOwnership:
-    """Whose code the frames of a snapshot are, from what the snapshot itself says."""
-    starts = (frame for stack in snapshot.stacks for frame in stack.frames[:3] if frame.function in _THREAD_STARTS)
-    found = next((frame.filename for frame in starts if frame.filename.endswith("/threading.py")), "")
-    return CodeOwnership(snapshot.worker.application, found.removesuffix("/threading.py") or None)
-
-
 def _served_by(snapshot: Snapshot, routes: Routes) -> Iterable[ServedRequest]:
-    ownership = ownership_of(snapshot)
+    ownership = CodeOwnership.of_snapshot(snapshot)
     for stack in snapshot.stacks:
         if not is_serving(stack, snapshot):
             continue
@@ -58,19 +47,22 @@ def _served_by(snapshot: Snapshot, routes: Routes) -> Iterable[ServedRequest]:
             pid=snapshot.worker.pid,
             stack=stack,
             own_frames=own_frames,
-            innermost=own_frames[-1] if own_frames else _innermost_called(stack.frames, ownership),
+            innermost=_innermost(stack.frames, ownership),
+            ownership=ownership,
             kernel_view=kernel_view(stack),
             route=routes.route(request.method, request.path) if request is not None else "",
             source=snapshot.source,
             state=snapshot.state,
+            other_thread=works_for(stack, snapshot),
+            base=snapshot.worker.base,
+            cwd=snapshot.worker.cwd,
         )
 
 
-def _innermost_called(frames: Sequence[Frame], ownership: CodeOwnership) -> Frame | None:
-    """The innermost call of a library that the middleware calls, or else the innermost call of all."""
-    called = takewhile(lambda frame: not is_this_package(frame.filename), reversed(frames))
-    found = next((frame for frame in called if ownership.is_installed(frame.filename)), None)
-    return found or (frames[-1] if frames else None)
+def _innermost(frames: Sequence[Frame], ownership: CodeOwnership) -> Frame | None:
+    """The application's innermost call, in a stack that may have none of it: then the innermost call of all."""
+    index = ownership.innermost(frame.filename for frame in reversed(frames))
+    return frames[-1 if index is None else -1 - index] if frames else None
 
 
 # ---------------------------------------------------------------------------------------------------------- grouping

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.model.questions import is_serving
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.model.snapshot import Stack
+    from wsgi_tracebacker.model.snapshot import Snapshot, Stack
 
 
-def is_chosen(stack: Stack, older_seconds: float | None = None, path_pattern: str | None = None) -> bool:
-    """Whether the request of a thread is at least so old, and its path matches (``*`` also matches slashes).
+class Selection(NamedTuple):
+    """Which requests are wanted; by default all."""
 
-    A request that uWSGI does not name has no known age, and no path that could match.
-    """
-    request = stack.request
-    if request is None:
-        return path_pattern is None
-    if older_seconds is not None and request.age_seconds < older_seconds:
-        return False
-    return path_pattern is None or fnmatchcase(request.path, path_pattern)
+    #: At least so old. The age of uWSGI's requests is not known, so that they are always old enough.
+    older_seconds: float | None = None
+    #: As in shells, of the whole path; ``*`` also matches slashes. uWSGI's requests have no path.
+    path_pattern: str | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        return self.older_seconds is None and self.path_pattern is None
+
+    def has(self, stack: Stack) -> bool:
+        """Whether the request of a thread is wanted."""
+        request = stack.request
+        if request is None:
+            return self.path_pattern is None
+        if self.older_seconds is not None and request.age_seconds < self.older_seconds:
+            return False
+        return self.path_pattern is None or fnmatchcase(request.path, self.path_pattern)
+
+    def wanted(self, snapshot: Snapshot, *, with_resting: bool = False) -> tuple[Snapshot, int]:
+        """The snapshot with only the wanted requests, and how many others it has.
+
+        ``with_resting``: also with the threads that serve no request.
+        """
+        if self.is_everything:
+            return snapshot, 0
+        kept = []
+        left_out = 0
+        for stack in snapshot.stacks:
+            if not is_serving(stack, snapshot):
+                if with_resting:
+                    kept.append(stack)
+            elif self.has(stack):
+                kept.append(stack)
+            else:
+                left_out += 1
+        return snapshot._replace(stacks=tuple(kept)), left_out

@@ -35,6 +35,16 @@ def wants_colour(choice: str, stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def columns() -> int:
+    """The width of the terminal; of what is no terminal COLUMNS, which has a width for it, or else 80."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        # Four digits at most: more is no width.
+        wanted = os.environ.get("COLUMNS", "")
+        return int(wanted) if wanted.isdecimal() and wanted.isascii() and len(wanted) <= 4 else 80
+
+
 def write_text(lines: Iterable[str]) -> None:
     """Write lines to stdout; characters that its encoding does not have are written as escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

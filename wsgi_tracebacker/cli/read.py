@@ -6,14 +6,19 @@ from typing import Any
 
 import click
 
+from wsgi_tracebacker.analysis.places import GROUPINGS, ORDERS
 from wsgi_tracebacker.cli.options import EXIT_CODES, Seconds, workers
 from wsgi_tracebacker.cli.show import show
+from wsgi_tracebacker.text.reading import DEFAULT_LIMIT
 
 EPILOG = f"""\b
 Examples:
   wsgi-tb read                          what every worker is doing
   wsgi-tb read /run/app/tb -w 2         worker 2 of another base
   wsgi-tb read --older 10               only requests older than 10 seconds
+  wsgi-tb read --path '/checkout/*'     only requests of these paths
+  wsgi-tb read --full --limit 0         every frame of every request
+  wsgi-tb read --by route --sort route  the routes instead of the places
   wsgi-tb read --all                    idle and background threads too
   wsgi-tb read --no-signal              never signal a stalled worker
   wsgi-tb read --format json | jq '.workers[].threads[].request.path'
@@ -39,6 +44,33 @@ Examples:
     type=Seconds(min=0),
     help="Only requests that are at least so old.",
 )
+@click.option(
+    "--path", "path_pattern", metavar="GLOB", help="Only requests whose whole path matches; * also matches slashes."
+)
+@click.option(
+    "--by",
+    type=click.Choice(GROUPINGS),
+    default="place",
+    show_default=True,
+    help="Put those together that stand at the same place, wait for the same, or have the same route; or none.",
+)
+@click.option(
+    "--sort",
+    "order",
+    type=click.Choice(ORDERS),
+    default="age",
+    show_default=True,
+    help="The oldest first, most CPU first, by worker and core, or by route.",
+)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=DEFAULT_LIMIT,
+    show_default=True,
+    help="Show so many places; 0: all.",
+)
+@click.option("--full", is_flag=True, help="Show every frame and every request, nothing folded.")
 @click.option("--all", "all_threads", is_flag=True, help="Show idle threads and those that serve no requests too.")
 @click.option(
     "--no-signal",
@@ -56,7 +88,7 @@ Examples:
     help="auto: on a terminal, unless NO_COLOR is set.",
 )
 def read(**options: Any) -> int:
-    """Show what the workers are doing: every request in flight, with its stack.
+    """Show what the workers are doing: every request in flight, put together by place, and the stack of each place.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
     uWSGI's too. Without either it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.

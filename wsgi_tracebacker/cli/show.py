@@ -24,15 +24,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import bases_or_default
-from wsgi_tracebacker.model.questions import is_serving
 from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
+from wsgi_tracebacker.text.reading import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.reader.survey import Answer, Survey
+    from wsgi_tracebacker.text.reading import Options
 
 
 def show(
@@ -42,6 +44,11 @@ def show(
     timeout_seconds: float | None = None,
     form: str = "text",
     older_seconds: float | None = None,
+    path_pattern: str | None = None,
+    by: str = "place",
+    order: str = "age",
+    limit: int = DEFAULT_LIMIT,
+    full: bool = False,
     all_threads: bool = False,
     no_signal: bool = False,
     colour: str = "auto",
@@ -50,42 +57,49 @@ def show(
     from wsgi_tracebacker.reader.survey import survey
 
     found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+    selection = Selection(older_seconds, path_pattern)
     if form == "json":
-        output.write_bytes(json_document(found, older_seconds))
+        output.write_bytes(json_document(found, selection))
     elif form == "uwsgi":
-        output.write_bytes(_uwsgi(found, older_seconds))
+        output.write_bytes(_uwsgi(found, selection))
     else:
-        output.write_text(_text(found, older_seconds, all_threads, output.wants_colour(colour, sys.stdout)))
+        from wsgi_tracebacker.text.palette import COLOURED, PLAIN
+        from wsgi_tracebacker.text.reading import Options
+
+        options = Options(
+            columns=output.columns(),
+            limit=limit,
+            full=full,
+            all_threads=all_threads,
+            palette=COLOURED if output.wants_colour(colour, sys.stdout) else PLAIN,
+        )
+        output.write_text(_text(found, selection, by, order, options))
     return output.end(found)
 
 
-def _text(found: Survey, older_seconds: float | None, all_threads: bool, colour: bool) -> Iterator[str]:
-    from wsgi_tracebacker.text.palette import COLOURED, PLAIN
-    from wsgi_tracebacker.text.snapshot import lines
+def _text(found: Survey, selection: Selection, by: str, order: str, options: Options) -> Iterator[str]:
+    from wsgi_tracebacker.analysis.places import group, served_requests
+    from wsgi_tracebacker.text.reading import Answered, lines
 
-    palette = COLOURED if colour else PLAIN
-    separator: tuple[str, ...] = ()
+    workers, left_out = [], 0
     for answer in found.answers:
-        if answer.snapshot is None:
-            continue
-        yield from separator
-        yield from lines(
-            answer.snapshot,
-            all_threads=all_threads,
-            older_seconds=older_seconds,
-            palette=palette,
-            other_uid=answer.other_uid,
-        )
-        separator = ("",)
+        if answer.snapshot is not None:
+            snapshot, others = selection.wanted(answer.snapshot, with_resting=True)
+            workers.append(Answered(snapshot, answer.other_uid))
+            left_out += others
+    if not workers:
+        return iter(())
+    groups = group(served_requests(worker.snapshot for worker in workers), by, order)
+    return lines(workers, groups, left_out, options)
 
 
-def _uwsgi(found: Survey, older_seconds: float | None) -> bytes:
+def _uwsgi(found: Survey, selection: Selection) -> bytes:
     from wsgi_tracebacker.wire import uwsgi_text
 
     return b"".join(
         uwsgi_text.encode(
             _named_for_user(_request_for_stack(stack, answer.snapshot), answer.other_uid)
-            for stack in _older(answer.snapshot, older_seconds).stacks
+            for stack in selection.wanted(answer.snapshot)[0].stacks
         )
         for answer in found.answers
         if answer.snapshot is not None
@@ -110,15 +124,13 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
     return stack._replace(frames=(Frame(f"<{snapshot.state}, no answer>", None, "request", line),))
 
 
-def json_document(found: Survey, older_seconds: float | None = None) -> bytes:
+def json_document(found: Survey, selection: Selection = Selection()) -> bytes:  # noqa: B008  (it never changes)
     """The document of ``--format json``."""
     import json
 
     from wsgi_tracebacker.wire import snapshot_json
 
-    workers = b",".join(
-        snapshot_json.encode(_older(snapshot, older_seconds)).rstrip() for snapshot in _snapshots(found)
-    )
+    workers = b",".join(snapshot_json.encode(selection.wanted(snapshot)[0]).rstrip() for snapshot in _snapshots(found))
     unanswered = json.dumps([_unanswered(answer) for answer in found.answers if answer.error is not None])
     return b'{"schema":%d,"workers":[%s],"unanswered":%s}\n' % (SCHEMA, workers, unanswered.encode("ascii"))
 
@@ -137,12 +149,3 @@ def _unanswered(answer: Answer) -> dict[str, object]:
 
 def _snapshots(found: Survey) -> Iterator[Snapshot]:
     return (answer.snapshot for answer in found.answers if answer.snapshot is not None)
-
-
-def _older(snapshot: Snapshot, seconds: float | None) -> Snapshot:
-    """Only the threads whose request is at least so old, or of unknown age; all threads for None."""
-    if seconds is None:
-        return snapshot
-    serving = (stack for stack in snapshot.stacks if is_serving(stack, snapshot))
-    stacks = tuple(stack for stack in serving if stack.request is None or stack.request.age_seconds >= seconds)
-    return snapshot._replace(stacks=stacks)

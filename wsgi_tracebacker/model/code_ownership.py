@@ -8,6 +8,12 @@ package that was installed with pip is not, unless it is the one that the worker
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wsgi_tracebacker.model.snapshot import Snapshot
 
 #: Folders of installed packages, by pip, Debian, PDM, zipapps (pex keeps each wheel in a folder of its name) and eggs.
 _INSTALLED = re.compile(r"(?:^|/)(?:(?:site|dist)-packages|__pypackages__/[^/]+/lib|[^/]+\.(?:whl|egg))/")
@@ -39,6 +45,9 @@ _FRAMEWORKS = frozenset(
 #: The files of one application are far fewer; only hostile input reaches this.
 _MAX_CACHED = 4096
 
+#: Every thread that Python started has one of these, outermost, in the module threading.
+_THREAD_STARTS = ("Thread._bootstrap", "_bootstrap")
+
 #: The names for what is no library.
 PYTHON = "Python"
 THIS_PACKAGE = "wsgi_tracebacker"
@@ -61,6 +70,14 @@ class CodeOwnership:
         self._standard_folder = f"{standard_folder.rstrip('/')}/" if standard_folder else ""
         self._libraries: dict[str, str | None] = {}
 
+    @classmethod
+    def of_snapshot(cls, snapshot: Snapshot) -> CodeOwnership:
+        """What a snapshot says of its worker: its application, and where the standard library's threading is."""
+        outermost = (frame for stack in snapshot.stacks for frame in stack.frames[:3])
+        starts = (frame.filename for frame in outermost if frame.function in _THREAD_STARTS)
+        found = next((filename for filename in starts if filename.endswith("/threading.py")), "")
+        return cls(snapshot.worker.application, found.removesuffix("/threading.py") or None)
+
     def is_own(self, filename: str) -> bool:
         """Whether a source file is the application's own."""
         return self.library(filename) is None
@@ -79,6 +96,34 @@ class CodeOwnership:
             known.clear()
         known[filename] = found
         return found
+
+    def innermost(self, filenames: Iterable[str]) -> int | None:
+        """Which call of a stack, given by its files from the innermost on, is the application's: the innermost own one.
+
+        Where there is none, the application was installed: the innermost installed code that the middleware calls.
+        None if there is no such code either.
+        """
+        files = list(filenames)
+        found = next((index for index, filename in enumerate(files) if self.is_own(filename)), None)
+        if found is not None:
+            return found
+        for index, filename in enumerate(files):
+            if is_this_package(filename):
+                break
+            if self.is_installed(filename):
+                return index
+        return None
+
+    def short_path(self, filename: str, cwd: str | None = None) -> str:
+        """The path as people name it: below the folder of packages, of Python, or the one where the worker runs."""
+        for folder in (_INSTALLED, _STANDARD):
+            found = list(folder.finditer(filename))
+            if found:
+                return filename[found[-1].end() :]
+        for begins in (self._standard_folder, f"{cwd.rstrip('/')}/" if cwd else ""):
+            if begins and filename.startswith(begins):
+                return filename[len(begins) :]
+        return filename
 
     def _library(self, filename: str) -> str | None:
         # What the interpreter calls frozen modules and code without a file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from wsgi_tracebacker.model.code_ownership import CodeOwnership  # noqa: TC001  (a value needs it)
 from wsgi_tracebacker.model.snapshot import Frame, Request, Stack  # noqa: TC001  (a value needs it)
 
 
@@ -19,6 +20,8 @@ class ServedRequest(NamedTuple):
     own_frames: tuple[Frame, ...]
     #: The innermost of these; where there are none, the innermost call of a library that the middleware calls.
     innermost: Frame | None
+    #: Whose code its frames are.
+    ownership: CodeOwnership
     #: What it waits for, as far as the kernel shows it; None: not known. The request itself may know more.
     kernel_view: str | None
     #: ``GET /checkout/:``; empty where the request is not known.
@@ -26,6 +29,11 @@ class ServedRequest(NamedTuple):
     #: See ``Snapshot``.
     source: str = "worker"
     state: str = "alive"
+    #: The thread that works for it, if it waits for one.
+    other_thread: Stack | None = None
+    #: See ``Worker``.
+    base: str | None = None
+    cwd: str | None = None
 
     @property
     def request(self) -> Request | None:

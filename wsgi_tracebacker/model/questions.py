@@ -49,3 +49,12 @@ def is_serving(stack: Stack, snapshot: Snapshot) -> bool:
     uWSGI's socket does not say which one, but a thread of a core has Python frames only while it serves one.
     """
     return stack.request is not None or (snapshot.source == "uwsgi" and stack.core is not None)
+
+
+def works_for(stack: Stack, snapshot: Snapshot) -> Stack | None:
+    """The thread that works for the request of this one, if its name says which thread it is."""
+    waits_for = stack.request.waits_for if stack.request is not None else None
+    if waits_for is None or waits_for.kind != "other_thread":
+        return None
+    found = [other for other in snapshot.stacks if other.name == waits_for.thread]
+    return found[0] if len(found) == 1 else None

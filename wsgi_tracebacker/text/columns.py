@@ -38,3 +38,47 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right_aligne
             space = " " * (columns_taken - width(cell))
             padded.append(space + cell if name in right_aligned else cell + space)
         yield "  ".join(padded).rstrip()
+
+
+def cut(text: str, columns: int, *, keep_end: bool = False) -> str:
+    """The text in so many columns; a longer one loses its end, or else its beginning, for an ellipsis."""
+    if width(text) <= columns:
+        return text
+    kept: list[str] = []
+    left = columns - 1
+    for character in reversed(text) if keep_end else text:
+        left -= width(character)
+        if left < 0:
+            break
+        kept.append(character)
+    return f"…{''.join(reversed(kept))}" if keep_end else f"{''.join(kept)}…"
+
+
+def wrap(text: str, columns: int, most_lines: int, *, keep_end: bool = False) -> list[str]:
+    """The text in lines of so many columns, broken between words; what does not fit is cut, and ends in an ellipsis."""
+    lines: list[str] = []
+    words = text.split(" ")
+    for number, word in enumerate(words):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width(longer) <= columns:
+            lines[-1] = longer
+        elif len(lines) < most_lines:
+            lines.append(cut(word, columns, keep_end=keep_end))
+        else:
+            lines[-1] = cut(f"{lines[-1]} {' '.join(words[number:])}", columns)
+            break
+    return lines
+
+
+def share(wanted: Sequence[int], least: Sequence[int], available: int) -> list[int]:
+    """The widths of columns that share so many: as wide as wanted if all fit, else first those that need the least."""
+    widths = [min(least_one, wanted_one) for least_one, wanted_one in zip(least, wanted, strict=True)]
+    left = available - sum(widths)
+    while left > 0 and widths != list(wanted):
+        growing = [index for index, taken in enumerate(widths) if taken < wanted[index]]
+        step = max(1, left // len(growing))
+        for index in growing[:left]:
+            more = min(step, wanted[index] - widths[index])
+            widths[index] += more
+            left -= more
+    return widths

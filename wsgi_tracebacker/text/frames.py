@@ -12,10 +12,11 @@ from wsgi_tracebacker.wire.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.snapshot import Frame
 
 #: As many equal calls of a recursion are shown as Python shows of them.
-_SHOWN_REPEATS = 3
+MAX_SHOWN_REPEATS = 3
 
 #: A longer source line is cut: generated and minified code has lines that would fill the screen.
 _MAX_SOURCE_CHARACTERS = 400
@@ -23,26 +24,35 @@ _MAX_SOURCE_CHARACTERS = 400
 _TAB = "    "
 
 
-def traceback(frames: Iterable[Frame], palette: Palette = PLAIN) -> Iterator[str]:
-    """Frames as Python's own traceback shows them: place, source line, and a caret line where columns are known."""
+def traceback(
+    frames: Iterable[Frame], palette: Palette = PLAIN, ownership: CodeOwnership | None = None
+) -> Iterator[str]:
+    """Frames as Python's own traceback shows them: place, source line, and a caret line where columns are known.
+
+    With ``ownership`` the calls that are not the application's own are dim.
+    """
     previous: tuple[object, ...] | None = None
     repeats = 0
     for frame in frames:
         place = (frame.filename, frame.lineno, frame.function)
         if place == previous:
             repeats += 1
-            if repeats > _SHOWN_REPEATS:
+            if repeats > MAX_SHOWN_REPEATS:
                 continue
         else:
-            yield from _repeated(repeats)
+            yield from repeated(repeats)
             previous, repeats = place, 1
-        yield from _frame(frame, palette)
-    yield from _repeated(repeats)
+        if ownership is None or ownership.is_own(frame.filename):
+            yield from _frame(frame, palette)
+        else:
+            yield from (palette.paint(palette.quiet, line) for line in _frame(frame, PLAIN))
+    yield from repeated(repeats)
 
 
-def _repeated(repeats: int) -> Iterator[str]:
-    if repeats > _SHOWN_REPEATS:
-        yield f"[Previous line repeated {plural(repeats - _SHOWN_REPEATS, 'more time')}]"
+def repeated(repeats: int) -> Iterator[str]:
+    """The line after so many equal calls, if they are too many."""
+    if repeats > MAX_SHOWN_REPEATS:
+        yield f"[Previous line repeated {plural(repeats - MAX_SHOWN_REPEATS, 'more time')}]"
 
 
 def _frame(frame: Frame, palette: Palette) -> Iterator[str]:
@@ -50,6 +60,11 @@ def _frame(frame: Frame, palette: Palette) -> Iterator[str]:
     function = palette.paint(palette.function, printable(frame.function))
     changed = palette.paint(palette.slow, "  (source changed since start)") if frame.source_changed else ""
     yield f'File "{printable(frame.filename)}", line {lineno}, in {function}{changed}'
+    yield from source_lines(frame, palette)
+
+
+def source_lines(frame: Frame, palette: Palette = PLAIN) -> Iterator[str]:
+    """The source line of a frame, indented, and the carets below it."""
     if frame.source is None or not frame.source.strip():
         return
     before, marked, after = _split(frame)

@@ -12,6 +12,7 @@ class Palette(NamedTuple):
     request: str = ""
     quiet: str = ""
     function: str = ""
+    own: str = ""
     mark: str = ""
     slow: str = ""
     stuck: str = ""
@@ -28,7 +29,8 @@ COLOURED = Palette(
     request="\x1b[1;36m",
     quiet="\x1b[2m",
     function="\x1b[1m",
-    mark="\x1b[31m",
+    own="\x1b[1m",
+    mark="\x1b[2m",
     slow="\x1b[33m",
     stuck="\x1b[1;31m",
     end="\x1b[0m",

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.unit.analysis.served import FLASK, IN_ORDERS, IN_PAY, ORDERS, SERVER, VIEW, WAIT, serving, snapshot
 from tests.unit.wire.strategies import snapshots as any_snapshots
-from wsgi_tracebacker.analysis.places import GROUPINGS, group, ownership_of, served_requests
+from wsgi_tracebacker.analysis.places import GROUPINGS, group, served_requests
 from wsgi_tracebacker.analysis.places import ORDERS as ALL_ORDERS
-from wsgi_tracebacker.model.code_ownership import PYTHON
+from wsgi_tracebacker.model.code_ownership import PYTHON, CodeOwnership
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
 from wsgi_tracebacker.model.waits import WaitsFor
 
@@ -145,7 +145,7 @@ def test_uwsgis_requests_are_last_and_have_no_route() -> None:
 def test_the_standard_library_is_where_threads_begin() -> None:
     """A Python at an unusual place shows where it is by the outermost frame of its threads."""
     start = Frame("/src/cpython/Lib/threading.py", 1030, "Thread._bootstrap")
-    ownership = ownership_of(snapshot(Stack("a", frames=(start,))))
+    ownership = CodeOwnership.of_snapshot(snapshot(Stack("a", frames=(start,))))
     assert ownership.library("/src/cpython/Lib/socket.py") == PYTHON
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -112,9 +113,10 @@ def test_read_shows_what_workers_do(asked: Asked) -> None:
     asked.found = Survey((ALIVE, ALIVE), ())
     result = run("read", "/run/tb")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.count("worker 1  pid 42  shop:app  2 in flight\n") == 2
+    assert result.stdout.startswith("4 requests in 2 workers, oldest 20.0 s\n\n")
     assert result.stdout.index("GET /1  20.0 s") < result.stdout.index("GET /0  1.00 s")
-    assert '    File "/srv/a.py", line 3, in f\n      g()\n      ^^^\n' in result.stdout
+    assert "    /srv/a.py:3 f\n      g()\n      ^^^\n" in result.stdout
+    assert '    File "/srv/a.py", line 3, in f\n      g()\n      ^^^\n' in run("read", "--full", "/run/tb").stdout
     assert "\x1b" not in result.stdout
 
 
@@ -215,6 +217,9 @@ def test_nobody_found_is_3(asked: Asked, verb: str) -> None:
         ["read", "--worker", "0"],
         ["read", "--older", "-1"],
         ["read", "--color", "sometimes"],
+        ["read", "--by", "colour"],
+        ["read", "--sort", "size"],
+        ["read", "--limit", "-1"],
         ["completion", "tcsh"],
     ],
 )
@@ -260,8 +265,7 @@ def test_a_worker_that_does_not_answer_is_shown_from_its_table(asked: Asked, sta
     result = run("read")
     assert result.stdout == (
         f"worker 2  pid 43  1 in flight  {state}, no answer\n\n"
-        "  WSGIWorker2Core0  GET /x  20.0 s\n"
-        "    thread 0x1f, native id 43, core 0\n"
+        "  worker 2 core 0  GET /x  20.0 s  thread 0x1f, native id 43\n"
     )
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     document = json.loads(run("read", "--format", "json").stdout)
@@ -281,8 +285,8 @@ def test_a_stalled_worker_is_shown_with_its_stacks(asked: Asked) -> None:
     asked.found = Survey((unanswering("stalled", "faulthandler", FRAMES),), ())
     text = run("read").stdout
     assert "  1 in flight  stalled, no answer\n" in text
-    assert "  WSGIWorker2Core0  GET /x  20.0 s, holds the GIL\n" in text
-    assert '    File "/srv/a.py", line 3, in f\n      g()\n' in text
+    assert "  worker 2 core 0  GET /x  20.0 s  holds the GIL  thread 0x1f, native id 43\n" in text
+    assert "    /srv/a.py:3 f\n      g()\n" in text
     assert run("read", "--format", "uwsgi").stdout_bytes.count(b" function = f ") == 1
 
 
@@ -294,6 +298,37 @@ def test_older_is_for_every_format(asked: Asked) -> None:
     text = run("read", "--older", "20").stdout
     assert "GET /1" in text
     assert "GET /0" not in text
+
+
+def test_paths_are_for_every_format(asked: Asked) -> None:
+    """Only requests of these paths are left; the text counts the others."""
+    (thread,) = json.loads(run("read", "--path", "/1*", "--format", "json").stdout)["workers"][0]["threads"]
+    assert thread["request"]["path"] == "/1"
+    text = run("read", "--path", "/1*").stdout
+    assert "GET /1" in text
+    assert "GET /0" not in text
+    assert "1 request not shown: younger, or of another path" in text
+
+
+def test_options_of_the_text(asked: Asked) -> None:
+    """What is put together, in which order, how many, and how wide."""
+    wide = "/srv/a.py:3 f  g()"
+    text = run("read").stdout
+    assert wide in text
+    assert "1  2 requests\n" in text
+    assert "\n2  1 request\n" in run("read", "--by", "none").stdout
+    assert run("read", "--by", "none", "--sort", "worker").stdout.index("GET /0") < text.index("GET /1") + 200
+    assert "1 more place, 1 request; --limit 0 shows them" in run("read", "--by", "none", "--limit", "1").stdout
+
+
+def test_the_width_is_the_terminals_or_80(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is no terminal COLUMNS counts, if it is a width."""
+    for written, columns in (("132", 132), ("", 80), ("wide", 80), ("99999", 80)):
+        monkeypatch.setenv("COLUMNS", written)
+        assert output.columns() == columns
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((200, 50)))
+    assert output.columns() == 200
 
 
 def test_all_shows_threads_that_serve_nothing(asked: Asked) -> None:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from tests.support.interpreters import COUNTS_REFERENCES
 from tests.unit.wire.strategies import texts
+from wsgi_tracebacker.analysis.places import group, served_requests
+from wsgi_tracebacker.text import reading
 from wsgi_tracebacker.text import snapshot as traceback
 from wsgi_tracebacker.wire import snapshot_json as json
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
@@ -118,10 +120,11 @@ def is_fit(line: str) -> bool:
 
 def renders(snapshot: Snapshot) -> None:
     """Each way of showing a snapshot, nothing raw in any."""
-    for all_threads in (False, True):
-        for older_seconds in (None, 1.0):
-            for line in traceback.lines(snapshot, all_threads=all_threads, older_seconds=older_seconds):
-                assert is_fit(line)
+    assert all(map(is_fit, traceback.lines(snapshot, all_threads=True)))
+    groups = group(served_requests([snapshot]))
+    for full in (False, True):
+        options = reading.Options(full=full, all_threads=full, limit=0 if full else 10)
+        assert all(map(is_fit, reading.lines([reading.Answered(snapshot)], groups, 0, options)))
     assert all(is_fit(line) for line in uwsgi.encode(snapshot.stacks).decode("utf-8").split("\n"))
     document = json.encode(snapshot)
     assert is_fit(document.decode("ascii").removesuffix("\n"))

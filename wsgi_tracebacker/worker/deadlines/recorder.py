@@ -11,10 +11,8 @@ first those in the same function, then the shortest. So details within short run
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.model.code_ownership import is_this_package
 from wsgi_tracebacker.model.report import Span, Verdict
 from wsgi_tracebacker.text.units import plural
 
@@ -196,11 +194,8 @@ class Recorder:
             return None, _NO_PLACE
         files: dict[str, SourceFile | None] = {}
         innermost = stack[0]
-        application = next((raw for raw in stack if self._ownership.is_own(raw[0].co_filename)), None)
-        if application is None:
-            # An application that was installed: the innermost installed code that the middleware calls.
-            within = itertools.takewhile(lambda raw: not is_this_package(raw[0].co_filename), stack)
-            application = next((raw for raw in within if self._ownership.is_installed(raw[0].co_filename)), None)
+        index = self._ownership.innermost(code.co_filename for code, _ in stack)
+        application = None if index is None else stack[index]
         innermost_frame = self._places.place(*innermost, files).frame
         if application is None:
             return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)

@@ -1,0 +1,92 @@
+"""Shows the requests that stand at one place: who they are, and the one stack that all of them have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.text.palette import PLAIN, Palette
+from wsgi_tracebacker.text.threads import other_thread, request_lines, stack_lines
+from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.model.groups import Group, ServedRequest
+
+#: So many requests of one place are listed; --full lists all.
+_MAX_LISTED = 5
+
+_INDENT = "  "
+
+#: What a sentence on a wait may begin with, so that it can be said of several requests.
+_VERBS = ("connects", "resolves", "runs", "sends", "sleeps", "waits", "works")
+
+
+def block(
+    group: Group,
+    *,
+    number: int | None = None,
+    columns: int = 80,
+    full: bool = False,
+    names_worker: bool = True,
+    names_base: bool = False,
+    palette: Palette = PLAIN,
+) -> Iterator[str]:
+    """The lines of one group: a heading, its requests, the oldest first, and the stack of the oldest.
+
+    :param number: of this place in the overview; None where there is no overview: then there is no heading either.
+    :param full: every request and every frame.
+    :param names_worker: whether each request's line has its worker's process id.
+    :param names_base: whether it has its worker's base path.
+    """
+    if number is not None:
+        yield f"{palette.paint(palette.heading, str(number))}  {_heading(group)}"
+    most = len(group.requests) if full else _MAX_LISTED
+    for served in group.requests[:most]:
+        who = _who(served, names_worker=names_worker, names_base=names_base)
+        for line in request_lines(who, served.stack, served.source, columns=columns - len(_INDENT), palette=palette):
+            yield f"{_INDENT}{line}"
+    if len(group.requests) > most:
+        yield f"{_INDENT}{palette.paint(palette.quiet, f'… {len(group.requests) - most} more; --full lists them')}"
+    if number is None and group.waits_for is not None:
+        yield f"{_INDENT * 2}{palette.paint(palette.heading, printable(group.waits_for))}"
+    oldest = group.oldest
+    if any(served.own_frames != oldest.own_frames for served in group.requests):
+        yield f"{_INDENT * 2}{palette.paint(palette.quiet, 'where the oldest of them is:')}"
+    for line in stack_lines(oldest.stack, oldest.source, oldest.ownership, cwd=oldest.cwd, full=full, palette=palette):
+        yield f"{_INDENT * 2}{line}"
+    if oldest.other_thread is not None:
+        yield f"{_INDENT}{other_thread(oldest.other_thread, palette)}"
+        for line in stack_lines(
+            oldest.other_thread, oldest.source, oldest.ownership, cwd=oldest.cwd, full=full, palette=palette
+        ):
+            yield f"{_INDENT * 2}{line}"
+
+
+def _heading(group: Group) -> str:
+    """``14 requests wait for a connection of QueuePool: all 15 are out``."""
+    count = len(group.requests)
+    requests = plural(count, "request")
+    if group.waits_for is None:
+        return requests
+    words = printable(group.waits_for)
+    verb, _, rest = words.partition(" ")
+    if verb not in _VERBS:
+        return f"{requests}: {words}"
+    if count > 1:
+        verb = verb.removesuffix("s")
+    return f"{requests} {verb} {rest}".rstrip()
+
+
+def _who(served: ServedRequest, *, names_worker: bool, names_base: bool) -> str:
+    if served.worker is None:
+        # uWSGI's socket does not say who it is; the thread's name may.
+        return served.stack.name
+    core = served.stack.core
+    who = f"worker {served.worker} core {'?' if core is None else core}"
+    if names_base and served.base:
+        who += f" of {served.base}"
+    if names_worker and served.pid is not None:
+        who += f", pid {served.pid}"
+    return who
