@@ -16,6 +16,7 @@ from typing import Any
 from bench import (
     dump_latency,
     growth,
+    live_view,
     memory,
     pauses,
     processes,
@@ -34,6 +35,7 @@ TOPICS = {
     "dump": dump_latency,
     "pauses": pauses,
     "read": reader_process,
+    "top": live_view,
     "memory": memory,
     "growth": growth,
     "recorder": recorder_load,

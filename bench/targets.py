@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import dump_latency, growth, reader_process, recorder_load, request_cost, throughput
+from bench import dump_latency, growth, live_view, reader_process, recorder_load, request_cost, throughput
 from bench.samples import number
 
 if TYPE_CHECKING:
@@ -66,13 +66,9 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         ratio = None if text is None or json is None else json / text
         yield _at_most(f"JSON beside text, {dump_latency.MANY}", ratio, 5.0, "times")
     if reader_process.TOPIC in topics:
-        for count, limit in ((1, 100.0), (32, 250.0)):
-            found = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.READ)
-            floor = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.FLOOR)
-            target = _at_most(f"wsgi-tb read, {count} worker{'s' if count > 1 else ''}", found, limit, "ms")
-            # On a machine that is not quiet, the interpreter's own start says how much is its.
-            beside = "" if floor is None else f" ({reader_process.FLOOR}: {number(floor)} ms)"
-            yield target._replace(reached=target.reached + beside)
+        yield from _of_read(medians)
+    if live_view.TOPIC in topics:
+        yield from _of_top(medians)
     if recorder_load.TOPIC in topics:
         recording = medians.of(recorder_load.TOPIC, recorder_load.CASE, recorder_load.RECORDING)
         yield _at_most("the flight recorder of 8 slow requests", recording, 1.0, "% of a CPU")
@@ -101,6 +97,23 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
             sizes = [(row.subject, row.median) for row in rows if row.topic == growth.TOPIC and row.case == case]
             steepest = growth.exponent([(int(size.split()[0]), median or 0.0) for size, median in sizes])
             yield _at_most(f"growth of {case}", steepest, growth.STRAIGHT, "as exponent")
+
+
+def _of_read(medians: Medians) -> Iterator[Target]:
+    for count, limit in ((1, 100.0), (32, 250.0)):
+        found = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.READ)
+        floor = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.FLOOR)
+        target = _at_most(f"wsgi-tb read, {count} worker{'s' if count > 1 else ''}", found, limit, "ms")
+        # On a machine that is not quiet, the interpreter's own start says how much is its.
+        beside = "" if floor is None else f" ({reader_process.FLOOR}: {number(floor)} ms)"
+        yield target._replace(reached=target.reached + beside)
+
+
+def _of_top(medians: Medians) -> Iterator[Target]:
+    redraw = medians.of(live_view.TOPIC, live_view.CASE, live_view.REDRAW)
+    yield _at_most(f"wsgi-tb top, {live_view.CASE}, {live_view.REDRAW}", redraw, 100.0, "ms")
+    taken = medians.of(live_view.TOPIC, live_view.WORKER_CASE, live_view.WORKER)
+    yield _at_most(f"wsgi-tb top, {live_view.WORKER_CASE}", taken, 0.5, "% of a CPU")
 
 
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)

@@ -12,7 +12,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import dump_latency, growth, memory, pauses, reader_process, recorder_load, request_cost, throughput
+from bench import (
+    dump_latency,
+    growth,
+    live_view,
+    memory,
+    pauses,
+    reader_process,
+    recorder_load,
+    request_cost,
+    throughput,
+)
 from bench.samples import QUIET_LOAD, number
 
 if TYPE_CHECKING:
@@ -58,6 +68,10 @@ The command as a whole, from its start to its end, on the same workers as the ot
 interpreter's own start, without and with the environment's packages and with what the command needs of the standard
 library, is what it cannot be quicker than; `uwsgi --connect-and-read` is a C program, which knows
 one worker at a time, and prints text as it comes.""",
+    live_view.TOPIC: """\
+The live view asks its workers again and again, here 32 of them with eight threads in requests each. A redraw is from
+the decoded reading to the drawn screen of 200 columns and 50 lines, without the terminal. What a worker pays is
+processor time for its answers; its requests cannot have it meanwhile.""",
     memory.TOPIC: """\
 Real gunicorn workers of 8 threads, four of them in requests that wait 20 frames deep. What is gained by being there is
 the difference to a bare worker that served the same. The dumps of the last tables are half text and half JSON; the

@@ -64,7 +64,9 @@ class _Planted:
         ]
         third = [(7.1, "GET", "/export", _EXPORT, _WAITS_FOR_ROWS), (0.3, "GET", "/search", _SERVER[-1], None)]
         workers = [self._worker(number, planted) for number, planted in enumerate((first, second, third), 1)]
-        silent = WorkerReading("/run/shop/tb4", 4, 1651, "busy", "shop.wsgi", "timed out: it did not answer within 1 s")
+        silent = WorkerReading(
+            "/run/shop/tb4", 4, 1651, "busy", "4", "shop.wsgi", "timed out: it did not answer within 1 s"
+        )
         return Reading(self._later_seconds, _NOW + self._later_seconds, (*workers, silent))
 
     def _worker(self, number: int, planted: list[tuple[float, str, str, Frame, WaitsFor | None]]) -> WorkerReading:
@@ -95,7 +97,9 @@ class _Planted:
             listen=(ListenSocket(1, "tcp", "0.0.0.0:8000", 12, 2048),),
         )
         snapshot = Snapshot(worker, _NOW + self._later_seconds, tuple(stacks))
-        return WorkerReading(f"/run/shop/tb{number}", number, worker.pid, "alive", "shop.wsgi", None, snapshot)
+        return WorkerReading(
+            f"/run/shop/tb{number}", number, worker.pid, "alive", str(number), "shop.wsgi", None, snapshot
+        )
 
 
 async def _draw(name: str, size: tuple[int, int], *keys: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from bench import __main__ as bench_main
 from bench import (
     dump_latency,
+    live_view,
     reader_process,
     recorder_load,
     request_cost,
@@ -23,6 +25,9 @@ from bench import (
 from bench.__main__ import TOPICS
 from docs import measurements
 from tests.support.programs import PROJECT
+from wsgi_tracebacker.analysis.live import Reading
+from wsgi_tracebacker.reader.survey import Survey
+from wsgi_tracebacker.top.readings import Taken
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +120,14 @@ def test_every_way_to_serve_a_request_is_measured(case: str) -> None:
     assert {request_cost.PASS_THROUGH, request_cost.OFF, *request_cost.ADDED_BY_US} <= set(values)
     assert all(len(found) == 1 for found in values.values())
     assert {request_cost.TIMER, request_cost.LATER, request_cost.PROFILER} <= set(values) | set(problems)
+
+
+def test_a_redraw_of_the_live_view_is_measured() -> None:
+    """A reading for each but the first, and each takes some time."""
+    readings = [Reading(float(at), float(at), ()) for at in range(3)]
+    found = asyncio.run(live_view.redraws([Taken(each, Survey((), ())) for each in readings]))
+    assert len(found) == 2
+    assert all(each > 0.0 for each in found)
 
 
 def test_the_page_is_what_the_file_says() -> None:

@@ -729,7 +729,7 @@ def test_every_key_and_every_json_key_of_top_is_in_its_reference() -> None:
     assert ", ".join(f"{each:g}" for each in top_app.INTERVALS[:-1]) + f" or {top_app.INTERVALS[-1]:g} s" in keys
     assert (live.ENDED_SECONDS, live.LOST_SECONDS) == (3.0, 10.0)
     picture = live.advance(
-        None, live.Reading(0.0, 0.0, (live.WorkerReading("/run/tb1", 1, 1, "alive", snapshot=SNAPSHOT),))
+        None, live.Reading(0.0, 0.0, (live.WorkerReading("/run/tb1", 1, 1, "alive", "1", snapshot=SNAPSHOT),))
     )
     [line] = top_command.json_lines(picture)
     assert set(rows(section(page, "JSON lines"))) - {"key", "---"} == set(json.loads(line))

@@ -96,9 +96,9 @@ def test_every_key(  # noqa: PLR0915  (one story: each key is pressed where the 
         terminal.wait_for("W:C")
         press("j", "Down", "k", "Up")
         press("Enter")
-        terminal.wait_for("WSGIWorker1Core")
+        terminal.wait_for("time.sleep(seconds)")
         press("J", "K", "Enter")
-        terminal.wait_until_gone("WSGIWorker1Core")
+        terminal.wait_until_gone("time.sleep(seconds)")
         press("s")
         terminal.wait_for("W:C▼")
         press("S")
@@ -132,7 +132,7 @@ def test_every_key(  # noqa: PLR0915  (one story: each key is pressed where the 
         terminal.wait_until_gone(KEYS[0][1])
         terminal.click(columns - 30, 4)
         terminal.click(columns - 30, 4)
-        terminal.wait_for("WSGIWorker1Core")
+        terminal.wait_for("time.sleep(seconds)")
         assert max(map(len, terminal.lines())) <= columns
     documented = {key for keys, _ in KEYS for key in re.findall(r"\S+", keys.replace(",", " "))}
     named = {"Up": "up", "Down": "down", "Enter": "enter", "Tab": "tab", "Space": "space"}

@@ -40,6 +40,8 @@ class WorkerReading(NamedTuple):
     pid: int | None
     #: A state of ``wsgi-tb list``.
     state: str
+    #: What rows call it: its number or, where there are several bases, the end of its socket's path.
+    label: str
     application: str | None = None
     #: Why it did not answer; None if it did.
     reason: str | None = None

@@ -136,6 +136,8 @@ class TopApp(App[None]):
         self._words: tuple[str, ...] = ()
         self._with_idle = False
         self._is_paused = False
+        #: The key of the row whose stack is shown: as long as that is the same, nobody's scrolling is undone.
+        self._stack_of: object = None
         #: What the last line says about a key, for a while.
         self._note = ""
 
@@ -209,11 +211,17 @@ class TopApp(App[None]):
 
     def _show_stack(self) -> None:
         if not self.query_one("#stack").has_class("-shown"):
+            self._stack_of = None
             return
         row = self._table.selected
         lines = () if row is None else detail.lines(row, COLOURED)
         # The palette's escape sequences become styles here; those of an application are escaped already.
         self.query_one("#lines", Static).update(Text("\n").join(map(Text.from_ansi, lines)))
+        if row is not None and row.key != self._stack_of:
+            stack = self.query_one("#stack")
+            scroll = stack.scroll_end if detail.has_one_stack(row) else stack.scroll_home
+            self.call_after_refresh(scroll, animate=False)
+        self._stack_of = None if row is None else row.key
 
     def on_resize(self, event: events.Resize) -> None:
         self.query_one("#main").set_class(event.size.width >= _BESIDE_COLUMNS, "-beside")

@@ -1,24 +1,25 @@
-"""The lines beside the rows: the stack of what is selected, and where that is several requests, of each. Pure."""
+"""The lines beside the rows: the requests of what is selected, and the stack of each place they stand at. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.analysis.places import group
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.palette import PLAIN, Palette
-from wsgi_tracebacker.text.units import duration
-from wsgi_tracebacker.text.waits import sentence
+from wsgi_tracebacker.text.units import duration, plural
 from wsgi_tracebacker.top.request_rows import title
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.model.groups import ServedRequest
+    from wsgi_tracebacker.model.groups import Group
     from wsgi_tracebacker.top.view import Row
 
-#: So many stacks are shown for a row: the view of requests has the others.
-_MAX_STACKS = 10
+#: So many places are shown for a row, and so many requests at each: the other views have the rest.
+_MAX_PLACES = 10
+_MAX_REQUESTS = 10
 
 
 def lines(row: Row, palette: Palette = PLAIN) -> Iterator[str]:
@@ -28,23 +29,31 @@ def lines(row: Row, palette: Palette = PLAIN) -> Iterator[str]:
     if row.idle is not None:
         yield palette.paint(palette.heading, printable(row.idle.name))
         yield from traceback(row.idle.frames, palette)
-    for count, served in enumerate(row.requests[:_MAX_STACKS]):
+    places = group(row.requests)
+    for count, place in enumerate(places[:_MAX_PLACES]):
         if count:
             yield ""
-        yield from _request(served, palette)
-    more = len(row.requests) - _MAX_STACKS
-    if more > 0:
+        yield from _place(place, palette)
+    if len(places) > _MAX_PLACES:
         yield ""
-        yield palette.paint(palette.quiet, f"{more} more; the view of requests has them")
+        yield palette.paint(palette.quiet, f"{plural(len(places) - _MAX_PLACES, 'more place')}; their view has them")
 
 
-def _request(served: ServedRequest, palette: Palette) -> Iterator[str]:
-    request = served.request
-    name = palette.paint(palette.heading, printable(served.stack.name))
-    age = "" if request is None else f"  {duration(request.age_seconds)} in {printable(request.phase)}"
-    yield f"{name}  {palette.paint(palette.request, title(served).text)}{age}"
-    waits = None if request is None else request.waits_for
-    said = served.kernel_view if waits is None else sentence(waits)
-    if said is not None:
-        yield f"  {printable(said)}"
-    yield from (f"  {line}" for line in traceback(served.stack.frames, palette))
+def has_one_stack(row: Row) -> bool:
+    """Whether there is only one stack, whose innermost call is what people look for."""
+    return len(group(row.requests)) == 1
+
+
+def _place(place: Group, palette: Palette) -> Iterator[str]:
+    for served in place.requests[:_MAX_REQUESTS]:
+        request = served.request
+        name = palette.paint(palette.heading, printable(served.stack.name))
+        facts = [] if request is None else [duration(request.age_seconds), f"in {request.phase}", request.note]
+        shown = "".join(f"  {printable(fact)}" for fact in facts if fact)
+        yield f"{name}  {palette.paint(palette.request, title(served).text)}{shown}"
+    more = len(place.requests) - _MAX_REQUESTS
+    if more > 0:
+        yield palette.paint(palette.quiet, f"{plural(more, 'more request')} at the same place")
+    if place.waits_for is not None:
+        yield f"  {printable(place.waits_for)}"
+    yield from (f"  {line}" for line in traceback(place.oldest.stack.frames, palette))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,7 +36,9 @@ class Question(NamedTuple):
         """Ask all of them once. Raises NoWorkersFound if there is none."""
         # No worker is signalled: a stalled one would have to write its stacks twice a second.
         found = survey(self.bases, self.timeout_seconds, self.numbers, Processes())
-        return Taken(Reading(time.monotonic(), time.time(), tuple(map(_worker, found.answers)), found.missing), found)
+        labels = labels_of([(answer.target.socket, answer.number) for answer in found.answers])
+        workers = tuple(map(_worker, found.answers, labels))
+        return Taken(Reading(time.monotonic(), time.time(), workers, found.missing), found)
 
     def ask_again(self) -> Taken:
         """The same, but a reading too where no worker is left, or where the system refuses something for a moment."""
@@ -46,7 +49,15 @@ class Question(NamedTuple):
             return Taken(Reading(time.monotonic(), time.time(), (), lines), Survey((), lines))
 
 
-def _worker(answer: Answer) -> WorkerReading:
+def labels_of(workers: Sequence[tuple[str, int | None]]) -> list[str]:
+    """What to call workers, each given by its socket and its number, so that no two have the same name."""
+    if len({socket.removesuffix(str(number)) for socket, number in workers}) <= 1:
+        return ["-" if number is None else str(number) for _, number in workers]
+    names = [os.path.basename(socket) for socket, _ in workers]
+    return names if len(set(names)) == len(names) else [socket for socket, _ in workers]
+
+
+def _worker(answer: Answer, label: str) -> WorkerReading:
     snapshot, card = answer.snapshot, answer.target.card
     application = None if snapshot is None else snapshot.worker.application
     return WorkerReading(
@@ -54,6 +65,7 @@ def _worker(answer: Answer) -> WorkerReading:
         number=answer.number,
         pid=answer.pid,
         state=answer.state,
+        label=label,
         application=application or (None if card is None else card.application),
         reason=None if answer.error is None else f"{answer.error.reason}: {answer.error}",
         snapshot=snapshot,

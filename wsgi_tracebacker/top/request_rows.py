@@ -58,7 +58,7 @@ def _request(live: LiveRequest) -> Row:
     served, request = live.served, live.served.request
     cells = (
         number(live.age_seconds, duration),
-        _place(live.worker, served.stack),
+        _place(live.worker, served.stack.core),
         title(served),
         text(None if request is None or request.phase == UNKNOWN_PHASE else request.phase),
         text(_state(live)),
@@ -76,16 +76,15 @@ def _request(live: LiveRequest) -> Row:
 def _idle(thread: IdleThread) -> Row:
     last = thread.stack.last_request
     note = "idle" if last is None else f"idle, {duration(last.ended_seconds_ago)} after {last.method} {last.path}"
-    cells = _cells(_place(thread.worker, thread.stack), text(_kernel_state(thread.stack)))
+    cells = _cells(_place(thread.worker, thread.stack.core), text(_kernel_state(thread.stack)))
     return Row(thread.key, cells, QUIET, idle=thread.stack, worker=thread.worker, note=printable(note))
 
 
 def _worker(worker: WorkerReading, reason: str) -> Row:
     """A worker of which no request is known."""
-    shown = UNKNOWN if worker.number is None else str(worker.number)
     pid = "" if worker.pid is None else f" (pid {worker.pid})"
-    cells = _cells(Cell(f"{shown}:{UNKNOWN}", _order(worker, None)), text(worker.state))
-    note = printable(f"{worker.state}: worker {shown}{pid}, {reason}")
+    cells = _cells(_place(worker, None), text(worker.state))
+    note = printable(f"{worker.state}: worker {worker.label}{pid}, {reason}")
     return Row(worker.key, cells, STUCK, worker=worker, note=note)
 
 
@@ -94,9 +93,8 @@ def _cells(place: Cell, state: Cell) -> tuple[Cell, ...]:
     return (EMPTY, place, EMPTY, EMPTY, state, *[EMPTY] * (len(COLUMNS) - 5))
 
 
-def _place(worker: WorkerReading, stack: Stack) -> Cell:
-    shown = (UNKNOWN if number is None else str(number) for number in (worker.number, stack.core))
-    return Cell(":".join(shown), _order(worker, stack.core))
+def _place(worker: WorkerReading, core: int | None) -> Cell:
+    return Cell(printable(f"{worker.label}:{UNKNOWN if core is None else core}"), _order(worker, core))
 
 
 def _order(worker: WorkerReading, core: int | None) -> float:

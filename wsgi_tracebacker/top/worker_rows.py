@@ -43,7 +43,7 @@ def _row(picture: Picture, worker: WorkerReading, look: str) -> Row:
     snapshot = worker.snapshot
     started_at = None if snapshot is None else snapshot.worker.started_at
     cells = (
-        number(worker.number),
+        Cell(printable(worker.label), worker.number),
         number(worker.pid),
         text(worker.state),
         _busy(snapshot),

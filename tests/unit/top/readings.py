@@ -29,7 +29,8 @@ def silent(
     table: Snapshot | None = None,
 ) -> WorkerReading:
     """A worker that did not answer."""
-    return WorkerReading(f"/run/tb{number}", number, pid or 4000 + number, state, reason=reason, snapshot=table)
+    label = str(number)
+    return WorkerReading(f"/run/tb{number}", number, pid or 4000 + number, state, label, reason=reason, snapshot=table)
 
 
 def reading(at: float, *workers: WorkerReading, missing: tuple[str, ...] = ()) -> Reading:

@@ -168,10 +168,17 @@ def test_enter_shows_the_stack(size: tuple[int, int], is_beside: bool) -> None:
 
 
 @piloted()
-async def test_the_stack_can_be_scrolled(screen: Screen) -> None:
-    """By J and K: it may be longer than its room."""
-    await screen.press("enter", "J", "J", "K")
-    assert screen.app.query_one("#stack").scroll_offset.y == 1
+async def test_the_stack_is_shown_from_its_innermost_call(screen: Screen) -> None:
+    """J and K scroll it, and the next reading leaves it there; another row begins at its own innermost call."""
+    await screen.press("enter")
+    stack = screen.app.query_one("#stack")
+    assert stack.scroll_offset.y == stack.max_scroll_y > 2
+    await screen.press("K", "K", "J")
+    assert stack.scroll_offset.y == stack.max_scroll_y - 1
+    await screen.deliver(worker(*TWO))
+    assert stack.scroll_offset.y == stack.max_scroll_y - 1
+    await screen.press("down")
+    assert stack.scroll_offset.y == stack.max_scroll_y
 
 
 @piloted()
