@@ -19,6 +19,7 @@ Examples:
   wsgi-tb read --path '/checkout/*'     only requests of these paths
   wsgi-tb read --full --limit 0         every frame of every request
   wsgi-tb read --by route --sort route  the routes instead of the places
+  wsgi-tb read --times 3 --every 1      which requests are stuck, or move
   wsgi-tb read --all                    idle and background threads too
   wsgi-tb read --no-signal              never signal a stalled worker
   wsgi-tb read --format json | jq '.workers[].threads[].request.path'
@@ -69,6 +70,23 @@ Examples:
     default=DEFAULT_LIMIT,
     show_default=True,
     help="Show so many places; 0: all.",
+)
+@click.option(
+    "--times",
+    metavar="N",
+    type=click.IntRange(min=1, max=100),
+    default=1,
+    show_default=True,
+    help="Look so often, and say of each request whether it is stuck or moves.",
+)
+@click.option(
+    "--every",
+    "every_seconds",
+    metavar="SECONDS",
+    type=Seconds(min=0, min_open=True, max=3600),
+    default=1.0,
+    show_default=True,
+    help="With --times: from one look to the next.",
 )
 @click.option("--full", is_flag=True, help="Show every frame and every request, nothing folded.")
 @click.option("--all", "all_threads", is_flag=True, help="Show idle threads and those that serve no requests too.")

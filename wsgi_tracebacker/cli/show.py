@@ -22,7 +22,7 @@ says which; the ``phase`` of its requests is ``unknown``.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
@@ -31,8 +31,9 @@ from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
 from wsgi_tracebacker.text.reading import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from wsgi_tracebacker.model.groups import ServedRequest
     from wsgi_tracebacker.reader.survey import Answer, Survey
     from wsgi_tracebacker.text.reading import Options
 
@@ -51,15 +52,21 @@ def show(
     full: bool = False,
     all_threads: bool = False,
     no_signal: bool = False,
+    times: int = 1,
+    every_seconds: float = 1.0,
     colour: str = "auto",
 ) -> int:
     """Ask the workers, write the result, and return the exit code."""
     from wsgi_tracebacker.reader.survey import survey
 
-    found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+    def ask() -> Survey:
+        return survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+
+    earlier = _earlier(ask, times, every_seconds)
+    found = ask()
     selection = Selection(older_seconds, path_pattern)
     if form == "json":
-        output.write_bytes(json_document(found, selection))
+        output.write_bytes(json_document(found, selection, earlier))
     elif form == "uwsgi":
         output.write_bytes(_uwsgi(found, selection))
     else:
@@ -73,11 +80,29 @@ def show(
             all_threads=all_threads,
             palette=COLOURED if output.wants_colour(colour, sys.stdout) else PLAIN,
         )
-        output.write_text(_text(found, selection, by, order, options))
+        output.write_text(_text(found, earlier, selection, by, order, options))
     return output.end(found)
 
 
-def _text(found: Survey, selection: Selection, by: str, order: str, options: Options) -> Iterator[str]:
+def _earlier(ask: Callable[[], Survey], times: int, every_seconds: float) -> list[list[ServedRequest]]:
+    """The requests of all looks but the last one, each a while before the next."""
+    if times < 2:
+        return []
+    import time
+
+    from wsgi_tracebacker.analysis.places import served_requests
+
+    looks = []
+    for _ in range(times - 1):
+        began_at = time.monotonic()
+        looks.append(served_requests(_snapshots(ask())))
+        time.sleep(max(0.0, began_at + every_seconds - time.monotonic()))
+    return looks
+
+
+def _text(
+    found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
+) -> Iterator[str]:
     from wsgi_tracebacker.analysis.places import group, served_requests
     from wsgi_tracebacker.text.reading import Answered, lines
 
@@ -89,7 +114,12 @@ def _text(found: Survey, selection: Selection, by: str, order: str, options: Opt
             left_out += others
     if not workers:
         return iter(())
-    groups = group(served_requests(worker.snapshot for worker in workers), by, order)
+    requests = served_requests(worker.snapshot for worker in workers)
+    if earlier:
+        from wsgi_tracebacker.analysis.several_looks import compare
+
+        requests = compare([*earlier, requests])
+    groups = group(requests, by, order)
     return lines(workers, groups, left_out, options)
 
 
@@ -124,15 +154,43 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
     return stack._replace(frames=(Frame(f"<{snapshot.state}, no answer>", None, "request", line),))
 
 
-def json_document(found: Survey, selection: Selection = Selection()) -> bytes:  # noqa: B008  (it never changes)
-    """The document of ``--format json``."""
+def json_document(
+    found: Survey,
+    selection: Selection = Selection(),  # noqa: B008  (it never changes)
+    earlier: Sequence[Sequence[ServedRequest]] = (),
+) -> bytes:
+    """The document of ``--format json``; with earlier looks each request has ``looks``."""
     import json
 
     from wsgi_tracebacker.wire import snapshot_json
 
-    workers = b",".join(snapshot_json.encode(selection.wanted(snapshot)[0]).rstrip() for snapshot in _snapshots(found))
+    chosen = [selection.wanted(snapshot)[0] for snapshot in _snapshots(found)]
+    documents = [snapshot_json.encode(snapshot).rstrip() for snapshot in chosen]
+    if earlier:
+        documents = [
+            json.dumps(_with_looks(json.loads(document), snapshot, earlier)).encode("ascii")
+            for document, snapshot in zip(documents, chosen, strict=True)
+        ]
     unanswered = json.dumps([_unanswered(answer) for answer in found.answers if answer.error is not None])
-    return b'{"schema":%d,"workers":[%s],"unanswered":%s}\n' % (SCHEMA, workers, unanswered.encode("ascii"))
+    return b'{"schema":%d,"workers":[%s],"unanswered":%s}\n' % (
+        SCHEMA,
+        b",".join(documents),
+        unanswered.encode("ascii"),
+    )
+
+
+def _with_looks(
+    document: dict[str, Any], snapshot: Snapshot, earlier: Sequence[Sequence[ServedRequest]]
+) -> dict[str, Any]:
+    from wsgi_tracebacker.analysis.places import served_requests
+    from wsgi_tracebacker.analysis.several_looks import compare
+
+    compared = {id(each.stack): each.looks for each in compare([*earlier, served_requests([snapshot])])}
+    for thread, stack in zip(document["threads"], snapshot.stacks, strict=True):
+        looks = compared.get(id(stack))
+        if thread["request"] is not None and looks is not None:
+            thread["request"]["looks"] = {"same": looks.same, "of": looks.of}
+    return document
 
 
 def _unanswered(answer: Answer) -> dict[str, object]:

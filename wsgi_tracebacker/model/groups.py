@@ -8,6 +8,19 @@ from wsgi_tracebacker.model.code_ownership import CodeOwnership  # noqa: TC001  
 from wsgi_tracebacker.model.snapshot import Frame, Request, Stack  # noqa: TC001  (a value needs it)
 
 
+class Looks(NamedTuple):
+    """What several looks at one request show, the last of which is the one that is shown."""
+
+    #: In how many of them it was at the place where it is at the last one, that one included.
+    same: int
+    of: int
+    #: In how many of them it was in flight.
+    seen: int
+    #: CPU that its thread used between the first look at it and the last, and the time between them; None: not known.
+    cpu_seconds: float | None
+    seconds: float | None
+
+
 class ServedRequest(NamedTuple):
     """One request in flight, with the worker that serves it and where its thread is."""
 
@@ -31,6 +44,8 @@ class ServedRequest(NamedTuple):
     state: str = "alive"
     #: The thread that works for it, if it waits for one.
     other_thread: Stack | None = None
+    #: With several looks.
+    looks: Looks | None = None
     #: See ``Worker``.
     base: str | None = None
     cwd: str | None = None

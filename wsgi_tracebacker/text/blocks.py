@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.text import looks
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.threads import other_thread, request_lines, stack_lines
 from wsgi_tracebacker.text.units import plural
@@ -45,7 +46,10 @@ def block(
     most = len(group.requests) if full else _MAX_LISTED
     for served in group.requests[:most]:
         who = _who(served, names_worker=names_worker, names_base=names_base)
-        for line in request_lines(who, served.stack, served.source, columns=columns - len(_INDENT), palette=palette):
+        verdict = looks.verdict(served.looks) if served.looks is not None else None
+        for line in request_lines(
+            who, served.stack, served.source, verdict=verdict, columns=columns - len(_INDENT), palette=palette
+        ):
             yield f"{_INDENT}{line}"
     if len(group.requests) > most:
         yield f"{_INDENT}{palette.paint(palette.quiet, f'… {len(group.requests) - most} more; --full lists them')}"

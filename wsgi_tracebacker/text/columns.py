@@ -73,6 +73,9 @@ def wrap(text: str, columns: int, most_lines: int, *, keep_end: bool = False) ->
 def share(wanted: Sequence[int], least: Sequence[int], available: int) -> list[int]:
     """The widths of columns that share so many: as wide as wanted if all fit, else first those that need the least."""
     widths = [min(least_one, wanted_one) for least_one, wanted_one in zip(least, wanted, strict=True)]
+    while sum(widths) > available and max(widths) > 1:
+        # Words that are too long for all of them: the widest gives way, and its words are cut.
+        widths[widths.index(max(widths))] -= 1
     left = available - sum(widths)
     while left > 0 and widths != list(wanted):
         growing = [index for index, taken in enumerate(widths) if taken < wanted[index]]

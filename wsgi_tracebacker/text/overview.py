@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.questions import in_flight, oldest_seconds
+from wsgi_tracebacker.text import looks
 from wsgi_tracebacker.text.columns import cut, share, width, wrap
 from wsgi_tracebacker.text.folding import place
 from wsgi_tracebacker.text.palette import PLAIN, Palette
@@ -30,7 +31,7 @@ _GAP = 2
 #: The most lines of a row, besides the one with the source.
 _MAX_LINES = 2
 #: No column is made wider than it has to be for a word that is longer than this.
-_MAX_WORD = 20
+_MAX_WORD = 34
 #: The column is made wider for a source line beside its place only up to this.
 _MAX_SOURCE = 72
 
@@ -100,10 +101,17 @@ def _row(group: Group) -> _Row:
         # "14" and a sign for times: fourteen of the same.
         requests=f"{len(group.requests)}\N{MULTIPLICATION SIGN}",
         request=route + (f" and {plural(more, 'more route')}" if more else ""),
-        waits_for="-" if group.waits_for is None else printable(without_waits_for(group.waits_for)),
+        waits_for=_waits_for(group),
         where=place(frame, oldest.ownership, oldest.cwd) if frame is not None else "(no stack)",
         source=printable(source),
     )
+
+
+def _waits_for(group: Group) -> str:
+    waits = "-" if group.waits_for is None else printable(without_waits_for(group.waits_for))
+    words = dict.fromkeys(looks.word(served.looks) for served in group.requests if served.looks is not None)
+    # As short as it can be: "sleeps; stuck", "on a CPU; busy, moves".
+    return f"{waits}; {', '.join(words)}" if words else waits
 
 
 def _laid_out(rows: Sequence[_Row], columns: int, palette: Palette) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.questions import in_flight, is_serving
 from wsgi_tracebacker.text.blocks import block
+from wsgi_tracebacker.text.columns import wrap
 from wsgi_tracebacker.text.overview import MIN_WIDTH, table, totals
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.snapshot import heading, hub_lines, idle_first, resting_lines
@@ -61,7 +62,7 @@ def lines(
     requests = sum(len(group.requests) for group in groups)
     is_overview = requests > 1
     if len(workers) != 1 or is_overview or not requests:
-        yield totals(snapshots)
+        yield from wrap(totals(snapshots), max(MIN_WIDTH, options.columns), 2)
     for worker in workers:
         if len(workers) == 1 or _is_notable(worker):
             yield heading(worker.snapshot, palette, worker.other_uid)

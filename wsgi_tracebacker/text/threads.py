@@ -47,12 +47,19 @@ def age_style(seconds: float | None, palette: Palette) -> str:
 
 
 def request_lines(
-    who: str, stack: Stack, source: str, *, columns: int | None = None, palette: Palette = PLAIN
+    who: str,
+    stack: Stack,
+    source: str,
+    *,
+    verdict: str | None = None,
+    columns: int | None = None,
+    palette: Palette = PLAIN,
 ) -> Iterator[str]:
     """What a thread serves: the request, and on further lines those that are within it.
 
     :param who: what to call the thread.
     :param source: of its snapshot.
+    :param verdict: of several looks.
     :param columns: continue on the next line beyond so many; None: never.
     """
     facts = [(printable(who), palette.heading)]
@@ -73,6 +80,8 @@ def request_lines(
         facts.append((printable(f"trace {request.trace_id}"), palette.quiet))
     if request is not None and request.note:
         facts.append((printable(f"note: {request.note}"), ""))
+    if verdict is not None:
+        facts.append((verdict, palette.stuck if verdict.startswith("stuck") else ""))
     if source in _FROM_OUTSIDE:
         facts.append((_ids(stack), palette.quiet))
     yield from _joined(facts, columns, palette)

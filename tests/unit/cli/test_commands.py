@@ -220,6 +220,8 @@ def test_nobody_found_is_3(asked: Asked, verb: str) -> None:
         ["read", "--by", "colour"],
         ["read", "--sort", "size"],
         ["read", "--limit", "-1"],
+        ["read", "--times", "0"],
+        ["read", "--every", "0"],
         ["completion", "tcsh"],
     ],
 )
@@ -319,6 +321,19 @@ def test_options_of_the_text(asked: Asked) -> None:
     assert "\n2  1 request\n" in run("read", "--by", "none").stdout
     assert run("read", "--by", "none", "--sort", "worker").stdout.index("GET /0") < text.index("GET /1") + 200
     assert "1 more place, 1 request; --limit 0 shows them" in run("read", "--by", "none", "--limit", "1").stdout
+
+
+def test_several_looks(asked: Asked) -> None:
+    """Each request has a verdict, in JSON the count."""
+    text = run("read", "--times", "3", "--every", "0.001").stdout
+    assert "the same place in 3 of 3 looks, CPU not known" in text
+    assert "; same place" in text
+    [worker] = json.loads(run("read", "--times", "2", "--every", "0.001", "--format", "json").stdout)["workers"]
+    assert [thread["request"] and thread["request"]["looks"] for thread in worker["threads"]] == [
+        {"same": 2, "of": 2},
+        {"same": 2, "of": 2},
+        None,
+    ]
 
 
 def test_the_width_is_the_terminals_or_80(monkeypatch: pytest.MonkeyPatch) -> None:

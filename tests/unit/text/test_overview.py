@@ -29,12 +29,12 @@ def rows(*found: Snapshot, columns: int = 80, limit: int = 0) -> list[str]:
 def test_a_row_is_a_place() -> None:
     """Age, how many, route, what they wait for, and one's own innermost line with its source."""
     assert rows(*FOUND) == [
-        "   AGE    N  REQUEST              WAITS FOR          WHERE",
-        "41.2 s  15\N{MULTIPLICATION SIGN}  GET /checkout/: and  a connection of    /srv/shop/orders.py:71",
-        "             1 more route         QueuePool: all 15  load_order",
-        "                                  are out            with engine.connect() as c…",
-        "9.30 s   1\N{MULTIPLICATION SIGN}  POST /pay            a lock or the GIL  /srv/shop/pay.py:53 charge",
-        "                                                     reply = requests.post(BANK…",
+        "   AGE    N  REQUEST             WAITS FOR         WHERE",
+        "41.2 s  15\N{MULTIPLICATION SIGN}  GET /checkout/:     a connection of   /srv/shop/orders.py:71",
+        "             and 1 more route    QueuePool: all    load_order",
+        "                                 15 are out        with engine.connect() as con…",
+        "9.30 s   1\N{MULTIPLICATION SIGN}  POST /pay           a lock or the     /srv/shop/pay.py:53 charge",
+        "                                 GIL               reply = requests.post(BANK_U…",
     ]
     assert rows(*FOUND, columns=200)[2].endswith(
         "  a lock or the GIL                          /srv/shop/pay.py:53 charge  reply = requests.post(BANK_URL)"
