@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.analysis.places import group
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.palette import PLAIN, Palette
-from wsgi_tracebacker.text.units import duration, plural
-from wsgi_tracebacker.top.request_rows import title
+from wsgi_tracebacker.text.threads import request_lines, stack_lines
+from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -46,14 +46,12 @@ def has_one_stack(row: Row) -> bool:
 
 def _place(place: Group, palette: Palette) -> Iterator[str]:
     for served in place.requests[:_MAX_REQUESTS]:
-        request = served.request
-        name = palette.paint(palette.heading, printable(served.stack.name))
-        facts = [] if request is None else [duration(request.age_seconds), f"in {request.phase}", request.note]
-        shown = "".join(f"  {printable(fact)}" for fact in facts if fact)
-        yield f"{name}  {palette.paint(palette.request, title(served).text)}{shown}"
+        yield from request_lines(served.stack.name, served.stack, served.source, palette=palette)
     more = len(place.requests) - _MAX_REQUESTS
     if more > 0:
         yield palette.paint(palette.quiet, f"{plural(more, 'more request')} at the same place")
     if place.waits_for is not None:
         yield f"  {printable(place.waits_for)}"
-    yield from (f"  {line}" for line in traceback(place.oldest.stack.frames, palette))
+    oldest = place.oldest
+    for line in stack_lines(oldest.stack, oldest.source, oldest.ownership, cwd=oldest.cwd, palette=palette):
+        yield f"  {line}"

@@ -170,9 +170,10 @@ def test_enter_shows_the_stack(size: tuple[int, int], is_beside: bool) -> None:
 @piloted()
 async def test_the_stack_is_shown_from_its_innermost_call(screen: Screen) -> None:
     """J and K scroll it, and the next reading leaves it there; another row begins at its own innermost call."""
+    await screen.pilot.resize_terminal(80, 12)
     await screen.press("enter")
     stack = screen.app.query_one("#stack")
-    assert stack.scroll_offset.y == stack.max_scroll_y > 2
+    assert stack.scroll_offset.y == stack.max_scroll_y > 1
     await screen.press("K", "K", "J")
     assert stack.scroll_offset.y == stack.max_scroll_y - 1
     await screen.deliver(worker(*TWO))
