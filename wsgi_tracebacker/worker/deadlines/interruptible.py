@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
 from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.threads import primitives
+from wsgi_tracebacker.worker.tracking.core import value_in
 from wsgi_tracebacker.worker.tracking.responses import is_finished_body
 from wsgi_tracebacker.worker.tracking.stand_in import StandIns
 
@@ -133,8 +134,9 @@ class _GuardedCall:
 
 def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Serve the request of a core that has begun; a 504 instead if it is interrupted before any output."""
-    if core.outer is not None:
-        # A call within a request: the outer request's limit counts.
+    if core.outer is not None or is_websocket(environ):
+        # A call within a request (the outer request's limit counts), or one whose connection the application takes
+        # over: a 504 would be written into its stream.
         return app(environ, start_response)
     call = _GuardedCall(core, start_response)
     if not call.guarded(app, (environ,), (call.start_response,)):
@@ -153,6 +155,12 @@ def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_resp
         return whole
     body: Iterable[bytes] = _GUARDED_BODIES.of(type(result))(call, result)
     return body
+
+
+def is_websocket(environ: object) -> bool:
+    """Whether the client asks for a websocket (RFC 6455, section 4.1)."""
+    upgrade = value_in(environ, "HTTP_UPGRADE")
+    return type(upgrade) is str and upgrade.lower() == "websocket"
 
 
 class _GuardedBody:

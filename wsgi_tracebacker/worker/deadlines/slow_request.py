@@ -15,6 +15,7 @@ from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.worker.deadlines.interruptible import is_websocket
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, limit_of, thresholds
 from wsgi_tracebacker.worker.deadlines.timeout_delivery import TimeoutDelivery
 from wsgi_tracebacker.worker.stacks import greenlets
@@ -193,7 +194,9 @@ class SlowRequest:
             self._announce_kill(stack, now, "killing this worker")
             return
         outcome = "logged, still running"
-        if action == "raise":
+        if action == "raise" and is_websocket(self.core.environ):
+            outcome = "logged and not interrupted: a websocket"
+        elif action == "raise":
             # Before the report is made: other requests may be overdue too.
             outcome = self._raise(now)
         # Equal requests in the same place are only counted: making a thousand reports would delay every one of them.
