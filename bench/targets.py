@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import dump_latency, growth, live_view, reader_process, recorder_load, request_cost, throughput
+from bench import dump_latency, growth, live_view, lock_waits, reader_process, recorder_load, request_cost, throughput
 from bench.samples import number
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         # JSON has the kernel's view of all these threads, text has none.
         ratio = None if text is None or json is None else json / text
         yield _at_most(f"JSON beside text, {dump_latency.MANY}", ratio, 5.0, "times")
+    yield from _locks(medians)
     if reader_process.TOPIC in topics:
         yield from _of_read(medians)
     if live_view.TOPIC in topics:
@@ -114,6 +115,13 @@ def _of_top(medians: Medians) -> Iterator[Target]:
     yield _at_most(f"wsgi-tb top, {live_view.CASE}, {live_view.REDRAW}", redraw, 100.0, "ms")
     taken = medians.of(live_view.TOPIC, live_view.WORKER_CASE, live_view.WORKER)
     yield _at_most(f"wsgi-tb top, {live_view.WORKER_CASE}", taken, 0.5, "% of a CPU")
+
+
+def _locks(medians: Medians) -> Iterator[Target]:
+    for subject, limit in ((lock_waits.TIME, 5.0), (lock_waits.LONGEST, 1.0)):
+        found = medians.of(lock_waits.TOPIC, lock_waits.CASE, subject)
+        if found is not None:
+            yield _at_most(f"{lock_waits.CASE}: {subject}", found, limit, "ms")
 
 
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)

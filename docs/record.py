@@ -43,6 +43,7 @@ PAGES = (
     "docs/howto/why-a-request-hangs.md",
     "docs/howto/worker-that-answers-nothing.md",
     "docs/howto/blocked-hub.md",
+    "docs/howto/deadlocks-and-pools.md",
     "docs/reference/report.md",
 )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
+from tests.support.waiting import wait_until
 from tests.unit.worker.waits.waiting_threads import running, stacks
 from wsgi_tracebacker.worker.waits import locks
 from wsgi_tracebacker.worker.waits.expressions import Expressions
@@ -175,3 +178,54 @@ def test_a_cycle_of_waiting_threads_is_a_deadlock() -> None:
     assert cycles == {one: (one, other), other: (other, one)}
     assert found[one].holders == ((other, "self.of['b']"),)
     assert found[outside].holders == ((one, "self.of['a']"),)
+
+
+class Thing:
+    """What a function has in a variable."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def test_no_object_lives_longer_because_it_was_looked_at() -> None:
+    """A variable that is deleted is gone: from CPython 3.13 on at once, on earlier ones when its function ends."""
+    references: list[weakref.ref[Thing]] = []
+    locked, release = [threading.Lock()], threading.Event()
+    locked[0].acquire()
+
+    def work() -> None:
+        thing = Thing()
+        thing.lock = locked.pop()
+        references.append(weakref.ref(thing))
+        with thing.lock:
+            pass
+        del thing
+        release.wait(30)
+
+    with running(work) as [ident]:
+        thing = references[0]()
+        assert thing is not None
+        for _ in range(100):
+            assert find()[ident].lock == "thing.lock"
+        thing.lock.release()
+        del thing
+        if sys.version_info >= (3, 13):
+            wait_until(lambda: references[0]() is None, "it is gone while its function runs")
+        release.set()
+    assert references[0]() is None
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """However many functions wait, and however often they are looked at."""
+    expressions = Expressions(None)
+    cart = Cart()
+    with running(cart.hold), running(cart.want):
+        for _ in range(50):
+            seen = stacks()
+            locks.find(seen, list(seen), expressions, {})
+        size = len(expressions._places)
+        for _ in range(50):
+            seen = stacks()
+            locks.find(seen, list(seen), expressions, {})
+        assert len(expressions._places) <= size + 2
+        cart.release.set()
