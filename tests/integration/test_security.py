@@ -153,7 +153,8 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
         "from wsgi_tracebacker.cli.main import main\n"
         "import click, json, wsgi_tracebacker.cli.read, wsgi_tracebacker.cli.list_workers\n"
         "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.postmortems\n"
-        "import wsgi_tracebacker.reader.unanswered.examine\n"
+        "import wsgi_tracebacker.reader.survey, wsgi_tracebacker.reader.everywhere, wsgi_tracebacker.reader.usage\n"
+        "import wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.text.worker_list\n"
         f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"
         f"os.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
         "main()\n"
@@ -425,7 +426,7 @@ SECRET = b"root's own secret\nis on every line\nof this file\n"
 
 #: What the kernel says of the machine, and of a process or one of its threads.
 OF_THE_KERNEL = re.compile(
-    r"/proc/(?:stat|sys/kernel/random/boot_id|([0-9]+)/(?:task/[0-9]+/)?(?:schedstat|stat|status))"
+    r"/proc/(?:stat|sys/kernel/random/boot_id|([0-9]+)/(?:task/[0-9]+/)?(?:schedstat|stat|statm|status))"
 )
 
 

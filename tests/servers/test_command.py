@@ -129,8 +129,10 @@ def test_the_list(server: Gunicorn, base: str) -> None:
     shown = wsgi_tb("list", base)
     assert (shown.returncode, shown.stderr) == (0, b"")
     _, *rows = (line.split() for line in shown.stdout.decode().splitlines())
-    assert [row[:4] for row in rows] == [[str(number), str(pids[number]), "alive", "1"] for number in (1, 2)]
-    assert all("example_app.pages:application" in row and f"{base}{row[0]}" in row for row in rows)
+    assert [row[:4] for row in rows] == [[str(number), str(pids[number]), "alive", "1/1"] for number in (1, 2)]
+    assert [row[4] for row in rows] == ["0/2048", '"']
+    assert all(re.fullmatch(r"\d+M", row[-3]) and re.fullmatch(r"\d+%", row[-2]) for row in rows)
+    assert all(row[-1] == "example_app.pages:application" for row in rows)
     shown = wsgi_tb("list", "--format", "json", base)
     workers = json.loads(shown.stdout)["workers"]
     assert [(w["number"], w["pid"], w["state"]) for w in workers] == [(n, pids[n], "alive") for n in (1, 2)]

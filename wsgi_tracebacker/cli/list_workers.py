@@ -1,27 +1,28 @@
 """``wsgi-tb list``: one line for each worker.
 
-``--format json`` prints ``{"schema": 1, "workers": [...]}``, each worker with ``number``, ``socket``, ``pid``,
-``state``, ``application``, ``requests_in_flight``, ``oldest_request_seconds`` and ``reason`` (why it did not answer),
-``other_uid`` (its user, null if that is the reader's own); null if unknown.
+``--format json`` prints ``{"schema": 1, "workers": [...]}``, each worker with the attributes of ``WorkerRow``.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.options import EXIT_CODES, workers
-from wsgi_tracebacker.cli.plain import bases_or_default
+from wsgi_tracebacker.cli.options import workers
+from wsgi_tracebacker.cli.plain import are_named, bases_or_default
 from wsgi_tracebacker.model.snapshot import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_tracebacker.reader.survey import Answer
+    from wsgi_tracebacker.model.worker_row import WorkerRow
+    from wsgi_tracebacker.reader.survey import Answer, Survey
+    from wsgi_tracebacker.reader.usage import Usage
 
-EPILOG = f"""\b
+EPILOG = """\b
 States:
   alive      it answered
   busy       it did not answer in time
@@ -32,75 +33,118 @@ States:
   unknown    it may not be asked, or cannot be seen from here
 
 \b
+Columns:
+  BUSY      slots that are taken, and how many there are
+  QUEUED    connections that wait inside the server for a slot
+  WAITING   connections that wait to be accepted, and how many may;
+            " means the same sockets as the line above
+  OLDEST    the age of the oldest request
+  RSS, CPU  resident memory, and CPU over 0.1 s (100% is one CPU)
+
+\b
 Examples:
-  wsgi-tb list
+  wsgi-tb list                    all workers that you may read
+  wsgi-tb list 4711               the workers of that process
   wsgi-tb list /run/app/tb /run/admin/tb
-  wsgi-tb list --format json | jq '.workers[] | select(.state != "alive")'
+  wsgi-tb list --format json | jq '.workers[] | select(.state == "busy")'
 
-{EXIT_CODES}
+\b
+Exit codes:
+  0  every worker that lives answered, and each base has one
+  1  some did not answer, or all of a base are dead (named on stderr)
+  2  the command was not understood
+  3  no worker was found
+  4  the output could not be written
 """
-
-#: The keys of a worker that are columns of the text.
-_COLUMNS = {
-    "number": "WORKER",
-    "pid": "PID",
-    "state": "STATE",
-    "requests_in_flight": "IN FLIGHT",
-    "oldest_request_seconds": "OLDEST",
-    "application": "APPLICATION",
-    "socket": "SOCKET",
-}
 
 
 @click.command("list", epilog=EPILOG)
 @workers
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float | None, form: str) -> int:
-    """List the workers: number, pid, state, requests in flight, age of the oldest, application.
+    """List the workers: state, slots, waiting connections, oldest request, memory, CPU.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
-    uWSGI's too. Without either it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
+    uWSGI's too, PID a process: its workers are listed. Without any it is $WSGI_TB_SOCKET, or else every base that has
+    a worker and that you may read.
     """
+    from wsgi_tracebacker.reader import usage
+    from wsgi_tracebacker.reader.processes import Processes
     from wsgi_tracebacker.reader.survey import survey
 
     found = survey(bases_or_default(bases), timeout_seconds, numbers, without_stacks=True)
-    facts = [_facts(answer) for answer in found.answers]
+    pids = {each.visible_pid for each in found.answers if each.visible_pid is not None and each.state != "dead"}
+    used = usage.measure(pids, Processes())
     if form == "json":
-        import json
-
-        output.write_bytes(json.dumps({"schema": SCHEMA, "workers": facts}).encode("ascii") + b"\n")
+        output.write_bytes(_json(found, used))
     else:
-        output.write_text(_table(facts))
-    return output.end(found)
+        output.write_text(_text(found, used, is_named=are_named(bases)))
+    return output.end(found, dead_are_shown=form == "text")
 
 
-def _facts(answer: Answer) -> dict[str, object]:
+def _json(found: Survey, used: dict[int, Usage]) -> bytes:
+    import json
+
+    def document(row: WorkerRow) -> dict[str, object]:
+        return {**row._asdict(), "listen": [each._asdict() for each in row.listen]}
+
+    rows = [document(_row(answer, used)) for answer in found.answers]
+    return json.dumps({"schema": SCHEMA, "workers": rows}).encode("ascii") + b"\n"
+
+
+def _text(found: Survey, used: dict[int, Usage], *, is_named: bool) -> Iterator[str]:
+    from wsgi_tracebacker.reader.discovery import DEFAULT_BASE
+    from wsgi_tracebacker.text.worker_list import lines
+    from wsgi_tracebacker.wire.escape import printable
+
+    of_bases = found.by_base()
+    # One base that the operator knows needs no name.
+    has_names = len(of_bases) > 1 or not (is_named or DEFAULT_BASE in of_bases)
+    now = time.time()
+    separator: tuple[str, ...] = ()
+    for base, answers in of_bases.items():
+        yield from separator
+        if has_names:
+            yield f"base {printable(base)}"
+        yield from lines([_row(answer, used) for answer in answers], lambda moment: output.local_time(moment, now))
+        separator = ("",)
+
+
+def _row(answer: Answer, used: dict[int, Usage]) -> WorkerRow:
     from wsgi_tracebacker.model.questions import in_flight, oldest_seconds
+    from wsgi_tracebacker.model.snapshot import Worker
+    from wsgi_tracebacker.model.worker_row import WorkerRow
 
     snapshot, card = answer.snapshot, answer.target.card
-    application = None if card is None else card.application
-    return {
-        "number": answer.number,
-        "socket": answer.target.socket,
-        "pid": answer.pid,
-        "state": answer.state,
-        "application": application if snapshot is None else snapshot.worker.application or application,
-        "requests_in_flight": None if snapshot is None else in_flight(snapshot),
-        "oldest_request_seconds": None if snapshot is None else oldest_seconds(snapshot),
-        "reason": None if answer.error is None else answer.error.reason,
-        "other_uid": answer.other_uid,
-    }
+    worker = Worker() if snapshot is None else snapshot.worker
+    of_process = used.get(answer.visible_pid or 0)
+    requests = None if snapshot is None else in_flight(snapshot)
+    return WorkerRow(
+        number=answer.number,
+        socket=answer.target.socket,
+        base=answer.target.base,
+        pid=answer.pid,
+        visible_pid=answer.visible_pid,
+        state=answer.state,
+        application=worker.application or (None if card is None else card.application),
+        requests_in_flight=requests,
+        oldest_request_seconds=None if snapshot is None else oldest_seconds(snapshot),
+        reason=None if answer.error is None else answer.error.reason,
+        other_uid=answer.other_uid,
+        slots=worker.slots,
+        busy=requests if worker.busy is None else worker.busy,
+        inner_queue=worker.inner_queue,
+        waiting=_sum([each.waiting for each in worker.listen]),
+        waiting_limit=_sum([each.limit for each in worker.listen]),
+        memory_bytes=None if of_process is None else of_process.memory_bytes,
+        cpu_share=None if of_process is None else of_process.cpu_share,
+        restarts=worker.restarts,
+        last_alive_at=answer.last_alive_at,
+        listen=worker.listen,
+    )
 
 
-def _table(workers: list[dict[str, object]]) -> Iterator[str]:
-    from wsgi_tracebacker.text.columns import table
-    from wsgi_tracebacker.text.units import duration
-
-    def cell(value: object) -> object:
-        return duration(value) if isinstance(value, float) else value
-
-    columns = dict(_COLUMNS)
-    if any(worker["other_uid"] is not None for worker in workers):
-        columns["other_uid"] = "OTHER UID"
-    rows = [[cell(worker[key]) for key in columns] for worker in workers]
-    yield from table(tuple(columns.values()), rows, right_aligned=("WORKER", "PID", "IN FLIGHT", "OLDEST"))
+def _sum(values: list[int | None]) -> int | None:
+    """The sum of what is known; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

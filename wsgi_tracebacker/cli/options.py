@@ -12,8 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: The exit codes, for the help of each verb.
 EXIT_CODES = """\b
 Exit codes:
-  0  every worker answered
-  1  some did not: dead, no permission, timed out, ... (named on stderr)
+  0  every worker that lives answered, and each base has one
+  1  some did not: no permission, timed out, ... (named on stderr)
   2  the command was not understood
   3  no worker was found
   4  the output could not be written"""
@@ -31,8 +31,8 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-#: BASE...; click does not check whether it can be read: that is no misuse of the command.
-bases_argument = click.argument("bases", metavar="[BASE or SOCKET]...", nargs=-1, type=click.Path(readable=False))
+#: BASE, SOCKET or PID; click does not check whether it can be read: that is no misuse of the command.
+bases_argument = click.argument("bases", metavar="[BASE, SOCKET or PID]...", nargs=-1, type=click.Path(readable=False))
 
 worker_option = click.option(
     "--worker",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, TextIO
 
 from wsgi_tracebacker.errors import CannotWrite
@@ -94,15 +95,41 @@ def fail(message: str | None) -> int:
     return EXIT_UNANSWERED
 
 
-def end(survey: Survey) -> int:
-    """Write to stderr which workers did not answer, and why; return the exit code."""
+def end(survey: Survey, *, dead_are_shown: bool = False) -> int:
+    """Write to stderr which workers did not answer, and why; return the exit code.
+
+    The dead of a base are one line, and a failure only if no other worker of it is there.
+
+    :param dead_are_shown: stdout has that line already.
+    """
     for line in survey.missing:
         fail(line)
-    for answer in survey.answers:
-        if answer.error is not None:
-            fail(f"{name(answer)}: {answer.error.reason}: {answer.error}")
-    complete = not survey.missing and all(answer.error is None for answer in survey.answers)
-    return 0 if complete else EXIT_UNANSWERED
+    is_complete = not survey.missing
+    for base, answers in survey.by_base().items():
+        dead = [answer for answer in answers if answer.state == "dead"]
+        for answer in answers:
+            # One that is dead alone is named.
+            if answer.error is not None and (answer.state != "dead" or answers == dead[:1]):
+                fail(f"{name(answer)}: {answer.error.reason}: {answer.error}")
+                is_complete = False
+        if len(answers) > 1 and dead:
+            if not dead_are_shown:
+                fail(f"{base}: {_dead_line(dead)}")
+            is_complete &= len(dead) < len(answers)
+    return 0 if is_complete else EXIT_UNANSWERED
+
+
+def _dead_line(dead: list[Answer]) -> str:
+    from wsgi_tracebacker.text.worker_list import dead_line
+
+    now = time.time()
+    return dead_line([answer.last_alive_at for answer in dead], lambda moment: local_time(moment, now))
+
+
+def local_time(moment: float, now: float) -> str:
+    """A Unix time as people of this machine write it: ``09:12``, with the date if that is not today's."""
+    then, today = time.localtime(moment), time.localtime(now)
+    return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
 
 
 def name(answer: Answer) -> str:

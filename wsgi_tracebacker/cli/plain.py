@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.reader.discovery import DEFAULT_BASE
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -26,6 +24,37 @@ def plain_bases(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[s
 
 
 def bases_or_default(bases: tuple[str, ...]) -> tuple[str, ...]:
-    """The bases of the command line, or else WSGI_TB_SOCKET, or else the middleware's default."""
+    """The bases and sockets that are meant: by the command line, or else WSGI_TB_SOCKET, or else all that there are.
+
+    A pid means the workers that belong to it. Raises NoWorkersFound if it has none.
+    """
+    if bases:
+        return tuple(each for base in bases for each in _of_argument(base))
     # An empty variable counts as unset.
-    return bases or (os.environ.get("WSGI_TB_SOCKET") or DEFAULT_BASE,)
+    named = os.environ.get("WSGI_TB_SOCKET")
+    if named:
+        return (named,)
+    from wsgi_tracebacker.reader.everywhere import default_arguments
+
+    return default_arguments()
+
+
+def are_named(bases: tuple[str, ...]) -> bool:
+    """Whether the user named what is meant."""
+    return bool(bases or os.environ.get("WSGI_TB_SOCKET"))
+
+
+def _of_argument(argument: str) -> tuple[str, ...]:
+    # A file with such a name is a socket.
+    if not (argument.isascii() and argument.isdecimal()) or os.path.lexists(argument):
+        return (argument,)
+    from wsgi_tracebacker.errors import NoWorkersFound
+    from wsgi_tracebacker.reader.everywhere import sockets_of
+
+    sockets = sockets_of(int(argument))
+    if not sockets:
+        raise NoWorkersFound(
+            f"no worker that you may read is process {argument}, its descendant or in its process group; "
+            "without an argument wsgi-tb shows all that there are"
+        )
+    return sockets

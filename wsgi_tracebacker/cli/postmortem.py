@@ -54,7 +54,7 @@ def postmortem(bases: tuple[str, ...], numbers: tuple[int, ...], form: str) -> i
 
     For each worker number it shows the latest death with requests in flight, from the postmortem that the successor
     wrote or, if there is no successor yet, from the dead worker's files. Without BASE it is $WSGI_TB_SOCKET, or else
-    /tmp/tbsocket.
+    every base that has a worker and that you may read, or else /tmp/tbsocket.
     """
     from wsgi_tracebacker.reader import postmortems
 

@@ -109,7 +109,8 @@ def read(**options: Any) -> int:
     """Show what the workers are doing: every request in flight, put together by place, and the stack of each place.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
-    uWSGI's too. Without either it is $WSGI_TB_SOCKET, or else /tmp/tbsocket.
+    uWSGI's too, PID a process: its workers. Without any it is $WSGI_TB_SOCKET, or else every base that has a worker and
+    that you may read.
 
     A worker that does not answer is shown from its table of requests: as busy or, if it is proven that Python cannot
     run in it, as stalled, with its stacks.

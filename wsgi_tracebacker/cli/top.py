@@ -78,7 +78,8 @@ def top(
     """Watch the workers: every request in flight, its age, what it waits for and where it stands.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
-    uWSGI's too. Without either it is $WSGI_TB_SOCKET, or else /tmp/tbsocket. Press ? for the keys.
+    uWSGI's too, PID a process: its workers. Without any it is $WSGI_TB_SOCKET, or else every base that has a worker and
+    that you may read. Press ? for the keys.
     """
     from wsgi_tracebacker.top.readings import Question
 

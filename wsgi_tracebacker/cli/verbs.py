@@ -9,20 +9,28 @@ import click
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED
 
 #: By verb: the module beside this one, and the function of the same name in it.
-VERBS = {"completion": "completion", "list": "list_workers", "postmortem": "postmortem", "read": "read", "top": "top"}
+VERBS = {
+    "clean": "clean",
+    "completion": "completion",
+    "list": "list_workers",
+    "postmortem": "postmortem",
+    "read": "read",
+    "top": "top",
+}
 
 EPILOG = """\b
 Examples:
-  wsgi-tb read                       all workers behind $WSGI_TB_SOCKET or /tmp/tbsocket
+  wsgi-tb read                       all workers that you may read
   wsgi-tb read /run/app/tb --older 5 requests that are older than 5 seconds
   wsgi-tb read /tmp/tbsocket3        one socket; uWSGI's py-tracebacker sockets too
   wsgi-tb list                       one line per worker
+  wsgi-tb list 4711                  the workers of a process, such as a master
   wsgi-tb top                        the same as a live view
   wsgi-tb postmortem                 what workers were doing when they died
 
 \b
 Exit codes:
-  0  every worker answered
+  0  every worker that lives answered, and each base has one
   1  some did not; each is named on stderr, with the reason
   2  the command was not understood
   3  no worker was found

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ Inode = tuple[int, int]
 
 #: PyPy does not name it; the number is the same on every architecture that Debian has, from <asm-generic/fcntl.h>.
 O_PATH = getattr(os, "O_PATH", 0o10000000)
+
+#: The root folder of another process, which may be another one than ours.
+OTHER_ROOT = re.compile(r"/proc/[0-9]+/root(?=/)")
 
 #: The owner of a regular file can have a lease on it, for which a blocking open would wait.
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -45,8 +49,28 @@ def refer(path: str, *, follow: bool = False, folder: int | None = None) -> int:
     """Return a descriptor that refers to the file at a path, without opening it. Raises OSError.
 
     For a link, that is the link itself, or with ``follow`` its target. A relative path starts from ``folder``.
+    In the root folder of another process no link on the path is followed: its target would be in our own root folder.
     """
+    other_root = OTHER_ROOT.match(path)
+    if other_root is not None and not follow:
+        return _walk(other_root[0], path[other_root.end() :])
     return os.open(path, O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=folder)
+
+
+def _walk(root: str, path: str) -> int:
+    """Return a descriptor that refers to the file at a path below a folder, without following a link."""
+    at = os.open(root, O_PATH | os.O_CLOEXEC)
+    try:
+        for name in filter(None, path.split("/")):
+            if name == "..":
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            step = os.open(name, O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = step
+    except BaseException:
+        os.close(at)
+        raise
+    return at
 
 
 def reopen(reference: int, flags: int) -> int:

@@ -53,6 +53,12 @@ class Target(NamedTuple):
     #: The user that the socket (or, if there is none, the card) belongs to.
     owner: int
 
+    @property
+    def base(self) -> str:
+        """The base path, as it was found: the socket's path without its number."""
+        number = "" if self.number is None else str(self.number)
+        return self.socket.removesuffix(number) or self.socket
+
 
 class Found(NamedTuple):
     """The workers behind some arguments."""
@@ -153,6 +159,13 @@ class _Search:
             card, card_owner = None, None
         if socket_stat is None and card is None:
             return None
+        other_root = files.OTHER_ROOT.match(path)
+        if card is not None and other_root is not None:
+            # Its paths are of its own mount namespace.
+            card = card._replace(
+                black_box=card.black_box and other_root[0] + card.black_box,
+                stacks=card.stacks and other_root[0] + card.stacks,
+            )
         return Target(
             socket=path,
             number=None if card is None else card.number,

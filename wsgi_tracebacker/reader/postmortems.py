@@ -117,12 +117,17 @@ def _files(argument: str, shared_memory: str) -> Iterator[_File]:
 
 
 def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File]:
+    other_root = files.OTHER_ROOT.match(base)
+    # Names are made of the base as its workers see it.
+    inner = base
+    if other_root is not None:
+        shared_memory, inner = other_root[0] + shared_memory, base[other_root.end() :]
     for name in _names(shared_memory):
         match = _IN_SHARED_MEMORY.fullmatch(name)
         if match is None:
             continue
         uid, number, kind = int(match[1]), int(match[2]), match[3]
-        if name == table_layout.file_name(base, number, uid, kind) and only in (None, number):
+        if name == table_layout.file_name(inner, number, uid, kind) and only in (None, number):
             yield _File(os.path.join(shared_memory, name), base, number, uid, kind)
     folder, prefix = os.path.split(base)
     for name in _names(folder):

@@ -7,6 +7,7 @@ a reboot. So everything that the card says is compared. No process is signalled 
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import proc
@@ -122,6 +123,37 @@ class Processes:
         try:
             return ThreadTimes(*times, int(status["voluntary_ctxt_switches"]), status["State"][0]) if times else None
         except (IndexError, KeyError, ValueError):
+            return None
+
+    def family(self, pid: int) -> set[int]:
+        """A process, its descendants, and the members of its process group; none if it is not there."""
+        stats = {each: of for each in proc.pids(self._root) if (of := proc.stat(self._folder(each))) is not None}
+        if pid not in stats:
+            return set()
+        group = stats[pid].group
+        # The group of a daemon without one of its own is 0.
+        family = {pid, *(each for each, of_each in stats.items() if group and of_each.group == group)}
+        more = {pid}
+        while more:
+            more = {each for each, of_each in stats.items() if of_each.parent in more}
+            family |= more
+        return family
+
+    def namespace_of(self, pid: int) -> int:
+        """The pid namespace of a process; 0 if this user may not see it."""
+        return proc.pid_namespace(self._root, pid)
+
+    def resident_bytes(self, pid: int) -> int | None:
+        """How much memory a process has in RAM."""
+        return proc.resident_bytes(self._folder(pid))
+
+    @staticmethod
+    def cpu_seconds(pid: int) -> float | None:
+        """The CPU time of a process with all its threads, from the kernel's clock for it; None if it is not there."""
+        try:
+            # As clock_getcpuclockid(3) does: CPUCLOCK_SCHED of the kernel's posix-timers.h.
+            return time.clock_gettime((~pid << 3) | 2)
+        except OSError:
             return None
 
     def pid_inside(self, pid: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import (
@@ -19,12 +20,13 @@ from wsgi_tracebacker.errors import (
     WrongCard,
     WrongPeer,
 )
-from wsgi_tracebacker.reader import client, peer_check, reply
+from wsgi_tracebacker.reader import client, deaths, peer_check, reply
 from wsgi_tracebacker.reader.discovery import MAX_USER_WORKERS, Target, find
 from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
+from wsgi_tracebacker.text.units import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Sequence
+    from collections.abc import Collection, Generator, Iterable, Sequence
 
     from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.reader.unanswered.examine import Findings
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 #: answers in milliseconds. A worker whose table can be shown instead has one second.
 DEFAULT_SECONDS = 5.0
 DEFAULT_TABLE_SECONDS = 1.0
+
+#: How many bases are named if none of those that were asked for has workers.
+_MAX_NAMED_BASES = 10
 
 #: The errors of a worker that may be restarting just now.
 _PASSING = (WorkerDead, WrongCard)
@@ -54,6 +59,10 @@ class Answer(NamedTuple):
     pid: int | None
     #: The user whose process it is, or else whose socket or card; None if that is the reader's own.
     other_uid: int | None = None
+    #: The process's pid in the reader's own pid namespace; None if it cannot be seen from there.
+    visible_pid: int | None = None
+    #: Of a dead one: the Unix time at which it is known to have lived last.
+    last_alive_at: float | None = None
 
 
 class Survey(NamedTuple):
@@ -62,6 +71,13 @@ class Survey(NamedTuple):
     answers: tuple[Answer, ...]
     #: A line for each argument without workers, each number that does not exist, and each user with too many workers.
     missing: tuple[str, ...]
+
+    def by_base(self) -> dict[str, list[Answer]]:
+        """The answers of each base, in their order."""
+        found: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            found.setdefault(answer.target.base, []).append(answer)
+        return found
 
 
 def survey(
@@ -94,9 +110,40 @@ def survey(
         }
         answers |= interview.ask(again)
         answers = {path: answers[path] for path in targets}
-    if not answers:
-        raise NoWorkersFound("\n".join(missing))
-    return Survey(tuple(answers.values()), tuple(missing))
+    shown, old = _without_old_deaths(answers.values())
+    if not shown:
+        raise NoWorkersFound("\n".join([*missing, *old, *_other_bases()]))
+    return Survey(tuple(shown), tuple(missing))
+
+
+def _without_old_deaths(answers: Iterable[Answer]) -> tuple[list[Answer], list[str]]:
+    """Leave out the workers that have been dead for long; a line for each base that has such workers."""
+    shown, old = [], Counter[str]()
+    for answer in answers:
+        if answer.state == DEAD:
+            last_alive_at = deaths.last_alive_at(answer.target)
+            if last_alive_at is not None and last_alive_at < time.time() - deaths.SHOWN_SECONDS:
+                old[answer.target.base] += 1
+                continue
+            answer = answer._replace(last_alive_at=last_alive_at)  # noqa: PLW2901
+        shown.append(answer)
+    return shown, [
+        f"{base}: workers that died more than a day ago: {count}; wsgi-tb clean removes what is left of them"
+        for base, count in old.items()
+    ]
+
+
+def _other_bases() -> list[str]:
+    """A line that names the bases that there are, for an operator who named a wrong one."""
+    # Imported only here: it searches the whole machine.
+    from wsgi_tracebacker.reader import everywhere  # noqa: PLC0415
+
+    found = [base for base in everywhere.bases() if base.is_alive]
+    if not found:
+        return []
+    named = [f"{base.path} ({plural(len(base.workers), 'worker')})" for base in found[:_MAX_NAMED_BASES]]
+    more = [f"{len(found) - len(named)} more"] if len(found) > len(named) else []
+    return [f"bases with workers that you may read: {', '.join(named + more)}"]
 
 
 def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str, Target], list[str]]:
@@ -207,7 +254,16 @@ class _Interview:
             worker = worker._replace(number=target.number)
         if worker.started_at is None and worker.pid is not None:
             worker = worker._replace(started_at=self._processes.started_at(worker.pid))
-        return Answer(target, ALIVE, snapshot._replace(worker=worker), None, worker.number, worker.pid, uid)
+        return Answer(
+            target,
+            ALIVE,
+            snapshot._replace(worker=worker),
+            None,
+            worker.number,
+            worker.pid,
+            uid,
+            visible_pid=outcome.peer_pid or None,
+        )
 
     def _unanswered(self, target: Target, failure: client.Failure) -> Answer:
         error, findings = failure.error, failure.findings
@@ -229,7 +285,8 @@ class _Interview:
             if pid is not None and (target.card is None or standing == SAME):
                 found = self._processes.state(pid, threads=True)
                 state = found if found in (STOPPED, DISK_WAIT) else BUSY
-        return Answer(target, state, snapshot, error, target.number, pid, _other(target.owner))
+        seen = failure.peer_pid or (pid if standing == SAME else None)
+        return Answer(target, state, snapshot, error, target.number, pid, _other(target.owner), visible_pid=seen)
 
     def _without_socket(self, target: Target) -> Answer:
         card = target.card
@@ -247,7 +304,8 @@ class _Interview:
             )
         else:
             state, error = DEAD, WorkerDead("its process has ended")
-        return Answer(target, state, None, error, card.number, card.pid, _other(target.owner))
+        seen = card.pid if standing == SAME else None
+        return Answer(target, state, None, error, card.number, card.pid, _other(target.owner), visible_pid=seen)
 
     def _standing(self, target: Target) -> str:
         if target.card is None or target.card_owner is None:

@@ -36,6 +36,15 @@ def age(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.3f} s"
 
 
+def size(number_of_bytes: float) -> str:
+    """Memory at a glance: ``840K``, ``212M``, ``1.4G``."""
+    kibibytes = number_of_bytes / 1024
+    if kibibytes < 999.5:
+        return f"{kibibytes:.0f}K"
+    mebibytes = kibibytes / 1024
+    return f"{mebibytes:.0f}M" if mebibytes < 999.5 else f"{mebibytes / 1024:.1f}G"
+
+
 def plural(count: int, what: str) -> str:
     """``1 request``, ``2 requests``."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

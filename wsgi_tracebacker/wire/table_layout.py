@@ -32,6 +32,8 @@ header    bytes  content
 400       8      restarts: how many workers before this one handed on their counters
 408       8      requests that those workers had begun
 416       256    threads of this package: 16 times ident (8 bytes) and native id (8), zeros where there is none
+672       112    base path, as bytes
+784       8      CLOCK_MONOTONIC when Python last ran in a thread of this package that watches: the beat
 ========  =====  ======================================================================================
 
 ========  =====  ======================================================================================
@@ -70,9 +72,9 @@ from typing import NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.wire.records import is_time
+from wsgi_tracebacker.wire.table_head import BASE_BYTES, BASE_OFFSET, MAGIC, SHARED_MEMORY, VERSION
 
-MAGIC = b"WSGI-TB-BLACKBOX"
-VERSION = 3
+__all__ = ["MAGIC", "SHARED_MEMORY", "VERSION"]
 
 HEADER_BYTES = 1024
 ROW_BYTES = 384
@@ -111,6 +113,9 @@ THREADS = 16
 THREAD = struct.Struct("<QQ")
 _THREADS_OFFSET = COUNTED_OFFSET + _COUNTED.size
 _THREADS_END = _THREADS_OFFSET + THREADS * THREAD.size
+
+BEAT_OFFSET = BASE_OFFSET + BASE_BYTES
+BEAT = struct.Struct("<d")
 
 #: Counters beyond this are garbage: a float holds whole numbers exactly up to here.
 _MAX_COUNT = 2**53
@@ -155,6 +160,9 @@ class Header:
     counted: Counted = field(default_factory=Counted)
     #: Ident and native id of each thread of ours.
     own_threads: tuple[tuple[int, int], ...] = ()
+    base: str | None = None
+    #: CLOCK_MONOTONIC: the worker ran then. 0.0 if none was written yet.
+    beat: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +179,6 @@ class Row:
     remote_address: str | None
     request_id: str | None
 
-
-#: Where workers keep these files, if it is there.
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  (0600, no symlinks followed, the owner checked)
 
 #: What is beside each other, by the ending of its name.
 TABLE, STACKS, POSTMORTEM = "table", "stacks", "postmortem"
@@ -221,7 +226,9 @@ def encode_header(header: Header) -> bytes:
         _bytes(header.application, 128),
         _bytes(header.python, 48),
     )
-    return b"".join([identity, _COUNTED.pack(*header.counted), *(THREAD.pack(*own) for own in header.own_threads)])
+    parts = [identity, _COUNTED.pack(*header.counted), *(THREAD.pack(*own) for own in header.own_threads)]
+    base = os.fsencode(header.base or "")[: BASE_BYTES - 1]
+    return b"".join(parts).ljust(BASE_OFFSET, b"\0") + base.ljust(BASE_BYTES, b"\0") + BEAT.pack(header.beat)
 
 
 def decode_header(content: bytes) -> Header:
@@ -233,7 +240,8 @@ def decode_header(content: bytes) -> Header:
         raise FormatError(f"the black box is of version {fields[1]}, this program reads version {VERSION}")
     if fields[2:5] != (ROWS, HEADER_BYTES, ROW_BYTES) or len(content) != FILE_BYTES:
         raise FormatError("the black box is cut short, or laid out in another way")
-    if not all(map(is_time, fields[11:14])):
+    (beat,) = BEAT.unpack_from(content, BEAT_OFFSET)
+    if not all(map(is_time, (*fields[11:14], beat))):
         raise FormatError("the black box has times that no clock shows")
     return Header(
         pid=fields[5],
@@ -253,6 +261,8 @@ def decode_header(content: bytes) -> Header:
         python=_text(fields[19]),
         counted=Counted(*_COUNTED.unpack_from(content, COUNTED_OFFSET)),
         own_threads=tuple(own for own in THREAD.iter_unpack(content[_THREADS_OFFSET:_THREADS_END]) if own[0]),
+        base=os.fsdecode(content[BASE_OFFSET:BEAT_OFFSET].split(b"\0", 1)[0]) or None,
+        beat=beat,
     )
 
 
@@ -284,6 +294,20 @@ def counter_offset(counter: str) -> int:
 def thread_offset(place: int) -> int:
     """Where a thread of ours is."""
     return _THREADS_OFFSET + place * THREAD.size
+
+
+def signs_of_life(content: bytes) -> bytes:
+    """What changes in a table while Python runs in its worker: the beat, and what requests write themselves.
+
+    Two of them that differ prove that it ran in between.
+    """
+    flights = (content[offset : offset + FLIGHT.size] for offset in range(HEADER_BYTES, len(content), ROW_BYTES))
+    return b"".join((content[BEAT_OFFSET : BEAT_OFFSET + BEAT.size], *flights))
+
+
+def last_alive_at(header: Header) -> float:
+    """The Unix time at which the worker is known to have lived last: its last beat, or else when it made its table."""
+    return header.unix + max(0.0, header.beat - header.monotonic)
 
 
 def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:

@@ -78,6 +78,7 @@ class Identity(NamedTuple):
             application=self.application,
             python=_PYTHON,
             counted=counted,
+            base=self.base,
         )
 
     def card(self, number: int, *, black_box: str | None, stacks: str | None, dump_signal: int | None) -> Card:

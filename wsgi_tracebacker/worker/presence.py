@@ -6,7 +6,7 @@ import grp
 import logging
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.linux.clock import monotonic
+from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
 from wsgi_tracebacker.wire import postmortem_json
 from wsgi_tracebacker.worker import startup_warnings
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.tracking.cores import Cores
 
+#: How often the files of workers that died long ago are looked for.
+_CLEAN_UP_SECONDS = 3600.0
+
 
 class Presence:
     """Of one process. Without a number (no folder, no rights, no descriptors) there is nothing of the four."""
@@ -41,6 +44,8 @@ class Presence:
         self._slot: slot.Slot | None = None
         self._black_box: BlackBox | None = None
         self._listener_id: int | None = None
+        #: Monotonic time at which old files are looked for again.
+        self._clean_up_at = 0.0
 
     def number(self) -> int | None:
         """The worker number."""
@@ -122,7 +127,10 @@ class Presence:
         """Once a tick: if files have vanished, make them anew, under the same number if that is still free."""
         table = self.table()
         if table is not None:
-            write_details(self._cores.all(), table, monotonic())
+            now = monotonic()
+            table.beat(now)
+            write_details(self._cores.all(), table, now)
+            self._clean_up(now)
         current, box = self._slot, self._black_box
         if current is not None and current.is_intact() and (box is None or box.is_there()):
             return current.listening
@@ -132,6 +140,17 @@ class Presence:
         self._slot = None
         current.release()
         return self.open(current.number)
+
+    def _clean_up(self, now: float) -> None:
+        """Once in a while: remove what workers left that died more than a day ago."""
+        if now >= self._clean_up_at:
+            self._clean_up_at = now + _CLEAN_UP_SECONDS
+            try:
+                for died in predecessor.clean_up_old(self._settings.base, unix_time()):
+                    _log_postmortem(died)
+            except OSError:
+                # Another user's rules for the folder; what is left harms nobody.
+                pass
 
     def keep(self, text: str) -> None:
         """Add a report to the stacks file, for those who ask what this worker did when it is gone."""

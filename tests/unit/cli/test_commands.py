@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,8 @@ from wsgi_tracebacker.cli.verbs import VERBS, cli
 from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
 from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import postmortems
+from wsgi_tracebacker.model.worker_row import WorkerRow
+from wsgi_tracebacker.reader import everywhere, postmortems
 from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.discovery import Target
 from wsgi_tracebacker.reader.postmortems import Found
@@ -193,9 +195,30 @@ def test_who_did_not_answer_is_named(asked: Asked, verb: str) -> None:
     assert result.stderr.splitlines() == [
         "wsgi-tb: no worker 9: there is 1, 2, 3",
         "wsgi-tb: worker 2 (pid 43, /run/tb2, busy): timed out: it did not answer within 5 s",
-        r"wsgi-tb: worker 3 (/run/tb3): dead: nobody listens\x1b[31m on its socket",
+        *(["wsgi-tb: /run/tb: 1 dead; wsgi-tb postmortem shows what they served"] if verb == "read" else []),
     ]
     assert "shop:app" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["read", "list"])
+def test_the_dead_are_a_failure_where_nobody_lives(asked: Asked, verb: str) -> None:
+    """One dead worker of a base is named, many are one line; beside a worker that answered they are no failure."""
+    asked.found = Survey((DEAD,), ())
+    result = run(verb, "/run/tb")
+    assert result.exit_code == 1
+    assert result.stderr == "wsgi-tb: worker 3 (/run/tb3): dead: nobody listens\\x1b[31m on its socket\n"
+    died = DEAD._replace(last_alive_at=time.mktime((2020, 1, 2, 9, 12, 0, 0, 0, -1)))
+    line = "2 dead since 2020-01-02 09:12; wsgi-tb postmortem shows what they served\n"
+    asked.found = Survey((died, DEAD), ())
+    result = run(verb, "/run/tb")
+    assert result.exit_code == 1
+    assert result.stderr.endswith(line) == (verb == "read")
+    assert result.stdout.endswith(line) == (verb == "list")
+    asked.found = Survey((ALIVE, died, DEAD), ())
+    assert run(verb, "/run/tb").exit_code == 0
+    # Of another base nobody lives.
+    asked.found = Survey((ALIVE, DEAD._replace(target=DEAD.target._replace(socket="/run/other3"))), ())
+    assert run(verb, "/run/tb", "/run/other").exit_code == 1
 
 
 @pytest.mark.parametrize("verb", ["read", "list"])
@@ -376,28 +399,48 @@ def test_colour_is_for_terminals_and_who_insists(asked: Asked, monkeypatch: pyte
 def test_list_is_a_table(asked: Asked) -> None:
     """One line a worker, aligned, with the oldest request's age."""
     asked.found = Survey((ALIVE, BUSY, DEAD), ())
-    assert run("list").stdout == (
-        "WORKER  PID  STATE  IN FLIGHT  OLDEST  APPLICATION  SOCKET\n"
-        "     1   42  alive          2  20.0 s  shop:app     /run/tb1\n"
-        "     2   43  busy           -       -  -            /run/tb2\n"
-        "     3    -  dead           -       -  -            /run/tb3\n"
+    assert run("list", "/run/tb").stdout == (
+        "WORKER  PID  STATE  BUSY  WAITING  OLDEST  RSS  CPU  APPLICATION\n"
+        "     1   42  alive   2/-        -  20.0 s    -    -  shop:app\n"
+        "     2   43  busy      -        -       -    -    -  -\n"
+        "1 dead; wsgi-tb postmortem shows what they served\n"
     )
+
+
+def test_several_bases_are_named(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each base has its name above its workers; one that nobody named has it too, if it is not the default."""
+    other = ALIVE._replace(target=ALIVE.target._replace(socket="/run/other1"))
+    asked.found = Survey((ALIVE, other), ())
+    lines = run("list", "/run/tb", "/run/other").stdout.splitlines()
+    assert [line for line in lines if line.startswith(("base ", "     1"))] == [
+        "base /run/tb",
+        "     1   42  alive   2/-        -  20.0 s    -    -  shop:app",
+        "base /run/other",
+        "     1   42  alive   2/-        -  20.0 s    -    -  shop:app",
+    ]
+    asked.found = Survey((ALIVE,), ())
+    assert not run("list").stdout.startswith("base ")  # in the environment
+    monkeypatch.delenv("WSGI_TB_SOCKET")
+    monkeypatch.setattr(everywhere, "default_arguments", lambda: ("/run/tb",))
+    assert run("list").stdout.startswith("base /run/tb\n")
 
 
 def test_list_json_has_the_same_facts(asked: Asked) -> None:
     """As numbers, null where nobody knows, and with the reason."""
     asked.found = Survey((ALIVE, BUSY), ())
     alive, busy = json.loads(run("list", "--format", "json").stdout)["workers"]
-    assert alive == {
+    assert set(WorkerRow._fields) == set(alive)
+    assert {key: value for key, value in alive.items() if value is not None} == {
         "number": 1,
+        "base": "/run/tb",
+        "busy": 2,
+        "listen": [],
         "socket": "/run/tb1",
         "pid": 42,
         "state": "alive",
         "application": "shop:app",
         "requests_in_flight": 2,
         "oldest_request_seconds": 20.0,
-        "reason": None,
-        "other_uid": None,
     }
     assert (busy["state"], busy["reason"], busy["requests_in_flight"]) == ("busy", "timed out", None)
 

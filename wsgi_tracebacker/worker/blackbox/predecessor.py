@@ -11,12 +11,14 @@ before it is logged: if that process is killed in between, ``wsgi-tb postmortem`
 
 from __future__ import annotations
 
+import math
+import os
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux.clock import unix_time
-from wsgi_tracebacker.wire import dead_table, postmortem_json, table_layout
+from wsgi_tracebacker.wire import card_json, dead_table, postmortem_json, table_layout
 from wsgi_tracebacker.wire.table_layout import Counted
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
@@ -24,6 +26,9 @@ from wsgi_tracebacker.worker.listening import slot
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import Postmortem
     from wsgi_tracebacker.wire.table_layout import Header
+
+#: How long the files of a dead worker stay if no worker takes its number.
+OLD_SECONDS = 24 * 3600.0
 
 #: By base and number: the counters of dead workers, for their successors. A successor is this process, or one that it
 #: forks after it has removed the dead worker's files.
@@ -77,6 +82,34 @@ def clean_up_after(base: str, pid: int) -> Postmortem | None:
             claimed.release()
         return postmortem
     return None
+
+
+def clean_up_old(base: str, now: float) -> list[Postmortem]:
+    """Remove the files of workers of a base that died more than a day ago; return the postmortems, to be logged.
+
+    Their numbers are used by no worker: a base may have had more workers than it has now. ``now``: Unix seconds.
+    Raises OSError if the operating system refuses something.
+    """
+    found = []
+    for number in slot.numbers_at(base):
+        card = slot.read_card(base, number)
+        if card is not None and now - _last_sign(base, number) > OLD_SECONDS:
+            # It does nothing to a worker that lives: that has the lock.
+            postmortem = clean_up_after(base, card.pid)
+            if postmortem is not None:
+                found.append(postmortem)
+    return found
+
+
+def _last_sign(base: str, number: int) -> float:
+    """The Unix time at which a worker is known to have lived last."""
+    content, _ = box_files.read(box_files.path_of(base, number, table_layout.TABLE))
+    try:
+        if content is not None:
+            return table_layout.last_alive_at(table_layout.decode_header(content))
+        return os.lstat(card_json.card_path(base, number)).st_mtime
+    except (FormatError, OSError):
+        return math.inf
 
 
 def _remove(base: str, number: int) -> None:

@@ -81,6 +81,10 @@ class Table:
         (value,) = table_layout.COUNTER.unpack_from(self._memory, offset)
         table_layout.COUNTER.pack_into(self._memory, offset, value + 1)
 
+    def beat(self, now: float) -> None:
+        """Write that Python runs at this monotonic time."""
+        table_layout.BEAT.pack_into(self._memory, table_layout.BEAT_OFFSET, now)
+
     def set_unrecorded(self, cores: int) -> None:
         """Write how many cores have no row."""
         table_layout.NUMBER.pack_into(self._memory, table_layout.UNRECORDED_OFFSET, cores)

@@ -199,6 +199,9 @@ class Watchdog:
         self.wakes_at = NEVER
         self._maker.begin_check()
         now = monotonic()
+        table = self._table()
+        if table is not None:
+            table.beat(now)
         late_seconds = max(0.0, now - planned)
         # Without the time of the check before.
         stalled_seconds = now - max(planned, self._sleeps_at)

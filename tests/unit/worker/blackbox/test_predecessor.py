@@ -50,6 +50,7 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
         server="gunicorn",
         application="shop",
         python="CPython",
+        base=base,
     )
     table = Table(box_files.path_of(base, taken.number, table_layout.TABLE), replace(header, **whose))
     row = table.row(0, 1, 1)
