@@ -65,6 +65,7 @@ from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.listening.client import CONNECTION_SECONDS
 from wsgi_tracebacker.worker.reporting import logs, reporter
 from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY, RequestHandle
+from wsgi_tracebacker.worker.waits.known_frames import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,6 +212,14 @@ def _run(*arguments: str) -> str:
     from click.testing import CliRunner
 
     return CliRunner().invoke(verbs.cli, list(arguments), standalone_mode=False).stdout
+
+
+def test_every_library_that_requests_wait_in_is_in_the_how_to() -> None:
+    """Each library of the table of known functions has its row."""
+    documented = section((DOCS / "howto" / "how-to-read-waits.md").read_text(), "Where it is known from")
+    for known in KNOWN:
+        library = "importlib" if known.file.startswith("<") else known.library
+        assert re.search(rf"\b{library}\b", documented), library
 
 
 def test_every_key_of_the_card_is_in_the_reference() -> None:

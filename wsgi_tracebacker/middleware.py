@@ -83,6 +83,7 @@ class TracebackerMiddleware:
         application: str | None = None,
         name_threads: bool | None = None,
         show_query: bool | None = None,
+        show_statements: bool | None = None,
         remote_address_header: str | None = None,
         request_id_header: str | None = None,
         harakiri: float | Mapping[str, float | None] | Callable[[WSGIEnvironment], float | None] | None = None,
@@ -105,6 +106,8 @@ class TracebackerMiddleware:
         :param application: what to call the application. ``WSGI_TB_APPLICATION``, the callable's own name.
         :param name_threads: name serving threads ``WSGIWorker<N>Core<M>``. ``WSGI_TB_NAME_THREADS``, yes.
         :param show_query: show query strings; they hold secrets. ``WSGI_TB_SHOW_QUERY``, no.
+        :param show_statements: say which statement, URL or host a request waits for, by variables of known libraries.
+            ``WSGI_TB_SHOW_STATEMENTS``, yes.
         :param remote_address_header: the header to take the client's address from, behind a proxy that sets it.
             ``WSGI_TB_REMOTE_ADDRESS_HEADER``, the address of the connection.
         :param request_id_header: the header that holds the request's id; an empty text looks at none.
@@ -136,6 +139,7 @@ class TracebackerMiddleware:
             application=application,
             name_threads=name_threads,
             show_query=show_query,
+            show_statements=show_statements,
             remote_address_header=remote_address_header,
             request_id_header=request_id_header,
             harakiri=harakiri,

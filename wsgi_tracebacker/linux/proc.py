@@ -1,4 +1,4 @@
-"""Reads ``/proc`` (proc(5)); no other module opens a file there.
+"""Reads ``/proc`` (proc(5)); only ``system_calls`` and ``own_memory`` open a file there too.
 
 A *folder* is the directory of a process (``/proc/123``, ``/proc/self``) or of one of its threads
 (``/proc/self/task/124``). No function raises: if a process does not exist, or a file may not be read, the result is
@@ -155,6 +155,40 @@ def system_call(folder: str) -> int | None:
     # "running" for a thread that runs; -1 for one that was stopped outside of any call.
     number = read(f"{folder}/syscall").partition(b" ")[0]
     return int(number) if number.isdigit() else None
+
+
+def program(folder: str) -> str | None:
+    """The name of a process's program, at most 15 bytes, without its arguments."""
+    name = read(f"{folder}/comm").removesuffix(b"\n")
+    return name.decode("utf-8", "backslashreplace") if name else None
+
+
+def descriptor_target(number: int, folder: str = "/proc/self") -> str | None:
+    """What a descriptor of a process is open on: a path, ``pipe:[4711]``, ``socket:[4712]``, ``anon_inode:[...]``."""
+    try:
+        return os.readlink(f"{folder}/fd/{number}")
+    except OSError:
+        return None
+
+
+def descriptors(folder: str = "/proc/self") -> tuple[int, ...]:
+    """The numbers of a process's open descriptors."""
+    try:
+        return tuple(int(name) for name in os.listdir(f"{folder}/fd"))
+    except (OSError, ValueError):
+        return ()
+
+
+def descriptor_fields(number: int, name: str) -> list[str]:
+    """The values of each line of that name in the kernel's file on a descriptor of this process."""
+    lines = read(f"/proc/self/fdinfo/{number}").decode("ascii", "replace").splitlines()
+    return [value.strip() for key, _, value in (line.partition(":") for line in lines) if key == name]
+
+
+def children(folder: str = "/proc/self") -> tuple[int, ...]:
+    """The pids of a process's children, whichever of its threads started them."""
+    found = [read(f"{folder}/task/{native_id}/children").split() for native_id in threads(folder)]
+    return tuple(int(pid) for pids in found for pid in pids)
 
 
 def threads(folder: str) -> tuple[int, ...]:

@@ -9,28 +9,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux import proc, system_calls
 from wsgi_tracebacker.linux.clock import clock_gettime
 
 _NANOSECONDS = 1_000_000_000
-
-#: The system calls that threads wait in, from <asm/unistd.h>; the others are shown as their number.
-_SYSTEM_CALLS = {
-    "x86_64": {
-        0: "read", 1: "write", 7: "poll", 17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev", 23: "select",
-        34: "pause", 35: "nanosleep", 40: "sendfile", 42: "connect", 43: "accept", 44: "sendto", 45: "recvfrom",
-        46: "sendmsg", 47: "recvmsg", 61: "wait4", 72: "fcntl", 73: "flock", 74: "fsync", 75: "fdatasync",
-        202: "futex", 230: "clock_nanosleep", 232: "epoll_wait", 247: "waitid", 257: "openat", 270: "pselect6",
-        271: "ppoll", 281: "epoll_pwait", 288: "accept4", 449: "futex_waitv",
-    },
-    "aarch64": {
-        22: "epoll_pwait", 25: "fcntl", 32: "flock", 56: "openat", 63: "read", 64: "write", 65: "readv",
-        66: "writev", 67: "pread64", 68: "pwrite64", 71: "sendfile", 72: "pselect6", 73: "ppoll", 82: "fsync",
-        83: "fdatasync", 95: "waitid", 98: "futex", 101: "nanosleep", 115: "clock_nanosleep", 202: "accept",
-        203: "connect", 206: "sendto", 207: "recvfrom", 211: "sendmsg", 212: "recvmsg", 242: "accept4",
-        260: "wait4", 449: "futex_waitv",
-    },
-}  # fmt: skip
 
 
 class ThreadStatus(NamedTuple):
@@ -77,7 +59,7 @@ def cpu_and_run_delay(native_id: int) -> tuple[float | None, float | None]:
 def system_call(native_id: int) -> str | None:
     """The system call that a thread is in, by name where it is a common one; None if it is in none."""
     number = proc.system_call(_folder(native_id))
-    return _SYSTEM_CALLS.get(os.uname().machine, {}).get(number, str(number)) if number is not None else None
+    return system_calls.name_of(number) if number is not None else None
 
 
 def _folder(native_id: int) -> str:

@@ -108,6 +108,7 @@ _OPTIONS = tuple(
 _CONVERT: dict[str, Callable[[str, str], Any]] = {
     "name_threads": _flag,
     "show_query": _flag,
+    "show_statements": _flag,
     "harakiri": _limits,
     "slow": _number,
     "harakiri_grace": _number,

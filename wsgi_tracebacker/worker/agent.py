@@ -64,7 +64,9 @@ class Agent:
         self.cores = Cores(self._primitives.allocate_lock)
         self._hubs = hubs.Hubs()
         self._places = places.Places(self._identity.started_at)
-        self._waits = WaitSources(self._identity.started_at)
+        # Not from sysconfig: it imports a module, which a worker that has changed its user may be unable to read.
+        self._ownership = CodeOwnership(self._identity.application, os.path.dirname(os.__file__))
+        self._waits = WaitSources(self._identity.started_at, self._ownership)
         self.admission = Admission(self.cores, self._hubs.note)
         self.presence = Presence(self._identity, settings, self.cores, self.own_threads)
         self.listener: Listener | None = None
@@ -143,8 +145,7 @@ class Agent:
             table=self.presence.table,
             places=self._places,
             waits=self._waits,
-            # Not from sysconfig: it imports a module, which a worker that has changed its user may be unable to read.
-            ownership=CodeOwnership(self._identity.application, os.path.dirname(os.__file__)),
+            ownership=self._ownership,
             worker_number=self.presence.number,
             hubs=self._hubs,
         )

@@ -31,6 +31,7 @@ ENVIRONMENT_VARIABLES = {
     "application": "WSGI_TB_APPLICATION",
     "name_threads": "WSGI_TB_NAME_THREADS",
     "show_query": "WSGI_TB_SHOW_QUERY",
+    "show_statements": "WSGI_TB_SHOW_STATEMENTS",
     "remote_address_header": "WSGI_TB_REMOTE_ADDRESS_HEADER",
     "request_id_header": "WSGI_TB_REQUEST_ID_HEADER",
     "harakiri": "WSGI_TB_HARAKIRI",
@@ -88,6 +89,7 @@ class Settings(_Referable):
     application: str | None
     name_threads: bool
     show_query: bool
+    show_statements: bool
     #: The environ key to take the remote address from.
     remote_address_key: str
     #: The environ key to take the request id from; None: there is none.
@@ -130,6 +132,7 @@ def from_options(
     application: str | None = None,
     name_threads: bool | None = None,
     show_query: bool | None = None,
+    show_statements: bool | None = None,
     remote_address_header: str | None = None,
     request_id_header: str | None = None,
     harakiri: float | Mapping[str, float | None] | Callable[[dict[str, Any]], float | None] | None = None,
@@ -172,6 +175,7 @@ def from_options(
         application=_text("application", application, variables) or None,
         name_threads=_flag("name_threads", name_threads, variables, default=True),
         show_query=_flag("show_query", show_query, variables, default=False),
+        show_statements=_flag("show_statements", show_statements, variables, default=True),
         remote_address_key=_environ_key(remote_address_header) or "REMOTE_ADDR",
         request_id_key=_environ_key("X-Request-ID" if request_id_header is None else request_id_header),
         harakiri=harakiri,
@@ -195,6 +199,7 @@ def options_of(settings: Settings) -> dict[str, Any]:
         "application": settings.application or "",
         "name_threads": settings.name_threads,
         "show_query": settings.show_query,
+        "show_statements": settings.show_statements,
         "remote_address_header": _header_of(settings.remote_address_key),
         "request_id_header": _header_of(settings.request_id_key),
         "harakiri": settings.decide or settings.harakiri or 0,

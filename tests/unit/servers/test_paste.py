@@ -25,6 +25,7 @@ def test_every_option_may_stand_there() -> None:
         "application": "shop",
         "name_threads": "no",
         "show_query": "True",
+        "show_statements": "True",
         "remote_address_header": "X-Real-IP",
         "request_id_header": "",
         "harakiri": " 30 ",

@@ -62,9 +62,9 @@ class Walked(NamedTuple):
         own = self.greenlets.get(id(core))
         return None if own is None else own[1]
 
-    def served_by_greenlets(self, cores: Iterable[Core]) -> list[Core]:
-        """Those of the cores that a greenlet serves."""
-        return [core for core in cores if id(core) in self.greenlets]
+    def served_by_greenlets(self, cores: Iterable[Core]) -> dict[Core, tuple[RawStack, str]]:
+        """Those of the cores that a greenlet serves, with its stack and state."""
+        return {core: self.greenlets[id(core)] for core in cores if id(core) in self.greenlets}
 
 
 def walk(

@@ -94,16 +94,21 @@ class _With(NamedTuple):
     stored: frozenset[str]
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
+    """A call in the source."""
+
     span: _Span
+    #: Of ``receiver.method(first, ...)`` and ``receiver.cursor().method(first, ...)``; empty and None for others.
     method: str
     receiver: Expression | None
+    #: Its first argument, as a path or as a string that stands in the source.
     first_argument: Expression | None
+    first_text: str | None
 
 
 class _Function(NamedTuple):
     withs: list[_With]
-    calls: list[_Call]
+    calls: list[Call]
 
 
 class Expressions:
@@ -133,11 +138,11 @@ class Expressions:
         _remember(self._places, (id(code), lasti), (code, found))
         return found
 
-    def first_argument(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Expression | None:
-        """The first argument of the call that runs at a place; None if there is none, or it is no path of names."""
+    def call(self, code: CodeType, lasti: int, files: dict[str, SourceFile | None]) -> Call | None:
+        """The method call that runs at a place; None if it is another one, or not known."""
         function = self._function(code, files)
         call = _call_at(function.calls, code, lasti) if function is not None else None
-        return call.first_argument if call is not None else None
+        return call if call is not None and call.method else None
 
     def _function(self, code: CodeType, files: dict[str, SourceFile | None]) -> _Function | None:
         known = self._functions.get(id(code))
@@ -286,7 +291,7 @@ def _begins_at(statement: _With, span: _Span) -> bool:
     return span[0][1] < 0 and span[0][0] == statement.span[0][0]
 
 
-def _call_at(calls: list[_Call], code: CodeType, lasti: int) -> _Call | None:
+def _call_at(calls: list[Call], code: CodeType, lasti: int) -> Call | None:
     """The call that runs at a place. On CPython 3.10 only if it is the only one that begins on its line."""
     span = _span_at(code, lasti)
     if span is None or _operation(code, lasti)[0] not in _CALLS:
@@ -347,12 +352,21 @@ def _with(node: ast.With, shift: int) -> _With:
     return _With(_span(node, shift), items, (start, end), frozenset(stored))
 
 
-def _call(node: ast.Call, shift: int) -> _Call:
+def _call(node: ast.Call, shift: int) -> Call:
     function = node.func
     method, receiver = "", None
     if isinstance(function, ast.Attribute):
-        method, receiver = function.attr, expression_of(function.value)
-    return _Call(_span(node, shift), method, receiver, expression_of(node.args[0]) if node.args else None)
+        method, receiver = function.attr, expression_of(_maker_of(function.value))
+    first = node.args[0] if node.args else None
+    text = first.value if isinstance(first, ast.Constant) and type(first.value) is str else None
+    return Call(_span(node, shift), method, receiver, expression_of(first) if first is not None else None, text)
+
+
+def _maker_of(node: ast.expr) -> ast.expr:
+    """Of ``connection.cursor()`` the connection, which is of the same library."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "cursor":
+        return node.func.value
+    return node
 
 
 def _span(node: ast.expr | ast.stmt, shift: int) -> _Span:

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.text.waits import place_name, with_sentence
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.tracking.cores import thread_name
+from wsgi_tracebacker.worker.threads import interpreters
+from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
 from wsgi_tracebacker.worker.waits import locks, other_threads, pools
+from wsgi_tracebacker.worker.waits.calls import Calls, Subject
 from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.known_frames import KnownFrames
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from types import CodeType
 
+    from wsgi_tracebacker.linux.source import SourceFile
+    from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.snapshot import Request
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.waits.locks import LockWait
@@ -29,25 +34,34 @@ MIN_AGE_SECONDS = 0.5
 #: So many requests are asked about, the oldest ones.
 MAX_REQUESTS = 64
 
+#: The state of a greenlet that does not run, see stacks.greenlets.
+SUSPENDED = "suspended"
+
 
 class WaitSources:
     """Finds the waits of one process. Several threads may ask at the same time."""
 
-    def __init__(self, process_started_at: float | None) -> None:
-        """``process_started_at``: Unix seconds, see Expressions."""
+    def __init__(self, process_started_at: float | None, ownership: CodeOwnership) -> None:
+        """Nothing is read before find().
+
+        :param process_started_at: Unix seconds, see Expressions.
+        :param ownership: which code is the application's own.
+        """
         self._expressions = Expressions(process_started_at)
+        self._calls = Calls(KnownFrames(), self._expressions, ownership)
 
     def find(
         self,
-        threads: Mapping[int, list[tuple[CodeType, int]]],
+        threads: Mapping[int, Stack],
         in_flight: Mapping[Core, Request],
-        greenlets: Iterable[Core] = (),
+        greenlets: Mapping[Core, tuple[Stack, str]],
     ) -> dict[Core, WaitsFor]:
         """What the oldest of these requests wait for; those that wait for nothing that is known are not in it.
 
         :param threads: the stacks of all threads, by ident.
         :param in_flight: the requests with their cores.
-        :param greenlets: the cores that greenlets serve: what their threads run is not their own.
+        :param greenlets: the cores that greenlets serve, with their stacks and states: what their threads run is not
+            their own.
         """
         tokens = {core: core.started for core in in_flight}
         asked = sorted(
@@ -56,25 +70,55 @@ class WaitSources:
         )[:MAX_REQUESTS]
         if not asked:
             return {}
-        without = {id(core) for core in greenlets}
         found: dict[Core, WaitsFor] = {}
+        files: dict[str, SourceFile | None] = {}
         try:
             on_threads = {
-                core.serving_ident(): core for core in in_flight if core.outer is None and id(core) not in without
+                core.serving_ident(): core for core in in_flight if core.outer is None and core not in greenlets
             }
-            waits = locks.find(threads, list(threads), self._expressions, {})
+            waits = locks.find(threads, list(threads), self._expressions, files)
             serving = _Serving(on_threads, in_flight, waits)
             for core in asked:
                 ident = core.serving_ident()
-                if ident in waits and id(core) not in without:
-                    found[core] = with_sentence(serving.waits_for(ident))
-            idents = {core.serving_ident(): core for core in asked if id(core) not in without and core not in found}
+                if ident in waits and core not in greenlets:
+                    found[core] = serving.waits_for(ident)
+            idents = {core.serving_ident(): core for core in asked if core not in greenlets and core not in found}
             for ident, waits_for in _for_pools_and_threads(threads, idents).items():
-                found[idents[ident]] = with_sentence(waits_for)
+                found[idents[ident]] = waits_for
+            subjects = _subjects([core for core in asked if core not in found], threads, greenlets)
+            answers = zip(subjects, self._calls.find(list(subjects.values()), files), strict=True)
+            found.update((core, waits_for) for core, waits_for in answers if waits_for is not None)
         except Exception:
             faults.caught("when it was asked what requests wait for")
         # What was found of a thread belongs to its request only if that is still the same one.
-        return {core: waits_for for core, waits_for in found.items() if core.started == tokens[core]}
+        return {core: with_sentence(waits_for) for core, waits_for in found.items() if core.started == tokens[core]}
+
+
+def _subjects(
+    cores: Iterable[Core], threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
+) -> dict[Core, Subject]:
+    """The threads and greenlets to look at."""
+    found: dict[Core, Subject] = {}
+    if interpreters.ids_are_shared():
+        # Which of the stacks is whose is not known.
+        return found
+    for core in cores:
+        settings = core.settings
+        reads_frames = settings is not None and settings.show_statements
+        own = greenlets.get(core)
+        if own is not None and own[1] == SUSPENDED:
+            greenlet = core.greenlet() if core.greenlet is not None else None
+            if greenlet is not None:
+                found[core] = Subject(core.ident, None, greenlet, own[0], reads_frames)
+            continue
+        ident = core.serving_ident()
+        native_id = core.native_id
+        if ident != core.ident:
+            # Another thread reads its body.
+            native_id = getattr(known_thread(ident), "native_id", None)
+        if native_id is not None:
+            found[core] = Subject(ident, native_id, None, threads.get(ident, []), reads_frames)
+    return found
 
 
 def _for_pools_and_threads(threads: Mapping[int, Stack], idents: Collection[int]) -> dict[int, WaitsFor]:

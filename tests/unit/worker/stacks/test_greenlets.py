@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.report import OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.worker import agent
@@ -351,7 +352,7 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     cores = Cores(threading.Lock)
     cores._taken.update(enumerate(core for core, _ in in_flight))
     publisher = Publisher(said, lambda: None, lambda: None)  # type: ignore[arg-type]
-    maker = ReportMaker(cores, hubs, places.Places(None), WaitSources(None), lambda: 3)
+    maker = ReportMaker(cores, hubs, places.Places(None), WaitSources(None, CodeOwnership()), lambda: 3)
     # Their ages are part of what the tests expect.
     maker._in_flight = in_flight
     watch = HubWatch(hubs, maker, publisher)

@@ -16,6 +16,7 @@ from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux import threads as kernel_threads
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.snapshot import Counters, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.wire import snapshot_json as json_format
@@ -83,7 +84,7 @@ def cores() -> Cores:
 
 @pytest.fixture
 def taker(cores: Cores) -> Snapshots:
-    return Snapshots(cores, hubs.Hubs(), places.Places(None), WaitSources(None))
+    return Snapshots(cores, hubs.Hubs(), places.Places(None), WaitSources(None, CodeOwnership()))
 
 
 def of_thread(taker: Snapshots, ident: int) -> dict[str, Any]:

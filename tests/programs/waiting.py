@@ -1,0 +1,287 @@
+"""A wrapped WSGI callable with a planted cause behind each path: requests that wait for something, and never end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import select
+import smtplib
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from wsgi_tracebacker import TracebackerMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+#: Set by the test: ports of servers on this machine that accept and never answer, or never accept; files.
+SILENT_PORT = int(os.environ.get("SILENT_PORT", "0"))
+FULL_PORT = int(os.environ.get("FULL_PORT", "0"))
+LOCKED_FILE = os.environ.get("LOCKED_FILE", "")
+LOCKED_DATABASE = os.environ.get("LOCKED_DATABASE", "")
+FIFO = os.environ.get("FIFO", "")
+POSTGRESQL = os.environ.get("POSTGRESQL", "")
+MARIADB = os.environ.get("MARIADB", "")
+REDIS_PORT = int(os.environ.get("REDIS_PORT", "0"))
+
+#: What nobody may ever see outside of this process.
+SECRET = os.environ.get("PLANTED_SECRET", "hunter2")
+
+_SILENT = f"127.0.0.1:{SILENT_PORT}"
+
+
+def _start(function: Callable[[], object], name: str) -> threading.Thread:
+    thread = threading.Thread(target=function, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+# ------------------------------------------------------------------------------------------- this process and machine
+
+
+def sleep() -> None:
+    time.sleep(600)
+
+
+def event() -> None:
+    threading.Event().wait()
+
+
+def condition() -> None:
+    with (found := threading.Condition()):
+        found.wait(600)
+
+
+def semaphore() -> None:
+    threading.Semaphore(0).acquire()
+
+
+def queue_get() -> None:
+    queue.Queue[str]().get()
+
+
+def simple_queue() -> None:
+    jobs = queue.SimpleQueue[str]()
+    jobs.get()
+
+
+def future() -> None:
+    Future[str]().result()
+
+
+def join() -> None:
+    _start(sleep, "indexer").join()
+
+
+def child_wait() -> None:
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", SECRET], check=False)
+
+
+def child_output() -> None:
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", SECRET], check=False, capture_output=True)
+
+
+def child_pipe() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", SECRET], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.read()
+
+
+def fifo() -> None:
+    with open(FIFO) as found:
+        found.read()
+
+
+def flock() -> None:
+    with open(LOCKED_FILE) as found:
+        fcntl.flock(found, fcntl.LOCK_EX)
+
+
+def lockf() -> None:
+    with open(LOCKED_FILE + ".posix", "w") as found:
+        fcntl.lockf(found, fcntl.LOCK_EX)
+
+
+def sqlite() -> None:
+    connection = sqlite3.connect(LOCKED_DATABASE, timeout=600)
+    connection.execute(f"UPDATE accounts SET owner = '{SECRET}' WHERE id = 4711")
+
+
+def sqlite_statement() -> None:
+    connection = sqlite3.connect(LOCKED_DATABASE, timeout=600)
+    statement = f"UPDATE accounts SET owner = '{SECRET}' WHERE id = 4711"
+    connection.cursor().execute(statement)
+
+
+# ------------------------------------------------------------------------------------------------------- other machines
+
+
+def urllib_answer() -> None:
+    url = f"http://{_SILENT}/v2/charge?token={SECRET}#{SECRET}"
+    headers = {"Authorization": SECRET}
+    urllib.request.urlopen(urllib.request.Request(url, data=SECRET.encode(), headers=headers))
+
+
+def requests_answer() -> None:
+    import requests
+
+    url = f"http://user:{SECRET}@{_SILENT}/v2/charge?token={SECRET}"
+    requests.post(url, json={"card": SECRET}, headers={"X-Token": SECRET}, timeout=600)
+
+
+def requests_without_limit() -> None:
+    import requests
+
+    requests.get(f"http://{_SILENT}/v2/rates?token={SECRET}", timeout=None)
+
+
+def httpx_answer() -> None:
+    import httpx
+
+    httpx.put(f"http://user:{SECRET}@{_SILENT}/v2/stock?token={SECRET}", content=SECRET, timeout=600)
+
+
+def urllib3_answer() -> None:
+    import urllib3
+
+    urllib3.PoolManager().request("DELETE", f"http://{_SILENT}/v2/cart?token={SECRET}", body=SECRET, retries=False)
+
+
+def http_connect() -> None:
+    urllib.request.urlopen(f"http://127.0.0.1:{FULL_PORT}/late", timeout=600)
+
+
+def bare_connect() -> None:
+    socket.create_connection(("127.0.0.1", FULL_PORT))
+
+
+def bare_receive() -> None:
+    connection = socket.create_connection(("127.0.0.1", SILENT_PORT))
+    connection.sendall(SECRET.encode())
+    connection.recv(1)
+
+
+def bare_send() -> None:
+    connection = socket.create_connection(("127.0.0.1", SILENT_PORT))
+    connection.sendall(SECRET.encode() * 10_000_000)
+
+
+def selecting() -> None:
+    connection = socket.create_connection(("127.0.0.1", SILENT_PORT))
+    select.select([connection], [], [])
+
+
+def epolling() -> None:
+    connection = socket.create_connection(("127.0.0.1", SILENT_PORT))
+    poller = select.epoll()
+    poller.register(connection, select.EPOLLIN)
+    poller.poll()
+
+
+def mail() -> None:
+    smtplib.SMTP("127.0.0.1", SILENT_PORT)
+
+
+# ----------------------------------------------------------------------------------------------------------- databases
+
+
+def psycopg3() -> None:
+    import psycopg
+
+    with psycopg.connect(POSTGRESQL) as connection:
+        connection.execute("SELECT pg_sleep(600), %s, 'literal " + SECRET + "' FROM orders WHERE id = 4711", (SECRET,))
+
+
+def psycopg2_statement() -> None:
+    import psycopg2
+
+    connection = psycopg2.connect(POSTGRESQL)
+    statement = f"SELECT pg_sleep(600), '{SECRET}' FROM orders WHERE id = 4711"
+    connection.cursor().execute(statement)
+
+
+def postgresql_lock() -> None:
+    import psycopg
+
+    with psycopg.connect(POSTGRESQL) as connection:
+        connection.execute("LOCK TABLE locked")
+
+
+def sqlalchemy_statement() -> None:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(POSTGRESQL.replace("postgresql://", "postgresql+psycopg://"))
+    statement = sqlalchemy.text("SELECT pg_sleep(600), :secret FROM orders WHERE id = 4711")
+    with engine.connect() as connection:
+        connection.execute(statement, {"secret": SECRET})
+
+
+def django_statement() -> None:
+    _django().cursor().execute("SELECT pg_sleep(600), %s FROM orders WHERE id = 4711", [SECRET])
+
+
+def _django() -> Any:
+    from urllib.parse import urlsplit
+
+    from django.conf import settings
+    from django.db import connections
+
+    if not settings.configured:
+        place = urlsplit(POSTGRESQL)
+        settings.configure(
+            DATABASES={
+                "default": {
+                    "ENGINE": "django.db.backends.postgresql",
+                    "NAME": place.path[1:],
+                    "USER": place.username,
+                    "PASSWORD": SECRET,
+                    "HOST": place.hostname,
+                    "PORT": place.port,
+                }
+            }
+        )
+    return connections["default"]
+
+
+def mariadb() -> None:
+    import pymysql
+
+    connection = pymysql.connect(unix_socket=MARIADB, user="root", password=SECRET)
+    connection.cursor().execute("SELECT SLEEP(600), %s, 4711", (SECRET,))
+
+
+def redis_pop() -> None:
+    import redis
+
+    redis.Redis(port=REDIS_PORT).blpop([SECRET], 600)
+
+
+PAGES: dict[str, Callable[[], None]] = {
+    f"/{function.__name__}": function
+    for function in (
+        *(sleep, event, condition, semaphore, queue_get, simple_queue, future, join, child_wait, child_output),
+        *(child_pipe, fifo, flock, lockf, sqlite, sqlite_statement, urllib_answer, requests_answer),
+        *(requests_without_limit, httpx_answer, urllib3_answer, http_connect, bare_connect, bare_receive, bare_send),
+        *(selecting, epolling, mail, psycopg3, psycopg2_statement, postgresql_lock, sqlalchemy_statement),
+        *(django_statement, mariadb, redis_pop),
+    )
+}
+
+
+def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    PAGES[environ["PATH_INFO"]]()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"at last\n"]
+
+
+application = TracebackerMiddleware(page)

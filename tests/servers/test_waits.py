@@ -1,0 +1,214 @@
+"""Planted causes behind real gunicorn: of each the snapshot, the command and the report say what it waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.servers import asking
+from tests.support import black_boxes, databases, silent_servers
+from tests.support.programs import PROJECT, require_module
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.conftest import StartGunicorn
+    from tests.support.servers import Gunicorn
+
+#: Stands in parameters, headers, bodies, URLs, command lines, statements and connection strings of the application.
+SECRET = "hunter2-f00dcafe"
+
+#: Its requests never end, so its workers are not waited for.
+GTHREAD = ("--worker-class", "gthread", "--threads", "40", "--timeout", "60", "--graceful-timeout", "1")
+
+#: By path: the kind, and the parts that the answer must have; ``SILENT`` and others are filled in.
+LOCAL: dict[str, dict[str, Any]] = {
+    "/sleep": {"kind": "sleep"},
+    "/event": {"kind": "signal", "call": "Event.wait"},
+    "/condition": {"kind": "signal", "call": "Condition.wait"},
+    "/semaphore": {"kind": "signal", "call": "Semaphore.acquire"},
+    "/queue_get": {"kind": "queue", "call": "queue.get"},
+    "/simple_queue": {"kind": "queue", "call": "SimpleQueue.get"},
+    "/future": {"kind": "future", "call": "Future.result"},
+    "/join": {"kind": "thread", "thread": "indexer"},
+    "/child_wait": {"kind": "child", "program": "CHILD"},
+    "/child_output": {"kind": "child", "program": "CHILD"},
+    "/child_pipe": {"kind": "child", "program": "CHILD"},
+    "/fifo": {"kind": "pipe", "file": "FIFO"},
+    "/flock": {"kind": "file_lock", "file": "LOCKED_FILE", "pid": "PID"},
+    "/lockf": {"kind": "file_lock", "file": "LOCKED_POSIX", "pid": "PID"},
+    "/sqlite": {"kind": "file_lock", "service": "sqlite", "file": "LOCKED_DATABASE", "pid": "PID"},
+    "/sqlite_statement": {"kind": "file_lock", "service": "sqlite", "file": "LOCKED_DATABASE", "pid": "PID"},
+    "/urllib_answer": {"kind": "http", "method": "POST", "url": "SILENT/v2/charge", "connecting": False},
+    "/requests_answer": {"kind": "http", "method": "POST", "url": "http://SILENT/v2/charge", "peer": "SILENT"},
+    "/requests_without_limit": {"kind": "http", "method": "GET", "url": "http://SILENT/v2/rates", "peer": "SILENT"},
+    "/httpx_answer": {"kind": "http", "method": "PUT", "url": "http://SILENT/v2/stock", "peer": "SILENT"},
+    "/urllib3_answer": {"kind": "http", "method": "DELETE", "url": "http://SILENT/v2/cart", "peer": "SILENT"},
+    "/http_connect": {"kind": "http", "method": "GET", "url": "http://FULL/late", "connecting": True},
+    "/bare_connect": {"kind": "connection", "peer": "FULL", "connecting": True},
+    "/bare_receive": {"kind": "connection", "peer": "SILENT", "connecting": False},
+    "/bare_send": {"kind": "send", "peer": "SILENT"},
+    "/selecting": {"kind": "connection", "peer": "SILENT"},
+    "/epolling": {"kind": "connection", "peer": "SILENT"},
+    "/mail": {"kind": "service", "service": "smtp", "peer": "SILENT"},
+}
+_SLEEPS = "SELECT pg_sleep(?), %s FROM orders WHERE id = ?"
+POSTGRESQL: dict[str, dict[str, Any]] = {
+    "/psycopg3": {"statement": "SELECT pg_sleep(?), %s, ? FROM orders WHERE id = ?"},
+    "/psycopg2_statement": {"statement": "SELECT pg_sleep(?), ? FROM orders WHERE id = ?"},
+    "/postgresql_lock": {"statement": "LOCK TABLE locked"},
+    "/sqlalchemy_statement": {"statement": "SELECT pg_sleep(?), %(secret)s FROM orders WHERE id = ?"},
+    "/django_statement": {"statement": _SLEEPS},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "/mariadb": {"service": "mysql", "statement": "SELECT SLEEP(?), ?, ..."},
+    "/redis_pop": {"service": "redis", "statement": "BLPOP"},
+}
+
+
+def _serve(gunicorn: StartGunicorn, env: Mapping[str, str]) -> Gunicorn:
+    return gunicorn(
+        "tests.programs.waiting:application", *GTHREAD, env={"PLANTED_SECRET": SECRET, "WSGI_TB_HARAKIRI": "1.5", **env}
+    )
+
+
+def _waits(server: Gunicorn, base: str, paths: list[str]) -> dict[str, dict[str, Any]]:
+    """What each request waits for, once all of them have stood there long enough."""
+
+    def seen() -> dict[str, dict[str, Any]]:
+        return {each["request"]["path"]: each["request"]["waits_for"] for each in asking.serving(base)}
+
+    with contextlib.ExitStack() as requests:
+        for path in paths:
+            requests.enter_context(server.in_flight(path))
+        wait_until(lambda: all(seen().get(path) for path in paths), lambda: f"all are known: {seen()}")
+        found = seen()
+        read = subprocess.run(
+            [sys.executable, "-m", "wsgi_tracebacker", "read", base],
+            cwd=PROJECT,
+            env={**os.environ, "COLUMNS": "500"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        # The command puts requests that wait alike into one row, so a sentence may stand there in short.
+        assert any(found[path]["sentence"] in read for path in paths)
+        server.wait_for_log(r"\n  because: ")
+        text = json.dumps(asking.snapshots(base))
+        # The frames have lines of the source, which the application's owner wrote.
+        outputs = [text, read, Path(server.log).read_text(), *map(_text_of, black_boxes.files_of(base))]
+        assert not [output for output in outputs if SECRET in output]
+    return found
+
+
+def _text_of(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")
+
+
+def _has(found: dict[str, Any], expected: dict[str, Any], names: Mapping[str, str]) -> bool:
+    def fill(value: Any) -> Any:
+        for name, replacement in names.items():
+            value = value.replace(name, replacement) if isinstance(value, str) else value
+        return value
+
+    return all(str(found[key]) == str(fill(value)) for key, value in expected.items())
+
+
+@pytest.fixture
+def planted(short_path: Path) -> Iterator[dict[str, str]]:
+    """What the application waits for on this machine, as its environment."""
+    lock, database, fifo = short_path / "import.lock", short_path / "db.sqlite", short_path / "fifo"
+    os.mkfifo(fifo)
+    with contextlib.ExitStack() as opened:
+        silent = opened.enter_context(silent_servers.never_answers())
+        full = opened.enter_context(silent_servers.never_accepts())
+        fcntl.flock(opened.enter_context(open(lock, "w")), fcntl.LOCK_EX)
+        fcntl.lockf(opened.enter_context(open(f"{lock}.posix", "w")), fcntl.LOCK_EX)
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE accounts (id, owner)")
+            connection.execute("BEGIN EXCLUSIVE")
+            yield {
+                "SILENT_PORT": str(silent),
+                "FULL_PORT": str(full),
+                "LOCKED_FILE": str(lock),
+                "LOCKED_DATABASE": str(database),
+                "FIFO": str(fifo),
+            }
+    for path in (lock, database, fifo, Path(f"{lock}.posix")):
+        path.unlink()
+
+
+def test_every_planted_cause_is_named(gunicorn: StartGunicorn, base: str, planted: dict[str, str]) -> None:
+    """By snapshot and command with peer, file, holder, child, URL or call, and none of them tells a secret."""
+    for module in ("requests", "httpx", "urllib3"):
+        require_module(module)
+    server = _serve(gunicorn, planted)
+    found = _waits(server, base, list(LOCAL))
+    for waits in found.values():
+        if waits["kind"] == "child":
+            # The application's children outlive it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(waits["pid"], signal.SIGKILL)
+    names = {
+        "SILENT": f"127.0.0.1:{planted['SILENT_PORT']}",
+        "FULL": f"127.0.0.1:{planted['FULL_PORT']}",
+        "PID": str(os.getpid()),
+        "CHILD": Path(sys.executable).name[:15],
+        "LOCKED_POSIX": f"{planted['LOCKED_FILE']}.posix",
+        **planted,
+    }
+    wrong = {path: found[path] for path, expected in LOCAL.items() if not _has(found[path], expected, names)}
+    assert not wrong
+    reasons = re.findall(r"harakiri: GET (\S+) [^\n]*\n  because: ([^\n]*)", Path(server.log).read_text())
+    # A worker logs twenty reports a minute.
+    assert len(reasons) >= 15
+    assert all(found[path]["sentence"] == sentence for path, sentence in reasons)
+
+
+def test_postgresql_is_named_with_our_port_and_the_statement(gunicorn: StartGunicorn, base: str) -> None:
+    """By psycopg 3 and 2, SQLAlchemy and Django; its session in ``pg_stat_activity`` has that port."""
+    for module in ("psycopg", "psycopg2", "sqlalchemy", "django"):
+        require_module(module)
+    with databases.postgresql() as address:
+        lock = subprocess.Popen(
+            ["psql", address, "-q", "-c", "BEGIN; LOCK TABLE locked; SELECT pg_sleep(600)"], stdout=subprocess.DEVNULL
+        )
+        try:
+            server = _serve(gunicorn, {"POSTGRESQL": address})
+            found = _waits(server, base, list(POSTGRESQL))
+            query = "SELECT client_port FROM pg_stat_activity WHERE client_port > 0 AND state = 'active'"
+            sessions = subprocess.run(
+                ["psql", address, "-At", "-c", query], check=True, capture_output=True, text=True
+            ).stdout.split()
+        finally:
+            lock.kill()
+            lock.wait()
+    peer = re.findall(r"@([^/]*)", address)[0]
+    for path, expected in POSTGRESQL.items():
+        assert (found[path]["kind"], found[path]["service"]) == ("database", "postgresql"), path
+        assert (found[path]["peer"], found[path]["statement"]) == (peer, expected["statement"])
+        assert str(found[path]["own_port"]) in sessions
+
+
+def test_mariadb_and_redis_are_named_with_the_statement(gunicorn: StartGunicorn, base: str) -> None:
+    """Also over a UNIX socket; of a command of Redis only its name is known."""
+    for module in ("pymysql", "redis"):
+        require_module(module)
+    with databases.mariadb() as path, databases.redis() as port:
+        server = _serve(gunicorn, {"MARIADB": path, "REDIS_PORT": str(port)})
+        found = _waits(server, base, list(OTHERS))
+    for name, expected in OTHERS.items():
+        assert _has(found[name], expected, {}), found[name]
+    assert (found["/mariadb"]["peer"], found["/redis_pop"]["peer"]) == (path, f"127.0.0.1:{port}")

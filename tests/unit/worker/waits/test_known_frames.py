@@ -1,0 +1,89 @@
+"""The table of known functions: which code it is about, and that its libraries have what it names."""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import threading
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+
+from wsgi_tracebacker.model.waits import KINDS, WaitsFor
+from wsgi_tracebacker.worker.waits.known_frames import KNOWN, Known, KnownFrames, entry
+
+
+def code_of(filename: str, source: str) -> CodeType:
+    names: dict[str, Any] = {}
+    exec(compile(source, filename, "exec"), names)
+    [function] = [value for value in names.values() if isinstance(value, FunctionType)]
+    return function.__code__
+
+
+def test_functions_are_known_by_file_and_name() -> None:
+    """A library's in any folder, the standard library's only in its own, a method by its class."""
+    frames = KnownFrames()
+    source = "def get(self, block, timeout): pass"
+    assert frames.of(queue.Queue.get.__code__) is not None
+    assert frames.of(code_of("/srv/shop/queue.py", source)) is None
+    assert frames.of(threading.Event.wait.__code__) != frames.of(threading.Condition.wait.__code__)
+    django = code_of("/x/site-packages/django/db/backends/utils.py", "def _execute(self, sql, params): pass")
+    found = frames.of(django)
+    assert found is not None
+    assert found.kind == "database"
+    assert frames.of(django) is found
+    assert frames.of(code_of("/x/mydjango/db/backends/utils.py", "def _execute(self, sql, params): pass")) is None
+
+
+def test_an_application_adds_entries_of_its_own() -> None:
+    """They come before ours."""
+    own = entry("shop/bank.py", "charge", "http", method="method", url="url")
+    frames = KnownFrames([own])
+    assert frames.of(code_of("/srv/shop/bank.py", "def charge(method, url): pass")) is own
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: f"{known.file}:{known.function}")
+def test_an_entry_names_what_its_library_has(known: Known) -> None:
+    """Where the library is installed: the function is in that file, and the variable is one of it."""
+    assert known.kind in KINDS
+    attributes = {attribute for attribute, _ in (*known.variables, *known.constants)}
+    assert attributes <= set(WaitsFor._fields)
+    module = known.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    if known.file.startswith("<"):
+        module = "importlib._bootstrap"
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        pytest.skip(f"{module} is not installed")
+    loaded = importlib.import_module(module)
+    codes = list(_functions(loaded, known))
+    if not codes and known.library in {"psycopg", "pymongo", "redis", "gevent", "sqlalchemy"}:
+        pytest.skip("this version has it elsewhere")
+    assert codes
+    for _, expression in known.variables:
+        assert any(expression.name in code.co_varnames for code in codes), expression
+
+
+def _plain(member: Any) -> FunctionType | None:
+    """The function itself, without what it is wrapped in. Nothing but functions is touched: settings are lazy."""
+    function = member.__func__ if type(member) in (classmethod, staticmethod) else member
+    while type(function) is FunctionType and "__wrapped__" in vars(function):
+        function = vars(function)["__wrapped__"]
+    return function if type(function) is FunctionType else None
+
+
+def _functions(module: Any, known: Known) -> Any:
+    owner, _, name = known.function.rpartition(".")
+    for value in vars(module).values():
+        # By type: an isinstance() would load the settings that Django has none of.
+        if issubclass(type(value), type) and (not owner or value.__name__ == owner):
+            members = list(vars(value).values())
+        else:
+            members = [] if owner else [value]
+        for member in map(_plain, members):
+            code = member.__code__ if member is not None else None
+            if code is not None and code.co_name == name and KnownFrames([known]).of(code) is known:
+                yield code
