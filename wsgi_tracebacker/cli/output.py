@@ -95,6 +95,11 @@ def fail(message: str | None) -> int:
     return EXIT_UNANSWERED
 
 
+def one_line(text: str) -> str:
+    """The lines of a message as one line that is fit for a terminal."""
+    return "; ".join(printable(line) for line in text.splitlines())
+
+
 def end(survey: Survey, *, dead_are_shown: bool = False) -> int:
     """Write to stderr which workers did not answer, and why; return the exit code.
 

@@ -10,6 +10,7 @@ from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED
 
 #: By verb: the module beside this one, and the function of the same name in it.
 VERBS = {
+    "check": "check",
     "clean": "clean",
     "completion": "completion",
     "list": "list_workers",
@@ -26,6 +27,7 @@ Examples:
   wsgi-tb list                       one line per worker
   wsgi-tb list 4711                  the workers of a process, such as a master
   wsgi-tb top                        the same as a live view
+  wsgi-tb check --oldest 60          one line and an exit code, for monitors
   wsgi-tb postmortem                 what workers were doing when they died
 
 \b

@@ -88,15 +88,16 @@ def survey(
     *,
     may_signal: bool = False,
     without_stacks: bool = False,
+    may_examine: bool = True,
 ) -> Survey:
     """Find and ask the workers behind ``arguments``, only those with one of ``numbers`` if any are given.
 
-    Each has ``timeout_seconds`` to answer; None: the default. One that does not answer is examined; with ``may_signal``
-    a worker that is proven stalled is asked for its stacks by signal. With ``without_stacks`` each worker is asked only
-    who it is and how much it serves, which costs it next to nothing.
+    Each has ``timeout_seconds`` to answer; None: the default. One that does not answer is examined if it may be, which
+    may take longer than that; with ``may_signal`` a worker that is proven stalled is asked for its stacks by signal.
+    With ``without_stacks`` each worker is asked only who it is and how much it serves, which costs it next to nothing.
     Raises NoWorkersFound if there is none at all.
     """
-    interview = _Interview(processes or Processes(), timeout_seconds, may_signal, without_stacks)
+    interview = _Interview(processes or Processes(), timeout_seconds, may_signal, without_stacks, may_examine)
     targets, missing = _find(arguments, numbers)
     answers = interview.ask(targets)
     if any(interview.is_unsettled(answer) for answer in answers.values()):
@@ -183,13 +184,19 @@ class _Interview:
     """How workers are asked, and what their answers mean."""
 
     def __init__(
-        self, processes: Processes, timeout_seconds: float | None, may_signal: bool, without_stacks: bool
+        self,
+        processes: Processes,
+        timeout_seconds: float | None,
+        may_signal: bool,
+        without_stacks: bool,
+        may_examine: bool,
     ) -> None:
         self._processes = processes
         self._seconds = DEFAULT_SECONDS if timeout_seconds is None else timeout_seconds
         self._table_seconds = DEFAULT_TABLE_SECONDS if timeout_seconds is None else timeout_seconds
         self._may_signal = may_signal
         self._without_stacks = without_stacks
+        self._may_examine = may_examine
 
     def ask(self, targets: dict[str, Target]) -> dict[str, Answer]:
         """Ask all of them at once."""
@@ -223,8 +230,8 @@ class _Interview:
         return not os.path.exists(answer.target.socket) or self._standing(answer.target) == SAME
 
     def _examiner(self, target: Target) -> client.Examine | None:
-        """How to examine a worker; None if it has no card that can be believed."""
-        card = target.card
+        """How to examine a worker; None if it may not be, or has no card that can be believed."""
+        card = target.card if self._may_examine else None
         # A card that names another user than its owner lies: root must not open that user's files for it.
         if card is None or card.uid != target.card_owner:
             return None

@@ -91,6 +91,8 @@ class Asked:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     stand_in = Asked()
     monkeypatch.setattr(surveys, "survey", stand_in)
+    # Not those that there are: tests run beside this one.
+    monkeypatch.setattr(everywhere, "default_arguments", lambda: ("/tmp/tbsocket",))
     return stand_in
 
 
@@ -172,7 +174,7 @@ def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
 def test_the_base_comes_from_the_environment_or_is_the_default(
     asked: Asked, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """WSGI_TB_SOCKET, if it is not empty, is the base for who names none."""
+    """WSGI_TB_SOCKET, if it is not empty, is the base for who names none; else it is every base that there is."""
     monkeypatch.delenv("WSGI_TB_SOCKET")
     run(verb)
     assert asked.bases == ("/tmp/tbsocket",)
@@ -246,6 +248,11 @@ def test_nobody_found_is_3(asked: Asked, verb: str) -> None:
         ["read", "--times", "0"],
         ["read", "--every", "0"],
         ["completion", "tcsh"],
+        ["check", "--saturated", "1.1"],
+        ["check", "--saturated", "0"],
+        ["check", "--waiting", "0"],
+        ["check", "--oldest", "nan"],
+        ["check", "--silent", "-1"],
     ],
 )
 def test_usage_errors_are_2(asked: Asked, arguments: list[str]) -> None:
