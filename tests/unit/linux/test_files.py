@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -80,3 +81,18 @@ def test_without_proc_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(files, "path_of", lambda descriptor: f"{tmp_path}/proc/self/fd/{descriptor}")
     with pytest.raises(OSError, match="/proc is not mounted"):
         files.open_file_of(str(path), UID)
+
+
+def test_in_the_root_folder_of_another_process_no_link_is_followed(tmp_path: Path) -> None:
+    """Its target would be in our own root folder; and no path leads up and out of it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("content")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    other_root = f"/proc/{os.getpid()}/root"
+    descriptor = files.refer(f"{other_root}{tmp_path}/folder/file")
+    assert os.path.samestat(os.fstat(descriptor), os.stat(tmp_path / "folder" / "file"))
+    os.close(descriptor)
+    for path in (f"{tmp_path}/link/file", f"{tmp_path}/folder/../folder/file", f"{tmp_path}/nothing"):
+        with pytest.raises(OSError, match=r".") as error:
+            files.refer(other_root + path)
+        assert error.value.errno in (errno.ENOTDIR, errno.ENOENT)

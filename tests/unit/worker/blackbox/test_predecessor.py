@@ -84,6 +84,20 @@ def test_a_dead_workers_files_are_removed(base: str) -> None:
     assert predecessor.make_postmortem(base, 1) is None
 
 
+def test_the_files_of_old_deaths_are_removed(base: str) -> None:
+    """After a day, if no worker took the number; a worker that has its lock keeps its files, however old they are."""
+    died = 2.0  # as leave() has it
+    living, dead = leave(base, in_flight=True), leave(base, in_flight=True)
+    dead.forget()
+    assert predecessor.clean_up_old(base, died + predecessor.OLD_SECONDS - 1.0) == []
+    assert asking.files(base) == ["1", "1.worker", "2", "2.worker"]
+    [postmortem] = predecessor.clean_up_old(base, died + predecessor.OLD_SECONDS + 1.0)
+    assert (postmortem.number, [request.path for request in postmortem.requests]) == (2, ["/lost"])
+    assert asking.files(base) == ["1", "1.worker"]
+    assert predecessor.clean_up_old(base, died + predecessor.OLD_SECONDS + 1.0) == []
+    living.release()
+
+
 @pytest.mark.parametrize("frees", [table_layout.TABLE, table_layout.STACKS, None])
 def test_without_room_its_own_files_make_some(frees: str | None, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files are removed first, to make room for the postmortem; if that is not enough, it is still returned."""
