@@ -74,6 +74,8 @@ class Request(NamedTuple):
     notes: tuple[Note, ...] = ()
     #: From the header ``traceparent``: the id of the trace that the request belongs to.
     trace_id: str | None = None
+    #: How long it waited before it got here, by the header in which a proxy says when it received it; None: not known.
+    queued_seconds: float | None = None
 
     @property
     def note(self) -> str | None:

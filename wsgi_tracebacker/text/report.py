@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
 from wsgi_tracebacker.text.frames import traceback
-from wsgi_tracebacker.text.units import SHARED_IDS, age, plural
+from wsgi_tracebacker.text.units import SHARED_IDS, age, plural, queued_before
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ def subject(report: HarakiriReport) -> str:
         facts.append(f"trace {printable(request.trace_id)}")
     if request.remote_address:
         facts.append(f"from {printable(request.remote_address)}")
+    queued = queued_before(request)
+    if queued is not None:
+        facts.append(queued)
     facts.append(f"phase {request.phase}")
     return ", ".join(facts)
 

@@ -10,7 +10,7 @@ from wsgi_tracebacker.text.folding import folded
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.kernel_waits import HOLDS_GIL
 from wsgi_tracebacker.text.palette import PLAIN, Palette
-from wsgi_tracebacker.text.units import SHARED_IDS, duration, plural
+from wsgi_tracebacker.text.units import SHARED_IDS, duration, plural, queued_before
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def request_lines(
         facts.append((printable(f"id {request.request_id}"), palette.quiet))
     if request is not None and request.trace_id:
         facts.append((printable(f"trace {request.trace_id}"), palette.quiet))
+    queued = queued_before(request) if request is not None else None
+    if queued is not None:
+        facts.append((queued, ""))
     if request is not None and request.note:
         facts.append((printable(f"note: {request.note}"), ""))
     if verdict is not None:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.model.snapshot import Request
+
+#: A request that waited less than this for its thread is not said to have been queued.
+_QUEUED_SECONDS = 0.1
+
 #: The mark of what is not of the reader's own user; the uid follows.
 OTHER_USER = "another user's: uid"
 
@@ -34,6 +42,12 @@ def duration(seconds: float) -> str:
 def age(seconds: float) -> str:
     """The age of a request in a report: ``30.0 s``; a short one with three decimals, ``0.251 s``."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.3f} s"
+
+
+def queued_before(request: Request) -> str | None:
+    """``queued 1.2 s before it got here``; None if it was not, or not for long enough to be named."""
+    seconds = request.queued_seconds
+    return f"queued {age(seconds)} before it got here" if seconds is not None and seconds >= _QUEUED_SECONDS else None
 
 
 def size(number_of_bytes: float) -> str:

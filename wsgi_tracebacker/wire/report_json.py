@@ -73,9 +73,9 @@ def stall_document(report: StallReport) -> dict[str, Any]:
 def _request(request: Request) -> dict[str, Any]:
     content = request._asdict()
     # In another dict, because there are ten keys without them.
-    notes, trace_id, nested = (content.pop(key) for key in ("notes", "trace_id", "nested"))
-    within = [_request(each) for each in nested]
-    content["context"] = {"note": request.note, "notes": notes, "trace_id": trace_id, "nested": within}
+    context = {key: content.pop(key) for key in ("notes", "trace_id", "queued_seconds", "nested")}
+    context["nested"] = [_request(each) for each in request.nested]
+    content["context"] = {"note": request.note, **context}
     waits_for = request.waits_for
     if waits_for is not None:
         # What is not known is left out: so there are never more than ten keys.

@@ -94,6 +94,7 @@ Record(
     Key("waits_for", WaitsFor, None),
     Key("notes", Note, (), is_list=True),
     Key("trace_id", TEXT, None),
+    Key("queued_seconds", NUMBER, None),
 )
 Record(
     LastRequest,

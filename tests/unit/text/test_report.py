@@ -98,6 +98,14 @@ def test_notes_stand_in_the_timeline() -> None:
     assert context["notes"][0] == {"at_seconds": 16.0, "text": "loading rows"}
 
 
+def test_time_before_the_request_got_here_is_said() -> None:
+    """Beside where it is from, in the text and in the context; a tenth of a second is the least."""
+    queued = REPORT._replace(request=REPORT.request._replace(queued_seconds=1.23))
+    assert "from 192.0.2.7, queued 1.2 s before it got here, phase app;" in next(lines(queued))
+    assert document(queued)["request"]["context"]["queued_seconds"] == 1.23
+    assert "queued" not in next(lines(REPORT._replace(request=REPORT.request._replace(queued_seconds=0.09))))
+
+
 def test_the_thread_that_works_for_a_request_has_its_stack() -> None:
     """Below that of the request, with what the kernel says of it."""
     worker = Stack("pool_0", native_id=7, state="R", cpu_seconds=1.0, frames=(LOAD_ROWS,))

@@ -68,6 +68,14 @@ def test_what_a_request_is_doing_stands_beside_it() -> None:
     assert "  trace 4bf92f35  note: charging\\n4711\n" in text
 
 
+def test_time_before_a_request_got_here_stands_beside_it() -> None:
+    """Where a proxy said when it received the request."""
+    queued = SLOW._replace(queued_seconds=0.25)
+    assert "  queued 0.250 s before it got here\n" in shown(
+        SNAPSHOT._replace(stacks=(SERVING._replace(request=queued),))
+    )
+
+
 def test_the_thread_that_works_for_a_request_stands_below_it() -> None:
     """Although it serves no request; not if its name is that of several."""
     waiting = SERVING._replace(request=SLOW._replace(waits_for=WaitsFor("other_thread", "works", thread="pool")))

@@ -115,6 +115,7 @@ def _requests(nested: st.SearchStrategy[tuple[Request, ...]]) -> st.SearchStrate
         nested=nested,
         notes=st.lists(st.builds(Note, at_seconds=numbers, text=texts), max_size=2).map(tuple),
         trace_id=optional_texts,
+        queued_seconds=st.none() | numbers,
         waits_for=st.none() | waits,
     )
 

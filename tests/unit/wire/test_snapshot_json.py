@@ -68,6 +68,7 @@ def test_the_keys_are_those_of_the_schema() -> None:
     }
     assert " ".join(thread["request"]) == (
         "method path query remote_address request_id started_at age_seconds phase nested waits_for notes trace_id"
+        " queued_seconds"
     )
     assert list(thread["hub"]) == ["library", "state", "blocked_seconds"]
     assert list(thread["last_request"]) == ["method", "path", "ended_seconds_ago"]

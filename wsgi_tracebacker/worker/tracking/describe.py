@@ -27,6 +27,15 @@ _MAY_BE_CUT_BYTES = PATH_BYTES // 2 - 1
 #: Version, trace id, parent id, flags. Later versions may have more; version ff and an id of zeros are invalid.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
+#: The headers in which proxies say when they received a request: nginx, Apache and HAProxy are set up to send one.
+_QUEUE_KEYS = ("HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START")
+#: Unix time with ``t=`` before it or not: nginx has seconds with a fraction, Heroku milliseconds, Apache microseconds.
+_QUEUED_SINCE = re.compile(r"\s*(?:t=)?\s*([0-9]{10,16})(\.[0-9]{1,9})?\s*$")
+#: By the number of digits: so the unit is seen, from the year 2001 to 2286.
+_TICKS_PER_SECOND = {10: 1.0, 13: 1e3, 16: 1e6}
+#: No proxy waits so long: a time before that is forged, or a clock is wrong.
+_MAX_QUEUED_SECONDS = 3600.0
+
 
 def describe(core: Core, token: float, now_monotonic: float, now_unix: float) -> Request | None:
     """The request ``token`` of a core as a value; None if it ended, or another began, meanwhile."""
@@ -43,18 +52,21 @@ def describe(core: Core, token: float, now_monotonic: float, now_unix: float) ->
         method, path = _text_in(environ, "REQUEST_METHOD") or "", _path_in(environ)
     age_seconds = max(0.0, now_monotonic - token)
     inner = (describe(other, other.started, now_monotonic, now_unix) for other in nested if other.started >= token)
+    started_at = now_unix - age_seconds
     return Request(
         method=method,
         path=_full_path(path, environ),
         query=_text_in(environ, "QUERY_STRING") if settings.show_query else None,
         remote_address=_text_in(environ, settings.remote_address_key),
         request_id=_text_in(environ, settings.request_id_key) if settings.request_id_key is not None else None,
-        started_at=now_unix - age_seconds,
+        started_at=started_at,
         age_seconds=age_seconds,
         phase=PHASES[phase],
         nested=tuple(request for request in inner if request is not None),
         notes=notes,
         trace_id=_trace_id(value_in(environ, "HTTP_TRACEPARENT")),
+        # A WSGI call within a request has the headers of that as a rule, and has not waited for a thread.
+        queued_seconds=_queued_seconds(environ, started_at) if core.outer is None else None,
     )
 
 
@@ -93,6 +105,19 @@ def _trace_id(header: object) -> str | None:
         return None
     found = _TRACEPARENT.match(header)
     return found[1] if found is not None else None
+
+
+def _queued_seconds(environ: object, started_at: float) -> float | None:
+    """How long before its start a proxy received the request; 0.0 if the proxy's clock is ahead of this one."""
+    for key in _QUEUE_KEYS:
+        header = value_in(environ, key)
+        found = _QUEUED_SINCE.match(header) if type(header) is str and len(header) <= MAX_TEXT_CHARACTERS else None
+        ticks_per_second = _TICKS_PER_SECOND.get(len(found[1])) if found is not None else None
+        if found is not None and ticks_per_second is not None:
+            seconds = started_at - float(found[1] + (found[2] or "")) / ticks_per_second
+            if seconds <= _MAX_QUEUED_SECONDS:
+                return max(0.0, seconds)
+    return None
 
 
 def _full_path(in_row: str, environ: object) -> str:
