@@ -58,7 +58,7 @@ from wsgi_tracebacker.wire import http10 as http
 from wsgi_tracebacker.wire import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import table_layout as layout
-from wsgi_tracebacker.worker import settings, startup_warnings
+from wsgi_tracebacker.worker import option_values, settings, startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files, stacks_file
 from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, slow_request, timeout_delivery
 from wsgi_tracebacker.worker.listening import listener
@@ -120,7 +120,7 @@ def all_keys(document: Any) -> Iterator[str]:
 def test_every_option_of_the_middleware_is_in_the_reference() -> None:
     """Each option has a row, and no other name has, in which its environment variable stands."""
     documented = rows(section(reference("options"), "Options of the middleware"))
-    options = set(inspect.signature(TracebackerMiddleware.__init__).parameters) - {"self", "app"}
+    options = set(inspect.signature(TracebackerMiddleware.__init__).parameters) - {"self", "app", "unknown"}
     assert set(documented) - {"option", "---"} == options
     for option in options:
         assert settings.ENVIRONMENT_VARIABLES.get(option, "none") in documented[option][0].split(" | ")[0]
@@ -368,7 +368,7 @@ def test_numbers_of_the_signal_and_the_timers_are_those_of_the_code() -> None:
     text = section(reference("harakiri"), "A stalled worker")
     assert f"{kill_timer.DUMP_SECONDS:g} seconds later SIGKILL" in text
     margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]
-    assert margin.split(" | ")[1] == f"{settings.DEFAULT_MARGIN_SECONDS:g}"
+    assert margin.split(" | ")[1] == f"{option_values.DEFAULT_MARGIN_SECONDS:g}"
     signal_row = rows(section(reference("options"), "Options of the middleware"))["dump_signal"][0]
     assert signal_row.split(" | ")[1] == f"`{settings.DEFAULT_DUMP_SIGNAL}`"
 
@@ -417,7 +417,7 @@ def test_every_option_of_harakiri_is_explained() -> None:
     for option in options:
         assert explained[option][0].split(" | ")[:2] == listed[option][0].split(" | ")[:2]
         assert option in rows(section(page, "Errors")) or option == "slow"
-    for action in settings.ACTIONS:
+    for action in option_values.ACTIONS:
         assert f"**`{action}`**" in section(page, "Actions")
 
 
@@ -425,8 +425,8 @@ def test_numbers_of_harakiri_are_those_of_the_code() -> None:
     """Bounds, defaults and sizes that the page names are what the code has."""
     page = reference("harakiri")
     options = rows(section(page, "Options"))
-    assert options["samples_per_second"][0].split(" | ")[1] == f"{settings.DEFAULT_SAMPLES_PER_SECOND:g}"
-    bounds = f"from {settings.MIN_SAMPLES_PER_SECOND:g} to {settings.MAX_SAMPLES_PER_SECOND:g}"
+    assert options["samples_per_second"][0].split(" | ")[1] == f"{option_values.DEFAULT_SAMPLES_PER_SECOND:g}"
+    bounds = f"from {option_values.MIN_SAMPLES_PER_SECOND:g} to {option_values.MAX_SAMPLES_PER_SECOND:g}"
     assert bounds in options["samples_per_second"][0]
     assert reporter.REPEAT_SECONDS == 60.0
     assert f"at most {reporter.MAX_FULL_REPORTS} different ones" in section(page, "Repeats")

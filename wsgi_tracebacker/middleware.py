@@ -20,18 +20,18 @@ from __future__ import annotations
 
 import inspect
 from types import CodeType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.wire.table_layout import FLIGHT
-from wsgi_tracebacker.worker import agent, disabled
+from wsgi_tracebacker.worker import agent, disabled, startup_warnings
 from wsgi_tracebacker.worker.blackbox import other_interpreters
 from wsgi_tracebacker.worker.deadlines import interrupt, interruptible
 from wsgi_tracebacker.worker.deadlines.begin import load_kill_timer
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options
+from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options, suggestion
 from wsgi_tracebacker.worker.stacks.walk import SERVING_CODE
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, NestedCall
 from wsgi_tracebacker.worker.tracking.core import APP, BODY, AbandonedCore
@@ -95,6 +95,7 @@ class TracebackerMiddleware:
         harakiri_margin: float | None = None,
         dump_signal: int | str | None = DEFAULT_DUMP_SIGNAL,
         hub_blocked: float | None = None,
+        **unknown: NoReturn,
     ) -> None:
         """Wrap ``app``. Nothing is opened or started before a request comes.
 
@@ -113,7 +114,8 @@ class TracebackerMiddleware:
         :param request_id_header: the header that holds the request's id; an empty text looks at none.
             ``WSGI_TB_REQUEST_ID_HEADER``, ``X-Request-ID``.
         :param harakiri: seconds after which a request is overdue; or a mapping of path prefixes to seconds; or a
-            callable that is given the environ and returns seconds or None. 0: none. ``WSGI_TB_HARAKIRI``, none.
+            callable that is given the environ and returns seconds or None. 0: none. ``WSGI_TB_HARAKIRI``, 60 while the
+            application's callable runs, whatever ``harakiri_action`` is: such a request is only reported.
         :param slow: seconds after which a request's flight recorder starts. ``WSGI_TB_SLOW``, half of its limit.
         :param harakiri_action: what is done about an overdue request besides the report: ``log`` (nothing),
             ``raise`` (HarakiriTimeout in its thread) or ``kill`` (SIGKILL to this process).
@@ -130,6 +132,9 @@ class TracebackerMiddleware:
             reported: it holds up all others of its worker. 0: never. ``WSGI_TB_HUB_BLOCKED``, 1.
         :raises ConfigurationError: for an option of the wrong type, or a value that can never work.
         """
+        for name in unknown:
+            raise TypeError(f"TracebackerMiddleware() got an unexpected keyword argument {name!r}; {suggestion(name)}")
+        startup_warnings.warn_of_unknown_variables()
         if not callable(app):
             raise ConfigurationError(f"app must be a WSGI callable, not {app!r}")
         self.__wrapped = app

@@ -544,7 +544,7 @@ def test_a_daemon_of_roots_is_not_signalled_for_the_user_that_it_acts_as(forger:
             assert daemon.stdout is not None
             assert daemon.stdout.readline() == "ready\n"
             processes = Processes()
-            number = settings.signal_number(settings.DEFAULT_DUMP_SIGNAL)
+            number = settings.OPTIONS["dump_signal"].default
             card = card_of(forger.base, 1, daemon.pid, stacks=forger.put("stacks", b""), dump_signal=number)
             assert processes.standing(card, STRANGER) == "same"
             asking = dump_request.ask(card, processes, lambda: None)

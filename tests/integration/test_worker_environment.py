@@ -21,7 +21,7 @@ from tests.support.logs import messages
 from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
-from wsgi_tracebacker import TracebackerMiddleware, stop
+from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware, stop
 from wsgi_tracebacker.linux import peers, proc
 from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.worker import agent
@@ -142,7 +142,9 @@ def limit_descriptors(free: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("free", range(6))
 def test_without_descriptors_the_application_is_served(base: str, caplog: pytest.LogCaptureFixture, free: int) -> None:
-    """However many descriptors are missing: at most one warning, no fault, and nothing half open is left."""
+    """However many descriptors are missing: at most one warning for the socket and one for the watchdog, no fault, and
+    nothing half open is left.
+    """
     before = descriptors()
     limits = limit_descriptors(free)
     try:
@@ -151,10 +153,12 @@ def test_without_descriptors_the_application_is_served(base: str, caplog: pytest
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert faults.count() == 0
     said = messages(caplog)
-    assert len(said) <= 1
+    of_watchdog = [message for message in said if message.startswith("no watchdog can be started")]
+    assert len(of_watchdog) <= 1
+    assert len(said) <= 1 + len(of_watchdog)
     (found,) = agent._agents.values()
     if found.presence.number() is None:
-        assert len(said) == 1
+        assert len(said) == 1 + len(of_watchdog)
         assert not os.path.lexists(base + "1")
     else:
         assert snapshot(base)["worker"]["number"] == 1
@@ -185,8 +189,8 @@ def test_a_thread_that_comes_without_descriptors_finds_the_same_worker(
 def test_without_threads_the_application_is_served(
     base: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A system that gives no thread: one warning, on stderr because logging may hang; no socket on which nobody
-    answers; and every request is served.
+    """A system that gives no thread: one warning for each that is missing, on stderr because logging may hang; no
+    socket on which nobody answers; and every request is served.
     """
     before = descriptors()
     real = primitives.bind
@@ -196,8 +200,9 @@ def test_without_threads_the_application_is_served(
 
     monkeypatch.setattr(primitives, "bind", lambda: dataclasses.replace(real(), start_new_thread=refuse))
     assert served(TracebackerMiddleware(application, base))
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "can't start new thread" in line
+    listener_line, watchdog_line = capfd.readouterr().err.splitlines()
+    assert "no listener can be started (can't start new thread)" in listener_line
+    assert "no watchdog can be started (can't start new thread)" in watchdog_line
     assert (faults.count(), os.listdir(os.path.dirname(base))) == (0, [])
     stop()
     assert descriptors() == before
@@ -228,6 +233,30 @@ def test_it_can_be_switched_off(
     assert wrapped(environ(), lambda *_: print) is result
     assert wrapped(environ(), lambda *_: print) is result
     assert (len(messages(caplog)), os.listdir(os.path.dirname(base)), descriptors()) == (1, [], before)
+
+
+@pytest.mark.parametrize("variable", ["WSGI_TB_DISABLE", "WSGI_TB_SHOW_QUERY", "WSGI_TB_NAME_THREADS"])
+def test_a_switch_that_is_neither_on_nor_off_is_an_error(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same rule for each: the message names the variable and shows its value."""
+    monkeypatch.setenv(variable, "maybe")
+    with pytest.raises(ConfigurationError, match=f"^{variable} must be 1 or 0 .*, not 'maybe'$"):
+        TracebackerMiddleware(application)
+
+
+def test_an_unknown_variable_is_one_warning(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the nearest name, or what other packages call it, if there is one."""
+    monkeypatch.setenv("WSGI_TB_APP", "shop:app")
+    monkeypatch.setenv("WSGI_TB_HARIKIRI", "3")
+    monkeypatch.setenv("WSGI_TB_TIMEOUT", "3")
+    monkeypatch.setenv("WSGI_TB_XYZ", "3")
+    for _ in range(2):
+        TracebackerMiddleware(application)
+    assert messages(caplog) == [
+        "WSGI_TB_HARIKIRI is set, but there is no such variable, so it has no effect; did you mean WSGI_TB_HARAKIRI?",
+        "WSGI_TB_TIMEOUT is set, but there is no such variable, so it has no effect; did you mean WSGI_TB_HARAKIRI?",
+        "WSGI_TB_XYZ is set, but there is no such variable, so it has no effect",
+    ]
+    faults.forget()
 
 
 @pytest.mark.parametrize("word", ["0", "", "false"])

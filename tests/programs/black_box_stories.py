@@ -30,7 +30,7 @@ CROWD = table_layout.ROWS + 6
 CORES_WHEN_FULL = 64
 #: More address space than the process has when it begins to be hungry.
 SPARE_BYTES = 64 * 1024 * 1024
-DUMP_SIGNAL = settings.signal_number(settings.DEFAULT_DUMP_SIGNAL) or 0
+DUMP_SIGNAL = settings.OPTIONS["dump_signal"].default or 0
 
 
 class Worker:

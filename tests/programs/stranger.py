@@ -34,7 +34,7 @@ from wsgi_tracebacker.worker import settings
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-DUMP_SIGNAL = settings.signal_number(settings.DEFAULT_DUMP_SIGNAL) or 0
+DUMP_SIGNAL = settings.OPTIONS["dump_signal"].default or 0
 
 
 def say(text: str) -> None:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value needs it)
 
+#: Where a limit comes from: an option, a mapping, a callable or set_harakiri(); or nobody gave one.
+GIVEN, DEFAULT = "given", "default"
+
 
 class Span(NamedTuple):
     """A stretch of a request's time that was spent in one place."""
@@ -73,6 +76,8 @@ class HarakiriReport(NamedTuple):
     hub_blocked_by: OtherRequest | None = None
     #: Of a request that another thread works for: that thread's stack.
     other_thread: Stack | None = None
+    #: ``given`` or ``default``.
+    limit_source: str = GIVEN
 
 
 class HubReport(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
+from wsgi_tracebacker.worker.settings import nearest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -113,7 +114,5 @@ def _imported(module_name: str, name: str) -> ModuleType:
 
 
 def _similar(owner: object, attribute: str) -> str:
-    import difflib  # noqa: PLC0415  (for a mistake only)
-
-    names = difflib.get_close_matches(attribute, [each for each in dir(owner) if not each.startswith("_")], 1)
-    return f"did you mean {names[0]!r}?" if names else f"name what is there, as in {_EXAMPLES}"
+    name = nearest(attribute, (each for each in dir(owner) if not each.startswith("_")))
+    return f"did you mean {name!r}?" if name is not None else f"name what is there, as in {_EXAMPLES}"

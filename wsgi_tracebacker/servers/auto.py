@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.servers.application import find_application, wrapped
+from wsgi_tracebacker.worker.settings import APPLICATION_VARIABLE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 #: The environment variable with the name of the application.
-VARIABLE = "WSGI_TB_APP"
+VARIABLE = APPLICATION_VARIABLE
 
 _found: dict[str, WSGIApplication] = {}
 

@@ -41,7 +41,7 @@ from wsgi_tracebacker.wire import postmortem_json, snapshot_json
 from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker.blackbox import predecessor
 from wsgi_tracebacker.worker.reporting import faults, logs, reporter
-from wsgi_tracebacker.worker.settings import ENVIRONMENT_VARIABLES, from_options, options_of
+from wsgi_tracebacker.worker.settings import from_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,10 +117,10 @@ def _wrap(worker: Worker, settings: Settings, own: Settings | None) -> None:
     limit = _limit_before_timeout(worker, own or settings)
     if own is None:
         worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
-    elif limit is not None and own.harakiri in (None, settings.harakiri) and own.decide is None:
-        # The application's own middleware has no limit and cannot be given one any more. A second middleware has it;
-        # the inner one lets requests pass that another middleware tracks already.
-        worker.wsgi = TracebackerMiddleware(worker.wsgi, **{**options_of(own), "harakiri": limit})
+    elif limit is not None and (own.is_default_limit or own.harakiri == settings.harakiri):
+        # The application's own middleware cannot be given this limit any more. A second middleware has it; the inner
+        # one lets requests pass that another middleware tracks already.
+        worker.wsgi = TracebackerMiddleware(worker.wsgi, **{**own.options, "harakiri": limit})
 
 
 def _start(settings: Settings, worker: Worker) -> Agent | None:
@@ -143,16 +143,13 @@ def _same_place(one: Settings, other: Settings) -> bool:
 def _limit_before_timeout(worker: Worker, settings: Settings) -> Callable[[object], float] | None:
     """Return the harakiri limit with which a sync worker's request is reported before gunicorn's timeout.
 
-    None if no limit is wanted, if harakiri raises or kills (it then has its own limits only), and for worker classes
-    whose heartbeat does not wait for requests.
+    None if no limit is wanted (0) or the application decides, if harakiri raises or kills (it then has its own limits
+    only), and for worker classes whose heartbeat does not wait for requests.
     """
     timeout: float = worker.cfg.timeout
-    if not timeout or _SYNC not in _modules(worker) or settings.harakiri_action != "log":
+    if not timeout or _SYNC not in _modules(worker) or settings.harakiri_action != "log" or settings.harakiri is None:
         return None
-    own = settings.harakiri
-    # With a variable of 0 the operator wants no reports.
-    if own is None and os.environ.get(ENVIRONMENT_VARIABLES["harakiri"], "").strip():
-        return None
+    own = None if settings.is_default_limit else settings.harakiri
 
     def limit(_: object) -> float:
         left = timeout - _silent_seconds(worker)

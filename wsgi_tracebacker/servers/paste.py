@@ -15,14 +15,14 @@ An unknown option is an error: a misspelt one would do nothing, and nobody would
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.middleware import TracebackerMiddleware
 from wsgi_tracebacker.servers.application import find
-from wsgi_tracebacker.worker.settings import flag_of
+from wsgi_tracebacker.worker.option_values import as_number
+from wsgi_tracebacker.worker.settings import OPTIONS, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,29 +41,15 @@ def filter_app(app: WSGIApplication, global_conf: Mapping[str, str], /, **option
 def converted(options: Mapping[str, str]) -> dict[str, Any]:
     """Convert options that are text into the middleware's keyword arguments."""
     values: dict[str, Any] = {}
-    for option, text in options.items():
-        if option not in _OPTIONS:
-            raise ConfigurationError(f"there is no option {option!r}; {_meant(option)}")
-        convert = _CONVERT.get(option)
-        value = text.strip()
+    for name, text in options.items():
+        option = OPTIONS.get(name)
+        if option is None:
+            raise ConfigurationError(f"there is no option {name!r}; {suggestion(name)}")
+        word = text.strip()
         # An option without a value counts as not given, except where an empty text has a meaning.
-        if value or option == "request_id_header":
-            values[option] = convert(option, value) if convert is not None else value
+        if word or name == "request_id_header":
+            values[name] = _PARSED.get(name, option.parsed)(name, word)
     return values
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigurationError(f"{option} must be a number, not {text!r}") from None
-
-
-def _flag(option: str, text: str) -> bool:
-    flag = flag_of(text)
-    if flag is None:
-        raise ConfigurationError(f"{option} must be true or false, not {text!r}")
-    return flag
 
 
 def _limits(option: str, text: str) -> float | dict[str, float | None] | Callable[..., Any]:
@@ -75,11 +61,11 @@ def _limits(option: str, text: str) -> float | dict[str, float | None] | Callabl
             prefix, equals, seconds = (part.strip() for part in line.rpartition("="))
             if not equals or not prefix:
                 raise ConfigurationError(f"{option} must have a line such as /export = 300 for each path, not {line!r}")
-            limits[prefix] = None if seconds.lower() in ("none", "off") else _number(f"{option} of {prefix}", seconds)
+            limits[prefix] = None if seconds.lower() in ("none", "off") else as_number(f"{option} of {prefix}", seconds)
         return limits
     if ":" in text:
         return _callable(option, text)
-    return _number(option, text)
+    return as_number(option, text)
 
 
 def _callable(option: str, text: str) -> Callable[..., Any]:
@@ -90,30 +76,5 @@ def _callable(option: str, text: str) -> Callable[..., Any]:
     return called
 
 
-def _meant(option: str) -> str:
-    import difflib  # noqa: PLC0415  (for a mistake only)
-
-    close = difflib.get_close_matches(option, _OPTIONS, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_OPTIONS)}"
-
-
-#: Every option of the middleware.
-_OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(TracebackerMiddleware).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY or name == "socket"
-)
-
-#: By option: converts its text. All others are text.
-_CONVERT: dict[str, Callable[[str, str], Any]] = {
-    "name_threads": _flag,
-    "show_query": _flag,
-    "show_statements": _flag,
-    "harakiri": _limits,
-    "slow": _number,
-    "harakiri_grace": _number,
-    "samples_per_second": _number,
-    "harakiri_margin": _number,
-    "hub_blocked": _number,
-    "on_harakiri": _callable,
-}
+#: By option: converts its text, which says more here than in a variable.
+_PARSED: dict[str, Callable[[str, str], Any]] = {"harakiri": _limits, "on_harakiri": _callable}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.model.report import DEFAULT
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.units import SHARED_IDS, age, plural, queued_before
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
     from wsgi_tracebacker.model.snapshot import Frame, Note, Request, Stack
 
+#: Beside a limit that nobody gave.
+_DEFAULT = "the default: harakiri= or WSGI_TB_HARAKIRI changes it, 0 switches it off"
 #: What blocks a hub, if it is no request's greenlet.
 NO_REQUEST = "a greenlet that serves no request"
 
@@ -134,7 +137,10 @@ def note_line(note: Note) -> str:
 def subject(report: HarakiriReport) -> str:
     """Which request it is, its age and limit, and where it is served."""
     request = report.request
-    limit = f" (limit {report.limit_seconds:g} s)" if report.limit_seconds is not None else ""
+    limit = ""
+    if report.limit_seconds is not None:
+        default = f", {_DEFAULT}" if report.limit_source == DEFAULT else ""
+        limit = f" (limit {report.limit_seconds:g} s{default})"
     facts = [
         f"{target(request)} {age(request.age_seconds)}{limit}",
         f"worker {_number(report.worker)} core {_number(report.core)}",

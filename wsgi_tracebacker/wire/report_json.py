@@ -24,7 +24,11 @@ def document(report: HarakiriReport) -> dict[str, Any]:
         "outcome": report.outcome,
         "action": report.action,
         "request": _request(report.request),
-        "deadline": {"limit_seconds": report.limit_seconds, "late_seconds": report.late_seconds},
+        "deadline": {
+            "limit_seconds": report.limit_seconds,
+            "limit_source": report.limit_source,
+            "late_seconds": report.late_seconds,
+        },
         "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
         "verdict": report.verdict,
         "timeline": report.timeline,

@@ -5,16 +5,15 @@ That is so if it was switched off, and where other threads' frames cannot be rea
 
 from __future__ import annotations
 
-import os
 import sys
 
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.settings import DISABLE_VARIABLE
+from wsgi_tracebacker.worker.settings import DISABLE_VARIABLE, is_switched_off
 
 
 def reason() -> str | None:
-    """Why it does nothing; None where it works."""
-    if os.environ.get(DISABLE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no", "off"):
+    """Why it does nothing; None where it works. Raises ConfigurationError for a variable that is neither yes nor no."""
+    if is_switched_off():
         return f"{DISABLE_VARIABLE} is set"
     if sys.platform != "linux":
         return f"it runs on Linux, not on {sys.platform}"

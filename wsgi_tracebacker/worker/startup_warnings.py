@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.reporting import faults
+from wsgi_tracebacker.worker.settings import unknown_variables
 from wsgi_tracebacker.worker.threads import interpreters
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ _MAX_COPIES = 64
 
 #: How systemd calls the folder that it mounts over ``/tmp`` and over ``/var/tmp`` (``PrivateTmp=true``).
 _PRIVATE = "/systemd-private-"
+
+
+def warn_of_unknown_variables() -> None:
+    """Warn of each environment variable that begins as ours do and is none of them."""
+    for name, meant in unknown_variables(os.environ):
+        faults.warn_once(
+            f"variable {name}",
+            "%s is set, but there is no such variable, so it has no effect%s",
+            name,
+            f"; did you mean {meant}?" if meant is not None else "",
+        )
 
 
 def warn_if_without_threads() -> None:

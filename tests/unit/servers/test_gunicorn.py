@@ -160,6 +160,7 @@ def test_an_option_that_can_never_work_is_the_workers_end(monkeypatch: pytest.Mo
         (SyncWorker, 0, {}, None),
         (_OwnSyncWorker, 30, {}, 29.0),
         (ThreadWorker, 30, {}, None),
+        (SyncWorker, 90, {}, 89.0),
         (SyncWorker, 30, {"harakiri": 10.0}, 10.0),
         (SyncWorker, 30, {"harakiri": 60.0}, 29.0),
         pytest.param(SyncWorker, 30, {"harakiri_action": "raise"}, None, marks=needs_raise),
@@ -229,10 +230,11 @@ def test_the_limit_reaches_the_middleware(base: str, monkeypatch: pytest.MonkeyP
         ({}, 7.0),
         ({"harakiri": 20}, None),
         ({"harakiri": 3}, None),
+        ({"harakiri": 0}, None),
         ({"harakiri": {"/": 20}}, None),
         ({"harakiri_action": "kill"}, None),
     ],
-    ids=["no limit", "one", "a shorter one", "one by path", "kill"],
+    ids=["no limit", "one", "a shorter one", "none wanted", "one by path", "kill"],
 )
 @pytest.mark.parametrize("way", ["by hand", "Flask's way"])
 def test_the_limit_of_an_application_that_wraps_itself(
@@ -257,7 +259,8 @@ def test_the_limit_of_an_application_that_wraps_itself(
     else:
         assert settings.decide is not None
         assert settings.decide({}) == limit
-        assert dataclasses.replace(settings, decide=None) == own
+        default = own.is_default_limit
+        assert dataclasses.replace(settings, decide=None, harakiri=own.harakiri, is_default_limit=default) == own
         served = serve(worker.wsgi, environ("/quick"))
         assert served.chunks == [b"done\n"]
         [document] = asking.snapshots(base)

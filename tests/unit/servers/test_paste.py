@@ -13,12 +13,14 @@ from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import paste
+from wsgi_tracebacker.worker.settings import OPTIONS
 
 
 @needs_raise
 def test_every_option_may_stand_there() -> None:
     """No other name is known, and each value has the type that the middleware takes."""
-    assert set(paste._OPTIONS) == set(inspect.signature(TracebackerMiddleware.__init__).parameters) - {"self", "app"}
+    parameters = set(inspect.signature(TracebackerMiddleware.__init__).parameters)
+    assert set(OPTIONS) == parameters - {"self", "app", "unknown"}
     options = {
         "socket": "/run/x/tb",
         "group": "27",
@@ -38,7 +40,7 @@ def test_every_option_may_stand_there() -> None:
         "dump_signal": "off",
         "hub_blocked": "0",
     }
-    assert set(options) == set(paste._OPTIONS)
+    assert set(options) == set(OPTIONS)
     wrapped = paste.filter_app(unwrapped.application, {"here": "/"}, **options)
     settings: Any = settings_of(wrapped)
     assert (settings.base, settings.group, settings.application) == ("/run/x/tb", 27, "shop")
@@ -90,6 +92,7 @@ def test_a_factory_of_a_callable_may_have_named_arguments() -> None:
     ("options", "message"),
     [
         ({"harikiri": "30"}, "there is no option 'harikiri'; did you mean 'harakiri'?"),
+        ({"timeout": "30"}, "there is no option 'timeout'; did you mean 'harakiri'?"),
         ({"zzz": "1"}, "there is no option 'zzz'; there are socket, group, "),
         ({"harakiri": "soon"}, "harakiri must be a number, not 'soon'"),
         ({"harakiri": "/a = soon"}, "harakiri of /a must be a number, not 'soon'"),
@@ -99,7 +102,10 @@ def test_a_factory_of_a_callable_may_have_named_arguments() -> None:
         ({"app": "shop"}, "there is no option 'app'; "),
         ({"global_conf": "shop"}, "there is no option 'global_conf'; "),
         ({"harakiri": "-1"}, "harakiri must be a number of seconds"),
-        ({"show_query": "perhaps"}, "show_query must be true or false, not 'perhaps'"),
+        (
+            {"show_query": "perhaps"},
+            "show_query must be 1 or 0 (or true or false, yes or no, on or off), not 'perhaps'",
+        ),
         ({"on_harakiri": "tests.programs.unwrapped:not_an_application"}, "that cannot be called"),
         ({"on_harakiri": "no_such_module:x"}, "on_harakiri names the module 'no_such_module'"),
         ({"dump_signal": "SIGKILL"}, "dump_signal must be a signal that can be caught"),

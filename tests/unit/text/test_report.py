@@ -126,6 +126,14 @@ def test_one_line_for_one_that_ended() -> None:
     assert "phase app; ended: 15.0-17.2 s  shop/app.py:44 load_rows" in line
 
 
+def test_a_limit_that_nobody_gave_says_how_to_change_it() -> None:
+    """In the report, and in the line on a request that has ended."""
+    report = REPORT._replace(limit_seconds=60.0, limit_source="default")
+    limit = "(limit 60 s, the default: harakiri= or WSGI_TB_HARAKIRI changes it, 0 switches it off)"
+    assert next(lines(report)).startswith(f"GET /report/annual 30.0 s {limit}, worker 1 ")
+    assert one_line(report).startswith(f"GET /report/annual 30.0 s {limit}, worker 1 ")
+
+
 def test_many_others_are_counted() -> None:
     """Ten by name; the document has all."""
     crowd = REPORT._replace(others=REPORT.others * 25)
@@ -145,7 +153,7 @@ def test_the_document_says_all_that_the_text_says() -> None:
     found = document(REPORT)
     assert found["request"]["path"] == "/report/annual"
     assert found["worker"] == {"number": 1, "core": 2, "pid": 5903}
-    assert found["deadline"] == {"limit_seconds": 30.0, "late_seconds": 0.02}
+    assert found["deadline"] == {"limit_seconds": 30.0, "limit_source": "given", "late_seconds": 0.02}
     assert (found["kind"], found["action"], found["outcome"]) == ("harakiri", "log", "logged, still running")
     assert [span["to_seconds"] for span in found["timeline"]] == [17.2, 30.0]
     assert found["timeline"][0]["innermost"]["function"] == "execute"
@@ -209,6 +217,8 @@ REPORTS = st.builds(
     hub_blocked_by=st.none() | OTHERS,
     limit_seconds=st.one_of(st.none(), st.floats(0.001, 1e6)),
     late_seconds=st.floats(0, 1e6),
+    limit_source=st.sampled_from(["given", "default"]),
+    other_thread=st.none() | stacks,
 )
 
 

@@ -119,11 +119,30 @@ def test_zero_and_none_are_off(value: float | None, seconds: float | None) -> No
 
 
 @pytest.mark.parametrize(
+    ("option", "environment", "expected"),
+    [
+        (None, {}, (60.0, True)),
+        (None, {"WSGI_TB_HARAKIRI": " "}, (60.0, True)),
+        (None, {"WSGI_TB_HARAKIRI": "60"}, (60.0, False)),
+        (60, {}, (60.0, False)),
+        (0, {}, (None, False)),
+        (None, {"WSGI_TB_HARAKIRI": "0"}, (None, False)),
+        (len, {}, (None, False)),
+    ],
+)
+def test_the_default_is_a_minute(option: Any, environment: dict[str, str], expected: tuple[float | None, bool]) -> None:
+    """Where nobody gave a limit, and known as the default; 0 is a limit that somebody gave."""
+    settings = from_options(harakiri=option, environment=environment)
+    assert (settings.harakiri, settings.is_default_limit) == expected
+    assert settings.needs_watchdog is (expected[0] is not None or option is len)
+
+
+@pytest.mark.parametrize(
     ("environment", "attribute", "value"),
     [
         ({"WSGI_TB_HARAKIRI": "30"}, "harakiri", 30.0),
         ({"WSGI_TB_HARAKIRI": " 0 "}, "harakiri", None),
-        ({"WSGI_TB_HARAKIRI": ""}, "harakiri", None),
+        ({"WSGI_TB_HARAKIRI": ""}, "harakiri", 60.0),
         ({"WSGI_TB_SLOW": "1.5"}, "slow", 1.5),
         ({"WSGI_TB_HARAKIRI_ACTION": "kill"}, "harakiri_action", "kill"),
         pytest.param(

@@ -38,7 +38,8 @@ def load_kill_timer() -> None:
 
 def on_begin(settings: Settings, watchdog: Watchdog | None, kill_timer: KillTimer | None) -> Begin | None:
     """The function that every request under these settings calls; None if it need not call any."""
-    if watchdog is None or (settings.decide is None and (settings.harakiri is None or kill_timer is None)):
+    has_limit = settings.harakiri is not None and not settings.is_default_limit
+    if watchdog is None or (settings.decide is None and (not has_limit or kill_timer is None)):
         return None
 
     def begin(core: Core, environ: dict[str, Any]) -> None:
@@ -47,7 +48,9 @@ def on_begin(settings: Settings, watchdog: Watchdog | None, kill_timer: KillTime
             return
         # Not those above: this function is kept for as long as they are in use, and must not be what uses them.
         own_settings: Any = core.settings
-        seconds, decide = own_settings.harakiri, own_settings.decide
+        # The default limit never kills, so the timers need not know of it.
+        seconds = None if own_settings.is_default_limit else own_settings.harakiri
+        decide = own_settings.decide
         try:
             if decide is not None:
                 seconds = decide(environ)

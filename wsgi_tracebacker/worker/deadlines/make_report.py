@@ -84,6 +84,7 @@ class ReportMaker:
         request: Request,
         *,
         limit_seconds: float | None,
+        limit_source: str,
         outcome: str,
         action: str = "log",
         stack: RawStack | None = None,
@@ -123,6 +124,7 @@ class ReportMaker:
             hub=hub.state(monotonic()) if hub is not None else None,
             hub_blocked_by=_running_in(hub, self.in_flight())[2] if hub is not None else None,
             other_thread=self._other_thread(core) if waits_for and waits_for.kind == "other_thread" else None,
+            limit_source=limit_source,
         )
 
     def _other_thread(self, core: Core) -> Stack | None:

@@ -60,6 +60,8 @@ class DeadlineParts:
 
     def watch(self, settings: Settings, *, serves_greenlets: bool) -> Begin | None:
         """Have requests under these settings watched, if they may need it; what each calls when it begins."""
+        if self.watchdog is not None:
+            self.watchdog.request_admitted()
         if serves_greenlets and settings.hub_blocked is not None and settings.hub_blocked < self._hub_blocked_seconds:
             self._watch_hubs(settings.hub_blocked)
         if not settings.needs_watchdog:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
+from wsgi_tracebacker.model.report import DEFAULT
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.interruptible import is_websocket
-from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, limit_of, thresholds
+from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, Limit, limit_of, thresholds
 from wsgi_tracebacker.worker.deadlines.timeout_delivery import TimeoutDelivery
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.tracking.core import APP, BODY
@@ -91,8 +92,17 @@ class SlowRequest:
         self._thread_before: tuple[float, float] | None = None
 
     def is_slow(self, now: float) -> bool:
-        """False if its limit was extended or taken away before it was reported."""
-        return self._reported_limit is not None or now >= thresholds(self.core, self.token)[0]
+        """False if its limit was extended or taken away before it was reported, and once it is past the default one."""
+        if self._reported_limit is not None and not self._is_past_default():
+            return True
+        return now >= thresholds(self.core, self.token)[0]
+
+    def _is_past_default(self) -> bool:
+        """Whether its body has begun, which has no limit by default: it may last for hours, and is not recorded."""
+        return self._limit().source == DEFAULT and self.core.phase != APP
+
+    def _limit(self) -> Limit:
+        return limit_of(self.core, self.token, self._settings)
 
     def check(self, walked: Walked, late_seconds: float) -> float:
         """Do what is due, and return when something is due again.
@@ -132,23 +142,35 @@ class SlowRequest:
             overdue_at if self._reported_limit is None else NEVER,
         )
 
+    def let_go(self, now: float) -> None:
+        """Log that line when a request is not slow any more because its body has begun."""
+        if self._is_past_default():
+            self._phase = self.core.phase
+            outcome = (
+                "its body has begun" if self._reported_limit is None else "overdue and reported, its body has begun"
+            )
+            self._log_line(now - self.token, outcome, now)
+
     def end(self, now: float) -> None:
         """Log one line with its timeline, after the request has ended."""
         core = self.core
         # The core has the exact time, unless the end is not noted yet or another request has begun since.
         ended = core.ended if core.begun == self._begun and core.ended > self.token else now
-        age = max(0.0, ended - self.token)
-        self.recorder.end(age)
-        if self._last_sample is None:
-            return
         outcome = "ended" if self._reported_limit is None else "overdue and reported, ended at last"
         if self._delivery.is_raised:
             outcome = "ended after HarakiriTimeout was raised"
-        limit = self._reported_limit
-        if limit is None:
-            since, limit = limit_of(core, self.token, self._settings)
-            limit = round(since + limit, 6) if limit is not None else None
-        report = self._maker.make(self, self._aged(age), limit_seconds=limit, outcome=outcome)
+        self._log_line(max(0.0, ended - self.token), outcome, now)
+
+    def _log_line(self, age: float, outcome: str, now: float) -> None:
+        self.recorder.end(age)
+        if self._last_sample is None:
+            return
+        since, limit, source = self._limit()
+        if self._reported_limit is not None:
+            limit = self._reported_limit
+        elif limit is not None:
+            limit = round(since + limit, 6)
+        report = self._maker.make(self, self._aged(age), limit_seconds=limit, limit_source=source, outcome=outcome)
         if self._publisher.admit("slow", _key_of_ended(report), report_format.target(report.request), now):
             self._publisher.log("slow", report_format.one_line(report), report_json.document(report))
 
@@ -189,7 +211,7 @@ class SlowRequest:
         self._publisher.count("harakiri")
         if self._last_sample != now:
             self._sample(stack, now, 0.0)
-        action = self._settings.harakiri_action
+        action = "log" if self._limit().source == DEFAULT else self._settings.harakiri_action
         if action == "kill":
             self._announce_kill(stack, now, "killing this worker")
             return
@@ -209,7 +231,15 @@ class SlowRequest:
     def _make_report(self, stack: RawStack, now: float, action: str, outcome: str) -> HarakiriReport:
         request = describe(self.core, self.token, now, unix_time()) or self._aged(now - self.token)
         limit = self._reported_limit
-        return self._maker.make(self, request, limit_seconds=limit, action=action, outcome=outcome, stack=stack)
+        return self._maker.make(
+            self,
+            request,
+            limit_seconds=limit,
+            limit_source=self._limit().source,
+            action=action,
+            outcome=outcome,
+            stack=stack,
+        )
 
     def _aged(self, age: float) -> Request:
         """The request as it was when it became slow, with its present age and phase."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.model.report import DEFAULT, GIVEN
+from wsgi_tracebacker.worker.tracking.core import APP
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.settings import Settings
@@ -11,10 +14,23 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 
 
-def limit_of(core: Core, token: float, settings: Settings) -> tuple[float, float | None]:
-    """The age of the request ``token`` of a core when its limit was set, and the limit; both in seconds."""
+class Limit(NamedTuple):
+    """The limit of one request."""
+
+    #: The age of the request when its limit was set, in seconds.
+    since: float
+    #: How many seconds it has from then on; None: it has no limit.
+    seconds: float | None
+    #: See HarakiriReport.limit_source.
+    source: str
+
+
+def limit_of(core: Core, token: float, settings: Settings) -> Limit:
+    """The limit of the request ``token`` of a core."""
     own = core.own_limit
-    return (own[1], own[2]) if own is not None and own[0] == token else (0.0, settings.harakiri)
+    if own is not None and own[0] == token:
+        return Limit(own[1], own[2], GIVEN)
+    return Limit(0.0, settings.harakiri, DEFAULT if settings.is_default_limit else GIVEN)
 
 
 def thresholds(core: Core, token: float) -> tuple[float, float]:
@@ -22,7 +38,10 @@ def thresholds(core: Core, token: float) -> tuple[float, float]:
     settings = core.settings
     if settings is None or token <= 0.0:
         return NEVER, NEVER
-    since, harakiri = limit_of(core, token, settings)
+    since, harakiri, source = limit_of(core, token, settings)
+    if source == DEFAULT and core.phase != APP:
+        # Nobody said that a body must end: downloads and server-sent events last.
+        harakiri = None
     slow = settings.slow
     if slow is None and harakiri is not None:
         slow = harakiri / 2
@@ -39,7 +58,8 @@ def kill_deadline(core: Core, token: float) -> float:
     settings = core.settings
     if settings is None or settings.harakiri_action != "kill" or core.outer is not None:
         return NEVER
-    return thresholds(core, token)[1]
+    # Nobody asked to have the process killed after the default time.
+    return NEVER if limit_of(core, token, settings).source == DEFAULT else thresholds(core, token)[1]
 
 
 def first_threshold(settings: Settings) -> float | None:

@@ -5,10 +5,25 @@ does not survive a fork; the child's first request starts another. It waits in p
 every interpreter (a timed wait for a lock is not on CPython 3.10), so a change of the clock does not affect it. It
 blocks on nothing else: no lock of the application, no disk, no logging handler.
 
-Requests do not wake it. It never sleeps longer than the shortest time after which any request could become slow, so it
-is awake before a request that begins now does so. If a mapping or a callable decides the limits, the shortest limit so
-far counts. Only a request that begins with a shorter one, or changes its own limit, wakes the thread, if the next
-wake-up is too late for it.
+Requests do not wake it. While they come, it never sleeps longer than the shortest time after which any request could
+become slow, so it is awake before a request that begins now does so. If a mapping or a callable decides the limits, the
+shortest limit so far counts. Only a request that begins with a shorter one, or changes its own limit, wakes the thread,
+if the next wake-up is too late for it.
+
+While none can become slow or overdue, it clears ``STARTED_HERE``, so that the next request goes through
+``agent.admit()``, which sets that again and calls ``request_admitted()``. If it is still clear at the next check, the
+thread sleeps until that call:
+
+=============  ============  ===========================================================================================
+state          STARTED_HERE  what may happen next
+=============  ============  ===========================================================================================
+requests come  1             a check finds no request that may become slow: cleared, PERHAPS IDLE
+perhaps idle   0             a request is admitted: REQUESTS COME
+                             after a second, a check finds it still cleared, and no request that may become slow: IDLE
+idle           0             a request is admitted, and wakes the thread: REQUESTS COME
+=============  ============  ===========================================================================================
+
+"Perhaps idle" is for a request that saw a 1 before it was cleared, and has not yet stored its start in its core.
 """
 
 from __future__ import annotations
@@ -27,6 +42,7 @@ from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, first_threshold,
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.threads.waker import Waker
+from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE
 from wsgi_tracebacker.worker.tracking.describe import describe
 
 if TYPE_CHECKING:
@@ -54,8 +70,9 @@ _MIN_SLEEP_SECONDS = 0.002
 _STALLED_SECONDS = 1.0
 #: A shorter limit by mapping or callable wakes the thread each time: planning for it would mean to check all the time.
 _MIN_PLANNED_SECONDS = 1.0
-#: The longest sleep, short enough for poll().
-_IDLE_SECONDS = 3600.0
+#: How long it is "perhaps idle", far longer than a thread waits for the GIL between two lines; and how long after the
+#: last request that was admitted it may begin to be. So one request in a second, at most, is admitted for this.
+_QUIET_SECONDS = 1.0
 
 
 class Watchdog:
@@ -88,14 +105,16 @@ class Watchdog:
         #: The requests that are slow, by the id of their core.
         self._slow: dict[int, SlowRequest] = {}
         #: The shortest time after which a request under any of the settings could become slow.
-        self._horizon_seconds = _IDLE_SECONDS
+        self._horizon_seconds = NEVER
         #: When it wakes up; infinite during a check, so that a limit which is set meanwhile wakes it again.
         self.wakes_at = NEVER
         #: Requests that begin with a shorter limit by mapping or callable call plan_for().
         self.shortest_limit = NEVER
         self._started_at = 0.0
-        #: When it last began to sleep.
-        self._sleeps_at = 0.0
+        #: When it last began to sleep, and when it was last woken.
+        self._sleeps_at = self._woken_at = 0.0
+        #: When STARTED_HERE was last cleared, and when a request was last admitted.
+        self._cleared_at = self._admitted_at = 0.0
         #: Set where requests may be killed.
         self.kill_timer: KillTimer | None = None
         self._stopping = False
@@ -128,6 +147,7 @@ class Watchdog:
 
     def wake(self) -> None:
         """Make it check all requests now."""
+        self._woken_at = monotonic()
         self._waker.wake()
 
     def watch(self, settings: Settings) -> None:
@@ -135,6 +155,13 @@ class Watchdog:
         first = first_threshold(settings)
         if first is not None and first < self._horizon_seconds:
             self._horizon_seconds = first
+            self.wake()
+
+    def request_admitted(self) -> None:
+        """Check in time for a request that may be the first one after a while without any: see above."""
+        self._admitted_at = monotonic()
+        # It is idle, or in a check that may just have found STARTED_HERE cleared; otherwise it wakes up in time.
+        if self.wakes_at > self._admitted_at + self._horizon_seconds:
             self.wake()
 
     def watch_hubs(self, blocked_seconds: float) -> None:
@@ -189,7 +216,10 @@ class Watchdog:
         self._sleeps_at = monotonic()
         sleep_seconds = max(0.0, planned - self._sleeps_at)
         is_woken = self._waker.wait(self._primitives.poll(), max(_MIN_SLEEP_SECONDS, sleep_seconds))
-        return min(planned, monotonic()) if is_woken else planned
+        if not is_woken:
+            return planned
+        # Not from now: Python may have been unable to run since. The application may close our descriptors: that wakes.
+        return min(planned, self._woken_at if self._woken_at >= self._sleeps_at else monotonic())
 
     def _check(self, planned: float) -> float:
         """Do what is due, and return the monotonic time at which something may be due again.
@@ -207,7 +237,7 @@ class Watchdog:
         stalled_seconds = now - max(planned, self._sleeps_at)
         if stalled_seconds >= _STALLED_SECONDS:
             self._report_stall(now, stalled_seconds)
-        wake_at = now + self._horizon_seconds
+        wake_at = NEVER
         self._forget_slow(now)
         for core in self._cores.all():
             token = core.started
@@ -215,6 +245,7 @@ class Watchdog:
                 continue
             slow_at, _ = thresholds(core, token)
             wake_at = min(wake_at, slow_at if now < slow_at else self._begin(core, token, now))
+        wake_at = min(wake_at, self._next_look(now, is_quiet=wake_at == NEVER and not self._slow))
         if self.kill_timer is not None and self.kill_timer.update():
             wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)
         if self._slow:
@@ -224,6 +255,19 @@ class Watchdog:
         self.wakes_at = wake_at
         return wake_at
 
+    def _next_look(self, now: float, *, is_quiet: bool) -> float:
+        """When it must check for the sake of requests that begin from now on; infinite: when one is admitted.
+
+        :param is_quiet: no request in flight may become slow or overdue.
+        """
+        if is_quiet and not STARTED_HERE[0]:
+            if now - self._cleared_at >= _QUIET_SECONDS and self._waker.is_ours():
+                return NEVER
+        elif is_quiet and now - self._admitted_at >= _QUIET_SECONDS:
+            self._cleared_at = now
+            STARTED_HERE[0] = 0
+        return now + self._horizon_seconds
+
     def _forget_slow(self, now: float) -> None:
         for key, slow in list(self._slow.items()):
             if slow.core.started != slow.token:
@@ -231,6 +275,7 @@ class Watchdog:
                 slow.end(now)
             elif not slow.is_slow(now):
                 del self._slow[key]
+                slow.let_go(now)
 
     def _begin(self, core: Core, token: float, now: float) -> float:
         """Record a request that is slow from now on; the next check that it needs."""

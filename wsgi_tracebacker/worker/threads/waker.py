@@ -7,6 +7,7 @@ hub, and PyPy has no ``os.eventfd()``.
 from __future__ import annotations
 
 import _socket
+import math
 import select
 from typing import Any
 
@@ -15,6 +16,8 @@ from wsgi_tracebacker.linux.descriptor import OwnDescriptor
 _FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
 #: Far more bytes than can be waiting: one for each wake().
 _RECEIVE_BYTES = 4096
+#: poll() takes milliseconds that fit into 31 bits.
+_MAX_SECONDS = 86_400.0
 
 
 class Waker:
@@ -49,13 +52,13 @@ class Waker:
                 pass
 
     def wait(self, poll: Any, seconds: float) -> bool:
-        """Sleep until wake() is called, or for so many seconds; whether wake() was called.
+        """Sleep until wake() is called, or for so many seconds (a day at most, or infinite); whether wake() was called.
 
         :param poll: a new ``select.poll()``, the original one.
         """
         if self.is_ours():
             poll.register(self.descriptor, select.POLLIN)
-        is_woken = bool(poll.poll(seconds * 1000))
+        is_woken = bool(poll.poll(min(seconds, _MAX_SECONDS) * 1000 if seconds != math.inf else None))
         if is_woken:
             self.clear()
         return is_woken

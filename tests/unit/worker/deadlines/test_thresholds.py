@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.worker.deadlines.thresholds import thresholds
+from wsgi_tracebacker.worker.deadlines.thresholds import kill_deadline, thresholds
 from wsgi_tracebacker.worker.settings import from_options
-from wsgi_tracebacker.worker.tracking.core import Core
+from wsgi_tracebacker.worker.tracking.core import BODY, CLOSE, Core
 
 NEVER = math.inf
 
@@ -27,10 +27,12 @@ def core(own: tuple[float, float, float | None] | None = None, **options: Any) -
 @pytest.mark.parametrize(
     ("options", "own", "expected"),
     [
-        ({}, None, (NEVER, NEVER)),
+        ({}, None, (130, 160)),
+        ({"harakiri": 0}, None, (NEVER, NEVER)),
         ({"harakiri": 30}, None, (115, 130)),
         ({"harakiri": 30, "slow": 5}, None, (105, 130)),
-        ({"slow": 5}, None, (105, NEVER)),
+        ({"slow": 5}, None, (105, 160)),
+        ({"harakiri": 0, "slow": 5}, None, (105, NEVER)),
         ({"harakiri": 30, "slow": 50}, None, (130, 130)),
         # Its own limit counts from when it was set: here at the age of 20.
         ({"harakiri": 30}, (100.0, 20.0, 10.0), (125, 130)),
@@ -59,9 +61,27 @@ def test_slow_never_comes_after_overdue(
 ) -> None:
     """Neither is before the start of the request."""
     slow_at, overdue_at = thresholds(core(own, harakiri=harakiri, slow=slow), 100.0)
-    assert 100.0 <= slow_at <= overdue_at or (harakiri is None and own is None)
+    assert 100.0 <= slow_at <= overdue_at
     if slow is not None or overdue_at != NEVER:
         assert slow_at < NEVER
+
+
+@pytest.mark.parametrize("phase", [BODY, CLOSE])
+def test_the_default_limit_is_for_the_callable(phase: int) -> None:
+    """A body may last, unless somebody gave a limit: downloads and server-sent events do."""
+    streaming, limited, own = core(), core(harakiri=60), core((100.0, 20.0, 4.0))
+    for each in (streaming, limited, own):
+        each.phase = phase
+    assert thresholds(streaming, 100.0) == (NEVER, NEVER)
+    assert thresholds(limited, 100.0) == (130, 160)
+    assert thresholds(own, 100.0) == (122, 124)
+
+
+def test_no_process_is_killed_for_the_default_limit() -> None:
+    """Only for one that was given, by an option or by the request itself."""
+    assert kill_deadline(core(harakiri_action="kill"), 100.0) == NEVER
+    assert kill_deadline(core(harakiri_action="kill", harakiri=60), 100.0) == 160
+    assert kill_deadline(core((100.0, 20.0, 4.0), harakiri_action="kill"), 100.0) == 124
 
 
 def test_no_request_has_no_thresholds() -> None:

@@ -1,0 +1,173 @@
+"""What happens where nobody gave a limit, and that an idle worker's watchdog sleeps until a request comes."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.interpreters import needs_raise
+from tests.support.waiting import wait_until
+from tests.unit.worker.deadlines.test_watchdog import Logged, hanging_until, wait_for
+from tests.unit.wsgi import environ, serve
+from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.deadlines import watchdog
+from wsgi_tracebacker.worker.reporting import logs
+from wsgi_tracebacker.worker.settings import OPTIONS
+from wsgi_tracebacker.worker.threads.waker import Waker
+from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+DEFAULT_SECONDS = 0.2
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
+    made = Logged()
+    monkeypatch.setattr(logs, "emit", made.emit)
+    return made
+
+
+@pytest.fixture
+def short_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIONS, "harakiri", OPTIONS["harakiri"]._replace(default=DEFAULT_SECONDS))
+
+
+def quick(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b"done"]
+
+
+@pytest.mark.usefixtures("short_default")
+@pytest.mark.parametrize("action", [None, pytest.param("raise", marks=needs_raise), "kill"])
+def test_a_request_without_a_limit_is_reported_and_no_more(
+    action: str | None,
+    base: str,
+    logged: Logged,
+) -> None:
+    """Whatever the action is: it is for limits that somebody gave."""
+    application = TracebackerMiddleware(
+        hanging_until(lambda: logged.reports), base, harakiri_action=action, on_harakiri=logged.reports.append
+    )
+    served = serve(application, environ("/x"))
+    assert (served.status, served.error) == ("200 OK", None)
+    [report] = logged.reports
+    assert (report.limit_seconds, report.limit_source) == (DEFAULT_SECONDS, "default")
+    assert (report.action, report.outcome) == ("log", "logged, still running")
+    assert "the default: " in wait_for(logged, "slow")[0]
+
+
+@pytest.mark.usefixtures("short_default")
+def test_a_body_lasts_as_long_as_it_likes(base: str, logged: Logged) -> None:
+    """Neither a report nor a line; a callable that was slow before its body has its line when that begins."""
+    until = 0.0
+
+    def streams(request: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        if request["PATH_INFO"] == "/slow":
+            wait_for(logged, "harakiri")
+
+        def body() -> Iterator[bytes]:
+            wait_until(lambda: time.monotonic() > until and len(logged.of("slow")) >= at_least, "the body may end")
+            yield b"last"
+
+        return body()
+
+    application = TracebackerMiddleware(streams, base)
+    until, at_least = time.monotonic() + 3 * DEFAULT_SECONDS, 0
+    assert serve(application, environ("/quick")).chunks == [b"last"]
+    assert logged.records == []
+    at_least = 1
+    assert serve(application, environ("/slow")).chunks == [b"last"]
+    agent.stop()
+    [line] = logged.of("slow")
+    assert "phase body; overdue and reported, its body has begun: " in line
+
+
+def test_zero_switches_it_off(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the call or in the environment: no watchdog runs."""
+    serve(TracebackerMiddleware(quick, base, harakiri=0))
+    monkeypatch.setenv("WSGI_TB_HARAKIRI", "0")
+    serve(TracebackerMiddleware(quick, base))
+    found = agent.running()
+    assert found is not None
+    assert found.deadlines.watchdog is None
+    monkeypatch.delenv("WSGI_TB_HARAKIRI")
+    serve(TracebackerMiddleware(quick, base))
+    assert found.deadlines.watchdog is not None
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the watchdog wanted to sleep, each time; it may be idle at once."""
+    found: list[float] = []
+    wait = Waker.wait
+
+    def note(waker: Waker, poll: object, seconds: float) -> bool:
+        running = agent.running()
+        if running is not None and running.deadlines.watchdog and running.deadlines.watchdog._waker is waker:
+            found.append(seconds)
+        return wait(waker, poll, seconds)
+
+    monkeypatch.setattr(Waker, "wait", note)
+    monkeypatch.setattr(watchdog, "_QUIET_SECONDS", 0.0)
+    return found
+
+
+def test_an_idle_workers_watchdog_sleeps_until_a_request_comes(
+    base: str,
+    logged: Logged,
+    sleeps: list[float],
+) -> None:
+    """Each first request after that is reported in time, also one that begins just when it falls asleep."""
+    application = TracebackerMiddleware(quick, base, harakiri=0.1)
+    hanging = TracebackerMiddleware(hanging_until(lambda: len(logged.of("harakiri")) > reported), base, harakiri=0.1)
+    for reported in range(10):
+        serve(application)
+        if reported % 2:
+            # A minute, if reports are counted.
+            wait_until(lambda: sleeps[-1] > 10.0, "it sleeps")
+            assert STARTED_HERE[0] == 0
+        assert serve(hanging, environ(f"/{reported}")).error is None
+        assert logged.of("harakiri")[-1].startswith(f"harakiri: GET /{reported} 0.1")
+
+
+def test_a_body_without_a_limit_does_not_keep_it_awake(base: str, sleeps: list[float]) -> None:
+    """Server-sent events last for hours."""
+
+    def events(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        wait_until(lambda: sleeps[-1:] == [math.inf], "it sleeps")
+        yield b"event"
+
+    assert serve(TracebackerMiddleware(quick, base, harakiri=0.1)).error is None
+    assert serve(TracebackerMiddleware(events, base)).chunks == [b"event"]
+
+
+def test_an_idle_watchdog_notices_a_first_request_that_keeps_the_gil(
+    base: str,
+    logged: Logged,
+    sleeps: list[float],
+) -> None:
+    """It watches from the beginning of the request."""
+    libc = ctypes.PyDLL(None)
+
+    def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        libc.usleep(1_300_000)
+        wait_for(logged, "stall")
+        start_response("200 OK", [])
+        return [b""]
+
+    application = TracebackerMiddleware(hold, base, harakiri=0.5)
+    serve(TracebackerMiddleware(quick, base, harakiri=0.5))
+    wait_until(lambda: sleeps[-1:] == [math.inf], "it sleeps")
+    assert serve(application, environ("/hold")).error is None
+    assert "in flight were GET /hold" in logged.of("stall")[0]
