@@ -1,5 +1,6 @@
-"""Servers that are started by a program: ``simple_server.py wsgiref|werkzeug|werkzeug-processes|gevent [MODULE]``.
+"""Servers that are started by a program: ``simple_server.py KIND [MODULE]``.
 
+Kinds are wsgiref, werkzeug, werkzeug-processes, gevent and waitress.
 The application is ``application`` of the module, the wrapped example if none is named. Listens on a port of its choice
 and prints it. SIGINT ends it in order, so that atexit runs; SIGTERM ends it at once.
 """
@@ -35,6 +36,12 @@ def main() -> None:
         sys.stdout.write(f"listens on {pywsgi.server_port}\n")
         with contextlib.suppress(KeyboardInterrupt):
             pywsgi.serve_forever()
+    elif kind == "waitress":
+        from waitress.server import create_server
+
+        waitress = create_server(application, listen="127.0.0.1:0")
+        sys.stdout.write(f"listens on {waitress.effective_port}\n")
+        waitress.run()
     elif kind.startswith("werkzeug"):
         from werkzeug.serving import make_server as make_werkzeug_server
 

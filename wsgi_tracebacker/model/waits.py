@@ -95,3 +95,5 @@ class WaitsFor(NamedTuple):
     thread: str | None = None
     #: For how long, where that is known.
     since_seconds: float | None = None
+    #: True if the client has closed its connection; None also where that is not known.
+    client_gone: bool | None = None

@@ -27,7 +27,8 @@ def with_sentence(waits: WaitsFor) -> WaitsFor:
 def sentence(waits: WaitsFor) -> str:
     """``waits for postgresql at 10.0.0.5:5432 (our port 33438): SELECT total FROM orders WHERE id = ?``."""
     make = _SENTENCES.get(waits.kind)
-    return make(waits) if make is not None else f"waits ({waits.kind})"
+    made = make(waits) if make is not None else f"waits ({waits.kind})"
+    return f"{made}; the client has gone" if waits.client_gone and waits.kind != "client_gone" else made
 
 
 def place_name(filename: str, lineno: int | None) -> str:

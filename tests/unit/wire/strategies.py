@@ -88,6 +88,7 @@ waits = st.builds(
     kind=st.sampled_from(sorted(KINDS)) | texts,
     sentence=texts,
     connecting=st.none() | st.booleans(),
+    client_gone=st.none() | st.booleans(),
     holders=st.lists(holders, max_size=2).map(tuple),
     since_seconds=st.none() | numbers,
     **dict.fromkeys(("own_port", "pid", "pool_size", "pool_in_use"), optional_integers),
