@@ -10,7 +10,7 @@ servers, and only what is in the ``__dict__`` of an instance. All of it is None 
 from __future__ import annotations
 
 import sys
-import threading
+from threading import Thread, main_thread
 from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
@@ -53,7 +53,7 @@ def read(cores: Sequence[Core]) -> ServerSlots:
     core = cores[0]
     if core.greenlet is not None:
         return ServerSlots()
-    if core.ident == threading.main_thread().ident:
+    if core.ident == main_thread().ident:
         # A server that serves on the main thread serves nothing else meanwhile: gunicorn's sync worker.
         return ServerSlots(slots=1)
     return _of_thread(core.thread)
@@ -72,9 +72,9 @@ def _of_mod_wsgi(names: dict[str, Any]) -> ServerSlots | None:
     return ServerSlots(slots=slots) if type(slots) is int and slots >= 1 else None
 
 
-def _of_thread(thread: threading.Thread | None) -> ServerSlots:
+def _of_thread(thread: Thread | None) -> ServerSlots:
     """From what the serving thread was started with, which its Thread object has until it ends."""
-    if type(thread) is not threading.Thread:
+    if type(thread) is not Thread:
         return ServerSlots()
     started_with = thread.__dict__
     arguments, target = started_with.get("_args"), started_with.get("_target")

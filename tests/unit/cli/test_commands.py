@@ -176,6 +176,7 @@ def test_the_base_comes_from_the_environment_or_is_the_default(
 ) -> None:
     """WSGI_TB_SOCKET, if it is not empty, is the base for who names none; else it is every base that there is."""
     monkeypatch.delenv("WSGI_TB_SOCKET")
+    monkeypatch.setattr(everywhere, "default_arguments", lambda: ("/tmp/tbsocket",))
     run(verb)
     assert asked.bases == ("/tmp/tbsocket",)
     monkeypatch.setenv("WSGI_TB_SOCKET", "")

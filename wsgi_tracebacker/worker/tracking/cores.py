@@ -10,6 +10,7 @@ import heapq
 import os
 import threading
 from collections import deque
+from threading import main_thread
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.linux.clock import monotonic
@@ -240,7 +241,7 @@ def known_thread(ident: int) -> threading.Thread | None:
 def native_id_of(thread: threading.Thread | None) -> int | None:
     """The kernel's id of a thread."""
     # After a fork in C, the main Thread object still has the master's native id.
-    return os.getpid() if thread is threading.main_thread() else getattr(thread, "native_id", None)
+    return os.getpid() if thread is main_thread() else getattr(thread, "native_id", None)
 
 
 def thread_name(ident: int) -> str:
