@@ -32,6 +32,8 @@ _GAP = 2
 _MAX_LINES = 2
 #: No column is made wider than it has to be for a word that is longer than this.
 _MAX_WORD = 34
+#: A request up to this long stands on one line, unless the words beside it need the room.
+_MAX_REQUEST = 20
 #: The column is made wider for a source line beside its place only up to this.
 _MAX_SOURCE = 72
 
@@ -120,6 +122,8 @@ def _laid_out(rows: Sequence[_Row], columns: int, palette: Palette) -> Iterator[
     available = columns - age_columns - count_columns - _GAP * (len(_HEADINGS) - 1)
     flexible = [[row.request for row in rows], [row.waits_for for row in rows], [_where(row) for row in rows]]
     least = [_longest_word(cells, heading) for cells, heading in zip(flexible, _HEADINGS[2:], strict=True)]
+    short = [width(row.request) for row in rows if width(row.request) <= _MAX_REQUEST]
+    least[0] = max(least[0], *short, 0)
     wanted = [max(width(heading), *map(width, cells)) for cells, heading in zip(flexible, _HEADINGS[2:], strict=True)]
     request_columns, wait_columns, where_columns = share(wanted, least, available)
     gap = " " * _GAP
