@@ -662,7 +662,7 @@ KINDS = (
         r"WARNING wsgi_tracebacker.hub: hub: gevent's hub runs again, after it was blocked for \d.* s by GET ",
     ),
     ("timeline", r"  \d+\.\d-\d+\.\d s  \S+:\d+ .*  \(.*\)$"),
-    ("verdict", r"  verdict: (frozen|busy|progressing|starved|unknown): "),
+    ("verdict", r"  verdict: (waiting|frozen|busy|progressing|starved|unknown): "),
     ("thread", r"  thread: WSGIWorker1Core\d, native id \d+, state \w, "),
     ("stack", r"  (File |\(\d+ calls of Python)"),
     ("others", r"\d+ other requests? in flight in this worker: GET /"),

@@ -192,6 +192,10 @@ def mail() -> None:
     smtplib.SMTP("127.0.0.1", SILENT_PORT)
 
 
+def quick() -> None:
+    pass
+
+
 # ----------------------------------------------------------------------------------------------------------- databases
 
 
@@ -273,7 +277,7 @@ PAGES: dict[str, Callable[[], None]] = {
         *(child_pipe, fifo, flock, lockf, sqlite, sqlite_statement, urllib_answer, requests_answer),
         *(requests_without_limit, httpx_answer, urllib3_answer, http_connect, bare_connect, bare_receive, bare_send),
         *(selecting, epolling, mail, psycopg3, psycopg2_statement, postgresql_lock, sqlalchemy_statement),
-        *(django_statement, mariadb, redis_pop),
+        *(django_statement, mariadb, redis_pop, quick),
     )
 }
 

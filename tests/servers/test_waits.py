@@ -1,4 +1,4 @@
-"""Planted causes behind real gunicorn: of each the snapshot, the command and the report say what it waits for."""
+"""Planted causes behind real gunicorn: snapshot, command and report say what each waits for, and tell no secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.programs import PROJECT, require_module
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tests.conftest import StartGunicorn
     from tests.support.servers import Gunicorn
@@ -32,6 +32,9 @@ SECRET = "hunter2-f00dcafe"
 
 #: Its requests never end, so its workers are not waited for.
 GTHREAD = ("--worker-class", "gthread", "--threads", "40", "--timeout", "60", "--graceful-timeout", "1")
+
+#: A worker logs twenty reports a minute.
+_MIN_REPORTS = 15
 
 #: By path: the kind, and the parts that the answer must have; ``SILENT`` and others are filled in.
 LOCAL: dict[str, dict[str, Any]] = {
@@ -84,33 +87,64 @@ def _serve(gunicorn: StartGunicorn, env: Mapping[str, str]) -> Gunicorn:
     )
 
 
-def _waits(server: Gunicorn, base: str, paths: list[str]) -> dict[str, dict[str, Any]]:
+def _waits(server: Gunicorn, base: str, planted: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each request waits for, once all of them have stood there long enough."""
 
     def seen() -> dict[str, dict[str, Any]]:
         return {each["request"]["path"]: each["request"]["waits_for"] for each in asking.serving(base)}
 
-    with contextlib.ExitStack() as requests:
-        for path in paths:
-            requests.enter_context(server.in_flight(path))
-        wait_until(lambda: all(seen().get(path) for path in paths), lambda: f"all are known: {seen()}")
+    def all_seen() -> dict[str, dict[str, Any]]:
         found = seen()
+        # One that still connects to a database has no statement yet.
+        are_known = all(
+            found.get(path) and all(found[path][part] is not None for part in parts) for path, parts in planted.items()
+        )
+        return found if are_known else {}
+
+    with contextlib.ExitStack() as requests:
+        for path in planted:
+            requests.enter_context(server.in_flight(path))
+        found = wait_until(all_seen, lambda: f"all are known: {seen()}")
+        wait_until(lambda: len(_reasons(server)) >= min(len(planted), _MIN_REPORTS), "they are reported")
         read = subprocess.run(
-            [sys.executable, "-m", "wsgi_tracebacker", "read", base],
+            [sys.executable, "-m", "wsgi_tracebacker", "read", base, "--limit", "0"],
             cwd=PROJECT,
-            env={**os.environ, "COLUMNS": "500"},
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        # The command puts requests that wait alike into one row, so a sentence may stand there in short.
-        assert any(found[path]["sentence"] in read for path in paths)
-        server.wait_for_log(r"\n  because: ")
+        # Sentences go on in the next line.
+        words = " ".join(read.split())
+        assert not [path for path in planted if " ".join(found[path]["sentence"].split()) not in words]
         text = json.dumps(asking.snapshots(base))
         # The frames have lines of the source, which the application's owner wrote.
-        outputs = [text, read, Path(server.log).read_text(), *map(_text_of, black_boxes.files_of(base))]
+        outputs = [text, read, server.log_text(), *map(_text_of, black_boxes.files_of(base))]
         assert not [output for output in outputs if SECRET in output]
+    for path, sentence, verdict in _reasons(server):
+        assert (sentence, verdict) == (found[path]["sentence"], "waiting"), path
     return found
+
+
+def _reasons(server: Gunicorn) -> list[tuple[str, str, str]]:
+    """Of each report in the log: the path, what it waits for, and the verdict."""
+    pattern = r"harakiri: GET (\S+) [^\n]*\n  because: ([^\n]*)\n(?:  [^\n]*\n)*?  verdict: (\w+)"
+    return re.findall(pattern, server.log_text())
+
+
+def _check_postmortem(server: Gunicorn, base: str, paths: Iterable[str]) -> None:
+    """Kill the worker while its requests wait: what is told of its end names them and no secret."""
+    [(number, pid)] = asking.pids(base).items()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in server.workers() and server.workers(), "there is another worker")
+    server.get("/quick")
+    server.wait_for_log(rf"postmortem: worker {number}, pid {pid}, died with \d+ requests? in flight")
+    command = [sys.executable, "-m", "wsgi_tracebacker", "postmortem", base]
+    outputs = [server.log_text(), *map(_text_of, black_boxes.files_of(base))]
+    for form in ("text", "json"):
+        told = subprocess.run([*command, "--format", form], cwd=PROJECT, check=True, capture_output=True, text=True)
+        assert not [path for path in paths if path not in told.stdout]
+        outputs.append(told.stdout)
+    assert not [output for output in outputs if SECRET in output]
 
 
 def _text_of(path: Path) -> str:
@@ -155,7 +189,8 @@ def test_every_planted_cause_is_named(gunicorn: StartGunicorn, base: str, plante
     for module in ("requests", "httpx", "urllib3"):
         require_module(module)
     server = _serve(gunicorn, planted)
-    found = _waits(server, base, list(LOCAL))
+    found = _waits(server, base, LOCAL)
+    _check_postmortem(server, base, LOCAL)
     for waits in found.values():
         if waits["kind"] == "child":
             # The application's children outlive it.
@@ -171,10 +206,6 @@ def test_every_planted_cause_is_named(gunicorn: StartGunicorn, base: str, plante
     }
     wrong = {path: found[path] for path, expected in LOCAL.items() if not _has(found[path], expected, names)}
     assert not wrong
-    reasons = re.findall(r"harakiri: GET (\S+) [^\n]*\n  because: ([^\n]*)", Path(server.log).read_text())
-    # A worker logs twenty reports a minute.
-    assert len(reasons) >= 15
-    assert all(found[path]["sentence"] == sentence for path, sentence in reasons)
 
 
 def test_postgresql_is_named_with_our_port_and_the_statement(gunicorn: StartGunicorn, base: str) -> None:
@@ -186,12 +217,13 @@ def test_postgresql_is_named_with_our_port_and_the_statement(gunicorn: StartGuni
             ["psql", address, "-q", "-c", "BEGIN; LOCK TABLE locked; SELECT pg_sleep(600)"], stdout=subprocess.DEVNULL
         )
         try:
-            server = _serve(gunicorn, {"POSTGRESQL": address})
-            found = _waits(server, base, list(POSTGRESQL))
+            server = _serve(gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@")})
+            found = _waits(server, base, POSTGRESQL)
             query = "SELECT client_port FROM pg_stat_activity WHERE client_port > 0 AND state = 'active'"
             sessions = subprocess.run(
                 ["psql", address, "-At", "-c", query], check=True, capture_output=True, text=True
             ).stdout.split()
+            _check_postmortem(server, base, POSTGRESQL)
         finally:
             lock.kill()
             lock.wait()
@@ -208,7 +240,8 @@ def test_mariadb_and_redis_are_named_with_the_statement(gunicorn: StartGunicorn,
         require_module(module)
     with databases.mariadb() as path, databases.redis() as port:
         server = _serve(gunicorn, {"MARIADB": path, "REDIS_PORT": str(port)})
-        found = _waits(server, base, list(OTHERS))
+        found = _waits(server, base, OTHERS)
+        _check_postmortem(server, base, OTHERS)
     for name, expected in OTHERS.items():
         assert _has(found[name], expected, {}), found[name]
     assert (found["/mariadb"]["peer"], found["/redis_pop"]["peer"]) == (path, f"127.0.0.1:{port}")

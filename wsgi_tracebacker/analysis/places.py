@@ -1,7 +1,7 @@
 """Puts the requests of many snapshots together: by the place where they stand, by what they wait for, by their route.
 
-The same place: the same frames of the application's own code, and the same kind of wait. How deep a library is
-in something differs each time, so its frames do not count, unless there are no others. A wait that is not known is
+The same place: the same frames of the application's own code, and the same wait. How deep a library is in something
+differs each time, so its frames do not count, unless there are no others. A wait that is not known is
 equal to any at the same frames: a thread that has just been woken up waits for nothing.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.analysis.routes import Routes
+from wsgi_tracebacker.analysis.routes import Routes, route_of
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.groups import Group, ServedRequest
 from wsgi_tracebacker.model.questions import is_serving, works_for
@@ -88,7 +88,7 @@ def _by_place(requests: Sequence[ServedRequest]) -> list[list[ServedRequest]]:
     places: list[list[ServedRequest]] = []
     for members in _collect(requests, _frames).values():
         # The worker's own knowledge first: if one is known to wait for a database, the kernel's "a socket" is that too.
-        by_wait = _collect(members, _kind)
+        by_wait = _collect(members, _wait_of_place)
         unknown = by_wait.pop(None, [])
         if not by_wait:
             by_wait = _collect(unknown, _kernel_wait)
@@ -145,9 +145,16 @@ def _known_wait(request: ServedRequest) -> WaitsFor | None:
     return None if request.request is None else request.request.waits_for
 
 
-def _kind(request: ServedRequest) -> str | None:
+def _wait_of_place(request: ServedRequest) -> Hashable:
+    """What tells known waits at the same frames apart: all but what differs from one such request to the next."""
     known = _known_wait(request)
-    return None if known is None else known.kind
+    if known is None:
+        return None
+    what = (known.kind, known.service, known.host, known.peer, known.connecting, known.lock, known.pool, known.call)
+    # Numbers in a name are ids: of orders, users and threads.
+    names = (known.url, known.file, None if known.kind == "other_thread" else known.thread)
+    asked = (known.program, known.method, known.statement)
+    return (*what, *asked, *(route_of(name) if name else None for name in names))
 
 
 def _kernel_wait(request: ServedRequest) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.text import looks
+from wsgi_tracebacker.text.columns import wrap_all
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.threads import other_thread, request_lines, stack_lines
 from wsgi_tracebacker.text.units import plural
@@ -42,7 +43,11 @@ def block(
     :param names_base: whether it has its worker's base path.
     """
     if number is not None:
-        yield f"{palette.paint(palette.heading, str(number))}  {_heading(group)}"
+        begin = f"{number}  "
+        first, *others = wrap_all(_heading(group), columns - len(begin))
+        yield f"{palette.paint(palette.heading, str(number))}  {first}"
+        for line in others:
+            yield f"{' ' * len(begin)}{line}"
     most = len(group.requests) if full else _MAX_LISTED
     for served in group.requests[:most]:
         who = _who(served, names_worker=names_worker, names_base=names_base)
@@ -54,7 +59,8 @@ def block(
     if len(group.requests) > most:
         yield f"{_INDENT}{palette.paint(palette.quiet, f'… {len(group.requests) - most} more; --full lists them')}"
     if number is None and group.waits_for is not None:
-        yield f"{_INDENT * 2}{palette.paint(palette.heading, printable(group.waits_for))}"
+        for line in wrap_all(printable(group.waits_for), columns - len(_INDENT * 2)):
+            yield f"{_INDENT * 2}{palette.paint(palette.heading, line)}"
     oldest = group.oldest
     if any(served.own_frames != oldest.own_frames for served in group.requests):
         yield f"{_INDENT * 2}{palette.paint(palette.quiet, 'where the oldest of them is:')}"

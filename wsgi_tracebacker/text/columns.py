@@ -70,6 +70,18 @@ def wrap(text: str, columns: int, most_lines: int, *, keep_end: bool = False) ->
     return lines
 
 
+def wrap_all(text: str, columns: int) -> list[str]:
+    """The text in lines of so many columns, broken between words; a word that is longer is a line of its own."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width(longer) <= columns:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def share(wanted: Sequence[int], least: Sequence[int], available: int) -> list[int]:
     """The widths of columns that share so many: as wide as wanted if all fit, else first those that need the least."""
     widths = [min(least_one, wanted_one) for least_one, wanted_one in zip(least, wanted, strict=True)]

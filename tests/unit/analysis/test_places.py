@@ -77,6 +77,23 @@ def test_what_the_worker_knows_of_a_wait_counts_first() -> None:
     ]
 
 
+def test_different_waits_at_the_same_frames_are_different_places() -> None:
+    """Of one function that asks several services or tables; numbers in a name are not another wait."""
+    http = WaitsFor("http", method="GET", url="https://bank.example/rates/17")
+    table = WaitsFor("database", service="postgresql", statement="SELECT * FROM orders")
+    waits = (
+        http,
+        http._replace(url="https://bank.example/rates/18"),
+        http._replace(url="https://bank.example/fees"),
+        table,
+        table._replace(statement="SELECT * FROM users"),
+        WaitsFor("thread", thread="mailer"),
+        WaitsFor("thread", thread="indexer"),
+    )
+    requests = (serving(f"/{number}", core=number, waits_for=each) for number, each in enumerate(waits))
+    assert sorted(paths(grouped(snapshot(*requests)))) == [["/0", "/1"], ["/2"], ["/3"], ["/4"], ["/5"], ["/6"]]
+
+
 def test_without_own_frames_the_innermost_library_call_is_the_place() -> None:
     """A request whose view is a library's is not together with those of other libraries."""
     admin = Frame("/venv/lib/python3.12/site-packages/admin/views.py", 5, "index")

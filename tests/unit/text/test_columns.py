@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.text.columns import cut, share, table, width, wrap
+from wsgi_tracebacker.text.columns import cut, share, table, width, wrap, wrap_all
 
 
 def test_a_table_is_aligned() -> None:
@@ -35,6 +35,14 @@ def test_wrapping_breaks_between_words() -> None:
     assert wrap("a connection of QueuePool: all 15 are out", 12, 2) == ["a connection", "of QueuePoo…"]
     assert wrap("GET /averylongword/of/a/path", 8, 2) == ["GET", "/averyl…"]
     assert wrap("", 8, 2) == [""]
+
+
+@given(st.text("ab 漢🛒"), st.integers(2, 20))
+def test_wrapping_all_loses_nothing(text: str, columns: int) -> None:
+    """Every word is there, and only a line of one word is too long."""
+    lines = wrap_all(text, columns)
+    assert " ".join(lines) == text
+    assert all(width(line) <= columns or " " not in line for line in lines)
 
 
 @given(st.text("ab 漢🛒"), st.integers(2, 20), st.integers(1, 4))

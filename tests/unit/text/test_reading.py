@@ -177,6 +177,17 @@ def test_headings_say_what_they_wait_for() -> None:
     assert "\n2  1 request sleeps\n" in shown(unknown)
 
 
+def test_a_sentence_on_a_wait_is_wrapped_and_never_shortened() -> None:
+    """Under the overview and without one: a long statement goes on in the next lines, a long word is not broken."""
+    statement = "SELECT " + ", ".join(f"orders.column_{n}" for n in range(30)) + " FROM " + "o" * 100
+    waits = WaitsFor("database", service="postgresql", peer="10.0.0.5:5432", statement=statement)
+    sentence = f"for postgresql at 10.0.0.5:5432: {statement}"
+    found = serving(waits_for=waits._replace(sentence=f"waits {sentence}"))
+    for text in (shown(snapshot(found)), shown(snapshot(found, serving("/b", core=1, frames=IN_PAY)))):
+        assert sentence in " ".join(text.split())
+        assert max(len(line) for line in text.split("\n") if "oooo" not in line) <= 80
+
+
 def test_long_facts_go_on_in_the_next_line() -> None:
     """The lines of requests fit the width."""
     found = snapshot(serving(request_id="i" * 30, remote_address="2001:db8::7"), serving(core=1))
