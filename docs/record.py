@@ -1,10 +1,8 @@
 """Run what the pages of ``PAGES`` show, and write down what it prints: ``python -m docs.record [PAGE …]``.
 
 Knows three marks in a page. A Python block after ``<!-- file: NAME -->`` is saved under that name. A console block
-after ``<!-- recorded -->`` is run, command by command, and its output is replaced by what was printed; after
-``<!-- recorded, shortened -->`` the calls before the application's own are left out, and threads that serve nothing in
-a dump of faulthandler's, and a line says so; with ``at once`` as well, nothing is waited for once requests are in
-flight. Refuses to know what the pages tell.
+after ``<!-- recorded -->`` is run, command by command, and its output is replaced by what was printed, all of it; after
+``<!-- recorded, at once -->`` nothing is waited for once requests are in flight. Refuses to know what the pages tell.
 
 gunicorn, the sockets and the files are in a temporary folder and end with the recording. In the pages they have the
 names of an ordinary installation: /srv/shop, /tmp/tbsocket, port 8000. Nothing else of the output is changed.
@@ -54,16 +52,12 @@ AGE_SECONDS = 12.0
 FOLDER, BASE, ADDRESS = "/srv/shop", "/tmp/tbsocket", "localhost:8000"  # noqa: S108  (a name, nothing is made there)
 
 _BLOCK = re.compile(
-    r"<!-- (?:file: (?P<file>[\w.]+)|recorded(?P<short>, shortened)?(?P<young>, at once)?) -->\n+"
+    r"<!-- (?:file: (?P<file>[\w.]+)|recorded(?P<young>, at once)?) -->\n+"
     r"```(?:python|console)\n(?P<body>.*?)```\n",
     re.DOTALL,
 )
 #: ``NAME=VALUE … gunicorn ARGUMENTS 2>LOG &``
 _GUNICORN = re.compile(r"(?P<variables>(?:\w+=\S+ )*)gunicorn (?P<arguments>.*?)(?: 2>(?P<log>\S+))? &")
-_LEFT_OUT = "{}({} calls of Python, gunicorn and the middleware are left out here)\n"
-#: Above each stack of faulthandler's, which has the innermost call first.
-_NEWEST_FIRST = "(most recent call first):"
-_THREADS_LEFT_OUT = "(the threads that serve no requests are left out here)\n"
 
 #: A log to which nothing was added for so long is complete: reports come a moment after what they are about.
 _QUIET_SECONDS = 0.5
@@ -240,30 +234,6 @@ def commands(body: str) -> Iterator[tuple[str, str]]:
         yield command, output
 
 
-def shortened(output: str) -> str:
-    """Leave out the calls of each stack up to the middleware's own, and say how many they are."""
-    lines: list[str] = []
-    idle = False
-    for paragraph in re.split(r"(?<=\n)(?=\n)", output):
-        head, *calls = re.split(r"^(?= +File )", paragraph, flags=re.MULTILINE)
-        ours = [number for number, call in enumerate(calls, 1) if "wsgi_tracebacker/middleware.py" in call]
-        newest_first = _NEWEST_FIRST in head
-        indent = calls[0][: -len(calls[0].lstrip())] if calls else ""
-        if ours and newest_first:
-            calls[ours[0] - 1 :] = [_LEFT_OUT.format(indent, len(calls) - ours[0] + 1)]
-        elif ours:
-            calls[: ours[-1]] = [_LEFT_OUT.format(indent, ours[-1])]
-        elif newest_first:
-            # What stands above the first thread of all is no thread's.
-            lines.append("".join(head.splitlines(keepends=True)[:-1]) if not head.startswith("\n") else "")
-            idle = True
-            continue
-        lines += [head, *calls]
-    if idle:
-        lines.append(f"\n  {_THREADS_LEFT_OUT}")
-    return "".join(lines)
-
-
 def play(page: str, running: Session) -> Iterator[tuple[re.Match[str], list[Recorded]]]:
     """Run a page from top to bottom."""
     for block in _BLOCK.finditer(page):
@@ -273,7 +243,7 @@ def play(page: str, running: Session) -> Iterator[tuple[re.Match[str], list[Reco
         recorded = []
         for command, written in commands(block["body"]):
             printed = running.run(command, at_once=block["young"] is not None)
-            recorded.append(Recorded(command, written, shortened(printed) if block["short"] else printed))
+            recorded.append(Recorded(command, written, printed))
         yield block, recorded
 
 

@@ -100,7 +100,7 @@ def test_a_log_file_of_any_encoding(
     # A loaded machine may have logged a line on a stall before it.
     begins = r"harakiri: GET /annual/\xe9" if encoding == "ascii" else "harakiri: GET /annual/"
     assert any(line.startswith(begins) for line in logged.splitlines())
-    assert "Traceback (most recent call last):" in logged
+    assert "Stack (most recent call last):" in logged
 
 
 class Collecting(Transport):
@@ -142,7 +142,7 @@ def test_sentry(has_handlers: bool, base: str, sentry: Collecting, monkeypatch: 
     event = sentry.events[0]
     assert (event["level"], event["logger"]) == ("error", "wsgi_tracebacker.harakiri")
     assert event["logentry"]["message"] == "harakiri: %s"
-    assert "Traceback (most recent call last):" in event["logentry"]["formatted"]
+    assert "Stack (most recent call last):" in event["logentry"]["formatted"]
     extra = event["extra"][KEY]
     assert set(extra) == TOP_LEVEL
     assert extra["request"]["path"] == report.request.path

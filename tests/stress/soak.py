@@ -1010,9 +1010,6 @@ class Soak:
             if SECRET in re.sub(r"(?m)^\[.*Error handling request.*$", "", log):
                 self.tally.blame(f"{name}: a query string is in the log")
             for ending in endings_of_tracebacks(log):
-                if re.match(r"(no|\d+) other request", ending):
-                    # The stack in a harakiri report.
-                    continue
                 if not ending.startswith("tests.programs.soaked.SoakError: "):
                     self.tally.blame(f"{name}: logged a traceback that ends with {ending}")
                 self.tally.count(f"{name}: tracebacks of the application's own in the log")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wsgi_tracebacker.model.snapshot import Snapshot
+    from wsgi_tracebacker.model.snapshot import Frame, Snapshot
 
 #: Folders of installed packages, by pip, Debian, PDM, zipapps (pex keeps each wheel in a folder of its name) and eggs.
 _INSTALLED = re.compile(r"(?:^|/)(?:(?:site|dist)-packages|__pypackages__/[^/]+/lib|[^/]+\.(?:whl|egg))/")
@@ -74,9 +74,14 @@ class CodeOwnership:
     def of_snapshot(cls, snapshot: Snapshot) -> CodeOwnership:
         """What a snapshot says of its worker: its application, and where the standard library's threading is."""
         outermost = (frame for stack in snapshot.stacks for frame in stack.frames[:3])
-        starts = (frame.filename for frame in outermost if frame.function in _THREAD_STARTS)
+        return cls.of_frames(snapshot.worker.application, outermost)
+
+    @classmethod
+    def of_frames(cls, application: str | None, frames: Iterable[Frame]) -> CodeOwnership:
+        """What the frames of some stacks say of their worker: where the standard library's threading is."""
+        starts = (frame.filename for frame in frames if frame.function in _THREAD_STARTS)
         found = next((filename for filename in starts if filename.endswith("/threading.py")), "")
-        return cls(snapshot.worker.application, found.removesuffix("/threading.py") or None)
+        return cls(application, found.removesuffix("/threading.py") or None)
 
     def is_own(self, filename: str) -> bool:
         """Whether a source file is the application's own."""

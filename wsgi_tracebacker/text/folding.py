@@ -2,7 +2,7 @@
 
 ``… 12 calls of gunicorn and flask`` stands for a run of other calls. Below the application's own code the line also
 names the innermost call of its run, which is what that code called: ``… 5 calls of sqlalchemy, then threading.py:331
-Condition.wait``. ``frames`` shows a stack in full.
+Condition.wait``. A log has ``...`` in place of ``…``. ``frames`` shows a stack in full.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.snapshot import Frame
 
+#: What a folded line begins with in a log, whose encoding may be ASCII.
+LOG_ELLIPSIS = "..."
+
 #: So many libraries are named on a folded line.
 _MAX_NAMES = 3
 
@@ -32,7 +35,12 @@ _INNERMOST_SHOWN = 20
 
 
 def folded(
-    frames: Sequence[Frame], ownership: CodeOwnership, *, cwd: str | None = None, palette: Palette = PLAIN
+    frames: Sequence[Frame],
+    ownership: CodeOwnership,
+    *,
+    cwd: str | None = None,
+    palette: Palette = PLAIN,
+    ellipsis: str = "…",
 ) -> Iterator[str]:
     """The lines of a stack, outermost call first; paths are shown below the worker's folder ``cwd``."""
     shown = _shown(frames, ownership)
@@ -46,10 +54,11 @@ def folded(
         if number in left_out:
             if number == left_out.start:
                 count = sum(len(parts[other][1]) for other in left_out)
-                yield palette.paint(palette.quiet, f"… {plural(count, 'more call')}, in the middle of the stack")
+                left = f"{ellipsis} {plural(count, 'more call')}, in the middle of the stack"
+                yield palette.paint(palette.quiet, left)
         elif own is None:
             is_below_own = number > 0 or not shown
-            yield palette.paint(palette.quiet, _run(calls, ownership, names_innermost=is_below_own))
+            yield palette.paint(palette.quiet, f"{ellipsis} {_run(calls, ownership, names_innermost=is_below_own)}")
         else:
             for _ in calls[:MAX_SHOWN_REPEATS]:
                 yield from _own(own, ownership, cwd, palette)
@@ -88,7 +97,7 @@ def _own(frame: Frame, ownership: CodeOwnership, cwd: str | None, palette: Palet
 
 
 def _run(calls: Sequence[Frame], ownership: CodeOwnership, *, names_innermost: bool) -> str:
-    line = f"… {plural(len(calls), 'call')} of {_names(ownership.library(frame.filename) or '' for frame in calls)}"
+    line = f"{plural(len(calls), 'call')} of {_names(ownership.library(frame.filename) or '' for frame in calls)}"
     if not names_innermost:
         return line
     return f"{line}{', then' if len(calls) > 1 else ':'} {place(calls[-1], ownership)}"

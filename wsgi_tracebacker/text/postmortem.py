@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
+from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
 from wsgi_tracebacker.text.units import OTHER_USER, plural
+from wsgi_tracebacker.wire import faulthandler_text
 from wsgi_tracebacker.wire.dead_table import CLOCK_TICK_SECONDS
 from wsgi_tracebacker.wire.escape import printable
 
@@ -13,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model.report import Postmortem
+    from wsgi_tracebacker.model.snapshot import Frame
+
+#: In the line above each stack of faulthandler's.
+_NEWEST_FIRST = re.compile(r"(?<=\(most recent call )first(?=(?:, approximate line numbers)?\):$)")
 
 
 def lines(postmortem: Postmortem, *, own_uid: int | None = None) -> Iterator[str]:
@@ -39,8 +47,27 @@ def lines(postmortem: Postmortem, *, own_uid: int | None = None) -> Iterator[str
         yield f"  threads beyond its table: {postmortem.unrecorded_cores}; what they served, if anything, is not known"
     if postmortem.stacks:
         yield f"its last report or stacks{_when(postmortem, count)}:"
-        for line in postmortem.stacks.rstrip().split("\n"):
-            yield f"  {printable(line)}" if line else ""
+        for line in _folded(postmortem.stacks.rstrip().split("\n"), postmortem.application):
+            yield f"  {line}" if line else ""
+
+
+def _folded(written: list[str], application: str | None) -> Iterator[str]:
+    """What was written last; in a dump of faulthandler's each stack is folded and turned, the outermost call first."""
+    frames = [faulthandler_text.parse_frame(line) for line in written]
+    ownership = CodeOwnership.of_frames(application, (frame for frame in frames if frame is not None))
+    calls: list[Frame] = []
+    # Nothing ends the last stack.
+    for line, frame in zip([*written, None], [*frames, None], strict=True):
+        if frame is not None:
+            calls.append(frame)
+            continue
+        is_cut = line == faulthandler_text.FRAMES_OMITTED
+        if is_cut:
+            yield "  [the outermost frames are left out]"
+        yield from (f"  {shown}" for shown in folded(calls[::-1], ownership, ellipsis=LOG_ELLIPSIS))
+        calls.clear()
+        if line is not None and not is_cut:
+            yield printable(_NEWEST_FIRST.sub("last", line))
 
 
 def _when(postmortem: Postmortem, count: int) -> str:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.report import DEFAULT
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
-from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.units import SHARED_IDS, age, plural, queued_before
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
     from wsgi_tracebacker.model.snapshot import Frame, Note, Request, Stack
+
+    #: Makes the lines of a stack: ``folding.folded``, with what it needs to know of the worker.
+    Fold = Callable[[Sequence[Frame]], Iterable[str]]
 
 #: Beside a limit that nobody gave.
 _DEFAULT = "the default: harakiri= or WSGI_TB_HARAKIRI changes it, 0 switches it off"
@@ -34,7 +36,7 @@ _WAITING_SHARE = 0.05
 _DELAY_SHARE = 0.1
 
 
-def lines(report: HarakiriReport) -> Iterator[str]:
+def lines(report: HarakiriReport, fold: Fold) -> Iterator[str]:
     """The whole report."""
     late = ""
     if report.stack is not None and report.late_seconds >= _LATE_SECONDS:
@@ -51,10 +53,10 @@ def lines(report: HarakiriReport) -> Iterator[str]:
     if kernel:
         yield f"  thread: {kernel}"
     if report.stack is not None:
-        yield from _stack(report.stack)
+        yield from _stack(report.stack, fold)
     if report.other_thread is not None:
         yield f"the thread that works for it: {_kernel(report.other_thread, None)}"
-        yield from _stack(report.other_thread)
+        yield from _stack(report.other_thread, fold)
     yield _others(report.others, everyone=report.action == "kill")
 
 
@@ -71,7 +73,7 @@ def _hub(report: HarakiriReport) -> str:
     return f"{hub.library}'s, blocked for {hub.blocked_seconds or 0.0:.1f} s at least by {whose}"
 
 
-def hub_lines(report: HubReport) -> Iterator[str]:
+def hub_lines(report: HubReport, fold: Fold) -> Iterator[str]:
     """The whole report on a blocked hub."""
     by = report.by
     if by is None:
@@ -85,7 +87,7 @@ def hub_lines(report: HubReport) -> Iterator[str]:
         f"{report.hub.library}'s hub is blocked for {report.hub.blocked_seconds or 0.0:.1f} s at least by {whose},"
         f" worker {_number(report.worker)}{core}, pid {report.pid}: it does not give way, and all other greenlets wait"
     )
-    yield from _stack(report.stack)
+    yield from _stack(report.stack, fold)
     yield _others(report.others, everyone=False)
 
 
@@ -188,14 +190,14 @@ def _place(frame: Frame) -> str:
     return printable(f"{short}:{_number(frame.lineno)} {frame.function}")
 
 
-def _stack(stack: Stack) -> Iterator[str]:
+def _stack(stack: Stack, fold: Fold) -> Iterator[str]:
     if stack.kind == UNKNOWN_KIND:
         yield f"its stack is not known: {SHARED_IDS}"
         return
-    yield "Traceback (most recent call last):"
+    yield "Stack (most recent call last):"
     if stack.frames_omitted:
         yield f"  [{plural(stack.frames_omitted, 'frame')} left out]"
-    yield from (f"  {line}" for line in traceback(stack.frames))
+    yield from (f"  {line}" for line in fold(stack.frames))
 
 
 def _number(value: int | None) -> str:

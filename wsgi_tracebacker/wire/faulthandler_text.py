@@ -30,6 +30,9 @@ MAX_FRAMES = 100
 #: Readers read no more of a dump: 100 threads with 100 frames of ordinary names are 1 MB.
 MAX_BYTES = 16 * 1024 * 1024
 
+#: Below the innermost frames of a thread, in place of the others.
+FRAMES_OMITTED = "  ..."
+
 _THREAD = re.compile(
     r"(?:Current thread|Thread) 0x([0-9a-fA-F]{1,16})(?: \[(.{0,200})\])? "
     r"\(most recent call first(?:, approximate line numbers)?\):",
@@ -74,6 +77,20 @@ def parse(content: bytes) -> Dump:
     return Dump(tuple(thread.stack() for thread in threads), is_cut)
 
 
+def parse_frame(line: str) -> Frame | None:
+    """The frame that a line of a dump shows; None if it is another line."""
+    found = _FRAME.fullmatch(line)
+    if found is None:
+        return None
+    filename, lineno, function = found.groups()
+    known = lineno.isdecimal() and int(lineno) > 0
+    return Frame(
+        filename="???" if filename is None else _unescaped(filename),
+        lineno=int(lineno) if known else None,
+        function=_unescaped(function),
+    )
+
+
 class _Thread:
     """One thread, as far as it was read."""
 
@@ -89,20 +106,12 @@ class _Thread:
             # A blank line ends a thread, and so does the head of another section: the C stack of 3.14, say.
             self.is_over = True
             return
-        if line == "  ...":
+        if line == FRAMES_OMITTED:
             self._omitted = 1
             return
-        frame = _FRAME.fullmatch(line)
+        frame = parse_frame(line)
         if frame is not None:
-            filename, lineno, function = frame.groups()
-            known = lineno.isdecimal() and int(lineno) > 0
-            self._frames.append(
-                Frame(
-                    filename="???" if filename is None else _unescaped(filename),
-                    lineno=int(lineno) if known else None,
-                    function=_unescaped(function),
-                )
-            )
+            self._frames.append(frame)
 
     def stack(self) -> Stack:
         name = self._name

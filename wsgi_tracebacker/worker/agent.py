@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.linux import peers
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
+from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
 from wsgi_tracebacker.worker import at_exit, disabled, startup_warnings
 from wsgi_tracebacker.worker.answers import Answers
 from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
 from wsgi_tracebacker.worker.deadlines.parts import DeadlineParts
 from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
-from wsgi_tracebacker.worker.identity import Identity, application_name, uwsgi_worker_id
+from wsgi_tracebacker.worker.identity import Identity, application_name, uwsgi_worker_id, working_directory
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listening.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.presence import Presence
@@ -146,6 +147,9 @@ class Agent:
             places=self._places,
             waits=self._waits,
             ownership=self._ownership,
+            fold=functools.partial(
+                folded, ownership=self._ownership, cwd=working_directory() or None, ellipsis=LOG_ELLIPSIS
+            ),
             worker_number=self.presence.number,
             hubs=self._hubs,
         )

@@ -31,6 +31,37 @@ def test_it_reads_well() -> None:
     assert stacks == ["its last report or stacks:", "  one", "  two\\x1b"]
 
 
+def test_stacks_of_faulthandler_are_folded_outermost_call_first() -> None:
+    """As in a report: one's own calls, and a line for each run of others; a Python at an unusual place is known."""
+    dump = r"""2026-01-31 17:04:00+0100 stall: Python could not run
+Current thread 0x1f (most recent call first):
+  Garbage-collecting
+  File "/src/Lib/re.py", line 9 in match
+  File "/srv/caf\xe9.py", line 11 in search
+  File "/v/lib/python3.12/site-packages/flask/app.py", line 3 in wsgi_app
+  File "/v/lib/python3.12/site-packages/gunicorn/sync.py", line 4 in run
+  ...
+
+Thread 0x2f [pool] (most recent call first, approximate line numbers):
+  File "/src/Lib/threading.py", line 5 in wait
+  File "/src/Lib/threading.py", line 6 in _bootstrap"""
+    found = dead_table.read_postmortem(table(row()), "/tmp/tb", 0.0, dump.encode())
+    assert found is not None
+    assert list(lines(found))[3:] == [
+        "  2026-01-31 17:04:00+0100 stall: Python could not run",
+        "  Current thread 0x1f (most recent call last):",
+        "    Garbage-collecting",
+        "    [the outermost frames are left out]",
+        "    ... 2 calls of gunicorn and flask",
+        "    /srv/café.py:11 search",
+        "    ... 1 call of Python: re.py:9 match",
+        "",
+        "  Thread 0x2f [pool] (most recent call last, approximate line numbers):",
+        "    ... 2 calls of Python, then threading.py:5 wait",
+    ]
+    assert found.stacks == f"{dump}\n"
+
+
 @pytest.mark.parametrize(
     ("later_seconds", "is_older"), [(1.0, False), (0.0, False), (-0.004, False), (-0.1, True), (-3600.0, True)]
 )

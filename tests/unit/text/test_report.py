@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import any_texts, frames, requests, stacks
-from wsgi_tracebacker.model.report import HarakiriReport, OtherRequest, Span, StallReport, Verdict
+from wsgi_tracebacker.model.code_ownership import CodeOwnership
+from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport, Verdict
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Note, Request, Stack
 from wsgi_tracebacker.model.waits import WaitsFor
-from wsgi_tracebacker.text.report import lines, one_line, stall_line
+from wsgi_tracebacker.text import report as report_format
+from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
+from wsgi_tracebacker.text.report import hub_lines, one_line, stall_line
 from wsgi_tracebacker.wire.report_json import document, stall_document
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: As the agent of a worker in /srv makes it.
+FOLD = functools.partial(folded, ownership=CodeOwnership("shop"), cwd="/srv", ellipsis=LOG_ELLIPSIS)
+
+HANDLE = Frame("/venv/site-packages/gunicorn/workers/sync.py", 177, "handle_request", "    respiter = self.wsgi()")
+VIEW = Frame("/venv/site-packages/flask/app.py", 1498, "Flask.__call__", "    return self.wsgi_app()")
 LOAD_ROWS = Frame("/srv/shop/app.py", 44, "load_rows", "    cursor.execute(QUERY)")
 EXECUTE = Frame("/venv/site-packages/psycopg/cursor.py", 732, "execute", "    raise ex")
 RENDER = Frame("/srv/shop/app.py", 51, "render", "    return json.dumps(rows)")
@@ -51,6 +63,10 @@ REPORT = HarakiriReport(
 )
 
 
+def lines(report: HarakiriReport) -> Iterator[str]:
+    return report_format.lines(report, FOLD)
+
+
 def test_the_text() -> None:
     """What it is, where, its age and limit, what was done, where the time went, why, and who else is there."""
     assert list(lines(REPORT)) == [
@@ -65,12 +81,35 @@ def test_the_text() -> None:
             "  thread: WSGIWorker1Core2, native id 5905, state S, waits in futex_wait_queue, system call futex,"
             " 12.50 s of CPU in all"
         ),
-        "Traceback (most recent call last):",
+        "Stack (most recent call last):",
         "  [7 frames left out]",
-        '  File "/srv/shop/app.py", line 51, in render',
+        "  shop/app.py:51 render",
         "    return json.dumps(rows)",
         "1 other request in flight in this worker: POST /cart 0.500 s (core 0)",
     ]
+
+
+def test_calls_that_are_not_the_applications_are_folded() -> None:
+    """As wsgi-tb read folds them, in ASCII; the document has every frame with its source."""
+    frames = (HANDLE, VIEW, LOAD_ROWS._replace(column=4, end_column=25), EXECUTE)
+    stack = Stack("a", frames=frames)
+    expected = [
+        "Stack (most recent call last):",
+        "  ... 2 calls of gunicorn and flask",
+        "  shop/app.py:44 load_rows",
+        "    cursor.execute(QUERY)",
+        "    ^^^^^^^^^^^^^^^^^^^^^",
+        "  ... 1 call of psycopg: psycopg/cursor.py:732 execute",
+        "no other request in flight in this worker",
+    ]
+    report = REPORT._replace(stack=stack, others=())
+    assert list(lines(report))[-7:] == expected
+    thread = document(report)["thread"]
+    assert [(frame["function"], frame["source"]) for frame in thread["frames"]] == [
+        (frame.function, frame.source) for frame in frames
+    ]
+    hub = HubReport(HubState("gevent", "blocked", 1.0), 1, 5903, None, stack, ())
+    assert list(hub_lines(hub, FOLD))[1:] == expected
 
 
 NOTED = REPORT._replace(
@@ -111,8 +150,8 @@ def test_the_thread_that_works_for_a_request_has_its_stack() -> None:
     worker = Stack("pool_0", native_id=7, state="R", cpu_seconds=1.0, frames=(LOAD_ROWS,))
     *_, name, head, place, source, _ = lines(REPORT._replace(other_thread=worker))
     assert name == "the thread that works for it: pool_0, native id 7, state R, 1.00 s of CPU in all"
-    assert head == "Traceback (most recent call last):"
-    assert (place, source) == ('  File "/srv/shop/app.py", line 44, in load_rows', "    cursor.execute(QUERY)")
+    assert head == "Stack (most recent call last):"
+    assert (place, source) == ("  shop/app.py:44 load_rows", "    cursor.execute(QUERY)")
     found = document(REPORT._replace(other_thread=worker))
     assert found["worker"]["other_thread"]["name"] == "pool_0"
 
@@ -252,6 +291,6 @@ def test_an_unknown_stack_is_not_called_none() -> None:
     """Where uWSGI's threads share an id, the report names uWSGI's option in place of a traceback."""
     stack = Stack("WSGIWorker2Core1", core=1, kind="unknown")
     text = "\n".join(lines(REPORT._replace(stack=stack)))
-    assert "Traceback" not in text
+    assert "most recent call" not in text
     assert "its stack is not known" in text
     assert "--single-interpreter" in text

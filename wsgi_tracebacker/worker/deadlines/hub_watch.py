@@ -99,7 +99,7 @@ class HubWatch:
         subject = report_format.target(report.by.request) if report.by is not None else report_format.NO_REQUEST
         is_logged = self._publisher.admit("hub", (subject, place), subject, now)
         if is_logged:
-            text = "\n".join(report_format.hub_lines(report))
+            text = "\n".join(report_format.hub_lines(report, self._publisher.fold))
             self._publisher.write("hub", text)
             self._publisher.log("hub", text, report_json.hub_document(report))
         return _Block(asked_at, report, is_logged)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.model.report import HarakiriReport
+    from wsgi_tracebacker.text.report import Fold
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.reporting.reporter import Reporter
@@ -43,7 +44,10 @@ class Publisher:
         reporter: Reporter,
         stacks_file: Callable[[], StacksFile | None],
         table: Callable[[], Table | None],
+        fold: Fold,
     ) -> None:
+        #: Makes the lines of a stack.
+        self.fold = fold
         self._reporter = reporter
         self._stacks_file = stacks_file
         self._table = table
@@ -77,7 +81,7 @@ class Publisher:
 
         :param is_logged: False: only pass it to the callable.
         """
-        text = "\n".join(report_format.lines(report)) if is_logged else ""
+        text = "\n".join(report_format.lines(report, self.fold)) if is_logged else ""
         if is_logged:
             self.write("harakiri", text)
         logger, level, _ = _KINDS["harakiri"]

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
+    from wsgi_tracebacker.text.report import Fold
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
@@ -89,6 +90,7 @@ class Watchdog:
         places: Places,
         waits: WaitSources,
         ownership: CodeOwnership,
+        fold: Fold,
         worker_number: Callable[[], int | None],
         hubs: Hubs,
     ) -> None:
@@ -99,7 +101,7 @@ class Watchdog:
         self._places = places
         self._ownership = ownership
         self._hubs = hubs
-        self._publisher = Publisher(reporter, stacks_file, table)
+        self._publisher = Publisher(reporter, stacks_file, table, fold)
         self._maker = ReportMaker(cores, hubs, places, waits, worker_number)
         self._hub_watch = HubWatch(hubs, self._maker, self._publisher)
         #: The requests that are slow, by the id of their core.

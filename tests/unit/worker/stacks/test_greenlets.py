@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ from wsgi_tracebacker import HarakiriTimeout, TracebackerMiddleware
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.report import OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState
+from wsgi_tracebacker.text.folding import folded
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
@@ -351,7 +353,8 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     hubs._hubs[fake.hub.ident] = fake.hub
     cores = Cores(threading.Lock)
     cores._taken.update(enumerate(core for core, _ in in_flight))
-    publisher = Publisher(said, lambda: None, lambda: None)  # type: ignore[arg-type]
+    fold = functools.partial(folded, ownership=CodeOwnership())
+    publisher = Publisher(said, lambda: None, lambda: None, fold)  # type: ignore[arg-type]
     maker = ReportMaker(cores, hubs, places.Places(None), WaitSources(None, CodeOwnership()), lambda: 3)
     # Their ages are part of what the tests expect.
     maker._in_flight = in_flight
