@@ -95,6 +95,7 @@ class TracebackerMiddleware:
         harakiri_margin: float | None = None,
         dump_signal: int | str | None = DEFAULT_DUMP_SIGNAL,
         hub_blocked: float | None = None,
+        client_gone: float | None = None,
         **unknown: NoReturn,
     ) -> None:
         """Wrap ``app``. Nothing is opened or started before a request comes.
@@ -130,6 +131,8 @@ class TracebackerMiddleware:
             name; None: none. ``WSGI_TB_DUMP_SIGNAL``, ``SIGRTMIN+5``.
         :param hub_blocked: under gevent and eventlet, seconds after which a greenlet that does not give way is
             reported: it holds up all others of its worker. 0: never. ``WSGI_TB_HUB_BLOCKED``, 1.
+        :param client_gone: seconds that a request has left once its client has closed the connection: then it is
+            overdue, and ``harakiri_action`` is done. 0: as many as before. ``WSGI_TB_CLIENT_GONE``, 0.
         :raises ConfigurationError: for an option of the wrong type, or a value that can never work.
         """
         for name in unknown:
@@ -156,6 +159,7 @@ class TracebackerMiddleware:
             harakiri_margin=harakiri_margin,
             dump_signal=dump_signal,
             hub_blocked=hub_blocked,
+            client_gone=client_gone,
         )
         is_disabled = disabled.reason() is not None
         if is_disabled:

@@ -28,6 +28,8 @@ def plain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         return endless()
     if path == "/event":
         _never.wait()
+    while path in ("/polls", "/waits"):
+        time.sleep(0.05)
     if path == "/sleep":
         time.sleep(600)
     return [b"served\n"]

@@ -80,3 +80,19 @@ def test_a_client_that_does_not_read_is_named(started: Any, base: str) -> None:
     with clients.in_flight(address, "/endless"):
         found = _waits_for(base, "/endless", "client_slow")
         assert (found["kind"], found["peer"], found["client_gone"]) == ("client_slow", "127.0.0.1", None)
+
+
+def test_a_client_that_has_gone_may_change_the_limit(gunicorn: StartGunicorn, base: str) -> None:
+    """With `client_gone`, only of the request that it left: it is overdue, and raised into."""
+    env = {"WSGI_TB_HARAKIRI": "600", "WSGI_TB_CLIENT_GONE": "0.2", "WSGI_TB_HARAKIRI_ACTION": "raise"}
+    server = gunicorn(APPLICATION, "--threads", "4", *AT_ONCE, env=env)
+    with clients.in_flight(server.address, "/waits"):
+        wait_until(lambda: asking.serving(base, "/waits"), "it is in flight")
+        with clients.in_flight(server.address, "/polls"):
+            wait_until(lambda: asking.serving(base, "/polls"), "it is in flight")
+        report = server.wait_for_log(r"harakiri: (GET \S+) .*\n  because: ([^\n]*)")
+        assert report[1] == "GET /polls"
+        assert "the client 127.0.0.1 has gone" in report[2]
+        wait_until(lambda: not asking.serving(base, "/polls"), "it was interrupted")
+        assert asking.serving(base, "/waits")
+    wait_until(lambda: not asking.serving(base, "/waits"), "its client has gone too")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value needs it)
 
 #: Where a limit comes from: an option, a mapping, a callable or set_harakiri(); or nobody gave one.
-GIVEN, DEFAULT = "given", "default"
+GIVEN, DEFAULT, CLIENT_GONE = "given", "default", "client_gone"
 
 
 class Span(NamedTuple):

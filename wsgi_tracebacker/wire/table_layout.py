@@ -127,7 +127,7 @@ class Counted(NamedTuple):
     #: Overdue requests.
     harakiri: int = 0
     slow: int = 0
-    #: Clients that were gone before their answer. Nothing counts them yet.
+    #: Requests that were slow, or had the option ``client_gone``, and whose client was gone before their answer.
     clients_gone: int = 0
     #: How many workers before this one handed on their counters.
     restarts: int = 0

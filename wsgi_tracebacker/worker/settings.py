@@ -77,6 +77,7 @@ OPTIONS = {
         empty_is_value=True,
     ),
     "hub_blocked": _SECONDS._replace(checked=option_values.hub_blocked, default=DEFAULT_HUB_BLOCKED_SECONDS),
+    "client_gone": _SECONDS,
 }
 
 #: By option: the variable that it is taken from when the call does not give it.
@@ -134,6 +135,8 @@ class Settings(_Referable):
     dump_signal: int | None
     #: Seconds after which the hub of gevent or eventlet is reported as blocked; None: never.
     hub_blocked: float | None
+    #: Seconds that a request has from the moment when its client is seen to have gone; None: as many as before.
+    client_gone: float | None
     #: The options from which from_options() makes the same settings, with the same environment variables.
     options: Mapping[str, Any] = field(compare=False, repr=False)
 
@@ -145,6 +148,7 @@ class Settings(_Referable):
             self.harakiri is not None
             or self.slow is not None
             or self.decide is not None
+            or self.client_gone is not None
             or self.harakiri_action == "kill"
         )
 

@@ -39,6 +39,7 @@ def test_every_option_may_stand_there() -> None:
         "harakiri_margin": "2",
         "dump_signal": "off",
         "hub_blocked": "0",
+        "client_gone": "5",
     }
     assert set(options) == set(OPTIONS)
     wrapped = paste.filter_app(unwrapped.application, {"here": "/"}, **options)
@@ -49,7 +50,7 @@ def test_every_option_may_stand_there() -> None:
     assert (settings.harakiri, settings.slow, settings.harakiri_grace) == (30.0, 2.5, 5.0)
     assert (settings.harakiri_action, settings.samples_per_second, settings.harakiri_margin) == ("raise", 20.0, 2.0)
     assert settings.on_harakiri is unwrapped.spin
-    assert (settings.dump_signal, settings.hub_blocked) == (None, None)
+    assert (settings.dump_signal, settings.hub_blocked, settings.client_gone) == (None, None, 5.0)
 
 
 def test_what_is_not_there_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,7 +256,7 @@ REPORTS = st.builds(
     hub_blocked_by=st.none() | OTHERS,
     limit_seconds=st.one_of(st.none(), st.floats(0.001, 1e6)),
     late_seconds=st.floats(0, 1e6),
-    limit_source=st.sampled_from(["given", "default"]),
+    limit_source=st.sampled_from(["given", "default", "client_gone"]),
     other_thread=st.none() | stacks,
 )
 

@@ -199,6 +199,7 @@ SAID = {
     "harakiri_margin": 3,
     "dump_signal": 40,
     "hub_blocked": 2,
+    "client_gone": 5,
 }
 SAID_NOTHING = {
     "application": "",
@@ -208,6 +209,7 @@ SAID_NOTHING = {
     "slow": 0,
     "dump_signal": None,
     "hub_blocked": 0,
+    "client_gone": 0,
 }
 VARIABLES = {
     ENVIRONMENT_VARIABLES[option]: word
@@ -223,6 +225,7 @@ VARIABLES = {
         "harakiri_margin": "7",
         "dump_signal": "41",
         "hub_blocked": "7",
+        "client_gone": "7",
     }.items()
 }
 

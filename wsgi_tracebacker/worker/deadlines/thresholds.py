@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.model.report import DEFAULT, GIVEN
+from wsgi_tracebacker.model.report import CLIENT_GONE, DEFAULT, GIVEN
 from wsgi_tracebacker.worker.tracking.core import APP
 
 if TYPE_CHECKING:
@@ -27,10 +27,17 @@ class Limit(NamedTuple):
 
 def limit_of(core: Core, token: float, settings: Settings) -> Limit:
     """The limit of the request ``token`` of a core."""
-    own = core.own_limit
+    own, gone = core.own_limit, core.client_gone
     if own is not None and own[0] == token:
-        return Limit(own[1], own[2], GIVEN)
-    return Limit(0.0, settings.harakiri, DEFAULT if settings.is_default_limit else GIVEN)
+        limit = Limit(own[1], own[2], GIVEN)
+    else:
+        limit = Limit(0.0, settings.harakiri, DEFAULT if settings.is_default_limit else GIVEN)
+    if gone is None or gone[0] != token or gone[2] is None:
+        return limit
+    is_earlier = limit.seconds is None or gone[1] + gone[2] < limit.since + limit.seconds
+    # A body has no limit by default.
+    is_body = limit.source == DEFAULT and core.phase != APP
+    return Limit(gone[1], gone[2], CLIENT_GONE) if is_earlier or is_body else limit
 
 
 def thresholds(core: Core, token: float) -> tuple[float, float]:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.worker.deadlines.client_watch import CHECK_SECONDS, ClientWatch
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
@@ -104,6 +105,7 @@ class Watchdog:
         self._publisher = Publisher(reporter, stacks_file, table, fold)
         self._maker = ReportMaker(cores, hubs, places, waits, worker_number)
         self._hub_watch = HubWatch(hubs, self._maker, self._publisher)
+        self._client_watch = ClientWatch(self._publisher.count)
         #: The requests that are slow, by the id of their core.
         self._slow: dict[int, SlowRequest] = {}
         #: The shortest time after which a request under any of the settings could become slow.
@@ -155,6 +157,8 @@ class Watchdog:
     def watch(self, settings: Settings) -> None:
         """From now on, check often enough for requests under these settings."""
         first = first_threshold(settings)
+        if settings.client_gone is not None:
+            first = min(first or NEVER, CHECK_SECONDS)
         if first is not None and first < self._horizon_seconds:
             self._horizon_seconds = first
             self.wake()
@@ -239,9 +243,11 @@ class Watchdog:
         stalled_seconds = now - max(planned, self._sleeps_at)
         if stalled_seconds >= _STALLED_SECONDS:
             self._report_stall(now, stalled_seconds)
-        wake_at = NEVER
         self._forget_slow(now)
-        for core in self._cores.all():
+        cores = self._cores.all()
+        # First, because it changes limits.
+        wake_at = self._client_watch.check(cores, self._slow, now)
+        for core in cores:
             token = core.started
             if token <= 0.0 or id(core) in self._slow:
                 continue

@@ -81,6 +81,7 @@ class Core:
     __slots__ = (
         "begun",
         "buffer",
+        "client_gone",
         "ended",
         "environ",
         "greenlet",
@@ -157,6 +158,9 @@ class Core:
         #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
         #: none. The token makes it void for the next request, so that nobody has to clear it.
         self.own_limit: tuple[float, float, float | None] | None = None
+        #: Of a request whose client has gone: its token, its age when that was seen, and the seconds that it has from
+        #: then on, None: as many as before. Stored by the watchdog only.
+        self.client_gone: tuple[float, float, float | None] | None = None
         #: What the application said of a request: its token, and the notes, which are void for the next one.
         self.notes: tuple[float, tuple[Note, ...]] = (0.0, ())
         #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wsgi_tracebacker.worker.deadlines.thresholds import kill_deadline, thresholds
 from wsgi_tracebacker.worker.settings import from_options
-from wsgi_tracebacker.worker.tracking.core import BODY, CLOSE, Core
+from wsgi_tracebacker.worker.tracking.core import APP, BODY, CLOSE, Core
 
 NEVER = math.inf
 
@@ -50,6 +50,31 @@ def test_thresholds(
 ) -> None:
     """Slow is half of the limit if it is not given, and never later than the limit."""
     assert thresholds(core(own, **options), 100.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "phase", "gone", "expected"),
+    [
+        ({"harakiri": 30}, APP, (100.0, 10.0, 4.0), (112, 114)),
+        # It never makes a limit longer.
+        ({"harakiri": 30}, APP, (100.0, 29.0, 4.0), (115, 130)),
+        ({"harakiri": 30}, APP, (100.0, 10.0, None), (115, 130)),
+        # Of the request before this one.
+        ({"harakiri": 30}, APP, (50.0, 10.0, 4.0), (115, 130)),
+        ({"harakiri": 0}, APP, (100.0, 10.0, 4.0), (112, 114)),
+        # By default a body has no limit.
+        ({}, BODY, (100.0, 90.0, 4.0), (192, 194)),
+        ({}, APP, (100.0, 10.0, 4.0), (112, 114)),
+    ],
+)
+def test_a_client_that_has_gone_leaves_little_time(
+    options: dict[str, Any], phase: int, gone: tuple[float, float, float | None], expected: tuple[float, float]
+) -> None:
+    """From when that is seen, and also to a request without a limit; with kill, it may be killed for it."""
+    left = core(harakiri_action="kill", **options)
+    left.phase, left.client_gone = phase, gone
+    assert thresholds(left, 100.0) == expected
+    assert kill_deadline(left, 100.0) == expected[1]
 
 
 SECONDS = st.one_of(st.none(), st.floats(0.001, 1e6))
