@@ -63,6 +63,12 @@ class NoWorkersFound(TracebackerError):
     exit_code = 3
 
 
+class Misuse(TracebackerError):
+    """The operator's: the command line cannot be understood."""
+
+    exit_code = 2
+
+
 class LibraryMissing(TracebackerError):
     """The operator's: a verb needs a library that is not installed."""
 

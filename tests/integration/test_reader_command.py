@@ -59,8 +59,8 @@ def test_a_terminal_without_unicode_gets_escapes(worker: str) -> None:
     assert rb"GET /gr\xf6\xdfe  1.00 s" in result.stdout
 
 
-def test_reading_loads_no_more_than_it_needs(worker: str) -> None:
-    """The command starts quickly because it leaves alone what is slow to import."""
+def loaded_by(*arguments: str) -> tuple[int, set[str]]:
+    """The exit code of the command, and the modules that it loads."""
     program = (
         "import atexit, sys\n"
         "before = set(sys.modules)\n"
@@ -68,9 +68,21 @@ def test_reading_loads_no_more_than_it_needs(worker: str) -> None:
         "from wsgi_tracebacker.cli.main import main\n"
         "main()\n"
     )
-    command = (sys.executable, "-c", program, "read", worker)
-    result = subprocess.run(command, capture_output=True, cwd=PROJECT, check=True, timeout=30, text=True)
-    loaded = set(result.stderr.split())
+    command = (sys.executable, "-c", program, *arguments)
+    result = subprocess.run(command, capture_output=True, cwd=PROJECT, check=False, timeout=30, text=True)
+    return result.returncode, set(result.stderr.split())
+
+
+def test_a_mistyped_verb_is_answered_without_click() -> None:
+    """The suggestion comes as quickly as a reading does."""
+    code, loaded = loaded_by("raed")
+    assert (code, "read?" in loaded, "click" in loaded) == (2, True, False)
+
+
+def test_reading_loads_no_more_than_it_needs(worker: str) -> None:
+    """The command starts quickly because it leaves alone what is slow to import."""
+    code, loaded = loaded_by("read", worker)
+    assert code == 0
     ours = {
         "click",
         "dataclasses",

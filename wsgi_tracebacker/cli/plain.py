@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: Set by a shell that completes a command line, see click.shell_completion.
-_COMPLETION = "_WSGI_TB_COMPLETE"
+COMPLETION = "_WSGI_TB_COMPLETE"
 
 
 def plain_bases(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...] | None:
     """The bases of a plain ``read``; None for every other command line."""
-    if arguments[:1] != ["read"] or _COMPLETION in environ or any(word.startswith("-") for word in arguments):
+    if arguments[:1] != ["read"] or COMPLETION in environ or any(word.startswith("-") for word in arguments):
         return None
     return tuple(arguments[1:])
 
@@ -49,12 +49,16 @@ def _of_argument(argument: str) -> tuple[str, ...]:
     if not (argument.isascii() and argument.isdecimal()) or os.path.lexists(argument):
         return (argument,)
     from wsgi_tracebacker.errors import NoWorkersFound
-    from wsgi_tracebacker.reader.everywhere import sockets_of
+    from wsgi_tracebacker.reader.everywhere import bases_line, sockets_of
 
     sockets = sockets_of(int(argument))
     if not sockets:
         raise NoWorkersFound(
-            f"no worker that you may read is process {argument}, its descendant or in its process group; "
-            "without an argument wsgi-tb shows all that there are"
+            "\n".join(
+                [
+                    f"no worker that you may read is process {argument}, its descendant or in its process group",
+                    *bases_line(),
+                ]
+            )
         )
     return sockets

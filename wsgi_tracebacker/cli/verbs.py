@@ -7,17 +7,7 @@ from importlib import import_module
 import click
 
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED
-
-#: By verb: the module beside this one, and the function of the same name in it.
-VERBS = {
-    "check": "check",
-    "clean": "clean",
-    "completion": "completion",
-    "list": "list_workers",
-    "postmortem": "postmortem",
-    "read": "read",
-    "top": "top",
-}
+from wsgi_tracebacker.cli.verb_names import VERBS
 
 EPILOG = """\b
 Examples:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.linux import files, proc
 from wsgi_tracebacker.reader.discovery import DEFAULT_BASE, MAX_USER_WORKERS, find
 from wsgi_tracebacker.reader.processes import GONE, Processes
+from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import card_json, table_head
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: How many root folders are searched: as many containers as one machine runs.
 _MAX_ROOTS = 1024
+
+#: How many bases are named if none of those that were asked for has workers.
+_MAX_NAMED_BASES = 10
 
 
 class Base(NamedTuple):
@@ -51,6 +55,16 @@ def bases(processes: Processes | None = None) -> list[Base]:
             if isinstance(workers, tuple) and workers:
                 found.append(Base(path, workers, any(_may_live(worker, processes) for worker in workers)))
     return found
+
+
+def bases_line() -> list[str]:
+    """The line that names the bases that there are, for an operator who named a wrong one; none if there are none."""
+    found = [base for base in bases() if base.is_alive]
+    if not found:
+        return []
+    named = [f"{base.path} ({plural(len(base.workers), 'worker')})" for base in found[:_MAX_NAMED_BASES]]
+    more = [f"{len(found) - len(named)} more"] if len(found) > len(named) else []
+    return [f"bases with workers that you may read: {', '.join(named + more)}"]
 
 
 def default_arguments() -> tuple[str, ...]:

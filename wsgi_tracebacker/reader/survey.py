@@ -6,6 +6,7 @@ It combines discovery, ``/proc`` and the sockets. Only workers that do not answe
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +24,6 @@ from wsgi_tracebacker.errors import (
 from wsgi_tracebacker.reader import client, deaths, peer_check, reply
 from wsgi_tracebacker.reader.discovery import MAX_USER_WORKERS, Target, find
 from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
-from wsgi_tracebacker.text.units import plural
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Sequence
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 5.0
 DEFAULT_TABLE_SECONDS = 1.0
 
-#: How many bases are named if none of those that were asked for has workers.
-_MAX_NAMED_BASES = 10
+#: What people may name who do not know about bases: where the server listens, as a URL or as ``host:port``.
+#: Compiled where nothing was found, which is rare.
+_ADDRESS = r"(?is)[a-z][a-z0-9+.-]*://.*|(?:[^/:]*|\[[0-9a-f:.%]+\]):[0-9]{1,5}(?:/.*)?"
 
 #: The errors of a worker that may be restarting just now.
 _PASSING = (WorkerDead, WrongCard)
@@ -135,16 +136,10 @@ def _without_old_deaths(answers: Iterable[Answer]) -> tuple[list[Answer], list[s
 
 
 def _other_bases() -> list[str]:
-    """A line that names the bases that there are, for an operator who named a wrong one."""
     # Imported only here: it searches the whole machine.
     from wsgi_tracebacker.reader import everywhere  # noqa: PLC0415
 
-    found = [base for base in everywhere.bases() if base.is_alive]
-    if not found:
-        return []
-    named = [f"{base.path} ({plural(len(base.workers), 'worker')})" for base in found[:_MAX_NAMED_BASES]]
-    more = [f"{len(found) - len(named)} more"] if len(found) > len(named) else []
-    return [f"bases with workers that you may read: {', '.join(named + more)}"]
+    return everywhere.bases_line()
 
 
 def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str, Target], list[str]]:
@@ -153,13 +148,13 @@ def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str,
     missing: list[str] = []
     found = find(arguments)
     for argument, behind in zip(arguments, found.targets, strict=True):
-        if isinstance(behind, (OSError, ValueError)):
+        if isinstance(behind, tuple) and behind:
+            targets.update((os.path.abspath(target.socket), target) for target in behind)
+        elif isinstance(behind, tuple) or re.fullmatch(_ADDRESS, argument):
+            missing.append(_nobody(argument))
+        else:
             reason = behind.strerror if isinstance(behind, OSError) else str(behind)
             missing.append(f"no workers behind {argument!r}: its folder cannot be listed: {reason}")
-            continue
-        if not behind:
-            missing.append(_nobody(argument))
-        targets.update((os.path.abspath(target.socket), target) for target in behind)
     missing += [
         f"{count} workers of uid {uid} are left out: of another user no more than {MAX_USER_WORKERS} are read"
         for uid, count in sorted(found.left_out.items())
@@ -174,6 +169,11 @@ def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str,
 
 
 def _nobody(argument: str) -> str:
+    if re.fullmatch(_ADDRESS, argument):
+        return (
+            f"no workers behind {argument!r}: that is an address, and wsgi-tb does not ask over the network. Name the"
+            " base path, the socket of a worker, or the pid of the server: ss -ltnp shows which pid listens at a port."
+        )
     line = f"no workers behind {argument!r}: neither {argument}1, {argument}2 ... nor a socket of that name."
     if os.path.isdir(argument) and not argument.endswith("/"):
         return f"{line} It is a folder: name the base path inside it, as in {os.path.join(argument, 'tbsocket')!r}."

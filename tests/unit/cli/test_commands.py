@@ -18,7 +18,8 @@ from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import plain_bases
 from wsgi_tracebacker.cli.read import read
 from wsgi_tracebacker.cli.show import show
-from wsgi_tracebacker.cli.verbs import VERBS, cli
+from wsgi_tracebacker.cli.verb_names import VERBS
+from wsgi_tracebacker.cli.verbs import cli
 from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
 from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
@@ -161,6 +162,27 @@ def test_other_verbs_are_left_to_click(arguments: list[str]) -> None:
     assert plain_bases(["read"], {"_WSGI_TB_COMPLETE": "bash_complete"}) is None
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("raed", "did you mean read?"),
+        ("LIST", "did you mean list?"),
+        ("postmortems", "did you mean postmortem?"),
+        ("/tmp/tbsocket", "did you mean wsgi-tb read /tmp/tbsocket?"),
+        ("4711", "did you mean wsgi-tb read 4711?"),
+        ("x\x1b", "the verbs are check, clean, "),
+        ("", "the verbs are check, clean, "),
+    ],
+)
+def test_a_word_that_is_no_verb_gets_a_suggestion(word: str, meant: str) -> None:
+    """On stderr, in one line that is fit for a terminal, with the exit code of a command that was not understood."""
+    result = run(word, "--format", "json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert meant in line
+    assert "\x1b" not in line
+
+
 def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
     """--no-signal keeps to the tables. A list needs no stacks, and asks for none."""
     seen = []
@@ -236,7 +258,6 @@ def test_nobody_found_is_3(asked: Asked, verb: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["raed"],
         ["read", "--format", "xml"],
         ["read", "--timeout", "0"],
         ["read", "--timeout", "nan"],
