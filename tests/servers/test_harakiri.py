@@ -173,7 +173,7 @@ def test_gthread_names_all_that_hangs(hang: Callable[..., Gunicorn], log: Path, 
     assert set(statuses) == {200}
     # Each names others that were in flight beside it.
     assert all(
-        re.search(r"^[1-9] other requests? in flight in this worker: GET /", text, re.MULTILINE) for text in found
+        re.search(r"^[1-9] other requests? in flight in this worker:\n  GET /", text, re.MULTILINE) for text in found
     )
 
 
@@ -199,7 +199,7 @@ def test_kill(kind: tuple[str, ...], hang: Callable[..., Gunicorn], log: Path, b
         assert "; killing this worker" in report
         if kind is GTHREAD:
             assert "and with it the 1 other request named below" in report
-            assert re.search(r"^1 other request in flight in this worker: GET /about \d", report, re.MULTILINE)
+            assert re.search(r"^1 other request in flight in this worker:\n  GET /about \d", report, re.MULTILINE)
         check_report(report, "/lock")
         # The backlog keeps the client waiting for the next process.
         assert clients.request(server.address, "/quick").status == 200

@@ -37,7 +37,9 @@ def test_a_deadlock_is_named_by_the_snapshot_the_command_and_the_report(gunicorn
         seen = wait_until(waits, "all three are old enough")
         command = [sys.executable, "-m", "wsgi_tracebacker", "read", base]
         text = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
-        log = server.wait_for_log(r"harakiri: GET /buy[^\n]*\n  because: (.*)\n")
+        log = server.wait_for_log(
+            r"harakiri: GET /buy[^\n]*\n  because: (.*)\n(?:.*\n)*?2 other requests .*\n(.*\n.*\n)"
+        )
     assert [seen[path]["kind"] for path in ("/buy", "/refund", "/cart")] == ["deadlock", "deadlock", "lock"]
     parts = {path: [(each["path"], each["has"], each["wants"]) for each in seen[path]["holders"]] for path in seen}
     buy, refund = ("/buy", "ledger", "stock"), ("/refund", "stock", "ledger")
@@ -46,6 +48,11 @@ def test_a_deadlock_is_named_by_the_snapshot_the_command_and_the_report(gunicorn
     # It goes on in the next line.
     assert seen["/buy"]["sentence"] in " ".join(text.split())
     assert log[1] == seen["/buy"]["sentence"]
+    others = log[2].splitlines()
+    for other, path, function in zip(others, ("/refund", "/cart"), ("refund", "Cart.show"), strict=True):
+        place = function if sys.version_info >= (3, 11) else function.rpartition(".")[2]
+        assert re.match(rf"  GET {path} \d.* s \(core \d\)  programs/locked\.py:\d+ {place}  ", other), other
+        assert seen[path]["kind"] == "lock" or "deadlock: " in other
 
 
 def test_the_thread_of_an_async_view_is_named_and_shown(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
@@ -64,6 +71,6 @@ def test_the_thread_of_an_async_view_is_named_and_shown(gunicorn: StartGunicorn,
     assert waits_for["kind"] == "other_thread"
     assert f"because: {waits_for['sentence']}\n" in log[0]
     assert "verdict: waiting: " in log[0]
-    assert "in compute_until" in log[0]
+    assert re.search(r"elsewhere\.py:\d+ compute_until\n", log[0])
     assert re.search(r"elsewhere\.py:\d+ compute_until\n", text)
     assert [note["text"] for note in thread["request"]["notes"]] == ["computing"]

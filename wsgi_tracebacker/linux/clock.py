@@ -36,6 +36,8 @@ _time = _second_instance()
 
 #: Seconds on the monotonic clock, which nobody can set.
 monotonic: Callable[[], float] = _bound("monotonic")
+#: The same in nanoseconds.
+monotonic_ns: Callable[[], int] = _bound("monotonic_ns")
 #: Unix seconds, for people and logs.
 unix_time: Callable[[], float] = _bound("time")
 clock_gettime: Callable[[int], float] = _bound("clock_gettime")

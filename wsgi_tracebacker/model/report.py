@@ -30,6 +30,10 @@ class Span(NamedTuple):
     #: Shares of the stretch in which the thread was on a CPU, and runnable but not on one; None if not known.
     cpu_share: float | None
     run_delay_share: float | None
+    #: The call that the application's innermost frame made into a library; None if it made none.
+    call: Frame | None = None
+    #: What the request waited for, in a sentence for people; None if that is not known.
+    waits_for: str | None = None
 
 
 class Verdict(NamedTuple):
@@ -40,11 +44,22 @@ class Verdict(NamedTuple):
     explanation: str
 
 
+class Memory(NamedTuple):
+    """The resident size of the worker, in bytes; None if the kernel does not say."""
+
+    #: When the recording of the request began.
+    start_bytes: int | None = None
+    #: At the report or, if the request has ended, at its end.
+    end_bytes: int | None = None
+
+
 class OtherRequest(NamedTuple):
     """Another request in flight in the same worker, and the core that serves it."""
 
     core: int | None
     request: Request
+    #: Its innermost call of the application's own code; None if that is not known.
+    place: Frame | None = None
 
 
 class HarakiriReport(NamedTuple):
@@ -76,6 +91,7 @@ class HarakiriReport(NamedTuple):
     hub_blocked_by: OtherRequest | None = None
     #: Of a request that another thread works for: that thread's stack.
     other_thread: Stack | None = None
+    memory: Memory = Memory()
     #: ``given`` or ``default``.
     limit_source: str = GIVEN
 

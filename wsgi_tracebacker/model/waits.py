@@ -95,5 +95,7 @@ class WaitsFor(NamedTuple):
     thread: str | None = None
     #: For how long, where that is known.
     since_seconds: float | None = None
+    #: How much of that time collections of garbage took, from 0 to 1.
+    share: float | None = None
     #: True if the client has closed its connection; None also where that is not known.
     client_gone: bool | None = None

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.report import DEFAULT
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
-from wsgi_tracebacker.text.units import SHARED_IDS, age, plural, queued_before
+from wsgi_tracebacker.text.units import SHARED_IDS, age, plural, queued_before, size
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
+    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, Memory, OtherRequest, Span, StallReport
     from wsgi_tracebacker.model.snapshot import Frame, Note, Request, Stack
 
     #: Makes the lines of a stack: ``folding.folded``, with what it needs to know of the worker.
@@ -26,8 +26,10 @@ _DEFAULT = "the default: harakiri= or WSGI_TB_HARAKIRI changes it, 0 switches it
 #: What blocks a hub, if it is no request's greenlet.
 NO_REQUEST = "a greenlet that serves no request"
 
-#: How many other requests are named; the document has all of them.
-_MAX_OTHERS_NAMED = 10
+#: How many requests are named in one line; the document has all of them.
+_MAX_NAMED = 10
+#: How many other requests have a line of their own, as many as fit two screens; the document has all of them.
+_MAX_OTHERS_SHOWN = 50
 #: A report that is made this much later than the deadline says so.
 _LATE_SECONDS = 0.5
 #: A thread that uses less CPU than this is shown as waiting.
@@ -49,6 +51,9 @@ def lines(report: HarakiriReport, fold: Fold) -> Iterator[str]:
     yield f"  verdict: {report.verdict.kind}: {printable(report.verdict.explanation)}"
     if report.hub is not None:
         yield f"  hub: {_hub(report)}"
+    memory = _memory(report.memory)
+    if memory:
+        yield f"  memory: the worker had {memory[0]} when the request became slow, and has {memory[1]} now"
     kernel = _kernel(report.stack, report.system_call)
     if kernel:
         yield f"  thread: {kernel}"
@@ -57,7 +62,7 @@ def lines(report: HarakiriReport, fold: Fold) -> Iterator[str]:
     if report.other_thread is not None:
         yield f"the thread that works for it: {_kernel(report.other_thread, None)}"
         yield from _stack(report.other_thread, fold)
-    yield _others(report.others, everyone=report.action == "kill")
+    yield from _others(report.others, everyone=report.action == "kill")
 
 
 def _hub(report: HarakiriReport) -> str:
@@ -88,7 +93,7 @@ def hub_lines(report: HubReport, fold: Fold) -> Iterator[str]:
         f" worker {_number(report.worker)}{core}, pid {report.pid}: it does not give way, and all other greenlets wait"
     )
     yield from _stack(report.stack, fold)
-    yield _others(report.others, everyone=False)
+    yield from _others(report.others, everyone=False)
 
 
 def hub_runs_again(report: HubReport, seconds: float) -> str:
@@ -112,15 +117,24 @@ def stall_line(report: StallReport) -> str:
     )
 
 
-def _named(requests: list[str], most: int = _MAX_OTHERS_NAMED) -> str:
+def _named(requests: list[str], most: int = _MAX_NAMED) -> str:
     more = len(requests) - most
     return ", ".join(requests[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def one_line(report: HarakiriReport) -> str:
-    """The report on a request that has ended: one line with its total time and timeline."""
-    timeline = "; ".join(_timeline(report))
-    return f"{subject(report)}; {report.outcome}" + (f": {timeline}" if timeline else "")
+    """The report on a request that has ended: one line with its total time, timeline and the worker's memory."""
+    parts = _timeline(report)
+    memory = _memory(report.memory)
+    if memory:
+        parts.append(f"memory {memory[0]} to {memory[1]}")
+    return f"{subject(report)}; {report.outcome}" + (f": {'; '.join(parts)}" if parts else "")
+
+
+def _memory(memory: Memory) -> tuple[str, str] | None:
+    if memory.start_bytes is None or memory.end_bytes is None:
+        return None
+    return size(memory.start_bytes), size(memory.end_bytes)
 
 
 def _timeline(report: HarakiriReport) -> list[str]:
@@ -168,11 +182,13 @@ def target(request: Request) -> str:
 
 
 def span_line(span: Span) -> str:
-    """``15.0-17.2 s  app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)``."""
-    places = [_place(frame) for frame in (span.application, span.innermost) if frame is not None]
+    """``15.0-17.2 s  app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)``, and what it waited for."""
+    frames = (span.application, span.call) if span.application is not None else (span.innermost,)
+    places = [_place(frame) for frame in frames if frame is not None]
     where = " > ".join(places) or "(no stack)"
     more = f" and {plural(span.places - 1, 'other place')}" if span.places > 1 else ""
-    return f"{span.from_seconds:.1f}-{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)})"
+    why = f"  {printable(span.waits_for)}" if span.waits_for is not None else ""
+    return f"{span.from_seconds:.1f}-{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)}){why}"
 
 
 def _doing(span: Span) -> str:
@@ -223,17 +239,29 @@ def _kernel(stack: Stack | None, system_call: str | None) -> str:
     return ", ".join(facts)
 
 
-def _note(request: Request) -> str:
-    return f", {printable(request.note)}" if request.note else ""
-
-
-def _others(others: tuple[OtherRequest, ...], *, everyone: bool) -> str:
+def _others(others: tuple[OtherRequest, ...], *, everyone: bool) -> Iterator[str]:
+    """The other requests, the oldest first, each with its place and what it waits for."""
     if not others:
-        return "no other request in flight in this worker"
-    named = [
-        f"{target(other.request)} {age(other.request.age_seconds)} (core {other.core}{_note(other.request)})"
-        for other in others
-    ]
-    # All requests that die with this one are named.
-    most = len(others) if everyone else _MAX_OTHERS_NAMED
-    return f"{plural(len(others), 'other request')} in flight in this worker: {_named(named, most)}"
+        yield "no other request in flight in this worker"
+        return
+    yield f"{plural(len(others), 'other request')} in flight in this worker:"
+    for other in others[:_MAX_OTHERS_SHOWN]:
+        yield f"  {_other(other)}"
+    rest = others[_MAX_OTHERS_SHOWN:]
+    if rest:
+        # All requests that die with this one are named.
+        named = f": {_named([_name(other) for other in rest], len(rest))}" if everyone else ""
+        yield f"  and {len(rest)} more{named}"
+
+
+def _other(other: OtherRequest) -> str:
+    waits_for = other.request.waits_for
+    where = _place(other.place) if other.place is not None else ""
+    why = printable(waits_for.sentence) if waits_for is not None else ""
+    return "  ".join(part for part in (_name(other), where, why) if part)
+
+
+def _name(other: OtherRequest) -> str:
+    request = other.request
+    note = f", {printable(request.note)}" if request.note else ""
+    return f"{target(request)} {age(request.age_seconds)} (core {_number(other.core)}{note})"

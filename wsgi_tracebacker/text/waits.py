@@ -171,6 +171,12 @@ def _other_thread(waits: WaitsFor) -> str:
     return f"works on another thread: {waits.thread}" if waits.thread else "works on another thread"
 
 
+def _garbage(waits: WaitsFor) -> str:
+    if waits.share is None or waits.since_seconds is None:
+        return "garbage collections take most of the time"
+    return f"garbage collections took {waits.share:.0%} of the last {waits.since_seconds:.1f} s"
+
+
 def _repeated_statement(waits: WaitsFor) -> str:
     return "runs the same statement again and again" + (f": {waits.statement}" if waits.statement else "")
 
@@ -227,6 +233,6 @@ _SENTENCES: dict[str, Callable[[WaitsFor], str]] = {
     "client_slow": _client_slow,
     "client_gone": _client_gone,
     "other_thread": _other_thread,
-    "garbage": lambda _: "collections of garbage take most of the time",
+    "garbage": _garbage,
     "repeated_statement": _repeated_statement,
 }

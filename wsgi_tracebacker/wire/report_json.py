@@ -12,7 +12,7 @@ from wsgi_tracebacker.wire.records import plain
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, StallReport
+    from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport
     from wsgi_tracebacker.model.snapshot import Request, Stack
 
 
@@ -29,9 +29,9 @@ def document(report: HarakiriReport) -> dict[str, Any]:
             "limit_source": report.limit_source,
             "late_seconds": report.late_seconds,
         },
-        "worker": {"number": report.worker, "core": report.core, "pid": report.pid},
+        "worker": {"number": report.worker, "core": report.core, "pid": report.pid, "memory": report.memory},
         "verdict": report.verdict,
-        "timeline": report.timeline,
+        "timeline": [_span(span) for span in report.timeline],
         "thread": _thread(stack, report.system_call) if stack is not None else None,
         "others": _others(report.others),
     }
@@ -74,6 +74,13 @@ def stall_document(report: StallReport) -> dict[str, Any]:
     )
 
 
+def _span(span: Span) -> dict[str, Any]:
+    content = span._asdict()
+    # In another dict, because there are ten keys with it.
+    content["doing"] = {key: content.pop(key) for key in ("call", "waits_for")}
+    return content
+
+
 def _request(request: Request) -> dict[str, Any]:
     content = request._asdict()
     # In another dict, because there are ten keys without them.
@@ -89,7 +96,9 @@ def _request(request: Request) -> dict[str, Any]:
 
 
 def _other(other: OtherRequest | None) -> dict[str, Any] | None:
-    return None if other is None else {"core": other.core, "request": _request(other.request)}
+    if other is None:
+        return None
+    return {"core": other.core, "request": _request(other.request), "place": other.place}
 
 
 def _others(others: Iterable[OtherRequest]) -> list[dict[str, Any] | None]:

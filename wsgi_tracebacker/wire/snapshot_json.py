@@ -74,6 +74,7 @@ Record(
     Key("called_at", TEXT, None),
     Key("thread", TEXT, None),
     Key("since_seconds", NUMBER, None),
+    Key("share", NUMBER, None),
     Key("client_gone", FLAG, None),
 )
 Record(

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from tests.unit.wire.strategies import any_texts, frames, requests, stacks
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
-from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, Span, StallReport, Verdict
+from wsgi_tracebacker.model.report import HarakiriReport, HubReport, Memory, OtherRequest, Span, StallReport, Verdict
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Note, Request, Stack
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
 from wsgi_tracebacker.text.report import hub_lines, one_line, stall_line
+from wsgi_tracebacker.text.waits import with_sentence
 from wsgi_tracebacker.wire.report_json import document, stall_document
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ HANDLE = Frame("/venv/site-packages/gunicorn/workers/sync.py", 177, "handle_requ
 VIEW = Frame("/venv/site-packages/flask/app.py", 1498, "Flask.__call__", "    return self.wsgi_app()")
 LOAD_ROWS = Frame("/srv/shop/app.py", 44, "load_rows", "    cursor.execute(QUERY)")
 EXECUTE = Frame("/venv/site-packages/psycopg/cursor.py", 732, "execute", "    raise ex")
+LOCK = with_sentence(WaitsFor("lock", lock="stock", lock_place="app.py:51"))
+READ = Frame("/usr/lib/python3.12/socket.py", 708, "SocketIO.readinto")
 RENDER = Frame("/srv/shop/app.py", 51, "render", "    return json.dumps(rows)")
+
+MEMORY = Memory(180 << 20, 1434 << 20)
 
 REPORT = HarakiriReport(
     kind="harakiri",
@@ -42,7 +47,7 @@ REPORT = HarakiriReport(
     action="log",
     outcome="logged, still running",
     timeline=(
-        Span(15.0, 17.2, LOAD_ROWS, EXECUTE, 22, 0, 1, 0.0, 0.0),
+        Span(15.0, 17.2, LOAD_ROWS, READ, 22, 0, 1, 0.0, 0.0, EXECUTE, LOCK.sentence),
         Span(17.2, 30.0, RENDER, None, 128, 100, 3, 0.98, 0.25),
     ),
     verdict=Verdict("busy", "98% CPU since 17.2 s, moving within render"),
@@ -59,7 +64,14 @@ REPORT = HarakiriReport(
         frames_omitted=7,
     ),
     system_call="futex",
-    others=(OtherRequest(0, Request("POST", "/cart", None, None, None, 1.7e9, 0.5, "app")),),
+    others=(
+        OtherRequest(
+            0,
+            Request(*("POST", "/cart", None, None, None, 1.7e9, 0.5, "app"), waits_for=LOCK),
+            RENDER,
+        ),
+    ),
+    memory=MEMORY,
 )
 
 
@@ -74,9 +86,13 @@ def test_the_text() -> None:
             "GET /report/annual 30.0 s (limit 30 s), worker 1 core 2, pid 5903, request id 7f3a, from 192.0.2.7,"
             " phase app; logged, still running"
         ),
-        "  15.0-17.2 s  shop/app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)",
+        (
+            "  15.0-17.2 s  shop/app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)"
+            "  waits for lock stock (app.py:51)"
+        ),
         "  17.2-30.0 s  shop/app.py:51 render and 2 other places  (CPU 98%, 25% runnable without a CPU)",
         "  verdict: busy: 98% CPU since 17.2 s, moving within render",
+        "  memory: the worker had 180M when the request became slow, and has 1.4G now",
         (
             "  thread: WSGIWorker1Core2, native id 5905, state S, waits in futex_wait_queue, system call futex,"
             " 12.50 s of CPU in all"
@@ -85,7 +101,8 @@ def test_the_text() -> None:
         "  [7 frames left out]",
         "  shop/app.py:51 render",
         "    return json.dumps(rows)",
-        "1 other request in flight in this worker: POST /cart 0.500 s (core 0)",
+        "1 other request in flight in this worker:",
+        "  POST /cart 0.500 s (core 0)  shop/app.py:51 render  waits for lock stock (app.py:51)",
     ]
 
 
@@ -124,7 +141,10 @@ def test_notes_stand_in_the_timeline() -> None:
     first, *rest = lines(NOTED)
     assert "request id 7f3a, trace 4bf92f3577b34da6a3ce929d0e0e4736, from 192.0.2.7" in first
     assert [line.strip().partition("  ")[::2] for line in rest[:4]] == [
-        ("15.0-17.2 s", "shop/app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)"),
+        (
+            "15.0-17.2 s",
+            "shop/app.py:44 load_rows > psycopg/cursor.py:732 execute  (waiting)  waits for lock stock (app.py:51)",
+        ),
         ("16.0 s", "note: loading rows"),
         ("17.2-30.0 s", "shop/app.py:51 render and 2 other places  (CPU 98%, 25% runnable without a CPU)"),
         ("18.5 s", "note: rendering\\n4711"),
@@ -148,7 +168,7 @@ def test_time_before_the_request_got_here_is_said() -> None:
 def test_the_thread_that_works_for_a_request_has_its_stack() -> None:
     """Below that of the request, with what the kernel says of it."""
     worker = Stack("pool_0", native_id=7, state="R", cpu_seconds=1.0, frames=(LOAD_ROWS,))
-    *_, name, head, place, source, _ = lines(REPORT._replace(other_thread=worker))
+    *_, name, head, place, source, _ = lines(REPORT._replace(other_thread=worker, others=()))
     assert name == "the thread that works for it: pool_0, native id 7, state R, 1.00 s of CPU in all"
     assert head == "Stack (most recent call last):"
     assert (place, source) == ("  shop/app.py:44 load_rows", "    cursor.execute(QUERY)")
@@ -163,6 +183,9 @@ def test_one_line_for_one_that_ended() -> None:
     assert "\n" not in line
     assert line.startswith("GET /report/annual 30.0 s (limit 30 s), ")
     assert "phase app; ended: 15.0-17.2 s  shop/app.py:44 load_rows" in line
+    assert line.endswith("; memory 180M to 1.4G")
+    assert document(ended)["worker"]["memory"] == {"start_bytes": 180 << 20, "end_bytes": 1434 << 20}
+    assert "memory" not in one_line(ended._replace(memory=Memory(None, 1)))
 
 
 def test_a_limit_that_nobody_gave_says_how_to_change_it() -> None:
@@ -174,33 +197,46 @@ def test_a_limit_that_nobody_gave_says_how_to_change_it() -> None:
 
 
 def test_many_others_are_counted() -> None:
-    """Ten by name; the document has all."""
-    crowd = REPORT._replace(others=REPORT.others * 25)
-    *_, last = lines(crowd)
-    assert last.startswith("25 other requests in flight in this worker: POST /cart")
-    assert last.count("POST /cart") == 10
-    assert last.endswith(" and 15 more")
-    assert len(document(crowd)["others"]) == 25
+    """Fifty have a line each; the document has all, and a report on a kill names all."""
+    crowd = REPORT._replace(others=REPORT.others * 75)
+    found = list(lines(crowd))
+    head = found.index("75 other requests in flight in this worker:")
+    shown = found[head + 1 : -1]
+    assert len(shown) == 50
+    assert all(line.startswith("  POST /cart 0.500 s (core 0)  shop/app.py:51 render  waits for") for line in shown)
+    assert found[-1] == "  and 25 more"
+    assert len(document(crowd)["others"]) == 75
     *_, last = lines(crowd._replace(action="kill"))
+    assert last.startswith("  and 25 more: POST /cart 0.500 s (core 0), ")
     assert last.count("POST /cart") == 25, "those that die with it are all named"
     *_, last = lines(REPORT._replace(others=()))
     assert last == "no other request in flight in this worker"
+    unknown = OtherRequest(None, Request("GET", "/", None, None, None, 0.0, 2.0, "app"))
+    *_, last = lines(REPORT._replace(others=(unknown,)))
+    assert last == "  GET / 2.0 s (core ?)"
 
 
 def test_the_document_says_all_that_the_text_says() -> None:
     """Every value of the report is in it."""
     found = document(REPORT)
     assert found["request"]["path"] == "/report/annual"
+    memory = found["worker"].pop("memory")
     assert found["worker"] == {"number": 1, "core": 2, "pid": 5903}
+    assert memory == {"start_bytes": 180 << 20, "end_bytes": 1434 << 20}
     assert found["deadline"] == {"limit_seconds": 30.0, "limit_source": "given", "late_seconds": 0.02}
     assert (found["kind"], found["action"], found["outcome"]) == ("harakiri", "log", "logged, still running")
     assert [span["to_seconds"] for span in found["timeline"]] == [17.2, 30.0]
-    assert found["timeline"][0]["innermost"]["function"] == "execute"
+    span = found["timeline"][0]
+    assert (span["innermost"]["function"], span["doing"]["call"]["function"]) == ("SocketIO.readinto", "execute")
+    assert span["doing"]["waits_for"] == LOCK.sentence
+    assert found["timeline"][1]["doing"] == {"call": None, "waits_for": None}
     assert found["verdict"] == {"kind": "busy", "explanation": "98% CPU since 17.2 s, moving within render"}
     thread = found["thread"]
     assert (thread["wait_channel"], thread["system_call"], thread["frames_omitted"]) == ("futex_wait_queue", "futex", 7)
     assert thread["frames"][0]["source"] == "    return json.dumps(rows)"
-    assert found["others"][0]["request"]["path"] == "/cart"
+    other = found["others"][0]
+    assert other["request"]["path"] == "/cart"
+    assert (other["place"]["function"], other["request"]["waits_for"]["lock"]) == ("render", "stock")
     words = json.dumps(found)
     for name, value in REPORT._asdict().items():
         if isinstance(value, (str, int, float)):
@@ -234,8 +270,10 @@ SPANS = st.builds(
     places=st.integers(1, 8),
     cpu_share=st.one_of(st.none(), st.floats(0, 1)),
     run_delay_share=st.one_of(st.none(), st.floats(0, 1)),
+    call=st.none() | frames,
+    waits_for=st.none() | any_texts,
 )
-OTHERS = st.builds(OtherRequest, st.integers(0, 9), requests)
+OTHERS = st.builds(OtherRequest, st.integers(0, 9), requests, st.none() | frames)
 REPORTS = st.builds(
     HarakiriReport,
     kind=st.sampled_from(["harakiri", "slow"]),

@@ -109,6 +109,10 @@ SQL = "SELECT total FROM orders WHERE id = ?"
         (WaitsFor("sleep", called_at="poll.py:7"), "sleeps (called at poll.py:7)"),
         (WaitsFor("client_slow", peer="203.0.113.7"), "the client 203.0.113.7 reads slowly"),
         (WaitsFor("client_gone"), "the client has gone"),
+        (
+            WaitsFor("garbage", share=0.63, since_seconds=2.0),
+            "garbage collections took 63% of the last 2.0 s",
+        ),
         (WaitsFor("client_gone", peer="203.0.113.7", client_gone=True), "the client 203.0.113.7 has gone"),
         (WaitsFor("sleep", called_at="a.py:1", client_gone=True), "sleeps (called at a.py:1); the client has gone"),
     ],

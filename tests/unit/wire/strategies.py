@@ -91,6 +91,7 @@ waits = st.builds(
     client_gone=st.none() | st.booleans(),
     holders=st.lists(holders, max_size=2).map(tuple),
     since_seconds=st.none() | numbers,
+    share=st.none() | numbers,
     **dict.fromkeys(("own_port", "pid", "pool_size", "pool_in_use"), optional_integers),
     **dict.fromkeys(
         (

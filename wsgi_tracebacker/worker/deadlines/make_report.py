@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
-from wsgi_tracebacker.model.report import HarakiriReport, HubReport, OtherRequest, StallReport
+from wsgi_tracebacker.model.report import HarakiriReport, HubReport, Memory, OtherRequest, StallReport
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets
+from wsgi_tracebacker.worker.stacks.walk import Walked
 from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
@@ -18,8 +20,11 @@ from wsgi_tracebacker.worker.waits import other_threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.model.snapshot import Request
+    from wsgi_tracebacker.linux.source import SourceFile
+    from wsgi_tracebacker.model.code_ownership import CodeOwnership
+    from wsgi_tracebacker.model.snapshot import Frame, Request
     from wsgi_tracebacker.model.waits import WaitsFor
+    from wsgi_tracebacker.worker.deadlines.garbage import GarbageWatch
     from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
@@ -29,38 +34,57 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 
+#: How often all requests in flight are asked for the timelines of slow ones, at most: at 5 ms for 20 waiting threads.
+_ASK_SECONDS = 0.5
+
+
 class ReportMaker:
     """Makes the reports of one process. Used by the watchdog's thread."""
 
     def __init__(
-        self, cores: Cores, hubs: Hubs, places: Places, waits: WaitSources, worker_number: Callable[[], int | None]
+        self,
+        cores: Cores,
+        hubs: Hubs,
+        places: Places,
+        waits: WaitSources,
+        ownership: CodeOwnership,
+        worker_number: Callable[[], int | None],
+        garbage: GarbageWatch,
     ) -> None:
         self._cores = cores
         self._hubs = hubs
         self._places = places
         self._waits = waits
+        self._ownership = ownership
         self._worker_number = worker_number
+        self._garbage = garbage
         #: What in_flight() returns during this check; None: not found yet.
         self._in_flight: list[tuple[Core, OtherRequest]] | None = None
+        #: The `started` of their cores then.
+        self._tokens: dict[Core, float] = {}
         #: What they wait for; None: not asked yet.
         self._waits_for: dict[Core, WaitsFor] | None = None
-        #: The stacks of all threads when that was asked.
-        self._threads: dict[int, RawStack] = {}
+        #: When that was asked last, in any check.
+        self._asked_at = 0.0
+        #: The stacks when that was asked.
+        self._walked = Walked({})
 
     def begin_check(self) -> None:
         """Make in_flight() find the requests anew: once a check, in which many requests may be overdue."""
         self._in_flight = self._waits_for = None
-        self._threads = {}
+        self._walked = Walked({})
 
     def in_flight(self) -> list[tuple[Core, OtherRequest]]:
         """The requests in flight with their cores, the oldest first."""
         if self._in_flight is None:
             found = []
+            self._tokens = {}
             now_monotonic, now_unix = monotonic(), unix_time()
             for core in self._cores.all():
                 token = core.started
                 request = describe(core, token, now_monotonic, now_unix) if token > 0.0 else None
                 if request is not None:
+                    self._tokens[core] = token
                     found.append((core, OtherRequest(core.number, request)))
             self._in_flight = sorted(found, key=lambda entry: -entry[1].request.age_seconds)
         return self._in_flight
@@ -69,13 +93,24 @@ class ReportMaker:
         """The requests in flight on other cores."""
         return tuple(other for other_core, other in self.in_flight() if other_core is not core)
 
+    def may_ask(self, now: float) -> bool:
+        """Whether wait_of() is cheap, or was not called for a while: it looks at all requests in flight."""
+        return self._waits_for is not None or now - self._asked_at >= _ASK_SECONDS
+
+    def wait_of(self, core: Core, stack: RawStack) -> WaitsFor | None:
+        """What the request on a core waits for; None if that is not known, or its stack is not this one any more."""
+        found = self._waiting().get(core)
+        return found if self._walked.stack_of(core) == stack else None
+
     def _waiting(self) -> dict[Core, WaitsFor]:
         """What the requests in flight wait for: asked once a check, for all of its reports."""
         if self._waits_for is None:
+            self._asked_at = monotonic()
             in_flight = {core: other.request for core, other in self.in_flight()}
-            walked = greenlets.walk_with(in_flight, ())
-            self._threads = walked.threads
-            self._waits_for = self._waits.find(walked.threads, in_flight, walked.served_by_greenlets(in_flight))
+            walked = self._walked = greenlets.walk_with(in_flight, ())
+            self._waits_for = self._waits.find(
+                walked.threads, in_flight, walked.served_by_greenlets(in_flight), min_age_seconds=0.0
+            )
         return self._waits_for
 
     def make(
@@ -95,6 +130,11 @@ class ReportMaker:
         hub = self._hubs.of(core) if is_in_flight else None
         waiting = self._waiting() if is_in_flight else {}
         waits_for = waiting.get(core)
+        if waits_for is not None and stack is not None and self.wait_of(core, stack) is not None:
+            slow.recorder.add_wait(waits_for.sentence)
+        verdict = slow.recorder.verdict(waits_for.sentence if waits_for is not None else None)
+        if waits_for is None and is_in_flight:
+            waits_for = self._garbage.cause(monotonic())
         # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
         asked_id = slow.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
         own_stack = None
@@ -117,12 +157,13 @@ class ReportMaker:
             action=action,
             outcome=outcome,
             timeline=slow.recorder.timeline(),
-            verdict=slow.recorder.verdict(waits_for.sentence if waits_for is not None else None),
+            verdict=verdict,
             stack=own_stack,
             system_call=kernel_threads.system_call(asked_id) if asked_id is not None else None,
             others=self._others_waiting(core, waiting) if is_in_flight else (),
             hub=hub.state(monotonic()) if hub is not None else None,
             hub_blocked_by=_running_in(hub, self.in_flight())[2] if hub is not None else None,
+            memory=Memory(slow.resident_bytes, proc.resident_bytes("/proc/self")),
             other_thread=self._other_thread(core) if waits_for and waits_for.kind == "other_thread" else None,
             limit_source=limit_source,
         )
@@ -130,19 +171,32 @@ class ReportMaker:
     def _other_thread(self, core: Core) -> Stack | None:
         """The stack of the thread that works for a request."""
         ident = core.serving_ident()
-        worker = other_threads.find(self._threads, (ident,)).get(ident)
+        threads = self._walked.threads
+        worker = other_threads.find(threads, (ident,)).get(ident)
         if worker is None:
             return None
         native_id = getattr(known_thread(worker), "native_id", None)
-        return self._stack(self._threads[worker], thread_name(worker), None, worker, native_id, native_id)
+        return self._stack(threads[worker], thread_name(worker), None, worker, native_id, native_id)
 
     def _others_waiting(self, core: Core, waiting: dict[Core, WaitsFor]) -> tuple[OtherRequest, ...]:
-        """The requests in flight on other cores, with what they wait for."""
+        """The requests in flight on other cores, with their places and what they wait for."""
+        files: dict[str, SourceFile | None] = {}
         return tuple(
-            other._replace(request=other.request._replace(waits_for=waiting.get(other_core)))
+            other._replace(
+                request=other.request._replace(waits_for=waiting.get(other_core)), place=self._place(other_core, files)
+            )
             for other_core, other in self.in_flight()
             if other_core is not core
         )
+
+    def _place(self, core: Core, files: dict[str, SourceFile | None]) -> Frame | None:
+        """The innermost call of the application in a request in flight."""
+        stack = self._walked.stack_of(core)
+        index = self._ownership.innermost(code.co_filename for code, _ in stack)
+        if index is None or core.started != self._tokens[core]:
+            # The stack may be another request's.
+            return None
+        return self._places.place(*stack[index], files).frame
 
     def make_hub(self, hub: Hub, silent_seconds: float) -> HubReport:
         """Make the report on a blocked hub, with the greenlet that blocks it."""

@@ -48,15 +48,22 @@ _LATE_SHARE = 0.3
 _WAITS_INSTEAD = ("frozen", "starved", "unknown")
 
 
+#: What the request waits for is asked when it has been in one place for so long: before, it may be anything else by the
+#: time that the answer is there. Then again after twice that time, and so on.
+_ASK_SECONDS = 0.5
+
+
 class _Place(NamedTuple):
-    """The two frames that a timeline shows: the application's innermost one, and the innermost of all."""
+    """Frames of a stack: the application's innermost one, the one that it called, and the innermost of all."""
 
     application: Frame | None
-    #: None where it is the same one.
+    #: None where the application called none.
+    call: Frame | None
+    #: None where it is the application's.
     innermost: Frame | None
 
 
-_NO_PLACE = _Place(None, None)
+_NO_PLACE = _Place(None, None, None)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -78,6 +85,8 @@ class _Run:
     late_seconds: float = 0.0
     #: After its last sample, without knowledge of the CPU time.
     unmeasured_seconds: float = 0.0
+    #: What the request waited for, by place.
+    waits: dict[_Place, str] = dataclasses.field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -117,8 +126,11 @@ class _Run:
         self.unmeasured_seconds += later.unmeasured_seconds
         for place, samples in later.places.items():
             self.places[place] = self.places.get(place, 0) + samples
+        self.waits = {**self.waits, **later.waits}
         while len(self.places) > _MAX_PLACES:
-            del self.places[min(self.places, key=self.places.__getitem__)]
+            rarest = min(self.places, key=self.places.__getitem__)
+            del self.places[rarest]
+            self.waits.pop(rarest, None)
 
 
 class Recorder:
@@ -134,6 +146,8 @@ class Recorder:
         self._place = _NO_PLACE
         self._cpu: float | None = None
         self._delay: float | None = None
+        #: The age at which to ask what the request waits for, and how long after the beginning of the run that is.
+        self._ask_at = self._ask_after_seconds = 0.0
 
     @property
     def runs(self) -> int:
@@ -174,8 +188,23 @@ class Recorder:
             run.count(self._place)
             return
         self._runs.append(_Run(self._key, age_seconds, age_seconds, {self._place: 1}))
+        self._ask_after_seconds = _ASK_SECONDS
+        self._ask_at = age_seconds + _ASK_SECONDS
         if len(self._runs) > MAX_RUNS:
             _merge_one(self._runs)
+
+    def wants_wait(self) -> bool:
+        """Whether the request has been in one place for so long that it is time to ask what it waits for."""
+        return bool(self._runs) and self._runs[-1].to_seconds >= self._ask_at
+
+    def add_wait(self, waits_for: str | None) -> None:
+        """What the request waits for at the last sample; None if that is not known."""
+        if not self._runs:
+            return
+        if waits_for is not None:
+            self._runs[-1].waits[self._place] = waits_for
+        self._ask_after_seconds *= 2
+        self._ask_at = self._runs[-1].to_seconds + self._ask_after_seconds
 
     def change_thread(self) -> None:
         """The next sample is of another thread: the CPU time until then is not known."""
@@ -197,12 +226,13 @@ class Recorder:
         index = self._ownership.innermost(code.co_filename for code, _ in stack)
         application = None if index is None else stack[index]
         innermost_frame = self._places.place(*innermost, files).frame
-        if application is None:
-            return (id(innermost[0]), innermost_frame.lineno), _Place(None, innermost_frame)
+        if index is None or application is None:
+            return (id(innermost[0]), innermost_frame.lineno), _Place(None, None, innermost_frame)
         frame = self._places.place(*application, files).frame
         if application is innermost:
-            return (id(application[0]), frame.lineno), _Place(frame, None)
-        return (id(application[0]), frame.lineno, id(innermost[0])), _Place(frame, innermost_frame)
+            return (id(application[0]), frame.lineno), _Place(frame, None, None)
+        call = self._places.place(*stack[index - 1], files).frame
+        return (id(application[0]), frame.lineno, id(innermost[0])), _Place(frame, call, innermost_frame)
 
     def application_calls(self) -> object:
         """The application's calls at the last sample with the line of the innermost; equal for equal places.
@@ -241,7 +271,7 @@ class Recorder:
         episode_seconds = sum(run.seconds for run in self._runs) * _EPISODE_SHARE
         merged: list[_Run] = []
         for original in self._runs:
-            run = dataclasses.replace(original, places=dict(original.places))
+            run = dataclasses.replace(original, places=dict(original.places), waits=dict(original.waits))
             before = merged[-1] if merged else None
             if (
                 before is not None
@@ -280,6 +310,8 @@ def _span(run: _Run) -> Span:
         places=len(run.places),
         cpu_share=run.share(run.cpu_seconds),
         run_delay_share=run.share(run.delay_seconds),
+        call=place.call,
+        waits_for=run.waits.get(place),
     )
 
 

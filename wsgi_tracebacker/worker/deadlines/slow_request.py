@@ -9,6 +9,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.report import DEFAULT
@@ -74,6 +75,8 @@ class SlowRequest:
         self._publisher = publisher
         #: As it was when it became slow.
         self._request = request
+        #: The worker's resident size then.
+        self.resident_bytes = proc.resident_bytes("/proc/self")
         #: The phase that it was seen in last.
         self._phase = APP
         self._begun = core.begun
@@ -190,6 +193,9 @@ class SlowRequest:
         late_seconds = late_seconds if self._last_sample is not None else 0.0
         self.recorder.sample(now - self.token, stack, cpu, delay, late_seconds)
         self._last_sample = now
+        if self.recorder.wants_wait() and self._maker.may_ask(now):
+            waits_for = self._maker.wait_of(self.core, stack)
+            self.recorder.add_wait(waits_for.sentence if waits_for is not None else None)
 
     def _greenlet_times(self, cpu: float | None, delay: float | None) -> tuple[float | None, float | None]:
         """A greenlet's part of its thread's times: what passed between two samples that both saw it running."""

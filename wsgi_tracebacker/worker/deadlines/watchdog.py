@@ -34,6 +34,7 @@ from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
 from wsgi_tracebacker.worker.deadlines.client_watch import CHECK_SECONDS, ClientWatch
+from wsgi_tracebacker.worker.deadlines.garbage import GarbageWatch
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
@@ -103,7 +104,8 @@ class Watchdog:
         self._ownership = ownership
         self._hubs = hubs
         self._publisher = Publisher(reporter, stacks_file, table, fold)
-        self._maker = ReportMaker(cores, hubs, places, waits, worker_number)
+        self._garbage = GarbageWatch()
+        self._maker = ReportMaker(cores, hubs, places, waits, ownership, worker_number, self._garbage)
         self._hub_watch = HubWatch(hubs, self._maker, self._publisher)
         self._client_watch = ClientWatch(self._publisher.count)
         #: The requests that are slow, by the id of their core.
@@ -147,6 +149,7 @@ class Watchdog:
 
     def forget(self) -> None:
         """Release what is left in a forked child, which has no such thread."""
+        self._garbage.stop()
         self._waker.close()
 
     def wake(self) -> None:
@@ -214,6 +217,7 @@ class Watchdog:
         except Exception:
             faults.caught("when the watchdog ended")
         finally:
+            self._garbage.stop()
             self._waker.close()
             self._ended.release()
 
@@ -257,7 +261,10 @@ class Watchdog:
         if self.kill_timer is not None and self.kill_timer.update():
             wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)
         if self._slow:
+            self._garbage.check(now)
             wake_at = min(wake_at, self._check_slow(late_seconds))
+        else:
+            self._garbage.stop()
         wake_at = min(wake_at, self._hub_watch.check(now, late_seconds))
         wake_at = min(wake_at, self._publisher.log_summaries(now))
         self.wakes_at = wake_at

@@ -55,6 +55,7 @@ class WaitSources:
         threads: Mapping[int, Stack],
         in_flight: Mapping[Core, Request],
         greenlets: Mapping[Core, tuple[Stack, str]],
+        min_age_seconds: float = MIN_AGE_SECONDS,
     ) -> dict[Core, WaitsFor]:
         """What the oldest of these requests wait for; those that wait for nothing that is known are not in it.
 
@@ -62,10 +63,11 @@ class WaitSources:
         :param in_flight: the requests with their cores.
         :param greenlets: the cores that greenlets serve, with their stacks and states: what their threads run is not
             their own.
+        :param min_age_seconds: younger requests are not asked about.
         """
         tokens = {core: core.started for core in in_flight}
         asked = sorted(
-            (core for core, request in in_flight.items() if request.age_seconds >= MIN_AGE_SECONDS),
+            (core for core, request in in_flight.items() if request.age_seconds >= min_age_seconds),
             key=lambda core: -in_flight[core].age_seconds,
         )[:MAX_REQUESTS]
         if not asked:

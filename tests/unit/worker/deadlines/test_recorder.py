@@ -161,6 +161,34 @@ def test_an_installed_application_has_its_lines_too() -> None:
     assert span.innermost.function == "wait"
 
 
+def test_the_call_into_the_library_is_shown_and_not_what_that_calls() -> None:
+    """A condition, or the reading of a socket, says nothing; the innermost call stays in the record."""
+    made = recorder()
+    for age in (1.0, 1.1, 1.2):
+        made.sample(age, [(LIBRARY[1], 0), (LIBRARY[0], 0), (OWN[0], 0), (OWN[1], 0)], 0.0, 0.0)
+    [span] = made.timeline()
+    assert [frame and frame.function for frame in (span.application, span.call, span.innermost)] == [
+        *("load_rows", "execute", "iterencode")
+    ]
+    assert "load_rows > dist-packages/execute.py" in span_line(span)
+    assert "iterencode" not in span_line(span)
+
+
+def test_what_a_request_waits_for_is_asked_where_it_stays() -> None:
+    """After half a second in one place, then more and more rarely; each stretch has its own answer."""
+    made = recorder()
+    asked: list[float] = []
+    for tenths in range(60):
+        where = Where(0, 0) if tenths < 40 else Where(1, 1)
+        made.sample(tenths / 10, where.stack, 0.0, 0.0)
+        if made.wants_wait():
+            asked.append(tenths / 10)
+            made.add_wait("resolves bank" if tenths < 40 else None if tenths < 50 else "sleeps")
+    assert asked == [0.5, 1.5, 3.5, 4.5, 5.5]
+    assert [span.waits_for for span in made.timeline()] == ["resolves bank", "sleeps"]
+    assert span_line(made.timeline()[1]).endswith("(waiting)  sleeps")
+
+
 def test_a_request_that_ended_reaches_to_its_end() -> None:
     """The time after the last sample belongs to where it was then."""
     made = record(3)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import math
 import os
+import queue
 import random
 import re
 import signal
@@ -658,3 +660,74 @@ def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, lo
     [line] = wait_for(logged, "stall")
     assert line.endswith("; no request is in flight; ended meanwhile: GET /hold")
     assert logged.of("harakiri") == []
+
+
+def test_garbage_collections_are_the_cause_of_what_they_take_the_time_of(base: str, logged: Logged) -> None:
+    """They are measured while the request is recorded, and nothing of ours is called after it."""
+    before = list(gc.callbacks)
+    seen: list[int] = []
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        many = [[] for _ in range(200_000)]  # type: ignore[var-annotated]
+        while not logged.reports:
+            gc.collect()
+        seen.append(len(gc.callbacks))
+        start_response("200 OK", [])
+        return [str(len(many)).encode()]
+
+    wrapped = TracebackerMiddleware(application, base, slow=0.1, harakiri=1.5, on_harakiri=logged.reports.append)
+    serve(wrapped, environ("/x"))
+    wait_for(logged, "slow")
+    [report] = logged.reports
+    waits_for = report.request.waits_for
+    assert waits_for is not None
+    assert (waits_for.kind, waits_for.share is not None and waits_for.share >= 0.5) == ("garbage", True)
+    assert f"  because: {waits_for.sentence}\n" in logged.of("harakiri")[0]
+    assert seen == [len(before) + 1]
+    wait_until(lambda: gc.callbacks == before, "the callback is removed")
+
+
+def test_the_worker_s_memory_is_measured_when_a_request_becomes_slow_and_at_its_end(base: str, logged: Logged) -> None:
+    """Of a request that loads much, both sizes are in its report and in its line."""
+    held: list[bytes] = []
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        wait_until(lambda: logged.reports, "it is overdue at once")
+        held.append(b"x" * (64 << 20))
+        start_response("200 OK", [])
+        return [b""]
+
+    wrapped = TracebackerMiddleware(application, base, slow=0.1, harakiri=0.2, on_harakiri=logged.reports.append)
+    serve(wrapped, environ("/x"))
+    [line] = wait_for(logged, "slow")
+    [content] = [content for name, _, content in logged.records if name.endswith("slow")]
+    start, end = content["worker"]["memory"]["start_bytes"], content["worker"]["memory"]["end_bytes"]
+    assert end - start > 32 << 20
+    assert re.search(r"; memory \d\S* to \d\S*$", line)
+    [report] = logged.reports
+    assert report.memory.start_bytes == start
+
+
+def test_the_timeline_names_the_call_and_what_it_waited_for(base: str, logged: Logged) -> None:
+    """Where the application waits for an entry of a queue, that is said, also after its end; no condition is named."""
+    entries: queue.Queue[bytes] = queue.Queue()
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        content = entries.get()
+        start_response("200 OK", [])
+        return [content]
+
+    def publish(report: HarakiriReport) -> None:
+        logged.reports.append(report)
+        entries.put(b"")
+
+    serve(TracebackerMiddleware(application, base, slow=0.1, harakiri=0.9, on_harakiri=publish), environ("/x"))
+    [line] = wait_for(logged, "slow")
+    [report] = logged.reports
+    [span] = report.timeline
+    functions = [frame and frame.function.rpartition(".")[2] for frame in (span.application, span.call, span.innermost)]
+    assert functions == ["application", "get", "wait"]
+    assert report.request.waits_for is not None
+    assert report.request.waits_for.kind == "queue"
+    assert span.waits_for == report.request.waits_for.sentence
+    assert re.search(rf"> \S*queue\.py:\d+ (Queue\.)?get  \(waiting\)  {re.escape(span.waits_for)}", line)

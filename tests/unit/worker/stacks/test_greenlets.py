@@ -20,6 +20,7 @@ from wsgi_tracebacker.model.report import OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.text.folding import folded
 from wsgi_tracebacker.worker import agent
+from wsgi_tracebacker.worker.deadlines.garbage import GarbageWatch
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
@@ -355,7 +356,10 @@ def watching(fake: FakeHub, in_flight: list[tuple[Core, OtherRequest]], limit: f
     cores._taken.update(enumerate(core for core, _ in in_flight))
     fold = functools.partial(folded, ownership=CodeOwnership())
     publisher = Publisher(said, lambda: None, lambda: None, fold)  # type: ignore[arg-type]
-    maker = ReportMaker(cores, hubs, places.Places(None), WaitSources(None, CodeOwnership()), lambda: 3)
+    ownership = CodeOwnership()
+    maker = ReportMaker(
+        cores, hubs, places.Places(None), WaitSources(None, ownership), ownership, lambda: 3, GarbageWatch()
+    )
     # Their ages are part of what the tests expect.
     maker._in_flight = in_flight
     watch = HubWatch(hubs, maker, publisher)
@@ -407,7 +411,7 @@ def test_a_blocked_hub_is_reported_once_with_the_request_that_blocks_it() -> Non
         " not give way, and all other greenlets wait"
     )
     assert ".blocks_the_hub\n" in report or "in blocks_the_hub\n" in report
-    assert report.splitlines()[-1] == "1 other request in flight in this worker: GET /waits 1.5 s (core 0)"
+    assert report.endswith("\n1 other request in flight in this worker:\n  GET /waits 1.5 s (core 0)")
     assert said.contents[0]["request"]["path"] == "/blocks"
     fake.run()
     watch.check(13.0, 0.0)
