@@ -98,6 +98,20 @@ def test_a_factory_and_an_option_from_the_environment(command: StartCommand, bas
     assert asking.ask(base, 1, "/worker")["worker"]["application"] == "shop"
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "tests.programs.websocket:app",
+        "tests.programs.unwrapped:create_application()",
+    ],
+)
+def test_an_application_is_called_as_it_was_named(command: StartCommand, base: str, target: str) -> None:
+    """Not after the framework's class that its object is of, nor after what a factory returns."""
+    _, address = command(*COMMANDS["waitress"], env={"WSGI_TB_APP": target})
+    clients.request(address, "/")
+    assert asking.ask(base, 1, "/worker")["worker"]["application"] == target
+
+
 def test_uwsgis_own_core_numbers(command: StartCommand, base: str, tmp_path: Path) -> None:
     """Each thread has the number of the core that uWSGI says to the application."""
     target = {"WSGI_TB_APP": "tests.programs.unwrapped:application"}

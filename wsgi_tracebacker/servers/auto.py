@@ -42,7 +42,9 @@ def _named_now() -> WSGIApplication:
             f"{VARIABLE} is not set: say which application to serve, as in {VARIABLE}=mysite.wsgi:application"
         )
     if target not in _found:
-        _found[target] = wrapped(find_application(target, VARIABLE))
+        # It was named, and is called so: an object, as Flask's, has no name of its own.
+        name = os.environ.get("WSGI_TB_APPLICATION") or target
+        _found[target] = wrapped(find_application(target, VARIABLE), application=name)
     return _found[target]
 
 
