@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.errors import HarakiriTimeout, RequestTimedOut
 from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.threads import primitives
-from wsgi_tracebacker.worker.tracking.core import value_in
+from wsgi_tracebacker.worker.tracking.describe import is_websocket
 from wsgi_tracebacker.worker.tracking.responses import is_finished_body
 from wsgi_tracebacker.worker.tracking.stand_in import StandIns
 
@@ -155,12 +155,6 @@ def serve(core: Core, app: WSGIApplication, environ: WSGIEnvironment, start_resp
         return whole
     body: Iterable[bytes] = _GUARDED_BODIES.of(type(result))(call, result)
     return body
-
-
-def is_websocket(environ: object) -> bool:
-    """Whether the client asks for a websocket (RFC 6455, section 4.1)."""
-    upgrade = value_in(environ, "HTTP_UPGRADE")
-    return type(upgrade) is str and upgrade.lower() == "websocket"
 
 
 class _GuardedBody:

@@ -17,13 +17,12 @@ from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import report_json
-from wsgi_tracebacker.worker.deadlines.interruptible import is_websocket
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, Limit, limit_of, thresholds
 from wsgi_tracebacker.worker.deadlines.timeout_delivery import TimeoutDelivery
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.tracking.core import APP, BODY
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
-from wsgi_tracebacker.worker.tracking.describe import describe
+from wsgi_tracebacker.worker.tracking.describe import describe, is_websocket
 from wsgi_tracebacker.worker.tracking.handle import notes_of
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.report import CLIENT_GONE, DEFAULT, GIVEN
 from wsgi_tracebacker.worker.tracking.core import APP
+from wsgi_tracebacker.worker.tracking.describe import is_websocket
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.settings import Settings
@@ -46,8 +47,8 @@ def thresholds(core: Core, token: float) -> tuple[float, float]:
     if settings is None or token <= 0.0:
         return NEVER, NEVER
     since, harakiri, source = limit_of(core, token, settings)
-    if source == DEFAULT and core.phase != APP:
-        # Nobody said that a body must end: downloads and server-sent events last.
+    if source == DEFAULT and (core.phase != APP or is_websocket(core.environ)):
+        # Nobody said that these must end: downloads, server-sent events and websockets last.
         harakiri = None
     slow = settings.slow
     if slow is None and harakiri is not None:

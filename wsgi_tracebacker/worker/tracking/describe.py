@@ -142,3 +142,9 @@ def _path(value: object) -> str:
     except UnicodeEncodeError:
         pass
     return text if len(value) <= MAX_TEXT_CHARACTERS else text + "..."
+
+
+def is_websocket(environ: object) -> bool:
+    """Whether the client asks for a websocket (RFC 6455, section 4.1)."""
+    upgrade = value_in(environ, "HTTP_UPGRADE")
+    return type(upgrade) is str and upgrade.lower() == "websocket"

@@ -102,6 +102,13 @@ def test_the_default_limit_is_for_the_callable(phase: int) -> None:
     assert thresholds(own, 100.0) == (122, 124)
 
 
+def test_the_default_limit_is_not_for_websockets() -> None:
+    """They last; one that was given counts."""
+    for made, overdue_at in ((core(), NEVER), (core(harakiri=30), 130)):
+        made.environ = {"HTTP_UPGRADE": "WebSocket"}
+        assert thresholds(made, 100.0)[1] == overdue_at
+
+
 def test_no_process_is_killed_for_the_default_limit() -> None:
     """Only for one that was given, by an option or by the request itself."""
     assert kill_deadline(core(harakiri_action="kill"), 100.0) == NEVER
