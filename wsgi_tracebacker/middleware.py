@@ -40,7 +40,7 @@ from wsgi_tracebacker.worker.tracking.responses import is_finished_body
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -84,6 +84,7 @@ class TracebackerMiddleware:
         name_threads: bool | None = None,
         show_query: bool | None = None,
         show_statements: bool | None = None,
+        known_frames: str | Sequence[str] | None = None,
         remote_address_header: str | None = None,
         request_id_header: str | None = None,
         harakiri: float | Mapping[str, float | None] | Callable[[WSGIEnvironment], float | None] | None = None,
@@ -110,6 +111,8 @@ class TracebackerMiddleware:
         :param show_query: show query strings; they hold secrets. ``WSGI_TB_SHOW_QUERY``, no.
         :param show_statements: say which statement, URL or host a request waits for, by variables of known libraries.
             ``WSGI_TB_SHOW_STATEMENTS``, yes.
+        :param known_frames: functions of the application in which its requests wait, one a line:
+            ``shop/bank.py:Client.charge service service='bank' statement=operation``. ``WSGI_TB_KNOWN_FRAMES``, none.
         :param remote_address_header: the header to take the client's address from, behind a proxy that sets it.
             ``WSGI_TB_REMOTE_ADDRESS_HEADER``, the address of the connection.
         :param request_id_header: the header that holds the request's id; an empty text looks at none.
@@ -148,6 +151,7 @@ class TracebackerMiddleware:
             name_threads=name_threads,
             show_query=show_query,
             show_statements=show_statements,
+            known_frames=known_frames,
             remote_address_header=remote_address_header,
             request_id_header=request_id_header,
             harakiri=harakiri,

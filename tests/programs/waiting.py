@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import queue
 import select
@@ -73,6 +74,14 @@ def queue_get() -> None:
 def simple_queue() -> None:
     jobs = queue.SimpleQueue[str]()
     jobs.get()
+
+
+def imports_first() -> None:
+    importlib.import_module("tests.programs.sleeps_on_import")
+
+
+def imports_second() -> None:
+    importlib.import_module("tests.programs.sleeps_on_import")
 
 
 def future() -> None:
@@ -192,6 +201,21 @@ def mail() -> None:
     smtplib.SMTP("127.0.0.1", SILENT_PORT)
 
 
+def own_client() -> None:
+    connection = socket.create_connection(("127.0.0.1", SILENT_PORT))
+    ask_the_bank(connection, f"SELECT balance('{SECRET}')", SECRET)
+
+
+def ask_the_bank(connection: socket.socket, operation: str, password: str) -> None:
+    """Named to the middleware by the option known_frames."""
+    connection.sendall(f"{password} {operation}".encode())
+    answer_of(connection)
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    return connection.recv(1)
+
+
 def quick() -> None:
     pass
 
@@ -277,7 +301,7 @@ PAGES: dict[str, Callable[[], None]] = {
         *(child_pipe, fifo, flock, lockf, sqlite, sqlite_statement, urllib_answer, requests_answer),
         *(requests_without_limit, httpx_answer, urllib3_answer, http_connect, bare_connect, bare_receive, bare_send),
         *(selecting, epolling, mail, psycopg3, psycopg2_statement, postgresql_lock, sqlalchemy_statement),
-        *(django_statement, mariadb, redis_pop, quick),
+        *(django_statement, mariadb, redis_pop, quick, own_client, imports_first, imports_second),
     )
 }
 

@@ -66,6 +66,7 @@ LOCAL: dict[str, dict[str, Any]] = {
     "/selecting": {"kind": "connection", "peer": "SILENT"},
     "/epolling": {"kind": "connection", "peer": "SILENT"},
     "/mail": {"kind": "service", "service": "smtp", "peer": "SILENT"},
+    "/own_client": {"kind": "service", "service": "bank", "peer": "SILENT", "statement": "SELECT balance(?)"},
 }
 _SLEEPS = "SELECT pg_sleep(?), %s FROM orders WHERE id = ?"
 POSTGRESQL: dict[str, dict[str, Any]] = {
@@ -82,9 +83,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def _serve(gunicorn: StartGunicorn, env: Mapping[str, str]) -> Gunicorn:
-    return gunicorn(
-        "tests.programs.waiting:application", *GTHREAD, env={"PLANTED_SECRET": SECRET, "WSGI_TB_HARAKIRI": "1.5", **env}
-    )
+    own = "tests/programs/waiting.py:ask_the_bank service service='bank' statement=operation"
+    ours = {"PLANTED_SECRET": SECRET, "WSGI_TB_HARAKIRI": "1.5", "WSGI_TB_KNOWN_FRAMES": own}
+    return gunicorn("tests.programs.waiting:application", *GTHREAD, env={**ours, **env})
 
 
 def _waits(server: Gunicorn, base: str, planted: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

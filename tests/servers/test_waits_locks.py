@@ -55,6 +55,24 @@ def test_a_deadlock_is_named_by_the_snapshot_the_command_and_the_report(gunicorn
         assert seen[path]["kind"] == "lock" or "deadlock: " in other
 
 
+def test_an_import_that_another_request_does_is_named(gunicorn: StartGunicorn, base: str) -> None:
+    """With the module, and the core of the one that imports it."""
+    server = gunicorn("tests.programs.waiting:application", *GTHREAD)
+
+    def waits(path: str) -> dict[str, Any]:
+        found = asking.serving(base, path)
+        known: dict[str, Any] | None = found[0]["request"]["waits_for"] if found else None
+        return known or {}
+
+    with server.in_flight("/imports_first"):
+        assert wait_until(functools.partial(waits, "/imports_first"), "it imports")["kind"] == "sleep"
+        with server.in_flight("/imports_second"):
+            found = wait_until(functools.partial(waits, "/imports_second"), "it waits")
+            [first] = asking.serving(base, "/imports_first")
+    assert (found["kind"], found["call"]) == ("import", "tests.programs.sleeps_on_import")
+    assert [(each["path"], each["core"]) for each in found["holders"]] == [("/imports_first", first["core"])]
+
+
 def test_the_thread_of_an_async_view_is_named_and_shown(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
     """The request waits, and the other thread computes: it is not frozen."""
     gate = tmp_path / "gate"

@@ -159,8 +159,11 @@ def _called_at(waits: WaitsFor) -> str:
 
 def _import(waits: WaitsFor) -> str:
     name = f"the import of {waits.call}" if waits.call else "an import"
-    by = f", which core {waits.holders[0].core} does" if waits.holders and waits.holders[0].core is not None else ""
-    return f"waits for {name}{by}"
+    if not waits.holders:
+        return f"waits for {name}"
+    [holder, *_] = waits.holders
+    who = f'thread "{holder.thread}"' if holder.core is None else f"core {holder.core}"
+    return f"waits for {name}, which {who} does"
 
 
 def _sleep(waits: WaitsFor) -> str:

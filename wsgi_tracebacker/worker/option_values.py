@@ -191,6 +191,15 @@ def hub_blocked(name: str, value: object) -> float | None:
     return seconds
 
 
+def known_frames(name: str, value: object) -> tuple[str, ...]:
+    """An application's own entries in the table of known functions."""
+    if value in ("", (), []):
+        return ()
+    from wsgi_tracebacker.worker import frame_entries  # noqa: PLC0415  (few applications have any)
+
+    return frame_entries.lines_of(name, value)
+
+
 def function(name: str, value: object) -> Callable[..., Any]:
     """Something that can be called."""
     if not callable(value):

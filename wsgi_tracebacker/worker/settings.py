@@ -60,6 +60,7 @@ OPTIONS = {
     "name_threads": _FLAG._replace(default=True),
     "show_query": _FLAG,
     "show_statements": _FLAG._replace(default=True),
+    "known_frames": Option(option_values.known_frames, ()),
     "remote_address_header": Option(option_values.address_key, option_values.REMOTE_ADDRESS_KEY),
     "request_id_header": Option(option_values.environ_key, "HTTP_X_REQUEST_ID", empty_is_value=True),
     "harakiri": _SECONDS._replace(checked=option_values.limit, default=DEFAULT_HARAKIRI_SECONDS),
@@ -111,6 +112,8 @@ class Settings(_Referable):
     show_query: bool
     #: Show statements and URLs that known libraries wait for, masked.
     show_statements: bool
+    #: The application's own entries in the table of known functions, see frame_entries.
+    known_frames: tuple[str, ...]
     #: The environ key to take the remote address from.
     remote_address_key: str
     #: The environ key to take the request id from; None: there is none.

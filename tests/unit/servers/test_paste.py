@@ -40,6 +40,7 @@ def test_every_option_may_stand_there() -> None:
         "dump_signal": "off",
         "hub_blocked": "0",
         "client_gone": "5",
+        "known_frames": "shop/bank.py:charge http url=url; shop/jobs.py:Jobs.wait queue call='jobs'",
     }
     assert set(options) == set(OPTIONS)
     wrapped = paste.filter_app(unwrapped.application, {"here": "/"}, **options)
@@ -51,6 +52,7 @@ def test_every_option_may_stand_there() -> None:
     assert (settings.harakiri_action, settings.samples_per_second, settings.harakiri_margin) == ("raise", 20.0, 2.0)
     assert settings.on_harakiri is unwrapped.spin
     assert (settings.dump_signal, settings.hub_blocked, settings.client_gone) == (None, None, 5.0)
+    assert len(settings.known_frames) == 2
 
 
 def test_what_is_not_there_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

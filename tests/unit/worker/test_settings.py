@@ -200,6 +200,7 @@ SAID = {
     "dump_signal": 40,
     "hub_blocked": 2,
     "client_gone": 5,
+    "known_frames": ["shop/bank.py:charge http url=url", "shop/jobs.py:Jobs.wait queue call='jobs'"],
 }
 SAID_NOTHING = {
     "application": "",
@@ -210,6 +211,7 @@ SAID_NOTHING = {
     "dump_signal": None,
     "hub_blocked": 0,
     "client_gone": 0,
+    "known_frames": (),
 }
 VARIABLES = {
     ENVIRONMENT_VARIABLES[option]: word
@@ -226,6 +228,7 @@ VARIABLES = {
         "dump_signal": "41",
         "hub_blocked": "7",
         "client_gone": "7",
+        "known_frames": "shop/mail.py:send service service='mail'",
     }.items()
 }
 

@@ -13,20 +13,22 @@ from wsgi_tracebacker.linux import file_locks, proc
 from wsgi_tracebacker.linux.system_calls import SystemCallFile, parse
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.waits import place_name
+from wsgi_tracebacker.worker import frame_entries
 from wsgi_tracebacker.worker.code_places import position
 from wsgi_tracebacker.worker.waits import frame_texts, masking, native_calls, system_calls
-from wsgi_tracebacker.worker.waits.known_frames import rank
+from wsgi_tracebacker.worker.waits.known_frames import KnownFrames, own_entry, rank
 from wsgi_tracebacker.worker.waits.system_calls import Kernel, KernelWait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import CodeType
 
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
+    from wsgi_tracebacker.model.waits import Holder
     from wsgi_tracebacker.worker.waits.expressions import Expressions
     from wsgi_tracebacker.worker.waits.frame_texts import Text, Wanted
-    from wsgi_tracebacker.worker.waits.known_frames import Known, KnownFrames
+    from wsgi_tracebacker.worker.waits.known_frames import Known
 
 #: So many calls of libraries, from the innermost one, are looked at.
 _MAX_DEPTH = 60
@@ -48,6 +50,9 @@ _WITH_PLACE = frozenset(("queue", "signal", "future", "thread", "sleep"))
 _MASKS = {"statement": masking.mask_statement, "url": masking.mask_url}
 _MAX_CHARACTERS = 200
 
+#: An application wraps itself once, or anew for each request with the same options.
+_MAX_TABLES = 16
+
 
 class Subject(NamedTuple):
     """A thread or greenlet that serves a request."""
@@ -61,6 +66,8 @@ class Subject(NamedTuple):
     stack: Sequence[tuple[CodeType, int]]
     #: Whether variables of its frames may be read.
     reads_frames: bool = True
+    #: The application's own entries, as in Settings.
+    known_frames: tuple[str, ...] = ()
 
 
 class _Match(NamedTuple):
@@ -73,14 +80,23 @@ class _Match(NamedTuple):
 class Calls:
     """Finds what threads wait for. Several threads may ask at the same time."""
 
-    def __init__(self, known: KnownFrames, expressions: Expressions, ownership: CodeOwnership) -> None:
+    def __init__(self, expressions: Expressions, ownership: CodeOwnership) -> None:
         """Nothing is read before find()."""
-        self._known = known
+        # By the application's own entries in them.
+        self._tables: dict[tuple[str, ...], KnownFrames] = {}
         self._expressions = expressions
         self._ownership = ownership
 
-    def find(self, subjects: Sequence[Subject], files: dict[str, SourceFile | None]) -> list[WaitsFor | None]:
-        """What each of them waits for, without its sentence; None where that is not known."""
+    def find(
+        self,
+        subjects: Sequence[Subject],
+        files: dict[str, SourceFile | None],
+        holder_of: Callable[[int], Holder],
+    ) -> list[WaitsFor | None]:
+        """What each of them waits for, without its sentence; None where that is not known.
+
+        :param holder_of: names the thread of this ident.
+        """
         opened = [SystemCallFile(subject.native_id) if subject.native_id is not None else None for subject in subjects]
         kernel = Kernel()
         try:
@@ -93,7 +109,7 @@ class Calls:
             ]
             texts = frame_texts.read(wanted)
             found = [
-                self._explain(subject, kernel, line, matches[number], natives[number], texts)
+                self._explain(subject, kernel, line, matches[number], natives[number], texts, holder_of)
                 for number, (subject, line) in enumerate(zip(subjects, before, strict=True))
             ]
             after = [file.line() if file is not None else b"" for file in opened]
@@ -107,18 +123,35 @@ class Calls:
     # --- frames
 
     def _matches(self, subject: Subject, wanted: list[Wanted]) -> list[_Match]:
-        """The known functions from the innermost frame out to the application's own code."""
+        """The known functions from the innermost frame out through the application's own innermost calls."""
         found: list[_Match] = []
         if not subject.reads_frames or not frame_texts.IS_SUPPORTED:
             return found
+        table = self._table(subject.known_frames)
+        was_own = False
         for depth, (code, lasti) in enumerate(subject.stack[:_MAX_DEPTH]):
-            known = self._known.of(code)
+            is_own = self._ownership.is_own(code.co_filename)
+            if was_own and not is_own:
+                # From here on outwards is what called the application.
+                break
+            was_own = is_own
+            known = table.of(code)
             if known is not None:
                 found.append(_Match(known, len(wanted)))
                 expressions = tuple([expression for _, expression in known.variables])
                 wanted.append(frame_texts.Wanted(subject.ident, subject.greenlet, depth, code, lasti, expressions))
-            if self._ownership.is_own(code.co_filename):
+            if is_own and (known is not None or not subject.known_frames):
+                # Of the application's own functions only the innermost one that it names counts.
                 break
+        return found
+
+    def _table(self, own: tuple[str, ...]) -> KnownFrames:
+        """The table with an application's own entries."""
+        found = self._tables.get(own)
+        if found is None:
+            if len(self._tables) >= _MAX_TABLES:
+                self._tables.clear()
+            found = self._tables[own] = KnownFrames(own_entry(frame_entries.parse(line)) for line in own)
         return found
 
     def _native(
@@ -150,6 +183,7 @@ class Calls:
         matches: list[_Match],
         native: native_calls.Asked | None,
         texts: list[tuple[Text | None, ...] | None],
+        holder_of: Callable[[int], Holder],
     ) -> WaitsFor | None:
         numbers = [number for _, number in matches] or ([native.number] if native is not None else [])
         if numbers and frame_texts.IS_SUPPORTED and all(texts[number] is None for number in numbers):
@@ -160,7 +194,7 @@ class Calls:
         if subject.native_id is not None and call is None and not _sleeps(subject.native_id, line):
             return None
         family = kernel_wait.family if kernel_wait is not None else None
-        asked = _merged(matches, texts)
+        asked = _merged(matches, texts, holder_of)
         if native is not None and asked is None:
             asked = native_calls.answer(native, texts[native.number], _database_seen(kernel_wait))
         if family == system_calls.SLEEP and asked is not None and asked.service in (None, "sqlite"):
@@ -193,14 +227,16 @@ def _sleeps(native_id: int, line: bytes) -> bool:
     return status is not None and status.letter in ("S", "D")
 
 
-def _merged(matches: list[_Match], texts: list[tuple[Text | None, ...] | None]) -> WaitsFor | None:
+def _merged(
+    matches: list[_Match], texts: list[tuple[Text | None, ...] | None], holder_of: Callable[[int], Holder]
+) -> WaitsFor | None:
     """What the known functions say together, from the innermost one outwards."""
     merged: WaitsFor | None = None
     for known, number in matches:
         values = texts[number]
         if values is None:
             continue
-        found = _of_entry(known, values)
+        found = _of_entry(known, values, holder_of)
         if merged is None or rank(found.kind) > rank(merged.kind):
             # What is inside says how: a database that is being connected to.
             merged = found if merged is None or merged.host is None else found._replace(host=found.host or merged.host)
@@ -209,9 +245,13 @@ def _merged(matches: list[_Match], texts: list[tuple[Text | None, ...] | None]) 
     return merged
 
 
-def _of_entry(known: Known, values: tuple[Text | None, ...]) -> WaitsFor:
+def _of_entry(known: Known, values: tuple[Text | None, ...], holder_of: Callable[[int], Holder]) -> WaitsFor:
     parts: dict[str, Any] = dict(known.constants)
     for (attribute, _), value in zip(known.variables, values, strict=True):
+        if attribute == "holders":
+            # The ident of a thread.
+            parts[attribute] = (holder_of(value),) if isinstance(value, int) else ()
+            continue
         text = _part(attribute, value)
         if text:
             parts[attribute] = text

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import CodeType
 
+    from wsgi_tracebacker.worker.frame_entries import FrameEntry
     from wsgi_tracebacker.worker.waits.expressions import Expression
 
 _STANDARD_FOLDER = os.path.join(os.path.dirname(os.__file__), "")
@@ -46,6 +47,13 @@ def entry(file: str, function: str, kind: str, *, says: dict[str, str] | None = 
     """One line of the table. ``says``: attributes that are always the same. Others are paths such as ``self.pid``."""
     paths = tuple((attribute, path_of(path)) for attribute, path in variables.items())
     return Known(file, function, kind, paths, tuple((says or {}).items()), file.partition("/")[0].removesuffix(".py"))
+
+
+def own_entry(given: FrameEntry) -> Known:
+    """An entry of the application's own."""
+    variables = tuple((attribute, path_of(path)) for attribute, path in given.variables)
+    # No library: a module of the application may have the name of one of the standard library.
+    return Known(given.file, given.function, given.kind, variables, given.constants)
 
 
 _PG = {"service": "postgresql"}
@@ -148,7 +156,7 @@ KNOWN: tuple[Known, ...] = (
     entry("multiprocessing/pool.py", "ApplyResult.get", "future", says={"call": "Pool.get"}),
     entry("gevent/hub.py", "sleep", "sleep"),
     # Imports: the lock of a module, and inside the import its name.
-    entry("<frozen importlib._bootstrap>", "_ModuleLock.acquire", "import", call="self.name"),
+    entry("<frozen importlib._bootstrap>", "_ModuleLock.acquire", "import", call="self.name", holders="self.owner"),
 )
 
 #: How much a kind says: of the entries that a request is inside of, those that say more count more.

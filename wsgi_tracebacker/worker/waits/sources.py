@@ -15,7 +15,6 @@ from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
 from wsgi_tracebacker.worker.waits import clients, locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.calls import Calls, Subject
 from wsgi_tracebacker.worker.waits.expressions import Expressions
-from wsgi_tracebacker.worker.waits.known_frames import KnownFrames
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -48,7 +47,7 @@ class WaitSources:
         :param ownership: which code is the application's own.
         """
         self._expressions = Expressions(process_started_at)
-        self._calls = Calls(KnownFrames(), self._expressions, ownership)
+        self._calls = Calls(self._expressions, ownership)
 
     def find(
         self,
@@ -88,7 +87,7 @@ class WaitSources:
             for ident, waits_for in _for_pools_and_threads(threads, idents).items():
                 found[idents[ident]] = waits_for
             subjects = _subjects([core for core in asked if core not in found], threads, greenlets)
-            answers = zip(subjects, self._calls.find(list(subjects.values()), files), strict=True)
+            answers = zip(subjects, self._calls.find(list(subjects.values()), files, serving.holder), strict=True)
             found.update((core, waits_for) for core, waits_for in answers if waits_for is not None)
             for core in asked:
                 stack = greenlets[core][0] if core in greenlets else threads.get(core.serving_ident(), [])
@@ -113,11 +112,12 @@ def _subjects(
     for core in cores:
         settings = core.settings
         reads_frames = settings is not None and settings.show_statements
+        known_frames = settings.known_frames if settings is not None else ()
         own = greenlets.get(core)
         if own is not None and own[1] == SUSPENDED:
             greenlet = core.greenlet() if core.greenlet is not None else None
             if greenlet is not None:
-                found[core] = Subject(core.ident, None, greenlet, own[0], reads_frames)
+                found[core] = Subject(core.ident, None, greenlet, own[0], reads_frames, known_frames)
             continue
         ident = core.serving_ident()
         native_id = core.native_id
@@ -125,7 +125,7 @@ def _subjects(
             # Another thread reads its body.
             native_id = getattr(known_thread(ident), "native_id", None)
         if native_id is not None:
-            found[core] = Subject(ident, native_id, None, threads.get(ident, []), reads_frames)
+            found[core] = Subject(ident, native_id, None, threads.get(ident, []), reads_frames, known_frames)
     return found
 
 
@@ -158,12 +158,12 @@ class _Serving:
         cycle = self._cycles.get(ident)
         if cycle is not None:
             holders = tuple(
-                self._holder(each, self._has(before), self._waits[each].lock)
+                self.holder(each, self._has(before), self._waits[each].lock)
                 for before, each in zip((cycle[-1], *cycle), cycle, strict=False)
             )
             return WaitsFor("deadlock", lock=wait.lock, lock_place=place, holders=holders)
         return WaitsFor(
-            "lock", lock=wait.lock, lock_place=place, holders=tuple(self._holder(each) for each, _ in wait.holders)
+            "lock", lock=wait.lock, lock_place=place, holders=tuple(self.holder(each) for each, _ in wait.holders)
         )
 
     def _has(self, waiting: int) -> str:
@@ -171,7 +171,8 @@ class _Serving:
         wait = self._waits[waiting]
         return wait.holders[0][1] or wait.lock
 
-    def _holder(self, ident: int, has: str | None = None, wants: str | None = None) -> Holder:
+    def holder(self, ident: int, has: str | None = None, wants: str | None = None) -> Holder:
+        """The request that a thread serves, or the thread."""
         core = self._cores.get(ident)
         if core is None:
             return Holder("", "", 0.0, has=has, wants=wants, thread=thread_name(ident))

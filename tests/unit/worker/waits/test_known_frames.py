@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from wsgi_tracebacker.model.waits import KINDS, WaitsFor
-from wsgi_tracebacker.worker.waits.known_frames import KNOWN, Known, KnownFrames, entry
+from wsgi_tracebacker.worker.frame_entries import parse
+from wsgi_tracebacker.worker.waits.known_frames import KNOWN, Known, KnownFrames, entry, own_entry
 
 
 def code_of(filename: str, source: str) -> CodeType:
@@ -38,7 +39,8 @@ def test_functions_are_known_by_file_and_name() -> None:
 
 def test_an_application_adds_entries_of_its_own() -> None:
     """They come before ours."""
-    own = entry("shop/bank.py", "charge", "http", method="method", url="url")
+    own = own_entry(parse("shop/bank.py:charge http method=method url=url"))
+    assert own == entry("shop/bank.py", "charge", "http", method="method", url="url")._replace(library="")
     frames = KnownFrames([own])
     assert frames.of(code_of("/srv/shop/bank.py", "def charge(method, url): pass")) is own
 
