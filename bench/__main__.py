@@ -16,6 +16,7 @@ from typing import Any
 from bench import (
     dump_latency,
     growth,
+    known_waits,
     live_view,
     lock_waits,
     memory,
@@ -36,6 +37,7 @@ TOPICS = {
     "dump": dump_latency,
     "pauses": pauses,
     "locks": lock_waits,
+    "waits": known_waits,
     "read": reader_process,
     "top": live_view,
     "memory": memory,

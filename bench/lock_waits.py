@@ -57,11 +57,11 @@ def measure(quick: bool) -> list[Row]:
     threads = [threading.Thread(target=deep, args=(DEPTH, function)) for function in functions]
     for thread in threads:
         thread.start()
-    _wait_until_they_wait(threads)
+    wait_until_they_wait(threads)
     waiting = [threading.Thread(target=deep, args=(DEPTH, shelves[i % LOCKS].want)) for i in range(WAITING)]
     for thread in waiting:
         thread.start()
-    _wait_until_they_wait(waiting)
+    wait_until_they_wait(waiting)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     try:
@@ -117,7 +117,7 @@ def _longest_gap(look: Callable[[], None]) -> float:
     return gaps[0]
 
 
-def _wait_until_they_wait(threads: list[threading.Thread]) -> None:
+def wait_until_they_wait(threads: list[threading.Thread]) -> None:
     """Wait until none of them runs Python code any more."""
     before: list[tuple[int, int]] = []
     while True:

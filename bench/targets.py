@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import dump_latency, growth, live_view, lock_waits, reader_process, recorder_load, request_cost, throughput
+from bench import (
+    dump_latency,
+    growth,
+    known_waits,
+    live_view,
+    lock_waits,
+    reader_process,
+    recorder_load,
+    request_cost,
+    throughput,
+)
 from bench.samples import number
 
 if TYPE_CHECKING:
@@ -66,6 +76,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         ratio = None if text is None or json is None else json / text
         yield _at_most(f"JSON beside text, {dump_latency.MANY}", ratio, 5.0, "times")
     yield from _locks(medians)
+    yield from _waits(medians)
     if reader_process.TOPIC in topics:
         yield from _of_read(medians)
     if live_view.TOPIC in topics:
@@ -122,6 +133,13 @@ def _locks(medians: Medians) -> Iterator[Target]:
         found = medians.of(lock_waits.TOPIC, lock_waits.CASE, subject)
         if found is not None:
             yield _at_most(f"{lock_waits.CASE}: {subject}", found, limit, "ms")
+
+
+def _waits(medians: Medians) -> Iterator[Target]:
+    for subject, limit in ((known_waits.TIME, 2.0), (known_waits.STATEMENTS, 0.15)):
+        found = medians.of(known_waits.TOPIC, known_waits.CASE, subject)
+        if found is not None:
+            yield _at_most(f"{known_waits.CASE}: {subject}", found, limit, "ms")
 
 
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)

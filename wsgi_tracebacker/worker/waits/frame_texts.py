@@ -70,7 +70,7 @@ def _texts(wanted: Wanted, frame: FrameType) -> tuple[Text | None, ...]:
     found = [values.evaluate(expression, frame) for expression in wanted.expressions]
     if found and wanted.describe is not None:
         found[0] = wanted.describe(found[0])
-    return tuple([_text(value) for value in found])
+    return tuple(map(_text, found))
 
 
 def _text(value: Any) -> Text | None:
@@ -94,27 +94,31 @@ def _hold(wanted: Sequence[Wanted]) -> list[list[FrameType]]:
     targets: list[list[FrameType]] = []
     of_code: list[list[FrameType]] = []
     found: list[list[FrameType]] = []
-    idents = [each.ident for each in wanted if each.greenlet is None]
-    suspended = [each.greenlet for each in wanted if each.greenlet is not None]
-    innermost: Iterable[FrameType | None] = chain(map(frames.get, idents), map(_frame_of, suspended))
     # Those of threads first, as they are in innermost.
-    order = sorted(range(len(wanted)), key=lambda number: wanted[number].greenlet is not None)
-    ordered = [wanted[number] for number in order]
-    depths = [each.depth for each in ordered]
+    order = [number for number, each in enumerate(wanted) if each.greenlet is None]
+    threads = len(order)
+    if threads < len(wanted):
+        order += [number for number, each in enumerate(wanted) if each.greenlet is not None]
+        wanted = [wanted[number] for number in order]
+    all_idents, all_greenlets, depths, codes, offsets, _, _ = zip(*wanted, strict=True)
+    idents, suspended = all_idents[:threads], all_greenlets[threads:]
+    innermost: Iterable[FrameType | None] = chain(map(frames.get, idents), map(_frame_of, suspended))
     steps = chain(
         map(frames.update, islice(iter(sys._current_frames, None), 1)),
         # A list for each innermost frame, empty if there is none; each then grows by the caller of its last frame.
         map(chains.extend, (map(list, map(filter, repeat(None), zip(innermost))),)),
         map(list.extend, chains, map(takewhile, repeat(truth), map(islice, map(map, repeat(_back), chains), depths))),
         map(targets.extend, (map(_slice_of, chains, [slice(depth, depth + 1) for depth in depths]),)),
-        map(of_code.extend, (_where(targets, _code, [each.code for each in ordered]),)),
-        map(found.extend, (_where(of_code, _offset, [each.lasti for each in ordered]),)),
+        map(of_code.extend, (_where(targets, _code, codes),)),
+        map(found.extend, (_where(of_code, _offset, offsets),)),
         map(list.clear, chains),
         map(list.clear, targets),
         map(list.clear, of_code),
         map(_call, (frames.clear,)),
     )
     collector.hold(functools.partial(list, steps))
+    if not suspended:
+        return found
     return [frames_of for _, frames_of in sorted(zip(order, found, strict=True), key=_number)]
 
 
@@ -124,7 +128,7 @@ def _where(
     """Of each list the frames whose attribute is this object. Offsets are compared by value."""
     found = map(map, repeat(attribute), frames)
     compare = repeat(is_ if attribute is _code else eq)
-    return map(list, map(compress, frames, map(map, compare, found, [(each,) for each in wanted])))
+    return map(list, map(compress, frames, map(map, compare, found, zip(wanted))))
 
 
 _back = attrgetter("f_back")

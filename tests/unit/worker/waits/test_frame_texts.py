@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +17,12 @@ from wsgi_tracebacker.worker.waits.expressions import path_of
 from wsgi_tracebacker.worker.waits.frame_texts import Wanted, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.skipif(not frame_texts.IS_SUPPORTED, reason="variables of frames are read on CPython only")
+
+
+STATEMENT = (path_of("statement"),)
 
 
 class Text(str):
@@ -127,3 +131,28 @@ def test_no_object_lives_longer_because_it_was_looked_at() -> None:
         assert seen() is not None
         gate.set()
     assert seen() is None
+
+
+def test_texts_of_greenlets_and_threads_stand_where_they_were_asked_for() -> None:
+    """A suspended greenlet has its frame itself; here a generator's stands for it."""
+
+    def suspended(statement: str) -> Iterator[None]:
+        yield
+
+    generators: list[Any] = [suspended("first"), suspended("third")]
+    for each in generators:
+        next(each)
+    gate = threading.Event()
+    with running(lambda: execute(gate, "second", None)) as [ident]:
+        try:
+            stack = stacks()[ident]
+            depth = next(number for number, (code, _) in enumerate(stack) if code is execute.__code__)
+            first, third = [
+                Wanted(0, SimpleNamespace(gr_frame=each.gi_frame), 0, each.gi_code, each.gi_frame.f_lasti, STATEMENT)
+                for each in generators
+            ]
+            second = Wanted(ident, None, depth, *stack[depth], STATEMENT)
+            found = [read(each) for each in ([first, second, third], [second, first], [third], [second])]
+        finally:
+            gate.set()
+    assert found == [[("first",), ("second",), ("third",)], [("second",), ("first",)], [("third",)], [("second",)]]
