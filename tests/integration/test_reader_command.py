@@ -37,7 +37,7 @@ def test_the_module_is_the_command(worker: str) -> None:
     assert result.stderr == b""
 
 
-@pytest.mark.parametrize("form", ["text", "json", "uwsgi"])
+@pytest.mark.parametrize("form", ["text", "html", "json", "uwsgi"])
 def test_a_closed_pipe_is_no_error(worker: str, form: str) -> None:
     """As with ``| head -1``: no traceback, nothing on stderr, and the exit code tells of the workers."""
     command = (*COMMAND, "read", "--full", "--format", form, worker)

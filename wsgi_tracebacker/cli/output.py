@@ -107,21 +107,33 @@ def end(survey: Survey, *, dead_are_shown: bool = False) -> int:
 
     :param dead_are_shown: stdout has that line already.
     """
-    for line in survey.missing:
+    lines, is_complete = _failures(survey, dead_are_shown=dead_are_shown)
+    for line in lines:
         fail(line)
+    return 0 if is_complete else EXIT_UNANSWERED
+
+
+def failures(survey: Survey) -> list[str]:
+    """The lines that ``end`` writes."""
+    return _failures(survey, dead_are_shown=False)[0]
+
+
+def _failures(survey: Survey, *, dead_are_shown: bool) -> tuple[list[str], bool]:
+    """The lines, and whether each base has a worker that answered and no other failure."""
+    lines = list(survey.missing)
     is_complete = not survey.missing
     for base, answers in survey.by_base().items():
         dead = [answer for answer in answers if answer.state == "dead"]
         for answer in answers:
             # One that is dead alone is named.
             if answer.error is not None and (answer.state != "dead" or answers == dead[:1]):
-                fail(f"{name(answer)}: {answer.error.reason}: {answer.error}")
+                lines.append(f"{name(answer)}: {answer.error.reason}: {answer.error}")
                 is_complete = False
         if len(answers) > 1 and dead:
             if not dead_are_shown:
-                fail(f"{base}: {_dead_line(dead)}")
+                lines.append(f"{base}: {_dead_line(dead)}")
             is_complete &= len(dead) < len(answers)
-    return 0 if is_complete else EXIT_UNANSWERED
+    return lines, is_complete
 
 
 def _dead_line(dead: list[Answer]) -> str:

@@ -22,6 +22,7 @@ Examples:
   wsgi-tb read --times 3 --every 1      which requests are stuck, or move
   wsgi-tb read --all                    idle and background threads too
   wsgi-tb read --no-signal              never signal a stalled worker
+  wsgi-tb read --format html >now.html  a page for a ticket
   wsgi-tb read --format json | jq '.workers[].threads[].request.path'
 
 {EXIT_CODES}
@@ -33,10 +34,10 @@ Examples:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json", "uwsgi"]),
+    type=click.Choice(["text", "html", "json", "uwsgi"]),
     default="text",
     show_default=True,
-    help="For people, for programs, or as uWSGI's tracebacker writes it.",
+    help="For people, as text or as one page; for programs; or as uWSGI's tracebacker writes it.",
 )
 @click.option(
     "--older",

@@ -1,4 +1,4 @@
-"""Does the work of ``wsgi-tb read``: asks the workers and writes what they are doing, in one of three formats.
+"""Does the work of ``wsgi-tb read``: asks the workers and writes what they are doing, in one of four formats.
 
 It is imported without click, which takes longer to load than all our own modules.
 
@@ -28,14 +28,13 @@ from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
-from wsgi_tracebacker.text.reading import DEFAULT_LIMIT
+from wsgi_tracebacker.text.reading import DEFAULT_LIMIT, Answered, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from wsgi_tracebacker.model.groups import ServedRequest
+    from wsgi_tracebacker.model.groups import Group, ServedRequest
     from wsgi_tracebacker.reader.survey import Answer, Survey
-    from wsgi_tracebacker.text.reading import Options
 
 
 def show(
@@ -69,9 +68,10 @@ def show(
         output.write_bytes(json_document(found, selection, earlier))
     elif form == "uwsgi":
         output.write_bytes(_uwsgi(found, selection))
+    elif form == "html":
+        output.write_bytes(_html(found, earlier, selection, by, order, Options(0, limit, full, all_threads)))
     else:
         from wsgi_tracebacker.text.palette import COLOURED, PLAIN
-        from wsgi_tracebacker.text.reading import Options
 
         options = Options(
             columns=output.columns(),
@@ -103,8 +103,28 @@ def _earlier(ask: Callable[[], Survey], times: int, every_seconds: float) -> lis
 def _text(
     found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
 ) -> Iterator[str]:
+    from wsgi_tracebacker.text.reading import lines
+
+    workers, groups, left_out = _grouped(found, earlier, selection, by, order)
+    return lines(workers, groups, left_out, options) if workers else iter(())
+
+
+def _html(
+    found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
+) -> bytes:
+    from wsgi_tracebacker.text.page import page
+
+    workers, groups, left_out = _grouped(found, earlier, selection, by, order)
+    lines = page(workers, groups, left_out, options, output.failures(found))
+    # Not as stdout is encoded: the page says which encoding it has.
+    return "".join([f"{line}\n" for line in lines]).encode("utf-8")
+
+
+def _grouped(
+    found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str
+) -> tuple[list[Answered], list[Group], int]:
+    """The workers that can be shown, their requests put together, and how many of these were not asked for."""
     from wsgi_tracebacker.analysis.places import group, served_requests
-    from wsgi_tracebacker.text.reading import Answered, lines
 
     workers, left_out = [], 0
     for answer in found.answers:
@@ -112,15 +132,12 @@ def _text(
             snapshot, others = selection.wanted(answer.snapshot, with_resting=True)
             workers.append(Answered(snapshot, answer.other_uid))
             left_out += others
-    if not workers:
-        return iter(())
     requests = served_requests(worker.snapshot for worker in workers)
     if earlier:
         from wsgi_tracebacker.analysis.several_looks import compare
 
         requests = compare([*earlier, requests])
-    groups = group(requests, by, order)
-    return lines(workers, groups, left_out, options)
+    return workers, group(requests, by, order), left_out
 
 
 def _uwsgi(found: Survey, selection: Selection) -> bytes:

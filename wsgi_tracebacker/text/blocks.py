@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.groups import Group, ServedRequest
 
 #: So many requests of one place are listed; --full lists all.
-_MAX_LISTED = 5
+MAX_LISTED = 5
 
 _INDENT = "  "
+
+#: Above the stack, if the requests stand apart.
+WHERE_OLDEST = "where the oldest of them is:"
 
 #: What a sentence on a wait may begin with, so that it can be said of several requests.
 _VERBS = ("connects", "resolves", "runs", "sends", "sleeps", "waits", "works")
@@ -44,16 +47,16 @@ def block(
     """
     if number is not None:
         begin = f"{number}  "
-        first, *others = wrap_all(_heading(group), columns - len(begin))
+        first, *others = wrap_all(heading(group), columns - len(begin))
         yield f"{palette.paint(palette.heading, str(number))}  {first}"
         for line in others:
             yield f"{' ' * len(begin)}{line}"
-    most = len(group.requests) if full else _MAX_LISTED
+    most = len(group.requests) if full else MAX_LISTED
     for served in group.requests[:most]:
-        who = _who(served, names_worker=names_worker, names_base=names_base)
+        name = who(served, names_worker=names_worker, names_base=names_base)
         verdict = looks.verdict(served.looks) if served.looks is not None else None
         for line in request_lines(
-            who, served.stack, served.source, verdict=verdict, columns=columns - len(_INDENT), palette=palette
+            name, served.stack, served.source, verdict=verdict, columns=columns - len(_INDENT), palette=palette
         ):
             yield f"{_INDENT}{line}"
     if len(group.requests) > most:
@@ -62,8 +65,8 @@ def block(
         for line in wrap_all(printable(group.waits_for), columns - len(_INDENT * 2)):
             yield f"{_INDENT * 2}{palette.paint(palette.heading, line)}"
     oldest = group.oldest
-    if any(served.own_frames != oldest.own_frames for served in group.requests):
-        yield f"{_INDENT * 2}{palette.paint(palette.quiet, 'where the oldest of them is:')}"
+    if stand_apart(group):
+        yield f"{_INDENT * 2}{palette.paint(palette.quiet, WHERE_OLDEST)}"
     for line in stack_lines(oldest.stack, oldest.source, oldest.ownership, cwd=oldest.cwd, full=full, palette=palette):
         yield f"{_INDENT * 2}{line}"
     if oldest.other_thread is not None:
@@ -74,7 +77,12 @@ def block(
             yield f"{_INDENT * 2}{line}"
 
 
-def _heading(group: Group) -> str:
+def stand_apart(group: Group) -> bool:
+    """Whether these requests are in different places, so that the stack that is shown is only that of the oldest."""
+    return any(served.own_frames != group.oldest.own_frames for served in group.requests)
+
+
+def heading(group: Group) -> str:
     """``14 requests wait for a connection of QueuePool: all 15 are out``."""
     count = len(group.requests)
     requests = plural(count, "request")
@@ -89,14 +97,15 @@ def _heading(group: Group) -> str:
     return f"{requests} {verb} {rest}".rstrip()
 
 
-def _who(served: ServedRequest, *, names_worker: bool, names_base: bool) -> str:
+def who(served: ServedRequest, *, names_worker: bool, names_base: bool) -> str:
+    """What the thread of a request is called."""
     if served.worker is None:
         # uWSGI's socket does not say who it is; the thread's name may.
         return served.stack.name
     core = served.stack.core
-    who = f"worker {served.worker} core {'?' if core is None else core}"
+    name = f"worker {served.worker} core {'?' if core is None else core}"
     if names_base and served.base:
-        who += f" of {served.base}"
+        name += f" of {served.base}"
     if names_worker and served.pid is not None:
-        who += f", pid {served.pid}"
-    return who
+        name += f", pid {served.pid}"
+    return name

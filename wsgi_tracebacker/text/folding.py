@@ -8,9 +8,10 @@ Condition.wait``. A log has ``...`` in place of ``…``. ``frames`` shows a stac
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.code_ownership import PYTHON, THIS_PACKAGE
+from wsgi_tracebacker.model.snapshot import Frame  # noqa: TC001  (a value needs it)
 from wsgi_tracebacker.text.frames import MAX_SHOWN_REPEATS, repeated, source_lines
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.units import plural
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
-    from wsgi_tracebacker.model.snapshot import Frame
 
 #: What a folded line begins with in a log, whose encoding may be ASCII.
 LOG_ELLIPSIS = "..."
@@ -34,6 +34,14 @@ _OUTERMOST_SHOWN = 10
 _INNERMOST_SHOWN = 20
 
 
+class Run(NamedTuple):
+    """Calls that follow each other in a stack and are shown together."""
+
+    calls: Sequence[Frame]
+    #: What is written after an ellipsis for folded calls; None: these are the application's own, all of them equal.
+    line: str | None
+
+
 def folded(
     frames: Sequence[Frame],
     ownership: CodeOwnership,
@@ -43,6 +51,17 @@ def folded(
     ellipsis: str = "…",
 ) -> Iterator[str]:
     """The lines of a stack, outermost call first; paths are shown below the worker's folder ``cwd``."""
+    for run in runs(frames, ownership):
+        if run.line is not None:
+            yield palette.paint(palette.quiet, f"{ellipsis} {run.line}")
+            continue
+        for frame in run.calls[:MAX_SHOWN_REPEATS]:
+            yield from _own(frame, ownership, cwd, palette)
+        yield from repeated(len(run.calls))
+
+
+def runs(frames: Sequence[Frame], ownership: CodeOwnership) -> Iterator[Run]:
+    """The parts of a stack, outermost call first: the application's own calls, and what is folded between them."""
     shown = _shown(frames, ownership)
     # Equal calls of a recursion are one part, and so is a run of calls that are folded.
     parts = [
@@ -53,16 +72,13 @@ def folded(
     for number, (own, calls) in enumerate(parts):
         if number in left_out:
             if number == left_out.start:
-                count = sum(len(parts[other][1]) for other in left_out)
-                left = f"{ellipsis} {plural(count, 'more call')}, in the middle of the stack"
-                yield palette.paint(palette.quiet, left)
+                middle = [frame for other in left_out for frame in parts[other][1]]
+                yield Run(middle, f"{plural(len(middle), 'more call')}, in the middle of the stack")
         elif own is None:
             is_below_own = number > 0 or not shown
-            yield palette.paint(palette.quiet, f"{ellipsis} {_run(calls, ownership, names_innermost=is_below_own)}")
+            yield Run(calls, _line(calls, ownership, names_innermost=is_below_own))
         else:
-            for _ in calls[:MAX_SHOWN_REPEATS]:
-                yield from _own(own, ownership, cwd, palette)
-            yield from repeated(len(calls))
+            yield Run(calls, None)
 
 
 def place(frame: Frame, ownership: CodeOwnership, cwd: str | None = None) -> str:
@@ -96,7 +112,7 @@ def _own(frame: Frame, ownership: CodeOwnership, cwd: str | None, palette: Palet
     yield from source_lines(frame, palette)
 
 
-def _run(calls: Sequence[Frame], ownership: CodeOwnership, *, names_innermost: bool) -> str:
+def _line(calls: Sequence[Frame], ownership: CodeOwnership, *, names_innermost: bool) -> str:
     line = f"{plural(len(calls), 'call')} of {_names(ownership.library(frame.filename) or '' for frame in calls)}"
     if not names_innermost:
         return line

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_SHOWN_REPEATS = 3
 
 #: A longer source line is cut: generated and minified code has lines that would fill the screen.
-_MAX_SOURCE_CHARACTERS = 400
+MAX_SOURCE_CHARACTERS = 400
 
 _TAB = "    "
 
@@ -67,14 +67,14 @@ def source_lines(frame: Frame, palette: Palette = PLAIN) -> Iterator[str]:
     """The source line of a frame, indented, and the carets below it."""
     if frame.source is None or not frame.source.strip():
         return
-    before, marked, after = _split(frame)
+    before, marked, after = source_parts(frame)
     yield "  " + _cut(before + marked + after)
     columns = width(marked)
-    if columns and len(before) + len(marked) <= _MAX_SOURCE_CHARACTERS:
+    if columns and len(before) + len(marked) <= MAX_SOURCE_CHARACTERS:
         yield "  " + " " * width(before) + palette.paint(palette.mark, "^" * columns)
 
 
-def _split(frame: Frame) -> tuple[str, str, str]:
+def source_parts(frame: Frame) -> tuple[str, str, str]:
     """The stripped source line before, within and after the expression that runs, fit to be shown."""
     source = (frame.source or "").rstrip()
     start, end = frame.column, frame.end_column
@@ -99,4 +99,4 @@ def _shown(source: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SOURCE_CHARACTERS else f"{text[:_MAX_SOURCE_CHARACTERS]} ..."
+    return text if len(text) <= MAX_SOURCE_CHARACTERS else f"{text[:MAX_SOURCE_CHARACTERS]} ..."

@@ -37,10 +37,13 @@ _MAX_REQUEST = 20
 #: The column is made wider for a source line beside its place only up to this.
 _MAX_SOURCE = 72
 
-_HEADINGS = ("AGE", "N", "REQUEST", "WAITS FOR", "WHERE")
+#: The names of the columns.
+HEADINGS = ("AGE", "N", "REQUEST", "WAITS FOR", "WHERE")
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """What is shown of one group."""
+
     age: str
     age_seconds: float | None
     #: How many requests.
@@ -76,14 +79,17 @@ def table(
 ) -> Iterator[str]:
     """The rows under their headings, as many as ``limit`` (0: all), and a line on those that are left out."""
     shown = groups[:limit] if limit else groups
-    rows = [_row(group) for group in shown]
+    rows = list(map(row, shown))
     yield from _laid_out(rows, max(MIN_WIDTH, columns), palette)
     left_out = groups[len(shown) :]
     if left_out:
-        requests = sum(len(group.requests) for group in left_out)
-        yield palette.paint(
-            palette.quiet, f"{plural(len(left_out), 'more place')}, {plural(requests, 'request')}; --limit 0 shows them"
-        )
+        yield palette.paint(palette.quiet, more_places(left_out))
+
+
+def more_places(left_out: Sequence[Group]) -> str:
+    """``5 more places, 27 requests; --limit 0 shows them``."""
+    requests = sum(len(group.requests) for group in left_out)
+    return f"{plural(len(left_out), 'more place')}, {plural(requests, 'request')}; --limit 0 shows them"
 
 
 def without_waits_for(sentence: str) -> str:
@@ -91,13 +97,13 @@ def without_waits_for(sentence: str) -> str:
     return sentence.removeprefix("waits for ")
 
 
-def _row(group: Group) -> _Row:
+def row(group: Group) -> Row:
     oldest, age = group.oldest, group.age_seconds
     route = printable(group.routes[0]) if group.routes else "(not known)"
     more = len(group.routes) - 1
     frame = oldest.innermost
     source = (frame.source or "").strip() if frame is not None else ""
-    return _Row(
+    return Row(
         age="-" if age is None else duration(age),
         age_seconds=age,
         # "14" and a sign for times: fourteen of the same.
@@ -116,15 +122,15 @@ def _waits_for(group: Group) -> str:
     return f"{waits}; {', '.join(words)}" if words else waits
 
 
-def _laid_out(rows: Sequence[_Row], columns: int, palette: Palette) -> Iterator[str]:
-    age_columns = max(width(_HEADINGS[0]), *(width(row.age) for row in rows), 0)
-    count_columns = max(width(_HEADINGS[1]), *(width(row.requests) for row in rows), 0)
-    available = columns - age_columns - count_columns - _GAP * (len(_HEADINGS) - 1)
-    flexible = [[row.request for row in rows], [row.waits_for for row in rows], [_where(row) for row in rows]]
-    least = [_longest_word(cells, heading) for cells, heading in zip(flexible, _HEADINGS[2:], strict=True)]
-    short = [width(row.request) for row in rows if width(row.request) <= _MAX_REQUEST]
+def _laid_out(rows: Sequence[Row], columns: int, palette: Palette) -> Iterator[str]:
+    age_columns = max(width(HEADINGS[0]), *(width(each.age) for each in rows), 0)
+    count_columns = max(width(HEADINGS[1]), *(width(each.requests) for each in rows), 0)
+    available = columns - age_columns - count_columns - _GAP * (len(HEADINGS) - 1)
+    flexible = [[each.request for each in rows], [each.waits_for for each in rows], [_where(each) for each in rows]]
+    least = [_longest_word(cells, heading) for cells, heading in zip(flexible, HEADINGS[2:], strict=True)]
+    short = [width(each.request) for each in rows if width(each.request) <= _MAX_REQUEST]
     least[0] = max(least[0], *short, 0)
-    wanted = [max(width(heading), *map(width, cells)) for cells, heading in zip(flexible, _HEADINGS[2:], strict=True)]
+    wanted = [max(width(heading), *map(width, cells)) for cells, heading in zip(flexible, HEADINGS[2:], strict=True)]
     request_columns, wait_columns, where_columns = share(wanted, least, available)
     gap = " " * _GAP
 
@@ -132,23 +138,23 @@ def _laid_out(rows: Sequence[_Row], columns: int, palette: Palette) -> Iterator[
         left = (_right(age, age_columns, age_painted), _right(count, count_columns), _left(request, request_columns))
         return gap.join((*left, _left(waits_for, wait_columns), where)).rstrip()
 
-    yield palette.paint(palette.quiet, line(*_HEADINGS))
-    for row in rows:
-        requests = wrap(row.request, request_columns, _MAX_LINES)
-        waits = wrap(row.waits_for, wait_columns, _MAX_LINES + 1)
-        where = _where_lines(row, where_columns, palette)
-        age, count = row.age, row.requests
-        age_painted = palette.paint(age_style(row.age_seconds, palette), age)
+    yield palette.paint(palette.quiet, line(*HEADINGS))
+    for each in rows:
+        requests = wrap(each.request, request_columns, _MAX_LINES)
+        waits = wrap(each.waits_for, wait_columns, _MAX_LINES + 1)
+        where = _where_lines(each, where_columns, palette)
+        age, count = each.age, each.requests
+        age_painted = palette.paint(age_style(each.age_seconds, palette), age)
         for request, waits_for, place_or_source in zip_longest(requests, waits, where, fillvalue=""):
             yield line(age, count, request, waits_for, place_or_source, age_painted)
             age = age_painted = count = ""
 
 
-def _where(row: _Row) -> str:
+def _where(row: Row) -> str:
     return f"{row.where}  {row.source[:_MAX_SOURCE]}" if row.source else row.where
 
 
-def _where_lines(row: _Row, columns: int, palette: Palette) -> list[str]:
+def _where_lines(row: Row, columns: int, palette: Palette) -> list[str]:
     """The place and its source: on one line if there is room, else the source below."""
     places = wrap(row.where, columns, _MAX_LINES, keep_end=True)
     left = columns - width(places[-1]) - _GAP

@@ -64,7 +64,7 @@ def lines(
     if len(workers) != 1 or is_overview or not requests:
         yield from wrap(totals(snapshots), max(MIN_WIDTH, options.columns), 2)
     for worker in workers:
-        if len(workers) == 1 or _is_notable(worker):
+        if len(workers) == 1 or is_notable(worker):
             yield heading(worker.snapshot, palette, worker.other_uid)
             yield from hub_lines(worker.snapshot, palette)
     if is_overview:
@@ -84,14 +84,14 @@ def lines(
             palette=palette,
         )
     yield from _threads(workers, options)
-    last = [] if requests or left_out else _last_requests(snapshots)
-    for line in (*last, _counted(snapshots, left_out, all_threads=options.all_threads)):
+    last = [] if requests or left_out else last_requests(snapshots)
+    for line in (*last, counted(snapshots, left_out, all_threads=options.all_threads)):
         if line:
             yield ""
             yield palette.paint(palette.quiet, line)
 
 
-def _is_notable(worker: Answered) -> bool:
+def is_notable(worker: Answered) -> bool:
     """Whether something is to be said of a worker itself, and not only of its requests."""
     snapshot = worker.snapshot
     is_blocked = any(stack.hub is not None and stack.hub.state == "blocked" for stack in snapshot.stacks)
@@ -114,7 +114,7 @@ def _threads(workers: Sequence[Answered], options: Options) -> Iterator[str]:
             yield from resting_lines(stack, snapshot, ownership, options.palette, full=options.full)
 
 
-def _last_requests(snapshots: Sequence[Snapshot]) -> list[str]:
+def last_requests(snapshots: Sequence[Snapshot]) -> list[str]:
     """What was served last, for a reader who finds nothing in flight."""
     if any(map(in_flight, snapshots)):
         return []
@@ -130,7 +130,7 @@ def _last_requests(snapshots: Sequence[Snapshot]) -> list[str]:
     return [f"the last requests: {', '.join(named)}"]
 
 
-def _counted(snapshots: Sequence[Snapshot], left_out: int, *, all_threads: bool) -> str:
+def counted(snapshots: Sequence[Snapshot], left_out: int, *, all_threads: bool) -> str:
     counts = []
     if left_out:
         counts.append(f"{plural(left_out, 'request')} not shown: younger, or of another path")

@@ -97,7 +97,13 @@ def idle_first(stacks: Iterable[Stack]) -> list[Stack]:
 def resting_lines(
     stack: Stack, snapshot: Snapshot, ownership: CodeOwnership, palette: Palette = PLAIN, *, full: bool = False
 ) -> Iterator[str]:
-    """A thread that serves no request."""
+    """A thread that serves no request, and its stack."""
+    yield f"  {resting_line(stack, snapshot, palette)}"
+    yield from _stack(stack, snapshot, ownership, palette, full=full)
+
+
+def resting_line(stack: Stack, snapshot: Snapshot, palette: Palette = PLAIN) -> str:
+    """A thread that serves no request: what it is there for, and what the kernel says of it."""
     if stack.core is not None:
         what = "idle"
     else:
@@ -110,8 +116,7 @@ def resting_lines(
     if last is not None:
         request = printable(f"{last.method} {last.path}")
         what += f", last request {request} ended {duration(last.ended_seconds_ago)} ago"
-    yield f"  {printable(stack.name)}  {palette.paint(palette.quiet, what + kernel_state(stack))}"
-    yield from _stack(stack, snapshot, ownership, palette, full=full)
+    return f"{printable(stack.name)}  {palette.paint(palette.quiet, what + kernel_state(stack))}"
 
 
 def _stack(

@@ -161,6 +161,15 @@ def stack_lines(
     """The stack of one thread, folded or in full, and what is missing of it."""
     if source == "table":
         return
+    yield from missing_lines(stack, source)
+    if full:
+        yield from traceback(stack.frames, palette, ownership)
+    else:
+        yield from folded(stack.frames, ownership, cwd=cwd, palette=palette)
+
+
+def missing_lines(stack: Stack, source: str) -> Iterator[str]:
+    """What is missing of a stack that is not from a table, and why."""
     if source == "faulthandler":
         if stack.frames_omitted:
             yield "[the outermost frames are left out: faulthandler shows the innermost 100]"
@@ -172,7 +181,3 @@ def stack_lines(
         yield f"(its stack is not known: {SHARED_IDS})"
     elif not stack.frames and source != "faulthandler":
         yield "(no Python code on this thread)"
-    if full:
-        yield from traceback(stack.frames, palette, ownership)
-    else:
-        yield from folded(stack.frames, ownership, cwd=cwd, palette=palette)

@@ -344,6 +344,18 @@ def test_a_stalled_worker_is_shown_with_its_stacks(asked: Asked) -> None:
     assert run("read", "--format", "uwsgi").stdout_bytes.count(b" function = f ") == 1
 
 
+def test_read_html_is_one_page_in_utf_8(asked: Asked) -> None:
+    """It has the requests, and also names the workers that did not answer, as stderr does."""
+    asked.found = Survey((ALIVE, BUSY), ())
+    result = run("read", "--format", "html")
+    assert result.exit_code == 1
+    page = result.stdout_bytes.decode("utf-8")
+    assert page.startswith("<!DOCTYPE html>\n")
+    assert page.endswith("</html>\n")
+    assert '<span class="request">GET /1</span>' in page
+    assert result.stderr.strip().removeprefix("wsgi-tb: ") in page
+
+
 def test_older_is_for_every_format(asked: Asked) -> None:
     """Only threads whose request is at least so old are left."""
     (thread,) = json.loads(run("read", "--older", "20", "--format", "json").stdout)["workers"][0]["threads"]
