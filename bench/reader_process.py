@@ -6,8 +6,8 @@ them for each in turn, as people do. Without uWSGI, the workers are forked from 
 
 The floors are measured beside it: the interpreter alone, without and with the site packages of its environment (what
 an editable installation puts there included), with the modules of the standard library that the command cannot do
-without, and with click, which a command line with options needs. All have their bytecode, as installed programs do:
-without it (PYTHONDONTWRITEBYTECODE, the first start of all) each start compiles the whole command anew.
+without, and with click, which the other verbs and rarer options need. All have their bytecode, as installed programs
+do: without it (PYTHONDONTWRITEBYTECODE, the first start of all) each start compiles the whole command anew.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ TOPIC = "wsgi-tb read, the whole process"
 MODULES = "json, re, select, socket, struct, typing"
 BARE, FLOOR = "python -I -S -c pass", "python -c pass"
 LIBRARY, CLICK = f"python -c 'import {MODULES}'", "python -c 'import click'"
-#: With an option, the command line is click's.
-READ, READ_JSON, LIST = "wsgi-tb read", "wsgi-tb read --format json", "wsgi-tb list"
+READ, READ_JSON, READ_HTML = "wsgi-tb read", "wsgi-tb read --format json", "wsgi-tb read --format html"
+#: Three looks with hardly a pause, so that it is their own time.
+READ_TIMES = "wsgi-tb read --times 3 --every 0.001"
+#: Its command line is click's.
+LIST = "wsgi-tb list"
 UWSGI, PY_SPY = "uwsgi --connect-and-read, in a loop", "py-spy dump, in a loop"
-SUBJECTS = (BARE, FLOOR, LIBRARY, CLICK, READ, READ_JSON, LIST, UWSGI, PY_SPY)
+SUBJECTS = (BARE, FLOOR, LIBRARY, CLICK, READ, READ_JSON, READ_HTML, READ_TIMES, LIST, UWSGI, PY_SPY)
 COUNTS = (1, 8, 32, 128)
 
 ROUNDS, QUICK_ROUNDS = 25, 4
@@ -93,6 +96,8 @@ def commands(found: Workers, bytecode: str) -> dict[str, list[str]]:
         CLICK: [*env, sys.executable, "-c", "import click"],
         READ: [*env, *command(), "read", found.base],
         READ_JSON: [*env, *command(), "read", "--format", "json", found.base],
+        READ_HTML: [*env, *command(), "read", "--format", "html", found.base],
+        READ_TIMES: [*env, *command(), "read", "--times", "3", "--every", "0.001", found.base],
         LIST: [*env, *command(), "list", found.base],
     }
     uwsgi, py_spy = processes.find("uwsgi"), processes.find("py-spy")

@@ -112,12 +112,17 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
 
 
 def _of_read(medians: Medians) -> Iterator[Target]:
-    for count, limit in ((1, 100.0), (32, 250.0)):
-        found = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.READ)
-        floor = medians.of(reader_process.TOPIC, reader_process.case_name(count), reader_process.FLOOR)
-        target = _at_most(f"wsgi-tb read, {count} worker{'s' if count > 1 else ''}", found, limit, "ms")
-        # On a machine that is not quiet, the interpreter's own start says how much is its.
-        beside = "" if floor is None else f" ({reader_process.FLOOR}: {number(floor)} ms)"
+    one, many = reader_process.case_name(1), reader_process.case_name(32)
+    floor = medians.of(reader_process.TOPIC, one, reader_process.FLOOR)
+    for subject in (reader_process.READ, reader_process.READ_JSON):
+        found = medians.of(reader_process.TOPIC, one, subject)
+        ratio = None if not floor or found is None else found / floor
+        yield _at_most(f"{subject}, 1 worker, beside {reader_process.FLOOR}", ratio, 3.0, "times")
+    floor = medians.of(reader_process.TOPIC, many, reader_process.FLOOR)
+    # On a machine that is not quiet, the interpreter's own start says how much is its.
+    beside = "" if floor is None else f" ({reader_process.FLOOR}: {number(floor)} ms)"
+    for subject in (reader_process.READ, reader_process.READ_TIMES):
+        target = _at_most(f"{subject}, 32 workers", medians.of(reader_process.TOPIC, many, subject), 250.0, "ms")
         yield target._replace(reached=target.reached + beside)
 
 

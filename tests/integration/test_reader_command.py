@@ -79,13 +79,16 @@ def test_a_mistyped_verb_is_answered_without_click() -> None:
     assert (code, "read?" in loaded, "click" in loaded) == (2, True, False)
 
 
-def test_reading_loads_no_more_than_it_needs(worker: str) -> None:
-    """The command starts quickly because it leaves alone what is slow to import."""
-    code, loaded = loaded_by("read", worker)
+@pytest.mark.parametrize("options", [(), ("--format", "json"), ("--limit=0", "--full"), ("--older", "0.5")])
+def test_reading_loads_no_more_than_it_needs(worker: str, options: tuple[str, ...]) -> None:
+    """The command starts quickly because it leaves alone what is slow to import, with the usual options too."""
+    code, loaded = loaded_by("read", *options, worker)
     assert code == 0
     ours = {
         "click",
         "dataclasses",
+        "fnmatch",
+        "html",
         "inspect",
         "wsgi_tracebacker.reader.unanswered.examine",
         "wsgi_tracebacker.wire.table_layout",

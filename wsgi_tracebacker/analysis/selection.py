@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.questions import is_serving
@@ -30,7 +29,12 @@ class Selection(NamedTuple):
             return self.path_pattern is None
         if self.older_seconds is not None and request.age_seconds < self.older_seconds:
             return False
-        return self.path_pattern is None or fnmatchcase(request.path, self.path_pattern)
+        if self.path_pattern is None:
+            return True
+        # Imported only here: few ask for a path, and everybody waits for the command to start.
+        from fnmatch import fnmatchcase  # noqa: PLC0415
+
+        return fnmatchcase(request.path, self.path_pattern)
 
     def wanted(self, snapshot: Snapshot, *, with_resting: bool = False) -> tuple[Snapshot, int]:
         """The snapshot with only the wanted requests, and how many others it has.

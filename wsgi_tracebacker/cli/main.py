@@ -1,6 +1,6 @@
 """The entry point of ``wsgi-tb``: runs a verb, and turns its result or error into an exit code.
 
-A plain ``wsgi-tb read`` runs without click (see ``plain``), and so does the answer to a word that is no verb.
+A usual ``wsgi-tb read`` runs without click (see ``plain``), and so does the answer to a word that is no verb.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail, have_streams
-from wsgi_tracebacker.cli.plain import COMPLETION, plain_bases
+from wsgi_tracebacker.cli.plain import COMPLETION, plain_read
 from wsgi_tracebacker.cli.verb_names import correction
 from wsgi_tracebacker.errors import CannotWrite, Misuse, TracebackerError
 
@@ -23,11 +23,11 @@ def main() -> NoReturn:
 def _run() -> int:
     have_streams()
     try:
-        bases = plain_bases(sys.argv[1:], os.environ)
-        if bases is not None:
+        options = plain_read(sys.argv[1:], os.environ)
+        if options is not None:
             from wsgi_tracebacker.cli.show import show
 
-            return show(bases)
+            return show(**options)
         if COMPLETION not in os.environ and (wrong := correction(sys.argv[1:])) is not None:
             raise Misuse(wrong)
         from wsgi_tracebacker.cli.verbs import run

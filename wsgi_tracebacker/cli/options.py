@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from wsgi_tracebacker.cli.plain import MAX_SECONDS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The exit codes, for the help of each verb.
@@ -52,7 +54,7 @@ def workers(command: F) -> F:
             "--timeout",
             "timeout_seconds",
             metavar="SECONDS",
-            type=Seconds(min=0, min_open=True, max=3600),
+            type=Seconds(min=0, min_open=True, max=MAX_SECONDS),
             help="How long each worker may take to answer; all are asked at once.  [default: 1 if its table of"
             " requests can be shown instead, else 5]",
         ),

@@ -1,26 +1,87 @@
-"""Parses the plain command line, ``wsgi-tb read [BASE or SOCKET]...``, without click.
+"""Parses the usual command lines of ``wsgi-tb read`` without click.
 
-Most people and scripts use that one, and loading click takes as long as everything else that the command does. If there
-is an option, or anything that could be one, click parses the command line.
+Loading click takes as long as everything else that the command does. So ``read`` with bases and with the options that
+are named here, spelt in full and with values that are right, is understood without it. Whatever else there is, click
+parses the whole command line, and says what is wrong with it.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+#: The values of ``--format`` and of ``--color``.
+FORMATS = ("text", "html", "json", "uwsgi")
+COLOURS = ("auto", "always", "never")
+
+#: The limits of ``--times``, and of every number of seconds.
+MAX_TIMES = 100
+MAX_SECONDS = 3600
 
 #: Set by a shell that completes a command line, see click.shell_completion.
 COMPLETION = "_WSGI_TB_COMPLETE"
 
 
-def plain_bases(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The bases of a plain ``read``; None for every other command line."""
-    if arguments[:1] != ["read"] or COMPLETION in environ or any(word.startswith("-") for word in arguments):
+def plain_read(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of ``show`` for a usual ``read``; None for every other command line."""
+    if arguments[:1] != ["read"] or COMPLETION in environ:
         return None
-    return tuple(arguments[1:])
+    bases: list[str] = []
+    options: dict[str, Any] = {}
+    words = iter(arguments[1:])
+    for word in words:
+        if not word.startswith("-"):
+            bases.append(word)
+        elif word in _FLAGS:
+            options[_FLAGS[word]] = True
+        else:
+            option, has_value, value = word.partition("=")
+            if option not in _OPTIONS:
+                return None
+            name, convert = _OPTIONS[option]
+            options[name] = convert(value if has_value else next(words, ""))
+            if options[name] is None:
+                return None
+    return {**options, "bases": tuple(bases)}
+
+
+def _one_of(choices: Sequence[str]) -> Callable[[str], str | None]:
+    return lambda value: value if value in choices else None
+
+
+def _whole(least: int, most: int) -> Callable[[str], int | None]:
+    def convert(value: str) -> int | None:
+        is_whole = value.isdecimal() and value.isascii() and len(value) <= len(str(most))
+        return int(value) if is_whole and least <= int(value) <= most else None
+
+    return convert
+
+
+def _seconds(value: str) -> float | None:
+    """More than 0: for an age 0 would be right too, but nobody asks for it."""
+    digits = value.replace(".", "", 1)
+    if not (digits.isdecimal() and digits.isascii() and len(digits) <= 9):
+        return None
+    return seconds if 0 < (seconds := float(value)) <= MAX_SECONDS else None
+
+
+#: By the option: the parameter of ``show``.
+_FLAGS = {"--full": "full", "--all": "all_threads", "--no-signal": "no_signal"}
+
+#: By the option: the parameter of ``show``, and what makes its value of a word, or None of one that is left to click.
+_OPTIONS: dict[str, tuple[str, Callable[[str], object | None]]] = {
+    "--format": ("form", _one_of(FORMATS)),
+    "--color": ("colour", _one_of(COLOURS)),
+    "--colour": ("colour", _one_of(COLOURS)),
+    "--limit": ("limit", _whole(0, 9999)),
+    "--times": ("times", _whole(1, MAX_TIMES)),
+    "--every": ("every_seconds", _seconds),
+    "--older": ("older_seconds", _seconds),
+    "--timeout": ("timeout_seconds", _seconds),
+}
 
 
 def bases_or_default(bases: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import click
 
 from wsgi_tracebacker.analysis.places import GROUPINGS, ORDERS
 from wsgi_tracebacker.cli.options import EXIT_CODES, Seconds, workers
+from wsgi_tracebacker.cli.plain import COLOURS, FORMATS, MAX_SECONDS, MAX_TIMES
 from wsgi_tracebacker.cli.show import show
 from wsgi_tracebacker.text.reading import DEFAULT_LIMIT
 
@@ -34,7 +35,7 @@ Examples:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "html", "json", "uwsgi"]),
+    type=click.Choice(FORMATS),
     default="text",
     show_default=True,
     help="For people, as text or as one page; for programs; or as uWSGI's tracebacker writes it.",
@@ -75,7 +76,7 @@ Examples:
 @click.option(
     "--times",
     metavar="N",
-    type=click.IntRange(min=1, max=100),
+    type=click.IntRange(min=1, max=MAX_TIMES),
     default=1,
     show_default=True,
     help="Look so often, and say of each request whether it is stuck or moves.",
@@ -84,7 +85,7 @@ Examples:
     "--every",
     "every_seconds",
     metavar="SECONDS",
-    type=Seconds(min=0, min_open=True, max=3600),
+    type=Seconds(min=0, min_open=True, max=MAX_SECONDS),
     default=1.0,
     show_default=True,
     help="With --times: from one look to the next.",
@@ -101,7 +102,7 @@ Examples:
     "--color",
     "--colour",
     "colour",
-    type=click.Choice(["auto", "always", "never"]),
+    type=click.Choice(COLOURS),
     default="auto",
     show_default=True,
     help="auto: on a terminal, unless NO_COLOR is set.",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import main as command
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.plain import plain_bases
+from wsgi_tracebacker.cli.plain import plain_read
 from wsgi_tracebacker.cli.read import read
 from wsgi_tracebacker.cli.show import show
 from wsgi_tracebacker.cli.verb_names import VERBS
@@ -140,26 +140,73 @@ def test_a_time_limit_is_only_set_if_it_is_asked_for(asked: Asked) -> None:
 
 
 #: No argument of a program has a NUL.
+DEFAULTS = {name: each.default for name, each in inspect.signature(show).parameters.items()}
+
 ARGUMENTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
 
 
-@given(st.lists(st.sampled_from(["read", "list", "-", "--", "-w", "1", "--all", "-h", ""]) | ARGUMENTS, max_size=4))
-def test_a_plain_command_line_means_what_click_makes_of_it(arguments: list[str]) -> None:
-    """Whatever is understood without click has the same bases with click, and no option but the defaults."""
-    bases = plain_bases(["read", *arguments], {})
-    if any(word.startswith("-") for word in arguments):
-        assert bases is None
-        return
-    parameters = read.make_context("read", list(arguments)).params
-    defaults = {name: each.default for name, each in inspect.signature(show).parameters.items()}
-    assert parameters == {**defaults, "bases": bases}
+OPTIONS = [name for parameter in read.params for name in parameter.opts if name.startswith("-")]
+VALUES = [
+    "",
+    "0",
+    "1",
+    "5",
+    "0.5",
+    ".5",
+    "1.",
+    "00",
+    "3600.1",
+    "100",
+    "101",
+    "1e1",
+    "nan",
+    "text",
+    "html",
+    "auto",
+    "Text",
+]
+WORDS = st.sampled_from(["read", "list", "-", "--", "-h", "--al", *OPTIONS, *VALUES]) | ARGUMENTS
+GIVEN = st.builds("{}={}".format, st.sampled_from(OPTIONS), st.sampled_from(VALUES))
+
+
+@settings(max_examples=500)
+@given(st.lists(WORDS | GIVEN, max_size=5))
+def test_a_command_line_means_what_click_makes_of_it(arguments: list[str]) -> None:
+    """Whatever is understood without click means the same with click."""
+    understood = plain_read(["read", *arguments], {})
+    if understood is not None:
+        assert read.make_context("read", list(arguments)).params == {**DEFAULTS, **understood}
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("", {}),
+        ("/a /b", {"bases": ("/a", "/b")}),
+        ("--format json /a --limit 0", {"form": "json", "limit": 0, "bases": ("/a",)}),
+        ("--full --all --no-signal", {"full": True, "all_threads": True, "no_signal": True}),
+        ("--times=3 --every 0.5 --older 10", {"times": 3, "every_seconds": 0.5, "older_seconds": 10.0}),
+        ("--color always --timeout 2", {"colour": "always", "timeout_seconds": 2.0}),
+    ],
+)
+def test_usual_command_lines_need_no_click(line: str, changed: dict[str, object]) -> None:
+    """Bases and the usual options."""
+    understood = plain_read(["read", *line.split()], {})
+    assert understood is not None
+    assert {**DEFAULTS, **understood} == {**DEFAULTS, "bases": (), **changed}
+
+
+@pytest.mark.parametrize("line", ["--limit", "--limit -1", "--format xml", "-w 1", "--path /a", "--every nan", "-- /a"])
+def test_other_options_and_mistakes_are_left_to_click(line: str) -> None:
+    """Click says what is wrong with them."""
+    assert plain_read(["read", *line.split()], {}) is None
 
 
 @pytest.mark.parametrize("arguments", [[], ["list"], ["--version"], ["red"], ["", "read"], ["-h", "read"]])
 def test_other_verbs_are_left_to_click(arguments: list[str]) -> None:
     """Only ``read`` is plain, and not while a shell asks how it goes on."""
-    assert plain_bases(arguments, {}) is None
-    assert plain_bases(["read"], {"_WSGI_TB_COMPLETE": "bash_complete"}) is None
+    assert plain_read(arguments, {}) is None
+    assert plain_read(["read"], {"_WSGI_TB_COMPLETE": "bash_complete"}) is None
 
 
 @pytest.mark.parametrize(
