@@ -87,6 +87,10 @@ class Session:
         self._age_seconds = age_seconds
         self._server: _Gunicorn | None = None
         self._clients: list[subprocess.Popen[bytes]] = []
+        #: How many requests these have sent.
+        self._sent = 0
+        # Paths are shown below the folder in which the commands are run, as wide as they are.
+        shutil.copytree(PROJECT / "example_app", folder / "example_app", ignore=shutil.ignore_patterns("__pycache__"))
         # The script in the virtual environment names an interpreter by its path and breaks when the folder is moved.
         command = folder / "bin" / "wsgi-tb"
         command.parent.mkdir()
@@ -114,7 +118,8 @@ class Session:
         if command.endswith("&"):
             words = shlex.split(self._real(command[:-1]))
             self._clients.append(subprocess.Popen(words, env=self._environment, stdout=subprocess.DEVNULL))
-            wait_until(lambda: self._in_flight() == len(self._clients), "the request is in flight")
+            self._sent += _count_requests(command)
+            wait_until(lambda: self._in_flight() == self._sent, "the request is in flight")
             # The age is what the page is to show.
             time.sleep(0.0 if at_once else self._age_seconds)
             return ""
@@ -163,6 +168,7 @@ class Session:
             client.kill()
             client.wait()
         self._clients.clear()
+        self._sent = 0
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -225,6 +231,12 @@ def session(age_seconds: float = 0.0) -> Iterator[Session]:
     finally:
         running.close()
         shutil.rmtree(folder)
+
+
+def _count_requests(command: str) -> int:
+    """How many requests a curl sends: one, or as many as a range in its URL has numbers."""
+    found = re.search(r"\[(\d+)-(\d+)\]", command)
+    return 1 if found is None else int(found[2]) - int(found[1]) + 1
 
 
 def commands(body: str) -> Iterator[tuple[str, str]]:

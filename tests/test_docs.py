@@ -646,7 +646,7 @@ KINDS = (
     ("lost", r"  GET /\S+  \(core \d, since [^,]*\)$"),
     (
         "request",
-        r"  worker \d+ core \d+(, pid \d+)?  [A-Z]+ /\S*  \d.* s(  (running|suspended))?  from 127\.0\.0\.1",
+        r"  worker \d+ core \d+(, pid \d+)?  [A-Z]+ /\S*  \d.* s(  (in body|running|suspended))?  from 127\.0\.0\.1",
     ),
     ("idle", r"  WSGIWorker\d+Core\d+  idle, last request [A-Z]+ /\S* ended \d.* s ago(, .*)?$"),
     ("report, logged", _REPORT + r"logged, still running$"),
@@ -673,6 +673,7 @@ KINDS = (
     ("places", r" +AGE +N +REQUEST +WAITS FOR +WHERE$"),
     ("place", r"( {18,}[^\s^]| *\d\S* .*s +\d+\N{MULTIPLICATION SIGN}  )"),
     ("heading of a place", r"\d+  \d+ requests?( |:|$)"),
+    ("heading of a place, continued", r"   \S"),
     ("last requests", r"the last requests: "),
     ("counts", r"\d+ \w+ .*; --all shows them$"),
     ("stack", r"    "),
@@ -699,7 +700,9 @@ def shape(output: str) -> list[str]:
         kind = next((kind for kind, pattern in KINDS if re.match(pattern, line)), line)
         if kind == "document":
             kind = re.sub(r"\d+(\.\d+)?|/srv/\S*?(?=\")", "0", re.sub(r'"(version|python|server)":"[^"]*"', "", line))
-        if kind != "idle" and (kind not in ("stack", "timeline", "place") or kinds[-1:] != [kind]):
+        if kind not in ("idle", "heading of a place, continued") and (
+            kind not in ("stack", "timeline", "place") or kinds[-1:] != [kind]
+        ):
             kinds.append(kind)
     return kinds
 
