@@ -261,7 +261,7 @@ def test_a_c_call_that_no_signal_ends(
     assert f"Worker (pid:{killed}) was sent SIGKILL!" in text
     assert re.search(rf"^  GET {target}  \(core 0, since ", text, re.MULTILINE)
     assert not re.search(ABORTED, text)
-    assert ("in wait_in_c" in text.partition("postmortem: ")[2]) is has_stack
+    assert (" wait_in_c\n" in text.partition("postmortem: ")[2]) is has_stack
     assert ("harakiri: " in text.partition("WORKER TIMEOUT")[0]) is has_stack
     wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
 

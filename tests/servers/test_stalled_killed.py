@@ -87,9 +87,9 @@ def test_kill_ends_a_stall_and_the_successor_tells(gunicorn: StartGunicorn, uwsg
     assert asking.numbers(base) == [1]
     told = ours.wait_for_log(
         rf"postmortem: worker 1, pid {pid}, died with 1 request in flight(?s:.*?)\n  GET /stall/ours  \((?s:.*)"
-        rf", line \d+ in {FUNCTION}\n"
+        rf":\d+ {FUNCTION}\n"
     )[0]
-    assert re.search(rf'File "{re.escape(stalling.__file__)}", line \d+ in {FUNCTION}$', told, re.MULTILINE)
+    assert re.search(rf"{re.escape(os.path.basename(stalling.__file__))}:\d+ {FUNCTION}$", told, re.MULTILINE)
     line = [sys.executable, "-m", "wsgi_tracebacker", "postmortem", base, "--format", "json"]
     document = json.loads(subprocess.run(line, capture_output=True, check=True, cwd=PROJECT, timeout=30).stdout)
     [kept] = document["postmortems"]
@@ -200,7 +200,7 @@ def untold(server: Gunicorn | Uwsgi, pids: dict[int, int]) -> dict[int, int]:
         for number, pid in pids.items()
         if not re.search(
             rf"postmortem: worker {number}, pid {pid}, died with [12] requests? in flight(?s:.*?)\n  GET /stall/\d+  \("
-            rf"(?s:.*?), line \d+ in {FUNCTION}\n",
+            rf"(?s:.*?):\d+ {FUNCTION}\n",
             log,
         )
     }
