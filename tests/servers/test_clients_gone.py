@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.servers import asking
 from tests.support import clients
-from tests.support.servers import Server, SimpleServer
+from tests.support.servers import Server, SimpleServer, Uwsgi
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 APPLICATION = "tests.programs.leaving_clients:application"
 #: Its requests never end, so its workers are not waited for.
 AT_ONCE = ("--timeout", "60", "--graceful-timeout", "1")
-KINDS = ("sync", "gthread", "gevent", "werkzeug", "waitress")
+KINDS = ("sync", "gthread", "gevent", "werkzeug", "waitress", "uwsgi")
 
 
 @pytest.fixture(params=KINDS)
@@ -35,6 +36,11 @@ def started(request: pytest.FixtureRequest, gunicorn: StartGunicorn, base: str, 
         pytest.importorskip(kind)
         with SimpleServer(kind, tmp_path / "server.log", env, APPLICATION.partition(":")[0]) as server:
             yield server, server.address
+    elif kind == "uwsgi":
+        with Uwsgi("--module", APPLICATION, log=tmp_path / "server.log", env=env) as uwsgi:
+            yield uwsgi, uwsgi.address
+            # Its requests never end.
+            uwsgi.end_signal = signal.SIGQUIT
     else:
         if kind == "gevent":
             pytest.importorskip("gevent")

@@ -29,6 +29,17 @@ def ends(descriptor: int) -> SocketEnds | None:
 
     Closing a duplicate of a regular file would drop the locks that the process has on it.
     """
+    asked = duplicate_of(descriptor)
+    if asked is None:
+        return None
+    try:
+        return _ends(asked)
+    finally:
+        asked.close()
+
+
+def duplicate_of(descriptor: int) -> _socket.socket | None:
+    """A duplicate of a socket, to be asked and closed; None if it is none. See ends()."""
     try:
         duplicate = os.dup(descriptor)
     except OSError:
@@ -36,14 +47,10 @@ def ends(descriptor: int) -> SocketEnds | None:
     try:
         # With SOCK_NONBLOCK given, Python does not set the mode of the socket, which the duplicate shares. Without it,
         # it would if the application had called socket.setdefaulttimeout().
-        asked = _socket.socket(-1, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK, 0, fileno=duplicate)
+        return _socket.socket(-1, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK, 0, fileno=duplicate)
     except OSError:
         os.close(duplicate)
         return None
-    try:
-        return _ends(asked)
-    finally:
-        asked.close()
 
 
 def _ends(asked: _socket.socket) -> SocketEnds:

@@ -7,15 +7,21 @@ interpreter keeps the GIL in these calls, so the socket's thread cannot close it
 from __future__ import annotations
 
 import _socket
+import os
+import stat
 import struct
 from typing import Any, NamedTuple
 
-from wsgi_tracebacker.linux.sockets import address_text
+from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux.sockets import address_text, duplicate_of
 
 #: States of a connection in <linux/tcp_states.h>: reset, and closed by the other end while this one is still open.
 _CLOSED, _CLOSE_WAIT = 7, 8
 #: struct tcp_info in <linux/tcp.h> up to tcpi_notsent_bytes, Linux 4.6 and up: its first byte is the state.
 _INFO = struct.Struct("=B143xI")
+
+#: So many descriptors of a process are looked at.
+_MAX_DESCRIPTORS = 256
 
 
 class TcpState(NamedTuple):
@@ -42,3 +48,30 @@ def tcp_state(connection: Any) -> TcpState | None:
         peer = None
     state, unsent = _INFO.unpack(info) if len(info) == _INFO.size else (info[0] if info else 0, 0)
     return TcpState(peer, state in (_CLOSED, _CLOSE_WAIT), unsent)
+
+
+def states_by_own_port() -> dict[str, list[TcpState]]:
+    """The states of all TCP connections of this process, by the port of this end.
+
+    Some 10 µs for each descriptor. Not those that were reset: their other end is not known any more.
+    """
+    found: dict[str, list[TcpState]] = {}
+    for number in proc.descriptors()[:_MAX_DESCRIPTORS]:
+        try:
+            is_socket = stat.S_ISSOCK(os.fstat(number).st_mode)
+        except OSError:
+            continue
+        duplicate = duplicate_of(number) if is_socket else None
+        if duplicate is None:
+            continue
+        try:
+            state = tcp_state(duplicate)
+            if state is not None and state.peer is not None:
+                _, port = address_text(duplicate.getsockname())
+                found.setdefault(str(port), []).append(state)
+        except OSError:
+            # It was reset just now.
+            continue
+        finally:
+            duplicate.close()
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.linux.tcp_state import tcp_state
+from wsgi_tracebacker.linux.tcp_state import states_by_own_port, tcp_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,3 +79,15 @@ def test_anything_else_is_not_known(ends: tuple[socket.socket, socket.socket]) -
     one, other = socket.socketpair()
     with one, other:
         assert tcp_state(one) is None
+
+
+def test_connections_are_found_by_the_port_of_this_end(ends: tuple[socket.socket, socket.socket]) -> None:
+    """And stay as they were; a listening socket is none."""
+    server, client = ends
+    found = states_by_own_port()
+    for own, other in ((server, client), (client, server)):
+        [state] = found[str(own.getsockname()[1])]
+        assert state == tcp_state(own)
+        assert state.peer == f"127.0.0.1:{other.getsockname()[1]}"
+    client.sendall(b"still open")
+    assert server.recv(10) == b"still open"

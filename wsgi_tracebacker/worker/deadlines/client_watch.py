@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
-from wsgi_tracebacker.worker.waits.clients import client_state
+from wsgi_tracebacker.worker.waits.clients import Clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -38,13 +38,14 @@ class ClientWatch:
             return NEVER
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
+            clients = Clients()
             for core in watched:
-                self._look_at(core, now)
+                self._look_at(core, clients, now)
         return self._next_check
 
-    def _look_at(self, core: Core, now: float) -> None:
+    def _look_at(self, core: Core, clients: Clients, now: float) -> None:
         token, settings = core.started, core.settings
-        state = client_state(core.environ)
+        state = clients.state(core.environ)
         # The token is compared afterwards, because the environ may be another request's.
         if state is None or not state.is_closed_by_peer or settings is None or core.started != token or token <= 0.0:
             return

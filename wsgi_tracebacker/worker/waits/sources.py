@@ -12,8 +12,9 @@ from wsgi_tracebacker.text.waits import place_name, with_sentence
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
-from wsgi_tracebacker.worker.waits import clients, locks, other_threads, pools
+from wsgi_tracebacker.worker.waits import locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.calls import Calls, Subject
+from wsgi_tracebacker.worker.waits.clients import Clients
 from wsgi_tracebacker.worker.waits.expressions import Expressions
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class WaitSources:
             subjects = _subjects([core for core in asked if core not in found], threads, greenlets)
             answers = zip(subjects, self._calls.find(list(subjects.values()), files, serving.holder), strict=True)
             found.update((core, waits_for) for core, waits_for in answers if waits_for is not None)
+            clients = Clients()
             for core in asked:
                 stack = greenlets[core][0] if core in greenlets else threads.get(core.serving_ident(), [])
                 address = in_flight[core].remote_address
-                with_client = clients.with_client(found.get(core), core.environ, stack, address)
+                with_client = clients.added(found.get(core), core.environ, stack, address)
                 if with_client is not None:
                     found[core] = with_client
         except Exception:
