@@ -28,7 +28,7 @@ def test_a_body_that_an_adapter_reads_is_in_flight_with_its_own_stack(kind: str,
         server.wait_until_connectable(address)
         with clients.in_flight(address, "/export"):
             thread = wait_until(lambda: _in_its_rows(base), lambda: f"it is in its rows: {server.log_text()}")
-            server.wait_for_log(r"harakiri: GET /export (?s:.*), in exported_rows")
+            server.wait_for_log(r"harakiri: GET /export (?s:.*)adapted\.py:\d+ exported_rows\n")
     black_boxes.remove(base)
     assert thread is not None
     assert (thread["request"]["path"], thread["request"]["phase"]) == ("/export", "body")

@@ -171,7 +171,7 @@ class _Story:
     def _harakiri(self) -> str:
         with self._gate() as gate, self._in_flight(f"/limited/slow?{gate}") as connection:
             report = rf"harakiri: GET /limited/slow \S+ s \(limit {story.LIMIT_SECONDS:g} s\), worker \d+ core \d+,"
-            functions = "".join(rf"in {function}\n(?:.*\n)*?.*" for function in story.CHAIN)
+            functions = "".join(rf"{function}\n(?:.*\n)*?.*" for function in story.CHAIN)
             self._server.wait_for_log(rf"{report}.*\n(?:.*\n)*?.*{functions}(?:.*\n)*?.*in flight in this worker")
             Path(gate).touch()
             assert connection.getresponse().read() == b"quick\n"
