@@ -142,6 +142,7 @@ def test_an_interpreter_for_each_application(lazy: tuple[str, ...], uwsgi: Start
         text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
         assert text.count("--single-interpreter") >= 1
         assert [connection.getresponse().status for connection in connections] == [504, 200, 200]
+    server.wait_for_log("is in the same process as worker")
     log = server.log_text()
     assert log.count("is in the same process as worker") == 1
     assert "WSGIApplicationGroup" not in log
