@@ -277,6 +277,7 @@ def test_a_sync_worker_reports_before_its_time_out(gunicorn: StartGunicorn) -> N
     assert "wait_for_a_lock" in text
 
 
+@pytest.mark.alone  # a quarter of a second is between the report and gunicorn's line
 def test_a_sync_worker_reports_before_its_time_out_what_came_late_on_its_connection(gunicorn: StartGunicorn) -> None:
     """gunicorn's clock runs from before the connection was accepted, and so does ours."""
     server = gunicorn(UNWRAPPED, *OURS, "--timeout", "3")
