@@ -513,7 +513,8 @@ class Readers:
         self._count("wsgi-tb", done.stdout + done.stderr)
         if arguments == ("read",):
             self.tally.count(f"{self.name}: wsgi-tb read")
-            self.tally.count(f"{self.name}: wsgi-tb read that showed serving threads", int(SERVING in done.stdout))
+            shown = int(re.search(rb"worker \d+ core \d+", done.stdout) is not None)
+            self.tally.count(f"{self.name}: wsgi-tb read that showed serving threads", shown)
         # Where workers die, one may have just done so; where they live, none may be missed.
         if done.returncode not in ((0, 1, 3) if self.name == "moving" else (0,)) or b"Traceback (most" in done.stderr:
             self.tally.blame(f"{self.name}: wsgi-tb {arguments} ended with {done.returncode}: {done.stderr[-600:]!r}")
