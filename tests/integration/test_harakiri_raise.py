@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.interpreters import needs_raise
 from tests.support.logs import messages
+from tests.support.own_threads import running
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
@@ -53,9 +54,8 @@ def wrapped(application: WSGIApplication, base: str) -> TracebackerMiddleware:
 
 def core_of_this_thread(application: WSGIApplication) -> Core:
     serve(application)
-    [own] = agent._agents.values()
     # CPython 3.10 and 3.11 take a thread that was started and does not run yet for the one that started it.
-    wait_until(lambda: len(own.own_threads.idents()) == 2, "listener and watchdog run")
+    wait_until(lambda: len(running()) == 2, "listener and watchdog run")
     core = agent.serving_core()
     assert core is not None
     return core

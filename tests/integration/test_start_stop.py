@@ -259,7 +259,6 @@ def work():
     ],
     ids=["", "in a worker that was forked after the import", "with multiprocessing loaded"],
 )
-@pytest.mark.alone  # a thread of ours that the system lets run only after the snapshot began is not left out of it
 def test_a_worker_that_hangs_at_its_end_can_be_read(run: str, base: str) -> None:
     """In what the application has registered with ``atexit``; afterwards nothing is left."""
     command = [sys.executable, "-c", HANGS_AT_EXIT + run, base]

@@ -112,13 +112,14 @@ TWO_APPLICATIONS = (
 
 
 @contextlib.contextmanager
-def three_asleep(server: Uwsgi) -> Iterator[list[http.client.HTTPConnection]]:
+def three_asleep(server: Uwsgi, base: str) -> Iterator[list[http.client.HTTPConnection]]:
     """One request of the first application and two of the second, once they are overdue."""
     with contextlib.ExitStack() as connections:
-        asleep = [
-            connections.enter_context(clients.in_flight(server.address, f"/{name}/slow?seconds=3"))
-            for name in ("first", "second", "second")
-        ]
+        asleep = []
+        for name in ("first", "second", "second"):
+            asleep.append(connections.enter_context(clients.in_flight(server.address, f"/{name}/slow?seconds=3")))
+            # The second interpreter names the first one's worker if that has its card by then.
+            wait_until(lambda: asking.serving(base, "/first/slow"), "the first one's worker is there")
         # The second report on /second/slow is only counted.
         for name in ("first", "second"):
             server.wait_for_log(f"harakiri: GET /{name}/slow")
@@ -131,7 +132,7 @@ def test_an_interpreter_for_each_application(lazy: tuple[str, ...], uwsgi: Start
     option, and an end in order leaves nothing of either.
     """
     server = uwsgi(*TWO_APPLICATIONS, *lazy)
-    with three_asleep(server) as connections:
+    with three_asleep(server, base) as connections:
         assert len(asking.serving(base, "/first/slow")) == 1
         found = asking.serving(base, "/second/slow")
         assert [(thread["kind"], thread["frames"]) for thread in found] == [("unknown", [])] * 2
@@ -156,7 +157,7 @@ def test_an_interpreter_for_each_application(lazy: tuple[str, ...], uwsgi: Start
 def test_one_interpreter_for_all_applications(uwsgi: StartUwsgi, base: str) -> None:
     """With uWSGI's option there is one worker that knows the stack of every request."""
     server = uwsgi(*TWO_APPLICATIONS, "--single-interpreter")
-    with three_asleep(server) as connections:
+    with three_asleep(server, base) as connections:
         assert asking.files(base) == asking.expected_files(1)
         for thread in asking.serving(base):
             asking.check_chain(thread)

@@ -44,6 +44,8 @@ def cut(text: str, columns: int, *, keep_end: bool = False) -> str:
     """The text in so many columns; a longer one loses its end, or else its beginning, for an ellipsis."""
     if width(text) <= columns:
         return text
+    if columns <= 0:
+        return ""
     kept: list[str] = []
     left = columns - 1
     for character in reversed(text) if keep_end else text:

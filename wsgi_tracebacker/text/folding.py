@@ -75,6 +75,9 @@ def runs(frames: Sequence[Frame], ownership: CodeOwnership) -> Iterator[Run]:
                 middle = [frame for other in left_out for frame in parts[other][1]]
                 yield Run(middle, f"{plural(len(middle), 'more call')}, in the middle of the stack")
         elif own is None:
+            if shown and all(ownership.library(frame.filename) == THIS_PACKAGE for frame in calls):
+                # The middleware alone, between two calls of the application's: nothing that its reader wrote or chose.
+                continue
             is_below_own = number > 0 or not shown
             yield Run(calls, _line(calls, ownership, names_innermost=is_below_own))
         else:

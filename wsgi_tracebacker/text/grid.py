@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.text.columns import width
+from wsgi_tracebacker.text.columns import cut, width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Between two columns.
 GAP = 2
-
-_CUT = "…"
 
 
 class Column(NamedTuple):
@@ -70,22 +68,6 @@ def line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int])
 
 def place(column: Column, cell: str, columns_taken: int) -> str:
     """One cell in exactly so many columns of the terminal."""
-    cell = cut(cell, columns_taken, cuts_begin=column.cuts_begin)
+    cell = cut(cell, columns_taken, keep_end=column.cuts_begin)
     space = " " * (columns_taken - width(cell))
     return space + cell if column.is_right else cell + space
-
-
-def cut(text: str, columns_taken: int, *, cuts_begin: bool = False) -> str:
-    """The text in at most so many columns of the terminal; ``…`` stands for what was cut off."""
-    if width(text) <= columns_taken:
-        return text
-    if columns_taken <= 0:
-        return ""
-    kept: list[str] = []
-    room = columns_taken - 1
-    for character in reversed(text) if cuts_begin else text:
-        room -= width(character)
-        if room < 0:
-            break
-        kept.append(character)
-    return _CUT + "".join(reversed(kept)) if cuts_begin else "".join(kept) + _CUT

@@ -13,8 +13,7 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from wsgi_tracebacker.analysis.live import advance
-from wsgi_tracebacker.text.columns import width
-from wsgi_tracebacker.text.grid import cut
+from wsgi_tracebacker.text.columns import cut, width
 from wsgi_tracebacker.text.palette import COLOURED
 from wsgi_tracebacker.top import detail
 from wsgi_tracebacker.top.readings import Readings, Taken

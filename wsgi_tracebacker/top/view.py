@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.text.columns import width
-from wsgi_tracebacker.text.grid import GAP, cut, line
+from wsgi_tracebacker.text.columns import cut, width
+from wsgi_tracebacker.text.grid import GAP, line
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:

@@ -75,7 +75,6 @@ class Agent:
             identity=self._identity,
             cores=self.cores,
             snapshots=snapshot.Snapshots(self.cores, self._hubs, self._places, self._waits),
-            own_threads=self.own_threads,
             worker_number=self.presence.number,
             restarts=self.presence.restarts,
             listener=lambda: self.listener,

@@ -15,7 +15,6 @@ from wsgi_tracebacker.worker.reporting import faults
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
     from wsgi_tracebacker.worker.identity import Identity
     from wsgi_tracebacker.worker.listening.listener import Listener
     from wsgi_tracebacker.worker.stacks.snapshot import Snapshots
@@ -31,7 +30,6 @@ class Answers:
         identity: Identity,
         cores: Cores,
         snapshots: Snapshots,
-        own_threads: OwnThreads,
         worker_number: Callable[[], int | None],
         restarts: Callable[[], int | None],
         listener: Callable[[], Listener | None],
@@ -40,7 +38,6 @@ class Answers:
         self._identity = identity
         self._cores = cores
         self._snapshots = snapshots
-        self._own_threads = own_threads
         self._worker_number = worker_number
         self._restarts = restarts
         self._listen_sockets = ListenSockets(identity.is_own_socket)
@@ -50,7 +47,7 @@ class Answers:
         """The response to ``GET path``; None for an unknown path. Runs on the listener's thread."""
         try:
             if path in ("/", "/snapshot.txt"):
-                return http10.response(200, http10.TEXT, self._snapshots.text(self._own_threads.idents()))
+                return http10.response(200, http10.TEXT, self._snapshots.text())
             if path == "/snapshot":
                 return http10.response(200, http10.JSON, self.snapshot_json())
             if path == "/worker":
@@ -62,7 +59,7 @@ class Answers:
 
     def snapshot_json(self) -> bytes:
         """All stacks with their requests, as JSON."""
-        return self._snapshots.json(self._own_threads.idents(), self._worker())
+        return self._snapshots.json(self._worker())
 
     def _worker(self) -> Worker:
         cores = self._cores.all()

@@ -61,13 +61,13 @@ def test_what_is_the_applications_own(filename: str, expected: bool) -> None:
         ("/proc/71/root/usr/local/lib/python3.13/socket.py", PYTHON),
         ("/proc/71/root/app/shop/views.py", None),
         # Zipapps: pex and shiv unpack their libraries, zipapp itself does not.
-        ("/root/.pex/installed_wheels/5f/flask-3.0-py3-none-any.whl/flask/app.py", "flask"),
-        ("/root/.shiv/shop_1f/site-packages/flask/app.py", "flask"),
+        ("/home/shop/.pex/installed_wheels/5f/flask-3.0-py3-none-any.whl/flask/app.py", "flask"),
+        ("/home/shop/.shiv/shop_1f/site-packages/flask/app.py", "flask"),
         ("/srv/shop.pyz/shop/views.py", None),
         # Other layouts of Python.
         ("/srv/shop/__pypackages__/3.11/lib/flask/app.py", "flask"),
         ("/v/Flask-2.0-py3.8.egg/flask/app.py", "flask"),
-        ("/root/.local/share/uv/python/cpython-3.14.0-linux/lib/python3.14t/ssl.py", PYTHON),
+        ("/home/shop/.local/share/uv/python/cpython-3.14.0-linux/lib/python3.14t/ssl.py", PYTHON),
         ("/usr/lib/pypy3.11/threading.py", PYTHON),
         ("/opt/app/python312.zip/socket.py", PYTHON),
         ("<string>", PYTHON),

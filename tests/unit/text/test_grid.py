@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.text.columns import width
-from wsgi_tracebacker.text.grid import Column, cut, fit, line
+from wsgi_tracebacker.text.columns import cut, width
+from wsgi_tracebacker.text.grid import Column, fit, line
 
 COLUMNS = (
     Column("N", is_right=True),
@@ -43,13 +43,13 @@ def test_columns_that_can_be_cut_share_what_is_left() -> None:
 def test_a_line_has_its_cells_in_columns() -> None:
     """Numbers to the right, and what was cut off is marked where it was."""
     assert line(COLUMNS, ROW, [4, 8, 0, 4]) == "  12  /checko…  7f3a"
-    assert cut("shop/orders.py:71", 8, cuts_begin=True) == "…s.py:71"
+    assert cut("shop/orders.py:71", 8, keep_end=True) == "…s.py:71"
 
 
 @given(text=texts, room=st.integers(0, 20), cuts_begin=st.booleans())
 def test_a_text_is_never_wider_than_its_room(text: str, room: int, cuts_begin: bool) -> None:
     """Also with characters that take two columns, or none."""
-    assert width(cut(text, room, cuts_begin=cuts_begin)) <= max(room, 0)
+    assert width(cut(text, room, keep_end=cuts_begin)) <= max(room, 0)
 
 
 @given(rows=st.lists(st.tuples(texts, texts, texts, texts), max_size=5), room=st.integers(30, 120))

@@ -1,6 +1,7 @@
-"""Starts this package's threads, and lists them for snapshots and in the black box's header.
+"""Starts this package's threads, and lists them in the black box's header.
 
-Snapshots leave them out. So do readers of a stalled worker's dump, which identifies a thread by its ident only.
+Snapshots leave them out: RUN_CODE is the outermost call of each. So do readers of a stalled worker's dump, which
+identifies a thread by its ident only: they have the header.
 """
 
 from __future__ import annotations
@@ -37,10 +38,6 @@ class OwnThreads:
         """Start a thread. Raises RuntimeError when the system gives none."""
         return self._primitives.start_new_thread(self._run, (work, arguments))
 
-    def idents(self) -> set[int]:
-        """The idents of all threads of ours that run now."""
-        return set(self._running)
-
     def write_to(self, table: Table | None) -> None:
         """List the threads in the header of this table from now on; None: in no table."""
         self._table = table
@@ -70,3 +67,8 @@ class OwnThreads:
         table = self._table
         if table is not None and place is not None:
             table.set_own_thread(place, ident, native_id)
+
+
+#: The code that is the outermost in the stack of every thread of ours, from its first instruction on: a list of those
+#: that run would lack one that begins between two looks.
+RUN_CODE = OwnThreads._run.__code__  # noqa: SLF001  (of this module)

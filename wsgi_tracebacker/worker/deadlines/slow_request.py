@@ -74,8 +74,9 @@ class SlowRequest:
         self._publisher = publisher
         #: As it was when it became slow.
         self._request = request
-        #: The worker's resident size then.
-        self.resident_bytes = proc.resident_bytes("/proc/self")
+        #: The worker's resident size after the first sample. Not before: reading it releases the GIL, and a request that
+        #: kept it would end unseen.
+        self.resident_bytes: int | None = None
         #: The phase that it was seen in last.
         self._phase = APP
         self._begun = core.begun
@@ -122,8 +123,11 @@ class SlowRequest:
             return now
         interval = 1.0 / self._settings.samples_per_second
         if now >= self._next_sample - interval * _SAMPLE_EARLY_SHARE:
+            is_first = self._last_sample is None
             self._sample(stack, now, late_seconds)
             self._next_sample = now + interval
+            if is_first:
+                self.resident_bytes = proc.resident_bytes("/proc/self")
         if self._kill_at != NEVER:
             return self._kill_when_logged(now)
         _, overdue_at = thresholds(self.core, self.token)

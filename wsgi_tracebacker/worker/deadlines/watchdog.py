@@ -245,8 +245,6 @@ class Watchdog:
         late_seconds = max(0.0, now - planned)
         # Without the time of the check before.
         stalled_seconds = now - max(planned, self._sleeps_at)
-        if stalled_seconds >= _STALLED_SECONDS:
-            self._report_stall(now, stalled_seconds)
         self._forget_slow(now)
         cores = self._cores.all()
         # First, because it changes limits.
@@ -257,6 +255,9 @@ class Watchdog:
                 continue
             slow_at, _ = thresholds(core, token)
             wake_at = min(wake_at, slow_at if now < slow_at else self._begin(core, token, now))
+        if stalled_seconds >= _STALLED_SECONDS:
+            # Not before: the requests that kept the GIL go on while this is made, and would end unseen.
+            self._report_stall(now, stalled_seconds)
         wake_at = min(wake_at, self._next_look(now, is_quiet=wake_at == NEVER and not self._slow))
         if self.kill_timer is not None and self.kill_timer.update():
             wake_at = min(wake_at, now + self.kill_timer.half_margin_seconds)

@@ -14,6 +14,7 @@ from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
+from wsgi_tracebacker.worker.blackbox.own_threads import RUN_CODE
 from wsgi_tracebacker.worker.stacks import greenlets, walk
 from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
@@ -67,11 +68,11 @@ class Snapshots:
         #: How many were taken.
         self.taken = 0
 
-    def text(self, own_idents: Collection[int]) -> bytes:
-        """Return all stacks in uWSGI's format. ``own_idents``: our own threads, which are left out."""
+    def text(self) -> bytes:
+        """Return all stacks in uWSGI's format, without those of our own threads."""
         self.taken += 1
         cores, hubs = self._cores.all(), self._hubs.all()
-        walked = _walk(cores, hubs, own_idents)
+        walked = _walk(cores, hubs)
         files: dict[str, SourceFile | None] = {}
         blocks = [uwsgi_text.HEADER]
         for entry in sorted(_entries(walked, cores, hubs), key=_cores_first):
@@ -82,13 +83,13 @@ class Snapshots:
                 blocks.append(uwsgi_text.block(line_start, [place.text for place in frames]))
         return b"".join(blocks)
 
-    def json(self, own_idents: Collection[int], worker: Worker) -> bytes:
+    def json(self, worker: Worker) -> bytes:
         """Return all stacks with their requests as JSON. ``worker`` is completed by what is in flight."""
         self.taken += 1
         cores, hubs = self._cores.all(), self._hubs.all()
         tokens = [(core, core.started) for core in cores]
         now_monotonic, now_unix = monotonic(), unix_time()
-        walked = _walk(cores, hubs, own_idents)
+        walked = _walk(cores, hubs)
 
         # Before anything is read that releases the GIL: a thread may end then, and another thread get its row.
         in_flight, last_ones = _describe(tokens, now_monotonic, now_unix)
@@ -143,11 +144,14 @@ class Snapshots:
         return thread.name if thread is not None else f"Thread-{entry.ident}"
 
 
-def _walk(cores: Collection[Core], hubs: Collection[Hub], own_idents: Collection[int]) -> walk.Walked:
+def _walk(cores: Collection[Core], hubs: Collection[Hub]) -> walk.Walked:
     if hubs or any(core.greenlet is not None for core in cores):
-        return greenlets.walk_with(cores, own_idents, hubs=hubs)
-    threads, _, _, readers = walk.walk(own_idents, frame_ids=walk.body_frame_ids(cores))
-    return walk.Walked(threads, readers=readers)
+        walked = greenlets.walk_with(cores, (), hubs=hubs)
+    else:
+        threads, _, _, readers = walk.walk((), frame_ids=walk.body_frame_ids(cores))
+        walked = walk.Walked(threads, readers=readers)
+    others = {ident: stack for ident, stack in walked.threads.items() if stack[-1][0] is not RUN_CODE}
+    return walked._replace(threads=others)
 
 
 def _describe(

@@ -29,7 +29,6 @@ MAX_CACHED = 4_096
 #: The methods of a lock that wait for it.
 _ACQUIRING = ("acquire", "__enter__")
 
-
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -193,12 +192,8 @@ def _may_wait(code: CodeType) -> bool:
     """Whether a function has a ``with`` or acquires something; most have neither, and need not be parsed."""
     known = _MAY_WAIT.get(id(code))
     if known is None or known[0] is not code:
-        operations = code.co_code[::2]
-        known = (
-            code,
-            any(number in operations for number in (_ENTERS or _LOADS_SPECIAL))
-            or any(name in code.co_names for name in _ACQUIRING),
-        )
+        enters = not (_ENTERS or _LOADS_SPECIAL).isdisjoint(code.co_code[::2])
+        known = code, enters or any(name in code.co_names for name in _ACQUIRING)
         _remember(_MAY_WAIT, id(code), known)
     return known[1]
 

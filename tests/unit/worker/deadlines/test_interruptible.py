@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.interpreters import needs_raise
+from tests.support.own_threads import running
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
@@ -28,9 +29,8 @@ OK: Any = ("200 OK", [("Content-Type", "text/plain")])
 
 def strike() -> None:
     """Raise into the request that the calling thread serves, as the watchdog does, from another thread."""
-    [own] = agent._agents.values()
     # On CPython 3.10 and 3.11 a started thread that does not run yet has the ident of the one that started it.
-    wait_until(lambda: len(own.own_threads.idents()) == 2, "listener and watchdog run")
+    wait_until(lambda: len(running()) == 2, "listener and watchdog run")
     core = agent.serving_core()
     assert core is not None
     outcomes: list[bool] = []

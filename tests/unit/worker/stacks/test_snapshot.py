@@ -89,7 +89,7 @@ def taker(cores: Cores) -> Snapshots:
 
 def of_thread(taker: Snapshots, ident: int) -> dict[str, Any]:
     """What a snapshot as JSON says of one thread."""
-    document = json.loads(taker.json((), Worker(number=1)))
+    document = json.loads(taker.json(Worker(number=1)))
     [thread] = [thread for thread in document["threads"] if thread["ident"] == ident]
     return dict(thread)
 
@@ -103,9 +103,9 @@ def functions(thread: dict[str, Any]) -> list[str]:
 def test_a_thread_that_moves_is_shown_where_it_is(taker: Snapshots, mover: Mover) -> None:
     """In both formats, also if the snapshot before was of the other."""
     assert functions(of_thread(taker, mover.ident)) == ["place_one"]
-    assert b"thread_id = mover filename" in taker.text(())
+    assert b"thread_id = mover filename" in taker.text()
     mover.move()
-    assert b"function = place_two" in (text := taker.text(()))
+    assert b"function = place_two" in (text := taker.text())
     assert b"function = place_one" not in text
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]
     assert functions(of_thread(taker, mover.ident)) == ["place_two"]
@@ -117,12 +117,12 @@ def test_parts_make_the_document(taker: Snapshots, mover: Mover, cores: Cores) -
     noted(core, "/one", 5.0)
     core.environ, core.settings, core.started = {}, from_options(), 5.0
     for _ in range(2):
-        document = taker.json((), Worker(number=1, requests_finished=7))
+        document = taker.json(Worker(number=1, requests_finished=7))
         snapshot = json_format.decode(document)
         assert json_format.encode(snapshot) == document
         assert snapshot.worker.requests_in_flight == 1
         text = uwsgi_format.encode(stack for stack in snapshot.stacks if stack.ident == mover.ident)
-        assert text.removeprefix(uwsgi_format.HEADER) in taker.text(())
+        assert text.removeprefix(uwsgi_format.HEADER) in taker.text()
 
 
 def noted(core: Core, path: str, started: float) -> None:
