@@ -53,6 +53,7 @@ def test_gunicorn_sync(gunicorn: StartGunicorn, base: str) -> None:
     """A sync worker has one slot; all others wait in the kernel, on a socket that both workers name alike."""
     server = gunicorn("example_app.wsgi:application", "--workers", "2", "--backlog", "33")
     with requests(server.address, 5):
+        wait_until(lambda: asking.numbers(base) == [1, 2], "both workers are there")
         reaches(base, 1, 1, None, [("tcp", 3)])
         one, two = (asking.ask(base, number, "/snapshot")["worker"]["listen"] for number in (1, 2))
     assert one == two

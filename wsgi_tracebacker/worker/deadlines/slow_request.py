@@ -74,8 +74,8 @@ class SlowRequest:
         self._publisher = publisher
         #: As it was when it became slow.
         self._request = request
-        #: The worker's resident size after the first sample. Not before: reading it releases the GIL, and a request that
-        #: kept it would end unseen.
+        #: The worker's resident size after the first sample. Not before: reading it releases the GIL, and a request
+        #: that kept it would end unseen.
         self.resident_bytes: int | None = None
         #: The phase that it was seen in last.
         self._phase = APP
