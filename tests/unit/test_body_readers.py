@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from wsgi_tracebacker.model.report import HarakiriReport
+
 
 def ignore(*_: Any) -> Any:
     return lambda _: None
@@ -178,6 +180,70 @@ def test_the_stack_is_that_of_the_thread_that_runs_the_body(base: str, action: s
     assert thread["name"].startswith("pool-other")
     assert any(frame["function"].endswith("Gate.rows") or frame["function"] == "rows" for frame in thread["frames"])
     assert requests_in(snapshot(base)) == []
+
+
+def test_what_a_body_waits_for_is_asked_of_the_thread_that_runs_it(base: str) -> None:
+    """Not of the thread that called the application, which waits for something else."""
+    lock, reports = threading.Lock(), []
+
+    def locked() -> Iterator[bytes]:
+        yield b"first"
+        with lock:
+            yield b"last"
+
+    is_reported = threading.Event()
+
+    def keep(report: HarakiriReport) -> None:
+        reports.append(report)
+        is_reported.set()
+
+    wrapped = TracebackerMiddleware(lambda _request, _start: locked(), base, harakiri=0.2, on_harakiri=keep)
+    body: Any = wrapped(environ("/export"), ignore)
+    chunks = iter(body)
+    assert next(chunks) == b"first"
+    lock.acquire()
+    with ThreadPoolExecutor(1, "pool") as pool:
+        last = pool.submit(next, chunks)
+        try:
+            assert is_reported.wait(30)
+        finally:
+            lock.release()
+        assert last.result() == b"last"
+    body.close()
+    waits_for = reports[0].request.waits_for
+    assert waits_for is not None
+    assert (waits_for.kind, waits_for.lock) == ("lock", "lock")
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_an_open_body_has_no_stack_while_its_thread_serves_another_request(base: str, kind: str) -> None:
+    """A server with a pool of threads reads the next chunk when the client has taken the one before."""
+    is_called, goes_on = threading.Event(), threading.Event()
+
+    def app(request: dict[str, Any], _start: Any) -> Any:
+        if request["PATH_INFO"] == "/export":
+            return BODIES[kind]()
+        is_called.set()
+        assert goes_on.wait(30)
+        return [b"done"]
+
+    wrapped = TracebackerMiddleware(app, base)
+    with ThreadPoolExecutor(1, "pool") as pool:
+        body: Any = pool.submit(wrapped, environ("/export"), ignore).result()
+        chunks = pool.submit(iter, body).result()
+        assert pool.submit(next, chunks).result() == b"first"
+        other = pool.submit(wrapped, environ("/other"), ignore)
+        assert is_called.wait(30)
+        seen = {thread["request"]["path"]: thread for thread in snapshot(base)["threads"] if thread["request"]}
+        goes_on.set()
+        assert list(other.result()) == [b"done"]
+        # Its thread is free again.
+        [again] = [thread for thread in snapshot(base)["threads"] if thread["request"]]
+        body.close()
+    assert (seen["/export"]["kind"], seen["/export"]["frames"]) == ("unread", [])
+    assert seen["/export"]["ident"] is seen["/export"]["native_id"] is None
+    assert any(frame["function"].endswith("app") for frame in seen["/other"]["frames"])
+    assert (again["request"]["path"], again["kind"]) == ("/export", "thread")
 
 
 def test_of_two_bodies_of_one_function_each_has_its_own_thread(base: str) -> None:

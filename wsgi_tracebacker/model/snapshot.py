@@ -23,6 +23,8 @@ PHASES = ("app", "body", "close")
 UNKNOWN_PHASE = "unknown"
 #: The kind of a thread of which uWSGI does not say more, or whose stack is not known: see ``interpreters``.
 UNKNOWN_KIND = "unknown"
+#: The kind of what is no thread: a request whose body is open and read by nobody, while its thread serves another one.
+UNREAD_KIND = "unread"
 
 
 class Frame(NamedTuple):
@@ -112,7 +114,7 @@ class Stack(NamedTuple):
     #: The request slot, from 0; None for a thread that serves no requests.
     core: int | None = None
     #: ``main``, ``thread``, ``foreign`` (not started by Python), ``greenlet``, ``hub`` (the loop of gevent or eventlet
-    #: and the thread it runs in), or UNKNOWN_KIND.
+    #: and the thread it runs in), UNREAD_KIND or UNKNOWN_KIND.
     kind: str = "thread"
     daemon: bool | None = None
     #: The kernel's letter: R runs, S sleeps, D waits for a disk, T is stopped. See proc_pid_stat(5).

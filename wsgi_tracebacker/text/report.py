@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.report import DEFAULT
-from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
-from wsgi_tracebacker.text.units import SHARED_IDS, age, plural, queued_before, size
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, UNREAD_KIND
+from wsgi_tracebacker.text.units import SHARED_IDS, UNREAD_BODY, age, plural, queued_before, size
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -209,6 +209,9 @@ def _place(frame: Frame) -> str:
 def _stack(stack: Stack, fold: Fold) -> Iterator[str]:
     if stack.kind == UNKNOWN_KIND:
         yield f"its stack is not known: {SHARED_IDS}"
+        return
+    if stack.kind == UNREAD_KIND:
+        yield f"no stack: {UNREAD_BODY}"
         return
     yield "Stack (most recent call last):"
     if stack.frames_omitted:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.model.snapshot import PHASES, UNKNOWN_KIND, UNKNOWN_PHASE
+from wsgi_tracebacker.model.snapshot import PHASES, UNKNOWN_KIND, UNKNOWN_PHASE, UNREAD_KIND
 from wsgi_tracebacker.text.columns import width
 from wsgi_tracebacker.text.folding import folded
 from wsgi_tracebacker.text.frames import traceback
 from wsgi_tracebacker.text.kernel_waits import HOLDS_GIL
 from wsgi_tracebacker.text.palette import PLAIN, Palette
-from wsgi_tracebacker.text.units import SHARED_IDS, duration, plural, queued_before
+from wsgi_tracebacker.text.units import SHARED_IDS, UNREAD_BODY, duration, plural, queued_before
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -179,5 +179,7 @@ def missing_lines(stack: Stack, source: str) -> Iterator[str]:
         yield f"[{plural(stack.frames_omitted, 'frame')} between the outermost ones and the rest left out]"
     if not stack.frames and source == "worker" and stack.kind == UNKNOWN_KIND:
         yield f"(its stack is not known: {SHARED_IDS})"
+    elif stack.kind == UNREAD_KIND:
+        yield f"(no stack: {UNREAD_BODY})"
     elif not stack.frames and source != "faulthandler":
         yield "(no Python code on this thread)"

@@ -14,6 +14,9 @@ _QUEUED_SECONDS = 0.1
 OTHER_USER = "another user's: uid"
 
 #: Why a stack is not known, and what to change. See ``worker.threads.interpreters``.
+#: Why a request of UNREAD_KIND has no stack.
+UNREAD_BODY = "its body is open and nobody reads it, while its thread serves another request"
+
 SHARED_IDS = (
     "uWSGI runs this application in a sub-interpreter, whose threads all have one id; start uWSGI with"
     " --single-interpreter"

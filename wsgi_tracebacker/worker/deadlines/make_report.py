@@ -9,9 +9,9 @@ from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.report import HarakiriReport, HubReport, Memory, OtherRequest, StallReport
-from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, HubState, Stack
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, UNREAD_KIND, HubState, Stack
 from wsgi_tracebacker.worker.stacks import greenlets
-from wsgi_tracebacker.worker.stacks.walk import Walked
+from wsgi_tracebacker.worker.stacks.walk import NO_THREAD, Walked
 from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
@@ -109,7 +109,11 @@ class ReportMaker:
             in_flight = {core: other.request for core, other in self.in_flight()}
             walked = self._walked = greenlets.walk_with(in_flight, ())
             self._waits_for = self._waits.find(
-                walked.threads, in_flight, walked.served_by_greenlets(in_flight), min_age_seconds=0.0
+                walked.threads,
+                in_flight,
+                {core: walked.ident_of(core) for core in in_flight},
+                walked.served_by_greenlets(in_flight),
+                min_age_seconds=0.0,
             )
         return self._waits_for
 
@@ -140,11 +144,16 @@ class ReportMaker:
         own_stack = None
         if stack is not None:
             reader = known_thread(slow.ident) if slow.ident != core.ident else None
-            name = self._cores.name_of(core) if reader is None else reader.name
+            name = (
+                reader.name
+                if reader is not None
+                else self._cores.name_of(core, is_on_its_thread=slow.ident != NO_THREAD)
+            )
+            kind = UNKNOWN_KIND if not stack and interpreters.ids_are_shared() else "thread"
             own_stack = self._stack(stack, name, core, slow.ident, slow.native_id, asked_id)._replace(
                 daemon=core.thread.daemon if core.thread is not None else None,
                 greenlet=slow.greenlet,
-                kind=UNKNOWN_KIND if not stack and interpreters.ids_are_shared() else "thread",
+                kind=kind if slow.ident != NO_THREAD else UNREAD_KIND,
             )
         return HarakiriReport(
             kind="harakiri" if is_in_flight else "slow",
@@ -170,7 +179,7 @@ class ReportMaker:
 
     def _other_thread(self, core: Core) -> Stack | None:
         """The stack of the thread that works for a request."""
-        ident = core.serving_ident()
+        ident = self._walked.ident_of(core)
         threads = self._walked.threads
         worker = other_threads.find(threads, (ident,)).get(ident)
         if worker is None:

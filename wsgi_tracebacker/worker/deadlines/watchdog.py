@@ -314,7 +314,8 @@ class Watchdog:
         """Do what is due for each slow request, and return when something is due again."""
         # One walk over the threads of all of them, and of no others.
         wanted = {slow.core.serving_ident() for slow in self._slow.values()}
-        walked = greenlets.walk_with((slow.core for slow in self._slow.values()), (), wanted)
+        watched = [slow.core for slow in self._slow.values()]
+        walked = greenlets.walk_with(watched, (), wanted, serving=self._cores.serving())
         wake_at = NEVER
         for slow in self._slow.values():
             try:

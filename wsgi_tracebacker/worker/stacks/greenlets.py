@@ -31,10 +31,13 @@ def walk_with(
     skipped_idents: Collection[int],
     only: Collection[int] | None = None,
     hubs: Iterable[Hub] = (),
+    serving: Iterable[Core] | None = None,
 ) -> walk.Walked:
     """Walk the stacks of all threads (or only of some), and of the greenlets of these cores and hubs.
 
     Of all threads also if a body of these cores is a generator, which any thread may run.
+
+    :param serving: all cores that serve a request, if ``cores`` are only some of them.
     """
     hubs, cores = list(hubs), list(cores)
     frame_ids = walk.body_frame_ids(cores)
@@ -51,4 +54,5 @@ def walk_with(
         runs = lives and not stack
         seen[id(core)] = (threads.get(core.ident, []), RUNNING) if runs else (stack, SUSPENDED)
     of_hubs = of_greenlets[len(there) :]
-    return walk.Walked(threads, seen, {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)}, readers)
+    stacks_of_hubs = {hub.ident: stack for hub, stack in zip(hubs, of_hubs, strict=True)}
+    return walk.Walked(threads, seen, stacks_of_hubs, readers, walk.callers(cores if serving is None else serving))

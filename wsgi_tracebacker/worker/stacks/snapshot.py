@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
-from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, Snapshot, Stack
+from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, UNREAD_KIND, Snapshot, Stack
 from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
 from wsgi_tracebacker.worker.blackbox.own_threads import RUN_CODE
 from wsgi_tracebacker.worker.stacks import greenlets, walk
@@ -93,7 +93,8 @@ class Snapshots:
 
         # Before anything is read that releases the GIL: a thread may end then, and another thread get its row.
         in_flight, last_ones = _describe(tokens, now_monotonic, now_unix)
-        waiting = self._waits.find(walked.threads, in_flight, walked.served_by_greenlets(cores))
+        idents = {core: walked.ident_of(core) for core in in_flight}
+        waiting = self._waits.find(walked.threads, in_flight, idents, walked.served_by_greenlets(cores))
         in_flight = {core: request._replace(waits_for=waiting.get(core)) for core, request in in_flight.items()}
         hub_states = {hub: hub.state(now_monotonic) for hub in hubs}
         cores.sort(key=lambda core: -in_flight[core].age_seconds if core in in_flight else 0.0)
@@ -107,7 +108,7 @@ class Snapshots:
             frames, omitted = self._places.resolve(entry.stack, files)
             stack = Stack(
                 name=self._name(entry),
-                ident=entry.ident,
+                ident=entry.ident if entry.ident != walk.NO_THREAD else None,
                 native_id=entry.native_id,
                 core=core.number if core is not None else None,
                 kind=_kind(entry),
@@ -135,6 +136,8 @@ class Snapshots:
         # A body that another thread reads is shown as that thread; the core's own thread is shown as well.
         if core is not None and core.ident == entry.ident:
             return self._cores.name_of(core)
+        if core is not None and entry.ident == walk.NO_THREAD:
+            return self._cores.name_of(core, is_on_its_thread=False)
         thread = entry.thread
         if entry.is_unknown and core is None:
             return "unknown thread"
@@ -149,7 +152,7 @@ def _walk(cores: Collection[Core], hubs: Collection[Hub]) -> walk.Walked:
         walked = greenlets.walk_with(cores, (), hubs=hubs)
     else:
         threads, _, _, readers = walk.walk((), frame_ids=walk.body_frame_ids(cores))
-        walked = walk.Walked(threads, readers=readers)
+        walked = walk.Walked(threads, readers=readers, callers=walk.callers(cores))
     others = {ident: stack for ident, stack in walked.threads.items() if stack[-1][0] is not RUN_CODE}
     return walked._replace(threads=others)
 
@@ -235,6 +238,8 @@ def _of_thread(core: Core | None, ident: int, stack: walk.RawStack) -> _Entry:
 def _kind(entry: _Entry) -> str:
     if entry.is_unknown:
         return UNKNOWN_KIND
+    if entry.ident == walk.NO_THREAD:
+        return UNREAD_KIND
     if entry.hub is not None:
         return "hub"
     if entry.greenlet is not None:

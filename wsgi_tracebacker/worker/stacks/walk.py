@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: The code of the middleware's call, which is in the stack of every request whose application runs.
 SERVING_CODE: list[CodeType] = []
 
+#: The ident of no thread.
+NO_THREAD = 0
+
 #: A stack, innermost frame first: code objects, each with the byte offset of the current instruction.
 RawStack = list[tuple["CodeType", int]]
 
@@ -43,6 +46,8 @@ class Walked(NamedTuple):
     hubs: dict[int, RawStack] = {}  # noqa: RUF012
     #: By the id() of the frame of a body that is a generator: the ident of the thread that runs it.
     readers: dict[int, int] = {}  # noqa: RUF012
+    #: By thread ident: the request whose application is called there.
+    callers: dict[int, Core] = {}  # noqa: RUF012
 
     def stack_of(self, core: Core) -> RawStack:
         """Return the stack of the thread or greenlet that works on a core's request; empty if it is not known."""
@@ -53,9 +58,18 @@ class Walked(NamedTuple):
         return stack if not interpreters.ids_are_shared() or _is_proven(core, stack) else []
 
     def ident_of(self, core: Core) -> int:
-        """Return the ident of the thread that works on a core's request: a body may be read by several in turn."""
-        frame_id = core.reading_frame_id() if self.readers and core.phase != APP else None
-        return core.serving_ident() if frame_id is None else self.readers.get(frame_id, core.serving_ident())
+        """Return the ident of the thread that works on a core's request: a body may be read by several in turn.
+
+        NO_THREAD for an open body that nobody reads while its thread serves another request.
+        """
+        ident = core.serving_ident()
+        if core.phase == APP or id(core) in self.greenlets:
+            return ident
+        frame_id = core.reading_frame_id() if self.readers else None
+        if frame_id in self.readers:
+            return self.readers[frame_id]
+        serves_another = self.callers.get(ident, core) is not core or ident in self.readers.values()
+        return NO_THREAD if serves_another else ident
 
     def state_of(self, core: Core) -> str | None:
         """Return the state of a core's greenlet; None for a thread."""
@@ -131,6 +145,11 @@ def body_frame_ids(cores: Iterable[Core]) -> frozenset[int]:
     """The id() of the frame of each body that is a generator and still runs; see Core.reading_frame_id()."""
     found = {core.reading_frame_id() for core in cores if core.phase != APP and core.started > 0.0}
     return frozenset(frame_id for frame_id in found if frame_id is not None)
+
+
+def callers(cores: Iterable[Core]) -> dict[int, Core]:
+    """The requests whose application's callable runs, by the ident of their thread."""
+    return {core.ident: core for core in cores if core.phase == APP and core.started > 0.0}
 
 
 def _is_proven(core: Core, stack: RawStack) -> bool:

@@ -181,9 +181,9 @@ class Cores:
             if core.thread is not None:
                 core.thread.name = f"{self._name_prefix}{core.number}"
 
-    def name_of(self, core: Core) -> str:
+    def name_of(self, core: Core, *, is_on_its_thread: bool = True) -> str:
         """The name under which a core is shown: that of its thread, or the one that this would have."""
-        if core.thread is not None:
+        if core.thread is not None and is_on_its_thread:
             return core.thread.name
         return f"{self._name_prefix or 'Core'}{core.number}"
 

@@ -11,14 +11,14 @@ from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.text.waits import place_name, with_sentence
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.threads import interpreters
-from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
+from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of, thread_name
 from wsgi_tracebacker.worker.waits import locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.calls import Calls, Subject
 from wsgi_tracebacker.worker.waits.clients import Clients
 from wsgi_tracebacker.worker.waits.expressions import Expressions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from types import CodeType
 
     from wsgi_tracebacker.linux.source import SourceFile
@@ -54,6 +54,7 @@ class WaitSources:
         self,
         threads: Mapping[int, Stack],
         in_flight: Mapping[Core, Request],
+        idents: Mapping[Core, int],
         greenlets: Mapping[Core, tuple[Stack, str]],
         min_age_seconds: float = MIN_AGE_SECONDS,
     ) -> dict[Core, WaitsFor]:
@@ -61,6 +62,7 @@ class WaitSources:
 
         :param threads: the stacks of all threads, by ident.
         :param in_flight: the requests with their cores.
+        :param idents: the thread that works on each of them; that of a stack which is not in ``threads`` if none does.
         :param greenlets: the cores that greenlets serve, with their stacks and states: what their threads run is not
             their own.
         :param min_age_seconds: younger requests are not asked about.
@@ -75,24 +77,22 @@ class WaitSources:
         found: dict[Core, WaitsFor] = {}
         files: dict[str, SourceFile | None] = {}
         try:
-            on_threads = {
-                core.serving_ident(): core for core in in_flight if core.outer is None and core not in greenlets
-            }
+            on_threads = {idents[core]: core for core in in_flight if core.outer is None and core not in greenlets}
             waits = locks.find(threads, list(threads), self._expressions, files)
             serving = _Serving(on_threads, in_flight, waits)
             for core in asked:
-                ident = core.serving_ident()
-                if ident in waits and core not in greenlets:
-                    found[core] = serving.waits_for(ident)
-            idents = {core.serving_ident(): core for core in asked if core not in greenlets and core not in found}
-            for ident, waits_for in _for_pools_and_threads(threads, idents).items():
-                found[idents[ident]] = waits_for
-            subjects = _subjects([core for core in asked if core not in found], threads, greenlets)
+                if idents[core] in waits and core not in greenlets:
+                    found[core] = serving.waits_for(idents[core])
+            others = {idents[core]: core for core in asked if core not in greenlets and core not in found}
+            for ident, waits_for in _for_pools_and_threads(threads, others).items():
+                found[others[ident]] = waits_for
+            left = {core: idents[core] for core in asked if core not in found}
+            subjects = _subjects(left, threads, greenlets)
             answers = zip(subjects, self._calls.find(list(subjects.values()), files, serving.holder), strict=True)
             found.update((core, waits_for) for core, waits_for in answers if waits_for is not None)
             clients = Clients()
             for core in asked:
-                stack = greenlets[core][0] if core in greenlets else threads.get(core.serving_ident(), [])
+                stack = greenlets[core][0] if core in greenlets else threads.get(idents[core], [])
                 address = in_flight[core].remote_address
                 with_client = clients.added(found.get(core), core.environ, stack, address)
                 if with_client is not None:
@@ -104,14 +104,14 @@ class WaitSources:
 
 
 def _subjects(
-    cores: Iterable[Core], threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
+    idents: Mapping[Core, int], threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
 ) -> dict[Core, Subject]:
     """The threads and greenlets to look at."""
     found: dict[Core, Subject] = {}
     if interpreters.ids_are_shared():
         # Which of the stacks is whose is not known.
         return found
-    for core in cores:
+    for core, ident in idents.items():
         settings = core.settings
         reads_frames = settings is not None and settings.show_statements
         known_frames = settings.known_frames if settings is not None else ()
@@ -121,11 +121,8 @@ def _subjects(
             if greenlet is not None:
                 found[core] = Subject(core.ident, None, greenlet, own[0], reads_frames, known_frames)
             continue
-        ident = core.serving_ident()
-        native_id = core.native_id
-        if ident != core.ident:
-            # Another thread reads its body.
-            native_id = getattr(known_thread(ident), "native_id", None)
+        # Another thread may read its body.
+        native_id = core.native_id if ident == core.ident else native_id_of(known_thread(ident))
         if native_id is not None:
             found[core] = Subject(ident, native_id, None, threads.get(ident, []), reads_frames, known_frames)
     return found
