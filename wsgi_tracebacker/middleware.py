@@ -29,7 +29,7 @@ from wsgi_tracebacker.wire.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled, startup_warnings
 from wsgi_tracebacker.worker.blackbox import other_interpreters
 from wsgi_tracebacker.worker.deadlines import interrupt, interruptible
-from wsgi_tracebacker.worker.deadlines.begin import load_kill_timer
+from wsgi_tracebacker.worker.deadlines.begin import load_timers
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options, suggestion
 from wsgi_tracebacker.worker.stacks.walk import SERVING_CODE
@@ -171,7 +171,7 @@ class TracebackerMiddleware:
         elif self.__settings.harakiri_action == "raise":
             interrupt.prepare()
         elif self.__settings.harakiri_action == "kill":
-            load_kill_timer()
+            load_timers()
         if not is_disabled:
             other_interpreters.clean_up_at_exit(self.__settings.base)
         # If disabled, it costs nothing: the application itself is called.

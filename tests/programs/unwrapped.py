@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 def wait_for_the_file(path: str) -> None:
     while not os.path.exists(path):
         time.sleep(0.02)
+
+
+def stay_whatever_comes() -> None:
+    while True:
+        with contextlib.suppress(SystemExit):
+            time.sleep(60)
 
 
 def spin() -> None:
@@ -49,6 +56,7 @@ def wait_in_c(library: ctypes.CDLL) -> None:
 PAGES: dict[str, Callable[[], object]] = {
     "/c": lambda: wait_in_c(ctypes.CDLL(None)),
     "/c-gil": lambda: wait_in_c(ctypes.PyDLL(None)),
+    "/deaf": stay_whatever_comes,
     "/spin": spin,
     "/gil": hold_the_gil,
     "/lock": wait_for_a_lock,

@@ -235,6 +235,12 @@ def test_what_a_time_out_aborts_is_in_gunicorns_error_log(
     assert re.search(rf"WSGIWorker1Core0  GET {target}  \d\.\d+ s", report)
     assert re.search(rf":\d+ {function}\b", report)
     assert "handle_abort" not in report
+    # Of the wait for this very report nothing is said.
+    assert "reporter.py" not in report
+    # The report of before has no stack, and gunicorn's own traceback comes later. That of a hub has one.
+    if worker_class == CLASSES["sync"]:
+        before = server.log_text()[: found.start()]
+        assert not re.search(rf"^ +\S+\.py:\d+ {function}$", before, re.MULTILINE)
     assert len(re.findall(ABORTED, server.log_text())) == 1
     assert server.get("/quick").text == "done\n"
     assert asking.pids(base) == {1: server.workers()[0]}
@@ -243,15 +249,16 @@ def test_what_a_time_out_aborts_is_in_gunicorns_error_log(
 
 
 @pytest.mark.parametrize(
-    ("worker_class", "target", "has_stack"),
+    ("worker_class", "target", "is_reported"),
     [(CLASSES["sync"], "/c", True), (CLASSES["sync"], "/c-gil", False), (CLASSES["gthread"], "/c-gil", False)],
     ids=["sync without the GIL", "sync with the GIL", "gthread with the GIL"],
 )
 def test_a_c_call_that_no_signal_ends(
-    worker_class: tuple[str, ...], target: str, has_stack: bool, gunicorn: StartGunicorn, base: str
+    worker_class: tuple[str, ...], target: str, is_reported: bool, gunicorn: StartGunicorn, base: str
 ) -> None:
-    """gunicorn's handler cannot run, so the worker is killed, and the master names the request; with its stack where
-    the watchdog could run before. With the GIL held, a worker of threads has no heartbeat either.
+    """gunicorn's handler cannot run, so the worker is killed, and the master names the request, with its stack: of the
+    watchdog's report where that could run before, else of a dump. With the GIL held, a worker of threads has no
+    heartbeat either.
     """
     server = gunicorn(UNWRAPPED, *OURS, *worker_class, "--timeout", "2")
     [killed] = server.workers()
@@ -261,9 +268,48 @@ def test_a_c_call_that_no_signal_ends(
     assert f"Worker (pid:{killed}) was sent SIGKILL!" in text
     assert re.search(rf"^  GET {target}  \(core 0, since ", text, re.MULTILINE)
     assert not re.search(ABORTED, text)
-    assert (" wait_in_c\n" in text.partition("postmortem: ")[2]) is has_stack
-    assert ("harakiri: " in text.partition("WORKER TIMEOUT")[0]) is has_stack
+    assert len(re.findall(r"^ +\S+\.py:\d+ wait_in_c$", text.partition("postmortem: ")[2], re.MULTILINE)) == 1
+    assert not re.search(r"^ +\S+\.py:\d+ wait_in_c$", text.partition("postmortem: ")[0], re.MULTILINE)
+    assert ("harakiri: " in text.partition("WORKER TIMEOUT")[0]) is is_reported
     wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
+
+
+def test_what_an_abort_has_logged_is_not_in_the_postmortem_again(gunicorn: StartGunicorn, base: str) -> None:
+    """The application goes on after the abort, so that the worker is killed: its postmortem refers to what is there."""
+    server = gunicorn(UNWRAPPED, *OURS, "--timeout", "2")
+    [killed] = server.workers()
+    with clients.in_flight(server.address, "/deaf"):
+        server.wait_for_log(ABORTED)
+        server.wait_for_log(rf"postmortem: worker 1, pid {killed}, died with 1 request in flight")
+        wait_until(lambda: asking.pids(base).get(1) not in (None, killed), "its successor answers")
+    text = server.log_text()
+    assert len(re.findall(r"^ +\S+\.py:\d+ stay_whatever_comes$", text, re.MULTILINE)) == 1
+    [said] = re.findall(r"postmortem: .*\n  GET /deaf .*\n(.*)\n", text)
+    assert said == f"gunicorn's error log has its stacks, at 'Worker (pid:{killed}) is aborted'"
+    kept = subprocess.run(
+        [sys.executable, "-m", "wsgi_tracebacker", "postmortem", base],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        check=True,
+        timeout=30,
+    ).stdout
+    assert " stay_whatever_comes\n" in kept
+
+
+def test_a_request_that_ends_between_report_and_time_out_has_its_stack_in_the_log(
+    gunicorn: StartGunicorn, tmp_path: Path
+) -> None:
+    """Nobody aborts it, so the line on its end has the stack that the report left out."""
+    server = gunicorn(UNWRAPPED, *OURS, "--timeout", "4")
+    gate = tmp_path / "gate"
+    with clients.in_flight(server.address, f"/wait?{gate}") as connection:
+        server.wait_for_log(r"harakiri: GET /wait ")
+        gate.touch()
+        assert connection.getresponse().read() == b"done\n"
+    ended = server.wait_for_log(r"slow: GET /wait .*; overdue and reported, ended at last: .*\n(Stack .*\n(  .*\n)+)")
+    assert re.search(r"^  \S+\.py:\d+ wait_for_the_file$", ended[1], re.MULTILINE)
+    assert len(re.findall(r"^ +\S+\.py:\d+ wait_for_the_file$", server.log_text(), re.MULTILINE)) == 1
 
 
 def test_a_sync_worker_reports_before_its_time_out(gunicorn: StartGunicorn) -> None:

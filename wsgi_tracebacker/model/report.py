@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Request, Stack  # noqa: TC001  (a value needs it)
 
-#: Where a limit comes from: an option, a mapping, a callable or set_harakiri(); or nobody gave one.
-GIVEN, DEFAULT, CLIENT_GONE = "given", "default", "client_gone"
+#: Where a limit comes from: an option, a mapping, a callable or set_harakiri(); nobody gave one; what is left once the
+#: client has gone; or it is a moment before the time-out of the server.
+GIVEN, DEFAULT, CLIENT_GONE, SERVER = "given", "default", "client_gone", "server"
 
 
 class Span(NamedTuple):
@@ -92,7 +93,7 @@ class HarakiriReport(NamedTuple):
     #: Of a request that another thread works for: that thread's stack.
     other_thread: Stack | None = None
     memory: Memory = Memory()
-    #: ``given`` or ``default``.
+    #: ``given``, ``default``, ``client_gone`` or ``server``.
     limit_source: str = GIVEN
 
 

@@ -27,12 +27,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from _thread import get_ident
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
 from wsgi_tracebacker.model.questions import in_flight
+from wsgi_tracebacker.model.report import DEFAULT, GIVEN, SERVER
 from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
 from wsgi_tracebacker.text.snapshot import lines as snapshot_lines
@@ -40,16 +42,17 @@ from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import postmortem_json, snapshot_json
 from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker.blackbox import predecessor
+from wsgi_tracebacker.worker.deadlines.begin import load_timers
+from wsgi_tracebacker.worker.limits import ServerLimit
 from wsgi_tracebacker.worker.reporting import faults, logs, reporter
 from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
-    from wsgi_tracebacker.model.snapshot import Snapshot, Stack
+    from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.worker.agent import Agent
     from wsgi_tracebacker.worker.settings import Settings
 
@@ -69,6 +72,10 @@ _LEAST_SECONDS = 0.05
 
 #: How long the report of an aborted worker may take. The master sends SIGKILL about a second after SIGABRT.
 _ABORT_SECONDS = 1.0
+
+
+# Here and not in the workers: those share it, and in a forked child an import lock may be held for ever.
+load_timers()
 
 
 def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001
@@ -117,7 +124,7 @@ def _wrap(worker: Worker, settings: Settings, own: Settings | None) -> None:
     limit = _limit_before_timeout(worker, own or settings)
     if own is None:
         worker.wsgi = wrapped(worker.wsgi, harakiri=limit)
-    elif limit is not None and (own.is_default_limit or own.harakiri == settings.harakiri):
+    elif limit is not None and (own.limit_source == DEFAULT or own.harakiri == settings.harakiri):
         # The application's own middleware cannot be given this limit any more. A second middleware has it; the inner
         # one lets requests pass that another middleware tracks already.
         worker.wsgi = TracebackerMiddleware(worker.wsgi, **{**own.options, "harakiri": limit})
@@ -127,7 +134,10 @@ def _start(settings: Settings, worker: Worker) -> Agent | None:
     from gunicorn import SERVER_SOFTWARE  # noqa: PLC0415  (it may not be installed)
 
     name = getattr(worker.app, "app_uri", None) or worker.cfg.proc_name
-    return agent.agent_for(settings, {"SERVER_SOFTWARE": SERVER_SOFTWARE}, str(name))
+    started = agent.agent_for(settings, {"SERVER_SOFTWARE": SERVER_SOFTWARE}, str(name))
+    if started is not None and worker.cfg.timeout:
+        started.deadlines.set_server_timeout(worker.cfg.timeout, functools.partial(_silent_seconds, worker))
+    return started
 
 
 def _modules(worker: Worker) -> set[str]:
@@ -140,7 +150,7 @@ def _same_place(one: Settings, other: Settings) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
-def _limit_before_timeout(worker: Worker, settings: Settings) -> Callable[[object], float] | None:
+def _limit_before_timeout(worker: Worker, settings: Settings) -> ServerLimit | None:
     """Return the harakiri limit with which a sync worker's request is reported before gunicorn's timeout.
 
     None if no limit is wanted (0) or the application decides, if harakiri raises or kills (it then has its own limits
@@ -149,21 +159,24 @@ def _limit_before_timeout(worker: Worker, settings: Settings) -> Callable[[objec
     timeout: float = worker.cfg.timeout
     if not timeout or _SYNC not in _modules(worker) or settings.harakiri_action != "log" or settings.harakiri is None:
         return None
-    own = None if settings.is_default_limit else settings.harakiri
+    own = None if settings.limit_source == DEFAULT else settings.harakiri
 
-    def limit(_: object) -> float:
+    def limit(_: dict[str, Any]) -> float:
         left = timeout - _silent_seconds(worker)
         left -= min(_BEFORE_TIMEOUT_SECONDS, left * _BEFORE_TIMEOUT_SHARE)
         left = max(round(left, 2), _LEAST_SECONDS)  # rounded because reports show it
         return left if own is None else min(left, own)
 
-    return limit
+    hooks = worker.cfg.worker_abort, worker.cfg.child_exit
+    is_earlier = own is not None and own + _BEFORE_TIMEOUT_SECONDS < timeout
+    # A project's own hooks may not call ours, and then nothing else logs the stack.
+    return ServerLimit(limit, GIVEN if is_earlier or hooks != (worker_abort, child_exit) else SERVER)
 
 
 def _silent_seconds(worker: Worker) -> float:
-    """How long ago a sync worker's last heartbeat was, from which gunicorn counts its timeout.
+    """How long ago a worker's last heartbeat was, from which gunicorn counts its timeout.
 
-    The heartbeat comes before the connection is accepted, and the client may send its request later. With several
+    A sync worker's comes before the connection is accepted, and the client may send its request later. With several
     addresses it comes before the worker waits for a connection: up to half of the timeout ago.
     """
     try:
@@ -180,16 +193,22 @@ def worker_abort(worker: Worker) -> None:
     """gunicorn calls this in a worker that its timeout aborts: log what the worker was doing to gunicorn's error log.
 
     This is a signal handler in the main thread, so it does not run while a C call there does not return. Then the
-    watchdog's report of a second before, and the black box, have what is known.
+    watchdog's report of a second before, and the stacks that a timer has had written, are logged by child_exit().
     """
     try:
         found = agent.running()
         if found is not None:
+            handler = getattr(type(worker).handle_abort, "__code__", None)
+            if handler is not None:
+                IN_HANDLER[get_ident()] = handler
             current = reporter.current()
             current.post(_AbortReport(found, worker))
             current.flush(_ABORT_SECONDS)
     except Exception:
         faults.caught("when a gunicorn worker was aborted")
+    finally:
+        # The application may go on: it may catch SystemExit.
+        IN_HANDLER.pop(get_ident(), None)
 
 
 class _AbortReport(reporter.Entry):
@@ -205,7 +224,7 @@ class _AbortReport(reporter.Entry):
         """Called in a thread of the reporter: the code that the signal interrupted may hold a lock that this needs."""
         if self._text is None:
             try:
-                snapshot = _without_the_handler(snapshot_json.decode(self._agent.answers.snapshot_json()), self._worker)
+                snapshot = snapshot_json.decode(self._agent.answers.snapshot_json())
                 self._text = "\n".join(_abort_lines(snapshot, self._worker))
                 self._agent.presence.keep(self._text + "\n\n")
             except Exception:
@@ -215,6 +234,12 @@ class _AbortReport(reporter.Entry):
 
     def emit(self) -> None:
         self._worker.log.error("%s", _encodable(self._worker.log, self.text()))
+        self._agent.presence.keep(_logged_when_aborted(os.getpid()))
+
+
+def _logged_when_aborted(pid: int) -> str:
+    """The last line of the stacks file of a worker whose stacks are in gunicorn's error log already."""
+    return f"gunicorn's error log has its stacks, at 'Worker (pid:{pid}) is aborted'\n"
 
 
 def _encodable(log: object, text: str) -> str:
@@ -235,22 +260,6 @@ def _abort_lines(snapshot: Snapshot, worker: Worker) -> list[str]:
     ]
 
 
-def _without_the_handler(snapshot: Snapshot, worker: Worker) -> Snapshot:
-    """Remove the frames of gunicorn's signal handler, and ours, from the main thread."""
-    code = getattr(getattr(worker.handle_abort, "__func__", None), "__code__", None)
-    if code is None:
-        return snapshot
-
-    def cut(stack: Stack) -> Stack:
-        for index, frame in enumerate(stack.frames):
-            if frame.filename == code.co_filename and frame.function.rpartition(".")[2] == code.co_name:
-                # The kernel's state is that of the thread now, while it waits for us.
-                return stack._replace(frames=stack.frames[:index], state=None, wait_channel=None)
-        return stack
-
-    return snapshot._replace(stacks=tuple(cut(stack) for stack in snapshot.stacks))
-
-
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """gunicorn calls this in the master when a worker has ended: log what a killed one was doing, remove its files.
 
@@ -265,7 +274,10 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
         died = predecessor.clean_up_after(settings.base, worker.pid)
         if died is not None:
             content = {"kind": "postmortem", **postmortem_json.document(died)}
-            text = _encodable(server.log, "\n".join(postmortem_lines(died)))
+            logged = _logged_when_aborted(died.pid).rstrip()
+            is_logged = died.stacks is not None and died.stacks.rstrip().endswith(logged)
+            shown = [*postmortem_lines(died._replace(stacks=None)), logged] if is_logged else postmortem_lines(died)
+            text = _encodable(server.log, "\n".join(shown))
             try:
                 server.log.error("postmortem: %s", text, extra={logs.EXTRA_KEY: content})
             except TypeError:

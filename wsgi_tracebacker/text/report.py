@@ -38,8 +38,8 @@ _WAITING_SHARE = 0.05
 _DELAY_SHARE = 0.1
 
 
-def lines(report: HarakiriReport, fold: Fold) -> Iterator[str]:
-    """The whole report."""
+def lines(report: HarakiriReport, fold: Fold, *, with_stack: bool = True) -> Iterator[str]:
+    """The whole report; without the stack where something else will show it."""
     late = ""
     if report.stack is not None and report.late_seconds >= _LATE_SECONDS:
         late = f"; this report is {report.late_seconds:.1f} s late, Python could not run before"
@@ -57,12 +57,20 @@ def lines(report: HarakiriReport, fold: Fold) -> Iterator[str]:
     kernel = _kernel(report.stack, report.system_call)
     if kernel:
         yield f"  thread: {kernel}"
+    if with_stack:
+        yield from stack_lines(report, fold)
+    else:
+        yield "its stack: in the server's error log when that aborts this worker, else in the line on its end"
+    yield from _others(report.others, everyone=report.action == "kill")
+
+
+def stack_lines(report: HarakiriReport, fold: Fold) -> Iterator[str]:
+    """Its thread's stack, and that of the thread that works for it."""
     if report.stack is not None:
         yield from _stack(report.stack, fold)
     if report.other_thread is not None:
         yield f"the thread that works for it: {_kernel(report.other_thread, None)}"
         yield from _stack(report.other_thread, fold)
-    yield from _others(report.others, everyone=report.action == "kill")
 
 
 def _hub(report: HarakiriReport) -> str:

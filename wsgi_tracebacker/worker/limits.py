@@ -11,6 +11,19 @@ from wsgi_tracebacker.errors import ConfigurationError
 Decide = Callable[[dict[str, Any]], float | None]
 
 
+class ServerLimit:
+    """A limit before a server's own time-out, at which the server kills the worker."""
+
+    def __init__(self, decide: Decide, source: str) -> None:
+        """See HarakiriReport.limit_source. ``decide``: as for any callable that gives the limit."""
+        self._decide = decide
+        self.source = source
+
+    def __call__(self, environ: dict[str, Any]) -> float | None:
+        """The limit of one request in seconds; None: it has none."""
+        return self._decide(environ)
+
+
 def checked_seconds(option: str, value: object) -> float | None:
     """A limit in seconds, None for "off". Raises ConfigurationError."""
     if value is None:

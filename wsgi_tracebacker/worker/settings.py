@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.errors import ConfigurationError
+from wsgi_tracebacker.model.report import DEFAULT, GIVEN
 from wsgi_tracebacker.worker import limits, option_values
+from wsgi_tracebacker.worker.limits import ServerLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -120,8 +122,8 @@ class Settings(_Referable):
     request_id_key: str | None
     #: Seconds after which a request is overdue, the same for all; None: there is no limit, or ``decide`` gives it.
     harakiri: float | None
-    #: Nobody gave ``harakiri``. The default counts while the application's callable runs, and only logs.
-    is_default_limit: bool
+    #: See HarakiriReport. The default limit counts while the application's callable runs, and only logs.
+    limit_source: str
     #: Gives the limit of each request, where it is not the same for all.
     decide: Decide | None
     #: Seconds after which a request's flight recorder starts; None: half of its limit.
@@ -185,7 +187,7 @@ def from_options(*, environment: Mapping[str, str] | None = None, folder: str | 
         remote_address_key=values.pop("remote_address_header"),
         request_id_key=values.pop("request_id_header"),
         harakiri=None if callable(limit) else limit,
-        is_default_limit="harakiri" not in names,
+        limit_source=limit.source if isinstance(limit, ServerLimit) else GIVEN if "harakiri" in names else DEFAULT,
         decide=limit if callable(limit) else None,
         options={**given, "socket": base},
         **values,

@@ -63,7 +63,9 @@ class _Foreign:
 def worker_of(kind: Any, app: object = unwrapped.application, *, timeout: float = 30, preloaded: bool = False) -> Any:
     """A worker of gunicorn as it is when it was just forked."""
     worker = kind.__new__(kind)
-    worker.cfg = SimpleNamespace(timeout=timeout, proc_name="shop:app")
+    worker.cfg = SimpleNamespace(
+        timeout=timeout, proc_name="shop:app", worker_abort=hooks.worker_abort, child_exit=hooks.child_exit
+    )
     worker.app = SimpleNamespace(wsgi=lambda: app, app_uri="shop:app", callable=app if preloaded else None)
     worker.log = _Log()
     worker.tmp = SimpleNamespace(last_update=time.monotonic)
@@ -259,8 +261,8 @@ def test_the_limit_of_an_application_that_wraps_itself(
     else:
         assert settings.decide is not None
         assert settings.decide({}) == limit
-        default = own.is_default_limit
-        assert dataclasses.replace(settings, decide=None, harakiri=own.harakiri, is_default_limit=default) == own
+        source = own.limit_source
+        assert dataclasses.replace(settings, decide=None, harakiri=own.harakiri, limit_source=source) == own
         served = serve(worker.wsgi, environ("/quick"))
         assert served.chunks == [b"done\n"]
         [document] = asking.snapshots(base)

@@ -121,19 +121,19 @@ def test_zero_and_none_are_off(value: float | None, seconds: float | None) -> No
 @pytest.mark.parametrize(
     ("option", "environment", "expected"),
     [
-        (None, {}, (60.0, True)),
-        (None, {"WSGI_TB_HARAKIRI": " "}, (60.0, True)),
-        (None, {"WSGI_TB_HARAKIRI": "60"}, (60.0, False)),
-        (60, {}, (60.0, False)),
-        (0, {}, (None, False)),
-        (None, {"WSGI_TB_HARAKIRI": "0"}, (None, False)),
-        (len, {}, (None, False)),
+        (None, {}, (60.0, "default")),
+        (None, {"WSGI_TB_HARAKIRI": " "}, (60.0, "default")),
+        (None, {"WSGI_TB_HARAKIRI": "60"}, (60.0, "given")),
+        (60, {}, (60.0, "given")),
+        (0, {}, (None, "given")),
+        (None, {"WSGI_TB_HARAKIRI": "0"}, (None, "given")),
+        (len, {}, (None, "given")),
     ],
 )
-def test_the_default_is_a_minute(option: Any, environment: dict[str, str], expected: tuple[float | None, bool]) -> None:
+def test_the_default_is_a_minute(option: Any, environment: dict[str, str], expected: tuple[float | None, str]) -> None:
     """Where nobody gave a limit, and known as the default; 0 is a limit that somebody gave."""
     settings = from_options(harakiri=option, environment=environment)
-    assert (settings.harakiri, settings.is_default_limit) == expected
+    assert (settings.harakiri, settings.limit_source) == expected
     assert settings.needs_watchdog is (expected[0] is not None or option is len)
 
 

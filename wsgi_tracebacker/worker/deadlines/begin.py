@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from wsgi_tracebacker.model.report import DEFAULT
 from wsgi_tracebacker.worker import limits
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.reporting import faults
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 Begin = Callable[[Core, dict[str, Any]], None]
 
 
-def load_kill_timer() -> None:
-    """Import the kill timer, before the server forks: in a forked child an import lock may be held for ever.
+def load_timers() -> None:
+    """Import the timers, before the server forks: in a forked child an import lock may be held for ever.
 
-    Not at import of this package, because ctypes takes 10 ms, and only action kill needs it.
+    Not at import of this package, because ctypes takes 10 ms, and only action kill and some servers need it.
     """
     try:
         importlib.import_module("wsgi_tracebacker.worker.deadlines.kill_timer")
+        importlib.import_module("wsgi_tracebacker.worker.deadlines.stall_timer")
     except ImportError:
         # Without ctypes there are no timers. The first request logs that.
         pass
@@ -38,7 +40,7 @@ def load_kill_timer() -> None:
 
 def on_begin(settings: Settings, watchdog: Watchdog | None, kill_timer: KillTimer | None) -> Begin | None:
     """The function that every request under these settings calls; None if it need not call any."""
-    has_limit = settings.harakiri is not None and not settings.is_default_limit
+    has_limit = settings.harakiri is not None and settings.limit_source != DEFAULT
     if watchdog is None or (settings.decide is None and (not has_limit or kill_timer is None)):
         return None
 
@@ -49,14 +51,14 @@ def on_begin(settings: Settings, watchdog: Watchdog | None, kill_timer: KillTime
         # Not those above: this function is kept for as long as they are in use, and must not be what uses them.
         own_settings: Any = core.settings
         # The default limit never kills, so the timers need not know of it.
-        seconds = None if own_settings.is_default_limit else own_settings.harakiri
+        seconds = None if own_settings.limit_source == DEFAULT else own_settings.harakiri
         decide = own_settings.decide
         try:
             if decide is not None:
                 seconds = decide(environ)
                 if type(seconds) is not float or not 0.0 < seconds < NEVER:
                     seconds = limits.checked_seconds("what the harakiri callable returned", seconds)
-                core.own_limit = (core.started, 0.0, seconds)
+                core.own_limit = (core.started, 0.0, seconds, own_settings.limit_source)
                 if seconds is not None and seconds < watchdog.shortest_limit:
                     watchdog.plan_for(core, seconds)
             if kill_timer is not None:

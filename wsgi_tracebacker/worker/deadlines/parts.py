@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.worker.deadlines.begin import Begin
     from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.deadlines.stall_timer import StallTimer
     from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
     from wsgi_tracebacker.worker.lifecycle import Lifecycle
     from wsgi_tracebacker.worker.settings import Settings
@@ -45,6 +47,7 @@ class DeadlineParts:
         :param dump_signal: the signal that this process answers with its stacks, if any.
         :param warn_if_not_replaced: called if requests may kill the process.
         """
+        self._pid = os.getpid()
         self._lifecycle = lifecycle
         self._cores = cores
         self._make_watchdog = make_watchdog
@@ -52,6 +55,8 @@ class DeadlineParts:
         self._warn_if_not_replaced = warn_if_not_replaced
         self.watchdog: Watchdog | None = None
         self.kill_timer: KillTimer | None = None
+        self._stall_timer: StallTimer | None = None
+        self._server_timeout: tuple[float, Callable[[], float]] | None = None
         #: By the id of the settings under which requests come: those, and what each request calls when it begins.
         #: Weakly: an application may be wrapped anew for each request, and callables of its own be in the settings.
         self._watched: dict[int, tuple[weakref.ref[Settings], Begin | None]] = {}
@@ -94,6 +99,10 @@ class DeadlineParts:
             faults.warn_once("locks", _LEAVES_LOCKS)
         return begin
 
+    def set_server_timeout(self, timeout_seconds: float, silent_seconds: Callable[[], float]) -> None:
+        """Tell that the server kills this process: see StallTimer. Before the first request."""
+        self._server_timeout = timeout_seconds, silent_seconds
+
     def limit_changed(self, core: Core) -> None:
         """See tracking.core.Watcher."""
         watchdog = self.watchdog
@@ -127,6 +136,12 @@ class DeadlineParts:
         if self.kill_timer is not None:
             self.kill_timer.close()
             self.kill_timer = None
+        if self._stall_timer is not None:
+            if self.watchdog is not None:
+                self.watchdog.stall_timer = None
+            if os.getpid() == self._pid:
+                self._stall_timer.delete()
+            self._stall_timer = None
 
     def _watch_hubs(self, blocked_seconds: float) -> None:
         with self._lifecycle.starting() as may_start:
@@ -147,8 +162,21 @@ class DeadlineParts:
                 watchdog.forget()
             faults.warn_once("watchdog", "no watchdog can be started (%s); harakiri is off in this worker", error)
             return None
+        self._make_stall_timer(watchdog)
         self.watchdog = watchdog
         return watchdog
+
+    def _make_stall_timer(self, watchdog: Watchdog) -> None:
+        dump_signal = self._dump_signal()
+        if self._server_timeout is None or dump_signal is None:
+            return
+        try:
+            # Here and not above: ctypes is 10 ms. The server's configuration has loaded it already.
+            from wsgi_tracebacker.worker.deadlines.stall_timer import StallTimer  # noqa: PLC0415
+
+            watchdog.stall_timer = self._stall_timer = StallTimer(dump_signal, *self._server_timeout)
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:
+            faults.warn_once("timers", "no timers (%s); a worker that the server kills may leave no stacks", error)
 
     def _ensure_kill_timer(self, settings: Settings, watchdog: Watchdog) -> KillTimer | None:
         if self.kill_timer is not None:

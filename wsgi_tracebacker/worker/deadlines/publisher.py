@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.linux.clock import strftime
+from wsgi_tracebacker.model.report import SERVER
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import report_json
@@ -84,6 +85,8 @@ class Publisher:
         text = "\n".join(report_format.lines(report, self.fold)) if is_logged else ""
         if is_logged:
             self.write("harakiri", text)
+        if is_logged and report.limit_source == SERVER:
+            text = "\n".join(report_format.lines(report, self.fold, with_stack=False))
         logger, level, _ = _KINDS["harakiri"]
         return self._reporter.post(
             Entry(

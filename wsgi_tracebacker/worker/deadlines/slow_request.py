@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
-from wsgi_tracebacker.model.report import DEFAULT
+from wsgi_tracebacker.model.report import DEFAULT, SERVER
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
@@ -84,6 +84,8 @@ class SlowRequest:
         self._last_sample: float | None = None
         #: The limit that its report named; None while it was not overdue.
         self._reported_limit: float | None = None
+        #: The stack that its report left out, for which the server's own log was to be the place.
+        self._stack_lines: tuple[str, ...] = ()
         self._delivery = TimeoutDelivery(core, token)
         #: When ``harakiri_grace`` ends.
         self._grace_ends = NEVER
@@ -178,7 +180,8 @@ class SlowRequest:
             limit = round(since + limit, 6)
         report = self._maker.make(self, self._aged(age), limit_seconds=limit, limit_source=source, outcome=outcome)
         if self._publisher.admit("slow", _key_of_ended(report), report_format.target(report.request), now):
-            self._publisher.log("slow", report_format.one_line(report), report_json.document(report))
+            text = "\n".join([report_format.one_line(report), *self._stack_lines])
+            self._publisher.log("slow", text, report_json.document(report))
 
     def _find_thread(self, walked: Walked) -> None:
         core, ident = self.core, walked.ident_of(self.core)
@@ -236,6 +239,8 @@ class SlowRequest:
         if is_logged or self._settings.on_harakiri is not None:
             report = self._make_report(stack, now, action, outcome)
             self._publisher.publish(report, self._settings.on_harakiri, is_logged=is_logged)
+            if is_logged and self._limit().source == SERVER:
+                self._stack_lines = tuple(report_format.stack_lines(report, self._publisher.fold))
 
     def _make_report(self, stack: RawStack, now: float, action: str, outcome: str) -> HarakiriReport:
         request = describe(self.core, self.token, now, unix_time()) or self._aged(now - self.token)

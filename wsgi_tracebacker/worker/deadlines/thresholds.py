@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.model.report import CLIENT_GONE, DEFAULT, GIVEN
+from wsgi_tracebacker.model.report import CLIENT_GONE, DEFAULT
 from wsgi_tracebacker.worker.tracking.core import APP
 from wsgi_tracebacker.worker.tracking.describe import is_websocket
 
@@ -30,9 +30,9 @@ def limit_of(core: Core, token: float, settings: Settings) -> Limit:
     """The limit of the request ``token`` of a core."""
     own, gone = core.own_limit, core.client_gone
     if own is not None and own[0] == token:
-        limit = Limit(own[1], own[2], GIVEN)
+        limit = Limit(own[1], own[2], own[3])
     else:
-        limit = Limit(0.0, settings.harakiri, DEFAULT if settings.is_default_limit else GIVEN)
+        limit = Limit(0.0, settings.harakiri, settings.limit_source)
     if gone is None or gone[0] != token or gone[2] is None:
         return limit
     is_earlier = limit.seconds is None or gone[1] + gone[2] < limit.since + limit.seconds

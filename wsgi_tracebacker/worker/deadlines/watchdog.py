@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.deadlines.stall_timer import StallTimer
     from wsgi_tracebacker.worker.reporting.reporter import Reporter
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hubs
@@ -123,6 +124,8 @@ class Watchdog:
         self._cleared_at = self._admitted_at = 0.0
         #: Set where requests may be killed.
         self.kill_timer: KillTimer | None = None
+        #: Set where a server kills a worker that is silent for too long.
+        self.stall_timer: StallTimer | None = None
         self._stopping = False
         self._waker = Waker()
         self._ended = primitives.allocate_lock()
@@ -154,7 +157,11 @@ class Watchdog:
 
     def wake(self) -> None:
         """Make it check all requests now."""
-        self._woken_at = monotonic()
+        now = self._woken_at = monotonic()
+        stall_timer = self.stall_timer
+        if stall_timer is not None:
+            # Not at the next check: Python may be unable to run before that.
+            stall_timer.push(now)
         self._waker.wake()
 
     def watch(self, settings: Settings) -> None:
@@ -162,6 +169,8 @@ class Watchdog:
         first = first_threshold(settings)
         if settings.client_gone is not None:
             first = min(first or NEVER, CHECK_SECONDS)
+        if self.stall_timer is not None:
+            first = min(first or NEVER, self.stall_timer.check_seconds)
         if first is not None and first < self._horizon_seconds:
             self._horizon_seconds = first
             self.wake()
@@ -268,8 +277,17 @@ class Watchdog:
             self._garbage.stop()
         wake_at = min(wake_at, self._hub_watch.check(now, late_seconds))
         wake_at = min(wake_at, self._publisher.log_summaries(now))
+        self._set_stall_timer(wake_at)
         self.wakes_at = wake_at
         return wake_at
+
+    def _set_stall_timer(self, wake_at: float) -> None:
+        stall_timer = self.stall_timer
+        if stall_timer is not None:
+            if wake_at == NEVER:
+                stall_timer.pause()
+            else:
+                stall_timer.push(monotonic())
 
     def _next_look(self, now: float, *, is_quiet: bool) -> float:
         """When it must check for the sake of requests that begin from now on; infinite: when one is admitted.

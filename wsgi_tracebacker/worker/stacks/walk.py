@@ -13,6 +13,7 @@ from operator import attrgetter, methodcaller, truth
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.worker.threads import collector, interpreters
+from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER, before_handler
 from wsgi_tracebacker.worker.tracking.core import APP
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def walk(
     )
     collector.hold(functools.partial(list, steps))
     threads = {ident: stack for ident, stack in zip(idents, stacks, strict=False) if stack}
+    threads.update((ident, before_handler(ident, threads[ident])) for ident in IN_HANDLER if ident in threads)
     readers = {frame_id: ident for ident, found in zip(idents, met, strict=False) for frame_id in found}
     return threads, stacks[len(idents) :], lives, readers
 

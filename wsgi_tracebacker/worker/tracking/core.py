@@ -155,9 +155,9 @@ class Core:
         self.nested: list[Core] = []
         #: What the application finds in its environ.
         self.handle = RequestHandle(self)
-        #: A limit of this request's own: its token, its age when that was set, and the seconds from then on, None for
-        #: none. The token makes it void for the next request, so that nobody has to clear it.
-        self.own_limit: tuple[float, float, float | None] | None = None
+        #: A limit of this request's own: its token, its age when that was set, the seconds from then on, None for none,
+        #: and its source. The token makes it void for the next request, so that nobody has to clear it.
+        self.own_limit: tuple[float, float, float | None, str] | None = None
         #: Of a request whose client has gone: its token, its age when that was seen, and the seconds that it has from
         #: then on, None: as many as before. Stored by the watchdog only.
         self.client_gone: tuple[float, float, float | None] | None = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import ConfigurationError, NotInRequest
 from wsgi_tracebacker.linux.clock import monotonic
+from wsgi_tracebacker.model.report import GIVEN
 from wsgi_tracebacker.model.snapshot import Note
 from wsgi_tracebacker.worker import limits
 
@@ -69,7 +70,7 @@ def set_own_limit(core: Core | None, seconds: float) -> None:
         core = core.outer
     limit = limits.checked_seconds("set_harakiri()", seconds)
     core, token = _in_flight(core)
-    core.own_limit = (token, monotonic() - token, limit)
+    core.own_limit = (token, monotonic() - token, limit, GIVEN)
     if core.watcher is not None:
         core.watcher.limit_changed(core)
 

@@ -11,6 +11,7 @@ from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.text.waits import place_name, with_sentence
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.threads import interpreters
+from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of, thread_name
 from wsgi_tracebacker.worker.waits import locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.calls import Calls, Subject
@@ -69,7 +70,12 @@ class WaitSources:
         """
         tokens = {core: core.started for core in in_flight}
         asked = sorted(
-            (core for core, request in in_flight.items() if request.age_seconds >= min_age_seconds),
+            (
+                core
+                for core, request in in_flight.items()
+                # What a thread waits for within a signal handler is not its request's.
+                if request.age_seconds >= min_age_seconds and idents[core] not in IN_HANDLER
+            ),
             key=lambda core: -in_flight[core].age_seconds,
         )[:MAX_REQUESTS]
         if not asked:
@@ -78,7 +84,8 @@ class WaitSources:
         files: dict[str, SourceFile | None] = {}
         try:
             on_threads = {idents[core]: core for core in in_flight if core.outer is None and core not in greenlets}
-            waits = locks.find(threads, list(threads), self._expressions, files)
+            waiting = [ident for ident in threads if ident not in IN_HANDLER]
+            waits = locks.find(threads, waiting, self._expressions, files)
             serving = _Serving(on_threads, in_flight, waits)
             for core in asked:
                 if idents[core] in waits and core not in greenlets:

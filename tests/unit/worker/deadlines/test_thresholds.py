@@ -16,7 +16,7 @@ from wsgi_tracebacker.worker.tracking.core import APP, BODY, CLOSE, Core
 NEVER = math.inf
 
 
-def core(own: tuple[float, float, float | None] | None = None, **options: Any) -> Core:
+def core(own: tuple[float, float, float | None, str] | None = None, **options: Any) -> Core:
     made = Core(0, 1, 2, None)
     made.settings = from_options(environment={}, **options)
     made.started = 100.0
@@ -35,18 +35,18 @@ def core(own: tuple[float, float, float | None] | None = None, **options: Any) -
         ({"harakiri": 0, "slow": 5}, None, (105, NEVER)),
         ({"harakiri": 30, "slow": 50}, None, (130, 130)),
         # Its own limit counts from when it was set: here at the age of 20.
-        ({"harakiri": 30}, (100.0, 20.0, 10.0), (125, 130)),
-        ({"harakiri": 30}, (100.0, 20.0, 60.0), (150, 180)),
-        ({"harakiri": 30}, (100.0, 20.0, None), (NEVER, NEVER)),
-        ({}, (100.0, 20.0, 4.0), (122, 124)),
-        ({"slow": 5}, (100.0, 20.0, 4.0), (105, 124)),
-        ({"slow": 5}, (100.0, 20.0, None), (105, NEVER)),
+        ({"harakiri": 30}, (100.0, 20.0, 10.0, "given"), (125, 130)),
+        ({"harakiri": 30}, (100.0, 20.0, 60.0, "given"), (150, 180)),
+        ({"harakiri": 30}, (100.0, 20.0, None, "given"), (NEVER, NEVER)),
+        ({}, (100.0, 20.0, 4.0, "given"), (122, 124)),
+        ({"slow": 5}, (100.0, 20.0, 4.0, "given"), (105, 124)),
+        ({"slow": 5}, (100.0, 20.0, None, "given"), (105, NEVER)),
         # Of the request before this one.
-        ({"harakiri": 30}, (50.0, 20.0, 1.0), (115, 130)),
+        ({"harakiri": 30}, (50.0, 20.0, 1.0, "given"), (115, 130)),
     ],
 )
 def test_thresholds(
-    options: dict[str, Any], own: tuple[float, float, float | None] | None, expected: tuple[float, float]
+    options: dict[str, Any], own: tuple[float, float, float | None, str] | None, expected: tuple[float, float]
 ) -> None:
     """Slow is half of the limit if it is not given, and never later than the limit."""
     assert thresholds(core(own, **options), 100.0) == expected
@@ -80,9 +80,9 @@ def test_a_client_that_has_gone_leaves_little_time(
 SECONDS = st.one_of(st.none(), st.floats(0.001, 1e6))
 
 
-@given(SECONDS, SECONDS, st.one_of(st.none(), st.tuples(st.just(100.0), st.floats(0, 1e6), SECONDS)))
+@given(SECONDS, SECONDS, st.one_of(st.none(), st.tuples(st.just(100.0), st.floats(0, 1e6), SECONDS, st.just("given"))))
 def test_slow_never_comes_after_overdue(
-    harakiri: float | None, slow: float | None, own: tuple[float, float, float | None] | None
+    harakiri: float | None, slow: float | None, own: tuple[float, float, float | None, str] | None
 ) -> None:
     """Neither is before the start of the request."""
     slow_at, overdue_at = thresholds(core(own, harakiri=harakiri, slow=slow), 100.0)
@@ -94,7 +94,7 @@ def test_slow_never_comes_after_overdue(
 @pytest.mark.parametrize("phase", [BODY, CLOSE])
 def test_the_default_limit_is_for_the_callable(phase: int) -> None:
     """A body may last, unless somebody gave a limit: downloads and server-sent events do."""
-    streaming, limited, own = core(), core(harakiri=60), core((100.0, 20.0, 4.0))
+    streaming, limited, own = core(), core(harakiri=60), core((100.0, 20.0, 4.0, "given"))
     for each in (streaming, limited, own):
         each.phase = phase
     assert thresholds(streaming, 100.0) == (NEVER, NEVER)
@@ -113,7 +113,7 @@ def test_no_process_is_killed_for_the_default_limit() -> None:
     """Only for one that was given, by an option or by the request itself."""
     assert kill_deadline(core(harakiri_action="kill"), 100.0) == NEVER
     assert kill_deadline(core(harakiri_action="kill", harakiri=60), 100.0) == 160
-    assert kill_deadline(core((100.0, 20.0, 4.0), harakiri_action="kill"), 100.0) == 124
+    assert kill_deadline(core((100.0, 20.0, 4.0, "given"), harakiri_action="kill"), 100.0) == 124
 
 
 def test_no_request_has_no_thresholds() -> None:
