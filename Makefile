@@ -1,7 +1,7 @@
 # Everything runs in a virtual environment of its own, which the first command that needs it makes. Nothing is needed
 # but Linux, make, and a Python 3.10 or newer with its venv module:
 #
-#     make demo       real gunicorn, four slow requests, and their stacks
+#     make demo       real gunicorn, five requests that hang, and why
 #     make test       the tests, within six minutes    make test ARGS="-k gunicorn -x"
 #     make test-all   all of them: every kind of server, and what is slow; then `make fuzz` and `make soak`
 #     make check      lint, types, contracts
@@ -72,7 +72,7 @@ uwsgi:
 	@$(MAKE) --no-print-directory $(VENV)/.with-uwsgi
 
 demo: $(VENV)/.with-example
-	@$(RUN) example_app.demo
+	@$(RUN) wsgi_tracebacker demo
 
 SERVERS := $(VENV)/.with-servers $(VENV)/.with-uwsgi $(VENV)-eventlet/.made
 

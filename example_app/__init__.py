@@ -1,5 +1,5 @@
-"""An application with something to see in it; `make demo` shows it.
+"""An application with something to see in it.
 
 ``slow`` is the bare slow page, ``pages`` puts quick, streaming and busy pages beside it, ``wsgi`` is all of them
-wrapped for production, and ``demo`` runs that under gunicorn and reads its stacks.
+wrapped for production.
 """

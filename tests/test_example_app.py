@@ -1,22 +1,15 @@
-"""The example application, and the demonstration with it."""
+"""The example application."""
 
 from __future__ import annotations
 
 import inspect
 import os
-import re
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from werkzeug.test import Client
 
 from example_app import pages, slow
-from tests.support.leftovers import holdings
-from tests.support.programs import PROJECT, require_program
 
 if TYPE_CHECKING:
     from tests.conftest import StartGunicorn
@@ -60,52 +53,3 @@ def test_the_example_runs_wrapped_under_gunicorn(gunicorn: StartGunicorn, base: 
     assert server.get("/quick").text == "quick\n"
     assert server.get("/nothing").status == 404
     assert os.path.exists(base + "1")
-
-
-def start_demo() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "example_app.demo"],
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def folder_of(output: str) -> Path:
-    """Where it kept its sockets and its log, by the first command that it showed."""
-    found = re.search(r"^\$ WSGI_TB_SOCKET=(/tmp/wsgi-tb-\w+)/", output, re.MULTILINE)
-    assert found is not None, output
-    return Path(found[1])
-
-
-def test_the_demonstration_shows_four_stacks() -> None:
-    """It shows the four slow requests with their functions, ends with 0, and leaves neither folder nor process."""
-    require_program("gunicorn")
-    with start_demo() as demo:
-        output, _ = demo.communicate()
-    assert demo.returncode == 0, output
-    for function in CHAIN[1:]:
-        assert re.search(rf"^    example_app/slow\.py:\d+ {function}$", output, re.MULTILINE), output
-    assert not folder_of(output).exists()
-
-
-def test_an_interrupted_demonstration_takes_everything_down() -> None:
-    """^C in the middle leaves neither gunicorn nor the folder behind."""
-    shown: list[str] = []
-    with start_demo() as demo:
-        assert demo.stdout is not None
-        # It says so once gunicorn listens.
-        for line in demo.stdout:
-            shown.append(line)
-            if "curl" in line:
-                break
-        folder = folder_of("".join(shown))
-        assert folder.exists()
-        demo.send_signal(signal.SIGINT)
-        output, _ = demo.communicate()
-    assert demo.returncode == 128 + signal.SIGINT, output
-    assert not folder.exists()
-    assert [pid for pid in holdings().children if "gunicorn" in pid] == []

@@ -12,6 +12,7 @@ VERBS = {
     "check": "check",
     "clean": "clean",
     "completion": "completion",
+    "demo": "demo",
     "list": "list_workers",
     "postmortem": "postmortem",
     "read": "read",

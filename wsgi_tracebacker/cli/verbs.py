@@ -19,6 +19,7 @@ Examples:
   wsgi-tb top                        the same as a live view
   wsgi-tb check --oldest 60          one line and an exit code, for monitors
   wsgi-tb postmortem                 what workers were doing when they died
+  wsgi-tb demo                       what all this is for, in ten seconds
 
 \b
 Exit codes:

@@ -25,7 +25,7 @@ _STANDARD = re.compile(r"(?:^|/)(?:lib(?:64)?/(?:python|pypy)3(?:\.\d+)?t?|pytho
 _PACKAGE = re.compile(
     r"(?:^|/)wsgi_tracebacker/(?:"
     r"(?:__init__|__main__|_version|bodies|errors|middleware)\.py$"
-    r"|(?:analysis|cli|linux|model|reader|servers|text|top|web|wire|worker)/)"
+    r"|(?:analysis|cli|demo|linux|model|reader|servers|text|top|web|wire|worker)/)"
 )
 
 #: A script that pip makes for a command: /srv/venv/bin/gunicorn.

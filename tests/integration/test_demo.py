@@ -1,0 +1,106 @@
+"""``wsgi-tb demo``: the real thing, from its start to the last process that it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import PROJECT
+from tests.support.waiting import wait_until
+
+WITH_GUNICORN = ("-m", "wsgi_tracebacker", "demo")
+WITHOUT = (
+    "-c",
+    "import sys; sys.modules['gunicorn'] = None; from wsgi_tracebacker.__main__ import main; main()",
+    "demo",
+)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_in(folder: str) -> list[int]:
+    """The processes that run in a folder, also if that is gone."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and os.readlink(entry / "cwd").startswith(folder):
+                found.append(int(entry.name))
+        except OSError:
+            pass
+    return found
+
+
+def folder_of(demo: subprocess.Popen[str]) -> str:
+    """Where its servers run, while they do."""
+
+    def of_a_child() -> str | None:
+        children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
+        return next((where for pid in children if "/wsgi-tb-" in (where := os.readlink(f"/proc/{pid}/cwd"))), None)
+
+    return wait_until(of_a_child, "its server runs") or ""
+
+
+def is_gone(folder: str) -> bool:
+    boxes = Path("/dev/shm").glob("wsgi_tracebacker.*")
+    return not os.path.exists(folder) and not processes_in(folder) and not any(names(box, folder) for box in boxes)
+
+
+def names(box: Path, folder: str) -> bool:
+    """Whether a black box is of a worker that was there; those of other tests come and go."""
+    try:
+        return folder.encode() in box.read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("arguments", [WITH_GUNICORN, WITHOUT], ids=["gunicorn", "the standard library's server"])
+def test_it_names_four_troubles_on_one_screen(arguments: tuple[str, ...]) -> None:
+    """Each request with what it waits for, a stack, a report, in at most fifty lines; and nothing is left."""
+    with start(*arguments) as demo:
+        folder = folder_of(demo)
+        output, _ = demo.communicate()
+    assert demo.returncode == 0, output
+    assert len(output.splitlines()) <= 50, output
+    server = "gunicorn" if arguments is WITH_GUNICORN else "the standard library's server"
+    assert " ".join(output.split()).startswith(f"A shop under {server}, with two workers and five requests that hang")
+    # On a busy machine one look does not prove it.
+    assert re.search(r"^ +\d+ +\d+  (stalled|busy) +1/-", output, re.MULTILINE)
+    for path, waits_for in (
+        ("/search", r"(holds the GIL|on a CPU)"),
+        ("/buy", r"deadlock: "),
+        ("/refund", r"deadlock: "),
+        ("/charge", r"GET "),
+        ("/report", r"on a CPU"),
+    ):
+        assert re.search(rf" s  1\N{{MULTIPLICATION SIGN}}  GET {path} +{waits_for}", output), path
+    assert re.search(r"^    shop\.py:\d+ search\n      re\.match\(", output, re.MULTILINE)
+    assert re.search(
+        r"^  because: waits for GET http://127\.0\.0\.1:\d+/v2/charge .*no answer yet", output, re.MULTILINE
+    )
+    assert is_gone(folder)
+
+
+def test_an_interrupted_one_takes_everything_down() -> None:
+    """^C in the middle leaves neither server nor folder behind."""
+    with start(*WITH_GUNICORN) as demo:
+        folder = folder_of(demo)
+        demo.send_signal(signal.SIGINT)
+        output, _ = demo.communicate()
+    assert demo.returncode == 128 + signal.SIGINT, output
+    assert is_gone(folder)

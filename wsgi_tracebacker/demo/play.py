@@ -1,0 +1,221 @@
+"""Run the shop, ask for its pages, and show what ``wsgi-tb`` says of them.
+
+With gunicorn where that is installed, else with the standard library's server. Waits until the requests are seen, never
+for a time. Everything that it starts or makes is gone when it ends, also after a failure or ^C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.reader import postmortems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: All in one worker, so that two of them can wait for each other.
+TROUBLES = ("/buy", "/refund", "/charge", "/report")
+#: In another one: it keeps everything else in its worker from running.
+STALL = "/search"
+
+#: Starting a server takes about half a second; this is for a machine under heavy load.
+_PATIENCE_SECONDS = 20.0
+#: Between two looks.
+_POLL_SECONDS = 0.05
+#: As many as a server with two workers may need until each has enough of them.
+_MAX_CONNECTIONS = 200
+
+_INTRO = (
+    "A shop under {server}, with two workers and five requests that hang: two are in a deadlock, one waits for a bank "
+    "that never answers, one computes for ever, and one keeps the GIL, so that its worker does nothing else."
+)
+_NEXT = """
+All of it has been ended. Next, for an application of yours, then `wsgi-tb read`:
+  gunicorn -c python:wsgi_tracebacker.servers.gunicorn mysite.wsgi
+"""
+
+_GUNICORN = """\
+from wsgi_tracebacker.servers.gunicorn import *
+worker_class, workers, threads, keepalive = "gthread", 2, 4, 60
+bind, graceful_timeout, control_socket_disable = "127.0.0.1:0", 1, True
+"""
+
+
+class DemoError(Exception):
+    """What did not come about; ``str()`` is the line for people."""
+
+
+class Demo:
+    """One run, in a folder of its own."""
+
+    def __init__(self, folder: Path, write: Callable[[str], object], *, colour: bool) -> None:
+        """``write`` takes text with its line ends."""
+        self._folder = folder
+        self._write = write
+        self._colour = ("--color", "always") if colour else ()
+        self._base = str(folder / "tb")
+        self._log = folder / "log"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("WSGI_TB_")},
+            "WSGI_TB_SOCKET": self._base,
+            "WSGI_TB_HARAKIRI": "1",
+            "WSGI_TB_APP": "shop:shop",
+            "COLUMNS": str(shutil.get_terminal_size().columns),
+            "TMPDIR": str(folder),
+        }
+        # The commands run there; this module may be one of a checkout in the present folder.
+        package = str(Path(__file__).parents[2])
+        path = [package, *filter(None, [self._environment.get("PYTHONPATH")])]
+        self._environment["PYTHONPATH"] = os.pathsep.join(path)
+
+    def run(self) -> None:
+        """Show everything. Raises DemoError, OSError or HTTPException."""
+        shutil.copy(Path(__file__).with_name("shop.py"), self._folder)
+        has_gunicorn = find_spec("gunicorn") is not None
+        intro = _INTRO.format(server="gunicorn" if has_gunicorn else "the standard library's server")
+        self._write(textwrap.fill(intro, 80) + "\n")
+        servers = self._gunicorn() if has_gunicorn else self._own_servers()
+        # It takes connections, and never answers.
+        bank = socket.create_server(("127.0.0.1", 0))
+        self._environment["BANK"] = f"http://127.0.0.1:{bank.getsockname()[1]}"
+        with bank, servers as processes, contextlib.ExitStack() as clients:
+            try:
+                self._ask(processes, clients)
+                self._show()
+            except DemoError:
+                self._write(f"\nThe log of the server:\n{self._log.read_text()}")
+                raise
+        self._write(_NEXT)
+
+    # --- the server
+
+    @contextlib.contextmanager
+    def _gunicorn(self) -> Iterator[list[subprocess.Popen[bytes]]]:
+        (self._folder / "conf.py").write_text(_GUNICORN)
+        with self._started("gunicorn", "-c", "conf.py", "shop:shop") as process:
+            yield [process]
+
+    @contextlib.contextmanager
+    def _own_servers(self) -> Iterator[list[subprocess.Popen[bytes]]]:
+        with self._started("wsgi_tracebacker.demo.serve") as one, self._started("wsgi_tracebacker.demo.serve") as other:
+            yield [one, other]
+
+    @contextlib.contextmanager
+    def _started(self, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # ^C is for us; we end the server.
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            # Its process group is its own: it and its workers.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    # --- the requests
+
+    def _ask(self, processes: list[subprocess.Popen[bytes]], clients: contextlib.ExitStack) -> None:
+        """Put the requests in flight, and wait until all are seen, and one is reported."""
+        self._wait(lambda: len(self._ports()) == len(processes), "the server listens", processes)
+        by_worker: dict[bytes, list[http.client.HTTPConnection]] = defaultdict(list)
+        for number in range(_MAX_CONNECTIONS):
+            ports = self._ports()
+            client = http.client.HTTPConnection("127.0.0.1", ports[number % len(ports)], timeout=_PATIENCE_SECONDS)
+            clients.enter_context(contextlib.closing(client))
+            client.request("GET", "/")
+            by_worker[client.getresponse().read()].append(client)
+            most, *others = sorted(by_worker.values(), key=len, reverse=True)
+            if len(most) >= len(TROUBLES) and others:
+                break
+        else:
+            raise DemoError(f"one worker took all of {_MAX_CONNECTIONS} connections")
+        for client, path in [*zip(most, TROUBLES, strict=False), (others[0][0], STALL)]:
+            client.request("GET", path)
+        self._wait(lambda: self._in_flight() == len(TROUBLES) + 1, "all requests are in flight", processes)
+        self._wait(lambda: "harakiri: GET /charge" in self._log.read_text(), "a report is logged", processes)
+
+    def _ports(self) -> list[int]:
+        return [int(port) for port in re.findall(r"Listening at: http://127\.0\.0\.1:(\d+)", self._log.read_text())]
+
+    def _in_flight(self) -> int:
+        listed = self._command("list", "--format", "json").stdout
+        workers = json.loads(listed)["workers"] if listed else []
+        return sum(worker["requests_in_flight"] or 0 for worker in workers)
+
+    def _wait(self, condition: Callable[[], bool], what: str, processes: list[subprocess.Popen[bytes]]) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not condition():
+            for process in processes:
+                if process.poll() is not None:
+                    raise DemoError(f"the server ended with {process.returncode}; waited until {what}")
+            if time.monotonic() > deadline:
+                raise DemoError(f"waited {_PATIENCE_SECONDS:g} s in vain until {what}")
+            time.sleep(_POLL_SECONDS)
+
+    # --- what is shown
+
+    def _show(self) -> None:
+        self._write(f"\n$ wsgi-tb list\n{self._said('list')}")
+        text = self._said("read", *self._colour)
+        overview = re.split(r"^(?:\x1b\[[\d;]*m)*1  \d", text, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
+        self._write(f"\n$ wsgi-tb read | head -n {overview.count(chr(10)) + 1}\n{overview}\n")
+        # On a busy machine the proof that a worker is stalled takes several tries.
+        one = ("read", "--path", STALL, "--timeout", "5")
+        self._write(f"\n$ wsgi-tb {' '.join(one)}\n{self._said(*one, *self._colour)}")
+        found = re.search(r"^.*harakiri: GET /charge .*\n(?:  .*\n)+", self._log.read_text(), re.MULTILINE)
+        report = found[0].split("\n")[:2] if found is not None else []
+        self._write("\n$ grep -A 1 'harakiri: GET /charge' log\n" + "".join(f"{line}\n" for line in report))
+
+    def _said(self, *arguments: str) -> str:
+        """What a command prints. Its exit code says that one worker, which is stalled, did not answer by itself."""
+        done = self._command(*arguments)
+        if not done.stdout:
+            raise DemoError(f"wsgi-tb {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "wsgi_tracebacker", *arguments],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def play(write: Callable[[str], object], *, colour: bool) -> None:
+    """Show the demonstration. Raises DemoError, OSError or HTTPException."""
+    # Not where TMPDIR says: the path of a UNIX socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="wsgi-tb-", dir="/tmp") as name:
+        try:
+            Demo(Path(name), write, colour=colour).run()
+        finally:
+            # Its workers are killed, and these leave their black boxes for a successor.
+            postmortems.clear(str(Path(name) / "tb"))
