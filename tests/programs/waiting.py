@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import itertools
 import os
 import queue
 import select
@@ -37,6 +38,8 @@ REDIS_PORT = int(os.environ.get("REDIS_PORT", "0"))
 
 #: What nobody may ever see outside of this process.
 SECRET = os.environ.get("PLANTED_SECRET", "hunter2")
+
+_configuring = threading.Lock()
 
 _SILENT = f"127.0.0.1:{SILENT_PORT}"
 
@@ -258,27 +261,69 @@ def django_statement() -> None:
     _django().cursor().execute("SELECT pg_sleep(600), %s FROM orders WHERE id = 4711", [SECRET])
 
 
-def _django() -> Any:
+def _django(alias: str = "default") -> Any:
     from urllib.parse import urlsplit
 
     from django.conf import settings
     from django.db import connections
 
-    if not settings.configured:
+    with _configuring:
         place = urlsplit(POSTGRESQL)
-        settings.configure(
-            DATABASES={
-                "default": {
-                    "ENGINE": "django.db.backends.postgresql",
-                    "NAME": place.path[1:],
-                    "USER": place.username,
-                    "PASSWORD": SECRET,
-                    "HOST": place.hostname,
-                    "PORT": place.port,
+        if not settings.configured:
+            settings.configure(
+                DATABASES={
+                    "default": {
+                        "ENGINE": "django.db.backends.postgresql",
+                        "NAME": place.path[1:],
+                        "USER": place.username,
+                        "PASSWORD": SECRET,
+                        "HOST": place.hostname,
+                        "PORT": place.port,
+                    },
+                    "memory": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
                 }
-            }
-        )
-    return connections["default"]
+            )
+    return connections[alias]
+
+
+def sqlalchemy_loop() -> None:
+    _ask_sqlalchemy_again_and_again(POSTGRESQL.replace("postgresql://", "postgresql+psycopg://"))
+
+
+def sqlalchemy_sqlite_loop() -> None:
+    _ask_sqlalchemy_again_and_again("sqlite://")
+
+
+def _ask_sqlalchemy_again_and_again(address: str) -> None:
+    import sqlalchemy
+    from sqlalchemy import orm
+
+    class Order:
+        pass
+
+    registry, number = orm.registry(), sqlalchemy.Column("id", sqlalchemy.Integer, primary_key=True)
+    registry.map_imperatively(Order, sqlalchemy.Table("orders", registry.metadata, number))
+    engine = sqlalchemy.create_engine(address)
+    registry.metadata.create_all(engine)
+    with orm.Session(engine) as session:
+        for each in itertools.count():
+            session.get(Order, each)
+
+
+def django_loop() -> None:
+    _ask_django_again_and_again("default")
+
+
+def django_sqlite_loop() -> None:
+    _django("memory").cursor().execute("CREATE TABLE orders (id INTEGER)")
+    _ask_django_again_and_again("memory")
+
+
+def _ask_django_again_and_again(alias: str) -> None:
+    for each in itertools.count():
+        with _django(alias).cursor() as cursor:
+            cursor.execute(f"SELECT id, '{SECRET}' FROM orders WHERE id = %s", [each])
+            cursor.fetchall()
 
 
 def mariadb() -> None:
@@ -301,6 +346,7 @@ PAGES: dict[str, Callable[[], None]] = {
         *(child_pipe, fifo, flock, lockf, sqlite, sqlite_statement, urllib_answer, requests_answer),
         *(requests_without_limit, httpx_answer, urllib3_answer, http_connect, bare_connect, bare_receive, bare_send),
         *(selecting, epolling, mail, psycopg3, psycopg2_statement, postgresql_lock, sqlalchemy_statement),
+        *(sqlalchemy_loop, sqlalchemy_sqlite_loop, django_loop, django_sqlite_loop),
         *(django_statement, mariadb, redis_pop, quick, own_client, imports_first, imports_second),
     )
 }

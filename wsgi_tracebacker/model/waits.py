@@ -97,5 +97,9 @@ class WaitsFor(NamedTuple):
     since_seconds: float | None = None
     #: How much of that time collections of garbage took, from 0 to 1.
     share: float | None = None
+    #: At so many of the recorder's last samples (``looks``) it ran that statement in a call that had begun since the
+    #: sample before.
+    new_calls: int | None = None
+    looks: int | None = None
     #: True if the client has closed its connection; None also where that is not known.
     client_gone: bool | None = None

@@ -181,7 +181,9 @@ def _garbage(waits: WaitsFor) -> str:
 
 
 def _repeated_statement(waits: WaitsFor) -> str:
-    return "runs the same statement again and again" + (f": {waits.statement}" if waits.statement else "")
+    asked = f": {waits.statement}" if waits.statement else ""
+    counted = f" (a new call at {waits.new_calls} of {waits.looks} looks)" if waits.new_calls and waits.looks else ""
+    return f"runs the same statement again and again{asked}{counted}"
 
 
 # ---------------------------------------------------------------------------------------------------- this machine

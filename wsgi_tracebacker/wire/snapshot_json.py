@@ -75,6 +75,8 @@ Record(
     Key("thread", TEXT, None),
     Key("since_seconds", NUMBER, None),
     Key("share", NUMBER, None),
+    Key("new_calls", INTEGER, None),
+    Key("looks", INTEGER, None),
     Key("client_gone", FLAG, None),
 )
 Record(

@@ -110,6 +110,14 @@ SQL = "SELECT total FROM orders WHERE id = ?"
         (WaitsFor("client_slow", peer="203.0.113.7"), "the client 203.0.113.7 reads slowly"),
         (WaitsFor("client_gone"), "the client has gone"),
         (
+            WaitsFor("repeated_statement", statement="SELECT total FROM orders", new_calls=15, looks=18),
+            "runs the same statement again and again: SELECT total FROM orders (a new call at 15 of 18 looks)",
+        ),
+        (
+            WaitsFor("repeated_statement", statement="SELECT 1", looks=18),
+            "runs the same statement again and again: SELECT 1",
+        ),
+        (
             WaitsFor("garbage", share=0.63, since_seconds=2.0),
             "garbage collections took 63% of the last 2.0 s",
         ),

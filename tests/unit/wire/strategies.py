@@ -92,7 +92,7 @@ waits = st.builds(
     holders=st.lists(holders, max_size=2).map(tuple),
     since_seconds=st.none() | numbers,
     share=st.none() | numbers,
-    **dict.fromkeys(("own_port", "pid", "pool_size", "pool_in_use"), optional_integers),
+    **dict.fromkeys(("own_port", "pid", "pool_size", "pool_in_use", "new_calls", "looks"), optional_integers),
     **dict.fromkeys(
         (
             *("service", "peer", "host", "file", "program", "lock", "lock_place", "pool", "statement", "method"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.stacks.walk import RawStack
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
+    from wsgi_tracebacker.worker.waits.calls import Statement
     from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 
@@ -102,6 +103,14 @@ class ReportMaker:
         found = self._waiting().get(core)
         return found if self._walked.stack_of(core) == stack else None
 
+    def statement(self, core: Core, walked: Walked) -> Statement | None:
+        """The statement that the request on a core runs on a database; None if that is not known."""
+        return self._waits.statement(core, walked.threads, walked.served_by_greenlets((core,)))
+
+    def garbage(self, now: float) -> WaitsFor | None:
+        """That collections of garbage took most of the last seconds; None if they did not."""
+        return self._garbage.cause(now)
+
     def _waiting(self) -> dict[Core, WaitsFor]:
         """What the requests in flight wait for: asked once a check, for all of its reports."""
         if self._waits_for is None:
@@ -136,9 +145,7 @@ class ReportMaker:
         waits_for = waiting.get(core)
         if waits_for is not None and stack is not None and self.wait_of(core, stack) is not None:
             slow.recorder.add_wait(waits_for.sentence)
-        verdict = slow.recorder.verdict(waits_for.sentence if waits_for is not None else None)
-        if waits_for is None and is_in_flight:
-            waits_for = self._garbage.cause(monotonic())
+        verdict = slow.recorder.verdict(waits_for)
         # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
         asked_id = slow.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
         own_stack = None

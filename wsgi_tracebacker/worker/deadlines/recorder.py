@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.snapshot import Frame
+    from wsgi_tracebacker.model.waits import WaitsFor
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.stacks.walk import RawStack
 
@@ -247,12 +248,15 @@ class Recorder:
         """The stretches so far, at most MAX_SPANS."""
         return tuple(_span(run) for run in self._merged())
 
-    def verdict(self, waits_for: str | None = None) -> Verdict:
+    def verdict(self, waits_for: WaitsFor | None = None) -> Verdict:
         """What the last stretch proves. ``waits_for``: what the request waits for, if that is known."""
         verdict = self._of_last_stretch()
-        if waits_for is None or verdict.kind not in _WAITS_INSTEAD:
+        if waits_for is None or waits_for.kind == "garbage" or verdict.kind not in _WAITS_INSTEAD:
             return verdict
-        return Verdict("waiting", verdict.explanation if verdict.kind == "frozen" else waits_for)
+        if waits_for.kind == "repeated_statement":
+            # Each new call has the same stack.
+            return Verdict("progressing", waits_for.sentence)
+        return Verdict("waiting", verdict.explanation if verdict.kind == "frozen" else waits_for.sentence)
 
     def _of_last_stretch(self) -> Verdict:
         runs = self._merged()

@@ -17,6 +17,7 @@ from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.worker.deadlines.repeated_statement import RepeatedStatement
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, Limit, limit_of, thresholds
 from wsgi_tracebacker.worker.deadlines.timeout_delivery import TimeoutDelivery
 from wsgi_tracebacker.worker.stacks import greenlets
@@ -68,6 +69,7 @@ class SlowRequest:
         self.native_id = core.native_id
         #: Whether the greenlet that serves it runs or is suspended; None on an ordinary thread.
         self.greenlet: str | None = None
+        self._repeated = RepeatedStatement()
         self._settings = settings
         self._hubs = hubs
         self._maker = maker
@@ -126,7 +128,7 @@ class SlowRequest:
         interval = 1.0 / self._settings.samples_per_second
         if now >= self._next_sample - interval * _SAMPLE_EARLY_SHARE:
             is_first = self._last_sample is None
-            self._sample(stack, now, late_seconds)
+            self._sample(walked, now, late_seconds)
             self._next_sample = now + interval
             if is_first:
                 self.resident_bytes = proc.resident_bytes("/proc/self")
@@ -135,7 +137,7 @@ class SlowRequest:
         _, overdue_at = thresholds(self.core, self.token)
         if now >= overdue_at and self._reported_limit is None:
             # Rounded, because sums of floats are a little off what the user set.
-            self._report_overdue(stack, round(overdue_at - self.token, 6), now)
+            self._report_overdue(walked, round(overdue_at - self.token, 6), now)
         if now >= self._grace_ends:
             self._grace_ends = NEVER
             self._announce_kill(stack, now, "still there after it was raised into, killing this worker")
@@ -191,7 +193,8 @@ class SlowRequest:
             # The CPU time of the other thread is not this one's.
             self.recorder.change_thread()
 
-    def _sample(self, stack: RawStack, now: float, late_seconds: float) -> None:
+    def _sample(self, walked: Walked, now: float, late_seconds: float) -> None:
+        stack = walked.stack_of(self.core)
         native_id = self.native_id
         cpu, delay = kernel_threads.cpu_and_run_delay(native_id) if native_id is not None else (None, None)
         if self.greenlet is not None:
@@ -199,6 +202,9 @@ class SlowRequest:
         late_seconds = late_seconds if self._last_sample is not None else 0.0
         self.recorder.sample(now - self.token, stack, cpu, delay, late_seconds)
         self._last_sample = now
+        self._repeated.look(self._maker.statement(self.core, walked))
+        cause = self._repeated.cause() or self._maker.garbage(now)
+        self.core.cause = (self.token, cause) if cause is not None else None
         if self.recorder.wants_wait() and self._maker.may_ask(now):
             waits_for = self._maker.wait_of(self.core, stack)
             self.recorder.add_wait(waits_for.sentence if waits_for is not None else None)
@@ -218,11 +224,12 @@ class SlowRequest:
 
     # --- overdue
 
-    def _report_overdue(self, stack: RawStack, limit: float, now: float) -> None:
+    def _report_overdue(self, walked: Walked, limit: float, now: float) -> None:
+        stack = walked.stack_of(self.core)
         self._reported_limit = limit
         self._publisher.count("harakiri")
         if self._last_sample != now:
-            self._sample(stack, now, 0.0)
+            self._sample(walked, now, 0.0)
         action = "log" if self._limit().source == DEFAULT else self._settings.harakiri_action
         if action == "kill":
             self._announce_kill(stack, now, "killing this worker")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.model.snapshot import Note
+    from wsgi_tracebacker.model.waits import WaitsFor
     from wsgi_tracebacker.worker.blackbox.table import Row
     from wsgi_tracebacker.worker.settings import Settings
 
@@ -81,6 +82,7 @@ class Core:
     __slots__ = (
         "begun",
         "buffer",
+        "cause",
         "client_gone",
         "ended",
         "environ",
@@ -161,6 +163,9 @@ class Core:
         #: Of a request whose client has gone: its token, its age when that was seen, and the seconds that it has from
         #: then on, None: as many as before. Stored by the watchdog only.
         self.client_gone: tuple[float, float, float | None] | None = None
+        #: Why a slow request is slow, as far as it takes several looks to see: its token, and that. Stored by the
+        #: watchdog only.
+        self.cause: tuple[float, WaitsFor] | None = None
         #: What the application said of a request: its token, and the notes, which are void for the next one.
         self.notes: tuple[float, tuple[Note, ...]] = (0.0, ())
         #: The token of the request while its thread is where it may be raised into, else 0.0; which thread that is;

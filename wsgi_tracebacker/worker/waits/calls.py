@@ -15,7 +15,7 @@ from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.waits import place_name
 from wsgi_tracebacker.worker import frame_entries
 from wsgi_tracebacker.worker.code_places import position
-from wsgi_tracebacker.worker.waits import frame_texts, masking, native_calls, system_calls
+from wsgi_tracebacker.worker.waits import frame_texts, held_frames, masking, native_calls, system_calls
 from wsgi_tracebacker.worker.waits.known_frames import KnownFrames, own_entry, rank
 from wsgi_tracebacker.worker.waits.system_calls import Kernel, KernelWait
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.waits import Holder
     from wsgi_tracebacker.worker.waits.expressions import Expressions
     from wsgi_tracebacker.worker.waits.frame_texts import Text, Wanted
+    from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
     from wsgi_tracebacker.worker.waits.known_frames import Known
 
 #: So many calls of libraries, from the innermost one, are looked at.
@@ -68,6 +69,16 @@ class Subject(NamedTuple):
     reads_frames: bool = True
     #: The application's own entries, as in Settings.
     known_frames: tuple[str, ...] = ()
+
+
+class Statement(NamedTuple):
+    """What a thread or greenlet runs on a database, at one instant."""
+
+    #: Masked; empty if it runs none.
+    text: str
+    #: Which call it is: the ids of the frames from the library's function outwards. They are the same objects as long
+    #: as the call runs.
+    call: tuple[int, ...]
 
 
 class _Match(NamedTuple):
@@ -119,6 +130,33 @@ class Calls:
                 if file is not None:
                     file.close()
         return [each if one == other else None for each, one, other in zip(found, before, after, strict=True)]
+
+    def statement(self, subject: Subject) -> Statement | None:
+        """The statement that a subject runs; None if that is not known."""
+        wanted: list[Wanted] = []
+        asked = [
+            (wanted[number].depth, expression)
+            for known, number in self._matches(subject, wanted)
+            for attribute, expression in known.variables
+            if known.kind == "database" and attribute == "statement"
+        ]
+        if not asked:
+            return Statement("", ()) if subject.stack else None
+        if subject.greenlet is not None:
+            held = held_frames.hold((), {subject.ident: subject.greenlet})
+        else:
+            held = held_frames.hold((subject.ident,))
+        frames = held.pop(subject.ident, [])
+        found: tuple[frame_texts.Text | None, tuple[int, ...]] = None, ()
+        # The innermost one that is a plain text counts; an outer one has it as a text where that is an object.
+        for depth, expression in asked:
+            if depth < len(frames) and frames[depth].code is subject.stack[depth][0]:
+                found = frame_texts.plain(frames[depth].evaluate(expression)), tuple(map(_id_of_frame, frames[depth:]))
+                if found[0] is not None:
+                    break
+        frames.clear()
+        text, call = found
+        return Statement(masking.mask_statement(text), call) if isinstance(text, (str, bytes)) else None
 
     # --- frames
 
@@ -217,6 +255,10 @@ class Calls:
             if self._ownership.is_own(code.co_filename):
                 return place_name(code.co_filename, position(code, lasti)[0])
         return None
+
+
+def _id_of_frame(held: HeldFrame) -> int:
+    return id(held.frame)
 
 
 def _sleeps(native_id: int, line: bytes) -> bool:

@@ -70,10 +70,11 @@ def _texts(wanted: Wanted, frame: FrameType) -> tuple[Text | None, ...]:
     found = [values.evaluate(expression, frame) for expression in wanted.expressions]
     if found and wanted.describe is not None:
         found[0] = wanted.describe(found[0])
-    return tuple(map(_text, found))
+    return tuple(map(plain, found))
 
 
-def _text(value: Any) -> Text | None:
+def plain(value: Any) -> Text | None:
+    """The value if it is exactly a text, bytes or a whole number."""
     return value if type(value) is str or type(value) is bytes or type(value) is int else None
 
 

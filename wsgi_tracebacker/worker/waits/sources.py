@@ -14,7 +14,7 @@ from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of, thread_name
 from wsgi_tracebacker.worker.waits import locks, other_threads, pools
-from wsgi_tracebacker.worker.waits.calls import Calls, Subject
+from wsgi_tracebacker.worker.waits.calls import Calls, Statement, Subject
 from wsgi_tracebacker.worker.waits.clients import Clients
 from wsgi_tracebacker.worker.waits.expressions import Expressions
 
@@ -97,6 +97,10 @@ class WaitSources:
             subjects = _subjects(left, threads, greenlets)
             answers = zip(subjects, self._calls.find(list(subjects.values()), files, serving.holder), strict=True)
             found.update((core, waits_for) for core, waits_for in answers if waits_for is not None)
+            for core in asked:
+                cause = core.cause
+                if cause is not None and cause[0] == tokens[core] and _is_better(cause[1], found.get(core)):
+                    found[core] = cause[1]
             clients = Clients()
             for core in asked:
                 stack = greenlets[core][0] if core in greenlets else threads.get(idents[core], [])
@@ -108,6 +112,18 @@ class WaitSources:
             faults.caught("when it was asked what requests wait for")
         # What was found of a thread belongs to its request only if that is still the same one.
         return {core: with_sentence(waits_for) for core, waits_for in found.items() if core.started == tokens[core]}
+
+    def statement(
+        self, core: Core, threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
+    ) -> Statement | None:
+        """The statement that a core's request runs on a database; None if that is not known. See find()."""
+        return next(map(self._calls.statement, _subjects((core,), threads, greenlets).values()), None)
+
+
+def _is_better(cause: WaitsFor, waits: WaitsFor | None) -> bool:
+    """Whether what the recorder saw over some seconds says more than what a request waits for at this moment."""
+    # Of many short statements, one is always waited for.
+    return waits is None or (cause.kind == "repeated_statement" and waits.kind == "database")
 
 
 def _subjects(

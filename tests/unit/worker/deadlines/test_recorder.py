@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import wsgi_tracebacker
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.report import Verdict
+from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.report import span_line
 from wsgi_tracebacker.worker.deadlines.recorder import MAX_RUNS, MAX_SPANS, Recorder
 from wsgi_tracebacker.worker.stacks import places
@@ -82,10 +83,16 @@ MOVING = [Where(0, 0), Where(1, 1), Where(2, None)]
 
 def test_a_known_wait_explains_what_nothing_else_does() -> None:
     """A request that waits for something named is not frozen, and one sample is enough then; a busy one is busy."""
-    assert record(20).verdict("sleeps").kind == "waiting"
-    assert record(1).verdict("sleeps") == Verdict("waiting", "sleeps")
+    sleeps = WaitsFor("sleep", "sleeps")
+    assert record(20).verdict(sleeps).kind == "waiting"
+    assert record(1).verdict(sleeps) == Verdict("waiting", "sleeps")
     assert record(1).verdict().kind == "unknown"
-    assert record(20, cpu=0.9).verdict("sleeps").kind == "busy"
+    assert record(20, cpu=0.9).verdict(sleeps).kind == "busy"
+
+
+def test_a_request_that_runs_a_statement_again_and_again_is_not_frozen() -> None:
+    """Each call of it has the same stack."""
+    assert record(20).verdict(WaitsFor("repeated_statement", "again")) == Verdict("progressing", "again")
 
 
 @pytest.mark.parametrize(

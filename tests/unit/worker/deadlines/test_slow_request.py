@@ -50,7 +50,11 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
         Request("GET", "/", None, None, None, 0.0, 0.0, "app"),
         Recorder(Places(None), CodeOwnership()),
         hubs=_namespace(of=proceed),
-        maker=_namespace(make=lambda _, request, **more: reported.append((request.phase, more["outcome"]))),
+        maker=_namespace(
+            make=lambda _, request, **more: reported.append((request.phase, more["outcome"])),
+            statement=lambda *_: None,
+            garbage=lambda _: None,
+        ),
         publisher=_namespace(count=lambda _: None, admit=lambda *_: True, publish=lambda *_, **__: None),
     )
     slow.check(greenlets.walk_with((core,), (), ()), 0.0)
