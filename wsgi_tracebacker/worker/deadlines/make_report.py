@@ -105,7 +105,7 @@ class ReportMaker:
 
     def statement(self, core: Core, walked: Walked) -> Statement | None:
         """The statement that the request on a core runs on a database; None if that is not known."""
-        return self._waits.statement(core, walked.threads, walked.served_by_greenlets((core,)))
+        return self._waits.statement(core, walked.ident_of(core), walked.threads, walked.served_by_greenlets((core,)))
 
     def garbage(self, now: float) -> WaitsFor | None:
         """That collections of garbage took most of the last seconds; None if they did not."""

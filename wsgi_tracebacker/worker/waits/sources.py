@@ -114,10 +114,10 @@ class WaitSources:
         return {core: with_sentence(waits_for) for core, waits_for in found.items() if core.started == tokens[core]}
 
     def statement(
-        self, core: Core, threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
+        self, core: Core, ident: int, threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
     ) -> Statement | None:
         """The statement that a core's request runs on a database; None if that is not known. See find()."""
-        return next(map(self._calls.statement, _subjects((core,), threads, greenlets).values()), None)
+        return next(map(self._calls.statement, _subjects({core: ident}, threads, greenlets).values()), None)
 
 
 def _is_better(cause: WaitsFor, waits: WaitsFor | None) -> bool:
