@@ -6,6 +6,7 @@ looks at the clock, as in ``pauses``. The switch interval is what the listener s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
@@ -17,6 +18,7 @@ from bench.samples import Row, in_turns, row
 from wsgi_tracebacker.worker.stacks import walk
 from wsgi_tracebacker.worker.waits import locks
 from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +80,8 @@ def _rows(rounds: int) -> list[Row]:
     longest: list[float] = []
 
     def look() -> None:
-        seen = walk.walk(())[0]
-        assert len(locks.find(seen, list(seen), expressions, {})) == WAITING
+        with contextlib.closing(Look(walk.walk(())[0])) as taken:
+            assert len(locks.find(taken, expressions, {})) == WAITING
 
     def timed() -> float:
         started = time.perf_counter()

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.servers import asking
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, require_module
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
 
 #: Its requests never end, so its workers are not waited for.
 GTHREAD = ("--worker-class", "gthread", "--threads", "4", "--timeout", "60", "--graceful-timeout", "1")
+GEVENT = ("--worker-class", "gevent", "--timeout", "60", "--graceful-timeout", "1")
 
 
-def test_a_deadlock_is_named_by_the_snapshot_the_command_and_the_report(gunicorn: StartGunicorn, base: str) -> None:
-    """And whoever waits for one of its locks is told who is inside that one."""
-    server = gunicorn("tests.programs.locked:application", *GTHREAD, env={"WSGI_TB_HARAKIRI": "1.5"})
+@pytest.mark.parametrize("options", [GTHREAD, GEVENT], ids=["gthread", "gevent"])
+def test_a_deadlock_is_named_by_the_snapshot_the_command_and_the_report(
+    options: tuple[str, ...], gunicorn: StartGunicorn, base: str
+) -> None:
+    """And whoever waits for one of its locks is told who is inside that one; so it is of greenlets."""
+    if options is GEVENT:
+        require_module("gevent")
+    server = gunicorn("tests.programs.locked:application", *options, env={"WSGI_TB_HARAKIRI": "1.5"})
     with contextlib.ExitStack() as requests:
         for path in ("/buy", "/refund", "/cart"):
             requests.enter_context(server.in_flight(path))

@@ -6,6 +6,7 @@ Through ``/proc/self/mem``: an address that is not mapped any more is an error t
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 
 class OwnMemory:
@@ -41,3 +42,33 @@ class OwnMemory:
                 # The application has closed all descriptors of its process meanwhile.
                 pass
         self._descriptor = None
+
+
+class _Mapping(NamedTuple):
+    """A line of ``/proc/self/maps``."""
+
+    addresses: range
+    #: Empty for memory that is in no file.
+    path: bytes
+
+
+def image_around(address: int) -> range:
+    """Where the program or library that has this address is mapped, with its variables; empty if there is none."""
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            mappings = [_mapping(line) for line in maps]
+    except OSError:
+        return range(0)
+    path = next((each.path for each in mappings if address in each.addresses), b"")
+    start = end = 0
+    for each in mappings:
+        # Variables that are zero at first are in no file; they come right behind it.
+        if path and (each.path == path or (not each.path and each.addresses.start == end)):
+            start, end = start or each.addresses.start, each.addresses.stop
+    return range(start, end)
+
+
+def _mapping(line: bytes) -> _Mapping:
+    addresses, _, _, _, _, *path = line.split(None, 5)
+    start, _, end = addresses.partition(b"-")
+    return _Mapping(range(int(start, 16), int(end, 16)), path[0].strip() if path else b"")

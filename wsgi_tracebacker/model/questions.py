@@ -52,9 +52,9 @@ def is_serving(stack: Stack, snapshot: Snapshot) -> bool:
 
 
 def works_for(stack: Stack, snapshot: Snapshot) -> Stack | None:
-    """The thread that works for the request of this one, if its name says which thread it is."""
+    """The thread that works for the request of this one, or that it joins, if its name says which thread it is."""
     waits_for = stack.request.waits_for if stack.request is not None else None
-    if waits_for is None or waits_for.kind != "other_thread":
+    if waits_for is None or waits_for.kind not in ("other_thread", "thread"):
         return None
     found = [other for other in snapshot.stacks if other.name == waits_for.thread]
     return found[0] if len(found) == 1 else None

@@ -90,7 +90,7 @@ class HarakiriReport(NamedTuple):
     #: blocked it (None: a greenlet that serves no request).
     hub: HubState | None = None
     hub_blocked_by: OtherRequest | None = None
-    #: Of a request that another thread works for: that thread's stack.
+    #: Of a request that another thread works for, or that waits for the end of one: that thread's stack.
     other_thread: Stack | None = None
     memory: Memory = Memory()
     #: ``given``, ``default``, ``client_gone`` or ``server``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.tracking.cores import known_thread, thread_name
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 from wsgi_tracebacker.worker.waits import other_threads
+from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 
+#: The kinds of waiting for a thread whose stack is shown beside that of the request.
+_OTHER_THREADS = ("other_thread", "thread")
 #: How often all requests in flight are asked for the timelines of slow ones, at most: at 5 ms for 20 waiting threads.
 _ASK_SECONDS = 0.5
 
@@ -180,17 +184,19 @@ class ReportMaker:
             hub=hub.state(monotonic()) if hub is not None else None,
             hub_blocked_by=_running_in(hub, self.in_flight())[2] if hub is not None else None,
             memory=Memory(slow.resident_bytes, proc.resident_bytes("/proc/self")),
-            other_thread=self._other_thread(core) if waits_for and waits_for.kind == "other_thread" else None,
+            other_thread=self._other_thread(core) if waits_for and waits_for.kind in _OTHER_THREADS else None,
             limit_source=limit_source,
         )
 
     def _other_thread(self, core: Core) -> Stack | None:
-        """The stack of the thread that works for a request."""
+        """The stack of the thread that works for a request, or that it joins."""
         ident = self._walked.ident_of(core)
         threads = self._walked.threads
-        worker = other_threads.find(threads, (ident,)).get(ident)
-        if worker is None:
+        with contextlib.closing(Look(threads)) as look:
+            found = other_threads.find(look, (ident,)).get(ident)
+        if found is None:
             return None
+        worker = found.ident
         native_id = getattr(known_thread(worker), "native_id", None)
         return self._stack(threads[worker], thread_name(worker), None, worker, native_id, native_id)
 

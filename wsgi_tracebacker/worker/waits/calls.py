@@ -1,21 +1,21 @@
 """What threads wait for by the system call that each is in, and by the known functions that it is inside of.
 
-The kernel is asked before and after the frames are looked at: what was found counts only if the thread was in the same
-call all the time. Where both know something, the frames say what was asked and the kernel of whom.
+Where both know something, the frames say what was asked and the kernel of whom.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.linux import file_locks, proc
-from wsgi_tracebacker.linux.system_calls import SystemCallFile, parse
+from wsgi_tracebacker.linux.system_calls import parse
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.waits import place_name
 from wsgi_tracebacker.worker import frame_entries
 from wsgi_tracebacker.worker.code_places import position
-from wsgi_tracebacker.worker.waits import frame_texts, held_frames, masking, native_calls, system_calls
+from wsgi_tracebacker.worker.waits import frame_texts, masking, native_calls, system_calls
 from wsgi_tracebacker.worker.waits.known_frames import KnownFrames, own_entry, rank
 from wsgi_tracebacker.worker.waits.system_calls import Kernel, KernelWait
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.waits.frame_texts import Text, Wanted
     from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
     from wsgi_tracebacker.worker.waits.known_frames import Known
+    from wsgi_tracebacker.worker.waits.look import Look
 
 #: So many calls of libraries, from the innermost one, are looked at.
 _MAX_DEPTH = 60
@@ -58,6 +59,7 @@ _MAX_TABLES = 16
 class Subject(NamedTuple):
     """A thread or greenlet that serves a request."""
 
+    #: As in Look.
     ident: int
     #: None for a suspended greenlet: its thread does something else.
     native_id: int | None
@@ -100,38 +102,31 @@ class Calls:
 
     def find(
         self,
+        look: Look,
         subjects: Sequence[Subject],
         files: dict[str, SourceFile | None],
         holder_of: Callable[[int], Holder],
     ) -> list[WaitsFor | None]:
         """What each of them waits for, without its sentence; None where that is not known.
 
+        :param look: asks the kernel what their threads are in. It counts only if they are still in it afterwards.
         :param holder_of: names the thread of this ident.
         """
-        opened = [SystemCallFile(subject.native_id) if subject.native_id is not None else None for subject in subjects]
-        kernel = Kernel()
-        try:
-            before = [file.line() if file is not None else b"" for file in opened]
-            wanted: list[Wanted] = []
-            matches = [self._matches(subject, wanted) for subject in subjects]
-            natives = [
-                self._native(subject, wanted, files) if not known else None
-                for subject, known in zip(subjects, matches, strict=True)
-            ]
-            texts = frame_texts.read(wanted)
-            found = [
+        lines = [look.line(subject.ident) for subject in subjects]
+        wanted: list[Wanted] = []
+        matches = [self._matches(subject, wanted) for subject in subjects]
+        natives = [
+            self._native(subject, wanted, files) if not known else None
+            for subject, known in zip(subjects, matches, strict=True)
+        ]
+        texts = frame_texts.read(wanted)
+        with contextlib.closing(Kernel()) as kernel:
+            return [
                 self._explain(subject, kernel, line, matches[number], natives[number], texts, holder_of)
-                for number, (subject, line) in enumerate(zip(subjects, before, strict=True))
+                for number, (subject, line) in enumerate(zip(subjects, lines, strict=True))
             ]
-            after = [file.line() if file is not None else b"" for file in opened]
-        finally:
-            kernel.close()
-            for file in opened:
-                if file is not None:
-                    file.close()
-        return [each if one == other else None for each, one, other in zip(found, before, after, strict=True)]
 
-    def statement(self, subject: Subject) -> Statement | None:
+    def statement(self, look: Look, subject: Subject) -> Statement | None:
         """The statement that a subject runs; None if that is not known."""
         wanted: list[Wanted] = []
         asked = [
@@ -142,11 +137,7 @@ class Calls:
         ]
         if not asked:
             return Statement("", ()) if subject.stack else None
-        if subject.greenlet is not None:
-            held = held_frames.hold((), {subject.ident: subject.greenlet})
-        else:
-            held = held_frames.hold((subject.ident,))
-        frames = held.pop(subject.ident, [])
+        frames = look.hold((subject.ident,)).pop(subject.ident, [])
         found: tuple[frame_texts.Text | None, tuple[int, ...]] = None, ()
         # The innermost one that is a plain text counts; an outer one has it as a text where that is an object.
         for depth, expression in asked:
@@ -232,6 +223,8 @@ class Calls:
         if subject.native_id is not None and call is None and not _sleeps(subject.native_id, line):
             return None
         family = kernel_wait.family if kernel_wait is not None else None
+        if family == system_calls.GIL:
+            return None
         asked = _merged(matches, texts, holder_of)
         if native is not None and asked is None:
             asked = native_calls.answer(native, texts[native.number], _database_seen(kernel_wait))

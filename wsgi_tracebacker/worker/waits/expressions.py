@@ -67,6 +67,9 @@ class Waiting(NamedTuple):
 
     expression: Expression
     lineno: int
+    #: Whether an ordinary call acquires it. After one, a thread may lose the GIL before it gets to the next
+    #: instruction: then it stands here and has the lock.
+    by_call: bool = True
 
 
 class AtPlace(NamedTuple):
@@ -206,7 +209,9 @@ def _at(function: _Function, code: CodeType, lasti: int) -> AtPlace:
     if span is None:
         return NOTHING
     acquires = _entered(function.withs, code, lasti)
-    if acquires is None:
+    if acquires is not None:
+        acquires = acquires._replace(by_call=_operation(code, lasti)[0] not in _ENTERS)
+    else:
         call = _call_at(function.calls, code, lasti)
         if call is not None and call.method in _ACQUIRING and call.receiver is not None:
             acquires = Waiting(call.receiver, span[0][0])

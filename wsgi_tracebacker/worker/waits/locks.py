@@ -8,19 +8,21 @@ on the same object has it. Nothing is wrapped and no code of the application run
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.worker.threads import primitives
-from wsgi_tracebacker.worker.waits import held_frames, values
+from wsgi_tracebacker.worker.waits import values
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from types import CodeType
 
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.worker.waits.expressions import Expressions, Waiting
     from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
+    from wsgi_tracebacker.worker.waits.look import Look
 
     Stack = list[tuple[CodeType, int]]
 
@@ -30,16 +32,26 @@ _OWNER = re.compile(r"<locked \S+ object owner=(\d+) ")
 _CONDITION_FILE = threading.__file__
 
 
-class _Kinds(NamedTuple):
-    """The interpreter's own classes of locks."""
+#: A greenlet that waits for a lock is in this function of gevent, and in the one below; both call nothing in Python.
+_GEVENT_FILE = "/gevent/thread.py"
+_PY_RLOCK: Any = threading._PyRLock  # type: ignore[attr-defined]  # noqa: SLF001  (what RLock() makes under gevent)
+_PY_ACQUIRE = _PY_RLOCK.acquire.__code__
+#: The frame that acquires is among so many of the innermost ones.
+_MAX_DEPTH = 4
 
-    lock: Any
+
+class _Kinds(NamedTuple):
+    """The classes of locks that are known: the interpreter's own, and gevent's."""
+
+    locks: tuple[Any, ...]
     rlock: Any
 
 
 def _kinds() -> _Kinds:
     # Not at the import: gevent and eventlet may replace both before it, and after it.
-    return _Kinds(type(primitives.original("_thread", "allocate_lock")()), primitives.original("_thread", "RLock"))
+    gevent = sys.modules.get("gevent.thread")
+    own = type(primitives.original("_thread", "allocate_lock")())
+    return _Kinds((own,) if gevent is None else (own, gevent.LockType), primitives.original("_thread", "RLock"))
 
 
 class LockWait(NamedTuple):
@@ -62,34 +74,35 @@ class _Taken(NamedTuple):
     filename: str
 
 
-def find(
-    stacks: Mapping[int, Stack],
-    wanted: Collection[int],
-    expressions: Expressions,
-    files: dict[str, SourceFile | None],
-) -> dict[int, LockWait]:
-    """The locks that threads wait for, by ident.
+def find(look: Look, expressions: Expressions, files: dict[str, SourceFile | None]) -> dict[int, LockWait]:
+    """The locks that threads and suspended greenlets wait for, by ident.
 
-    :param stacks: of all threads, a moment ago: they tell whose frames to look at, and which functions to parse.
-    :param wanted: the threads that are asked for. Others are looked at only as far as a lock of these needs it.
+    :param look: their stacks tell at whose frames to look, and which functions to parse.
     """
-    waiting = [ident for ident in wanted if ident in stacks and _acquiring(stacks[ident], expressions, files)]
+    waiting = set()
+    for ident, stack in look.stacks.items():
+        found = _acquiring(stack, expressions, files)
+        # Where the kernel does not say what a thread waits for, the instruction has to prove it.
+        if found is not None and (blocked := look.is_blocked(ident)) is not False and (blocked or not found[1].by_call):
+            waiting.add(ident)
     if not waiting:
         return {}
     inside = []
-    for ident, stack in stacks.items():
+    for ident, stack in look.stacks.items():
         # Every place is asked, so that nothing has to be parsed while the frames are held.
         places = [expressions.at(code, lasti, files) for code, lasti in stack]
         if any(place.inside for place in places):
             inside.append(ident)
-    return _look({*waiting, *inside}, set(waiting), expressions)
+    return _look_at({*waiting, *inside}, waiting, look, expressions)
 
 
 def _acquiring(
     stack: Stack, expressions: Expressions, files: dict[str, SourceFile | None]
 ) -> tuple[int, Waiting] | None:
     """The frame that acquires a lock, counted from the innermost one, and what."""
-    for depth, (code, lasti) in enumerate(stack[:2]):
+    for depth, (code, lasti) in enumerate(stack[:_MAX_DEPTH]):
+        if _is_acquire(code):
+            continue
         found = expressions.at(code, lasti, files).acquires
         if code.co_filename != _CONDITION_FILE:
             return (depth, found) if found is not None else None
@@ -99,13 +112,18 @@ def _acquiring(
     return None
 
 
-def _look(idents: Iterable[int], waiting: set[int], expressions: Expressions) -> dict[int, LockWait]:
-    """Look at the frames of these threads, all of one instant."""
+def _is_acquire(code: CodeType) -> bool:
+    """Whether it is the method of a lock whose class is in Python, as those of gevent are."""
+    return code is _PY_ACQUIRE or (code.co_name == "acquire" and code.co_filename.endswith(_GEVENT_FILE))
+
+
+def _look_at(idents: Iterable[int], waiting: set[int], look: Look, expressions: Expressions) -> dict[int, LockWait]:
+    """Look at the frames of these threads and greenlets, all of one instant."""
     kinds = _kinds()
     wanted: dict[int, tuple[int, _Taken]] = {}
     taken: dict[int, list[_Taken]] = {}
     owners: dict[int, int | None] = {}
-    held = held_frames.hold(list(idents))
+    held = look.hold(idents)
     try:
         for ident in waiting & held.keys():
             frames = held[ident]
@@ -115,6 +133,7 @@ def _look(idents: Iterable[int], waiting: set[int], expressions: Expressions) ->
             if acquiring is None or lock is None:
                 continue
             is_locked, owner = _state_of(lock, kinds)
+            owner = look.owner(owner) if owner is not None else None
             if is_locked and owner != ident:
                 wanted[ident] = id(lock), _Taken(ident, acquiring[1], frames[acquiring[0]].code.co_filename)
                 owners[id(lock)] = owner
@@ -158,15 +177,19 @@ def _lock_of(value: Any, kinds: _Kinds) -> Any:
     """The lock that a value is, or that a Condition has; None if it is none of the interpreter's own."""
     if type(value) is threading.Condition:
         value = values.attribute(value, "_lock")
-    return value if type(value) is kinds.lock or type(value) is kinds.rlock else None
+    is_lock = type(value) is kinds.rlock or type(value) is _PY_RLOCK or any(type(value) is one for one in kinds.locks)
+    return value if is_lock else None
 
 
 def _state_of(lock: Any, kinds: _Kinds) -> tuple[bool, int | None]:
     """Whether a lock is held, and the thread that owns it, where that is known."""
     if type(lock) is kinds.rlock:
-        owner = _OWNER.match(repr(lock))
-        return owner is not None, int(owner[1]) if owner is not None else None
-    return kinds.lock.locked(lock), None
+        shown = _OWNER.match(repr(lock))
+        return shown is not None, int(shown[1]) if shown is not None else None
+    if type(lock) is _PY_RLOCK:
+        owner = values.attribute(lock, "_owner")
+        return type(owner) is int, owner if type(owner) is int else None
+    return type(lock).locked(lock), None
 
 
 # ------------------------------------------------------------------------------------------------------------- cycles

@@ -10,18 +10,16 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgi_tracebacker.worker.waits import held_frames
 from wsgi_tracebacker.worker.waits.expressions import path_of
 from wsgi_tracebacker.worker.waits.values import class_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Iterable, Sequence
     from types import CodeType
 
     from wsgi_tracebacker.worker.waits.expressions import Expression
     from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
-
-    Stack = list[tuple[CodeType, int]]
+    from wsgi_tracebacker.worker.waits.look import Look
 
 
 class _Known(NamedTuple):
@@ -86,14 +84,20 @@ class PoolWait(NamedTuple):
     in_use: int | None
 
 
-def find(stacks: Mapping[int, Stack], wanted: Collection[int]) -> dict[int, PoolWait]:
-    """The pools that threads wait for, by ident. ``stacks``: of all threads, a moment ago."""
-    waiting = [ident for ident in wanted if ident in stacks and _depth(stacks[ident]) is not None]
+def find(look: Look, wanted: Iterable[int]) -> dict[int, PoolWait]:
+    """The pools that threads and suspended greenlets wait for, by ident."""
+    waiting = [
+        ident
+        for ident in wanted
+        if _depth(look.stacks.get(ident, ()), look.is_suspended(ident)) is not None
+        and look.is_blocked(ident) is not False
+    ]
     found = {}
-    held = held_frames.hold(waiting) if waiting else {}
+    held = look.hold(waiting) if waiting else {}
     try:
         for ident, frames in held.items():
-            depth = _depth([(frame.code, frame.lasti) for frame in frames[: _MAX_DEPTH + 1]])
+            stack = [(frame.code, frame.lasti) for frame in frames[: _MAX_DEPTH + 1]]
+            depth = _depth(stack, look.is_suspended(ident))
             wait = _read(frames[depth]) if depth is not None else None
             if wait is not None:
                 found[ident] = wait
@@ -102,9 +106,10 @@ def find(stacks: Mapping[int, Stack], wanted: Collection[int]) -> dict[int, Pool
     return found
 
 
-def _depth(stack: Stack) -> int | None:
+def _depth(stack: Sequence[tuple[CodeType, int]], is_suspended: bool) -> int | None:
     """How many calls are inside the pool's function, if the thread waits within it."""
-    if not stack or stack[0][0].co_filename != _CONDITION_FILE:
+    # A greenlet that is suspended waits in any case: queues of gevent are in C, and have no frames.
+    if not stack or not (is_suspended or stack[0][0].co_filename == _CONDITION_FILE):
         return None
     for depth, (code, _) in enumerate(stack[: _MAX_DEPTH + 1]):
         known = _BY_FUNCTION.get(code.co_name)

@@ -5,6 +5,7 @@ Never called while frames are held: source files may be read and parsed here.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
@@ -12,11 +13,12 @@ from wsgi_tracebacker.text.waits import place_name, with_sentence
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.threads import interpreters
 from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER
-from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of, thread_name
+from wsgi_tracebacker.worker.tracking.cores import thread_name
 from wsgi_tracebacker.worker.waits import locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.calls import Calls, Statement, Subject
 from wsgi_tracebacker.worker.waits.clients import Clients
 from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -81,28 +83,15 @@ class WaitSources:
         if not asked:
             return {}
         found: dict[Core, WaitsFor] = {}
-        files: dict[str, SourceFile | None] = {}
         try:
-            on_threads = {idents[core]: core for core in in_flight if core.outer is None and core not in greenlets}
-            waiting = [ident for ident in threads if ident not in IN_HANDLER]
-            waits = locks.find(threads, waiting, self._expressions, files)
-            serving = _Serving(on_threads, in_flight, waits)
-            for core in asked:
-                if idents[core] in waits and core not in greenlets:
-                    found[core] = serving.waits_for(idents[core])
-            others = {idents[core]: core for core in asked if core not in greenlets and core not in found}
-            for ident, waits_for in _for_pools_and_threads(threads, others).items():
-                found[others[ident]] = waits_for
-            left = {core: idents[core] for core in asked if core not in found}
-            subjects = _subjects(left, threads, greenlets)
-            answers = zip(subjects, self._calls.find(list(subjects.values()), files, serving.holder), strict=True)
-            found.update((core, waits_for) for core, waits_for in answers if waits_for is not None)
+            look, keys = _look_at(threads, idents, greenlets)
+            with contextlib.closing(look):
+                found = self._ask(look, keys, in_flight, [core for core in asked if core in keys])
+            clients = Clients()
             for core in asked:
                 cause = core.cause
                 if cause is not None and cause[0] == tokens[core] and _is_better(cause[1], found.get(core)):
                     found[core] = cause[1]
-            clients = Clients()
-            for core in asked:
                 stack = greenlets[core][0] if core in greenlets else threads.get(idents[core], [])
                 address = in_flight[core].remote_address
                 with_client = clients.added(found.get(core), core.environ, stack, address)
@@ -113,11 +102,54 @@ class WaitSources:
         # What was found of a thread belongs to its request only if that is still the same one.
         return {core: with_sentence(waits_for) for core, waits_for in found.items() if core.started == tokens[core]}
 
+    def _ask(
+        self, look: Look, keys: Mapping[Core, int], in_flight: Mapping[Core, Request], asked: list[Core]
+    ) -> dict[Core, WaitsFor]:
+        """Ask the sources in turn; what the first one knows is not asked of the next.
+
+        :param keys: the idents in the look.
+        """
+        files: dict[str, SourceFile | None] = {}
+        served = {keys[core]: core for core in in_flight if core.outer is None and core in keys}
+        waits = locks.find(look, self._expressions, files)
+        serving = _Serving(served, in_flight, waits)
+        found = {core: serving.waits_for(keys[core]) for core in asked if keys[core] in waits}
+        left = {keys[core]: core for core in asked if core not in found}
+        for ident, waits_for in _for_pools_and_threads(look, left).items():
+            found[left[ident]] = waits_for
+        subjects = _subjects({core: keys[core] for core in asked if core not in found}, look)
+        answers = self._calls.find(look, list(subjects.values()), files, serving.holder)
+        found.update((core, answer) for core, answer in zip(subjects, answers, strict=True) if answer is not None)
+        return {core: waits_for for core, waits_for in found.items() if look.has_stayed(keys[core])}
+
     def statement(
         self, core: Core, ident: int, threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
     ) -> Statement | None:
         """The statement that a core's request runs on a database; None if that is not known. See find()."""
-        return next(map(self._calls.statement, _subjects({core: ident}, threads, greenlets).values()), None)
+        look, keys = _look_at(threads, {core: ident}, greenlets)
+        with contextlib.closing(look):
+            return next((self._calls.statement(look, each) for each in _subjects(keys, look).values()), None)
+
+
+def _look_at(
+    threads: Mapping[int, Stack], idents: Mapping[Core, int], greenlets: Mapping[Core, tuple[Stack, str]]
+) -> tuple[Look, dict[Core, int]]:
+    """The look, and under which ident each core's request is there: its thread's, or its greenlet's if suspended."""
+    keys = dict(idents)
+    suspended: dict[int, tuple[object, Stack]] = {}
+    running: dict[int, int] = {}
+    for core, (stack, state) in greenlets.items():
+        greenlet = core.greenlet() if core.greenlet is not None else None
+        if greenlet is None:
+            keys.pop(core, None)
+        elif state == SUSPENDED:
+            keys[core] = id(greenlet)
+            suspended[id(greenlet)] = greenlet, stack
+        else:
+            running[id(greenlet)] = core.ident
+    # Another thread may read a body.
+    native_ids = {core.ident: core.native_id for core, ident in keys.items() if ident == core.ident and core.native_id}
+    return Look(threads, suspended, running, native_ids), keys
 
 
 def _is_better(cause: WaitsFor, waits: WaitsFor | None) -> bool:
@@ -126,39 +158,33 @@ def _is_better(cause: WaitsFor, waits: WaitsFor | None) -> bool:
     return waits is None or (cause.kind == "repeated_statement" and waits.kind == "database")
 
 
-def _subjects(
-    idents: Mapping[Core, int], threads: Mapping[int, Stack], greenlets: Mapping[Core, tuple[Stack, str]]
-) -> dict[Core, Subject]:
+def _subjects(keys: Mapping[Core, int], look: Look) -> dict[Core, Subject]:
     """The threads and greenlets to look at."""
     found: dict[Core, Subject] = {}
     if interpreters.ids_are_shared():
         # Which of the stacks is whose is not known.
         return found
-    for core, ident in idents.items():
+    for core, ident in keys.items():
         settings = core.settings
         reads_frames = settings is not None and settings.show_statements
         known_frames = settings.known_frames if settings is not None else ()
-        own = greenlets.get(core)
-        if own is not None and own[1] == SUSPENDED:
-            greenlet = core.greenlet() if core.greenlet is not None else None
-            if greenlet is not None:
-                found[core] = Subject(core.ident, None, greenlet, own[0], reads_frames, known_frames)
-            continue
-        # Another thread may read its body.
-        native_id = core.native_id if ident == core.ident else native_id_of(known_thread(ident))
-        if native_id is not None:
-            found[core] = Subject(ident, native_id, None, threads.get(ident, []), reads_frames, known_frames)
+        stack = look.stacks.get(ident, [])
+        native_id = look.native_id(ident)
+        if native_id is not None or look.is_suspended(ident):
+            found[core] = Subject(ident, native_id, look.greenlet(ident), stack, reads_frames, known_frames)
     return found
 
 
-def _for_pools_and_threads(threads: Mapping[int, Stack], idents: Collection[int]) -> dict[int, WaitsFor]:
+def _for_pools_and_threads(look: Look, idents: Collection[int]) -> dict[int, WaitsFor]:
     """The waits for a connection of a pool, and for a thread that works for another one, by ident."""
     found = {
         ident: WaitsFor("pool", pool=wait.pool, pool_size=wait.size, pool_in_use=wait.in_use)
-        for ident, wait in pools.find(threads, idents).items()
+        for ident, wait in pools.find(look, idents).items()
     }
-    for ident, worker in other_threads.find(threads, idents).items():
-        found[ident] = WaitsFor("other_thread", thread=thread_name(worker))
+    for ident, other in other_threads.find(look, idents).items():
+        # Of a joined one the call says it, and where it was made.
+        if not other.is_joined:
+            found[ident] = WaitsFor("other_thread", thread=thread_name(other.ident))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from wsgi_tracebacker.linux import file_locks, proc, sockets
 from wsgi_tracebacker.linux.own_memory import OwnMemory
 from wsgi_tracebacker.model.waits import WaitsFor
+from wsgi_tracebacker.worker.waits.look import waits_for_gil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.system_calls import SystemCall
 
 #: What a thread waits in. A known frame counts only if its thread waits in what such a frame waits in.
-SOCKET, PIPE, FILE, CHILD, SLEEP, FUTEX, FILE_LOCK, SEVERAL = (
-    *("socket", "pipe", "file", "child", "sleep", "futex", "file lock", "several"),
+SOCKET, PIPE, FILE, CHILD, SLEEP, FUTEX, FILE_LOCK, SEVERAL, GIL = (
+    *("socket", "pipe", "file", "child", "sleep", "futex", "file lock", "several", "GIL"),
 )
 
 #: The usual servers of ports, and of the names of UNIX sockets.
@@ -238,7 +239,7 @@ class Kernel:
         **dict.fromkeys(("select", "pselect6"), _selects),
         **dict.fromkeys(("epoll_wait", "epoll_pwait", "epoll_pwait2"), _epolls),
         **dict.fromkeys(("nanosleep", "clock_nanosleep"), lambda *_: KernelWait(SLEEP, WaitsFor("sleep"))),
-        **dict.fromkeys(("futex", "futex_waitv"), lambda *_: KernelWait(FUTEX)),
+        **dict.fromkeys(("futex", "futex_waitv"), lambda _, call: KernelWait(GIL if waits_for_gil(call) else FUTEX)),
         "connect": _connects,
         "wait4": _waits_for_pid,
         "waitid": _waits_for_id,

@@ -6,10 +6,12 @@ import contextlib
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.support.waiting import wait_until
-from tests.unit.worker.waits.waiting_threads import running, stacks
+from tests.unit.worker.waits.waiting_threads import look, running
 from wsgi_tracebacker.worker.waits import locks
 from wsgi_tracebacker.worker.waits.expressions import Expressions
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def find() -> dict[int, LockWait]:
-    seen = stacks()
-    return locks.find(seen, list(seen), Expressions(None), {})
+    with look() as taken:
+        return locks.find(taken, Expressions(None), {})
 
 
 class Cart:
@@ -221,17 +223,46 @@ def test_no_object_lives_longer_because_it_was_looked_at() -> None:
     assert references[0]() is None
 
 
+@pytest.mark.parametrize("arguments", [{}, {"timeout": 30}], ids=["acquire()", "acquire(timeout=30)"])
+def test_a_thread_that_has_just_got_its_lock_does_not_wait_for_it(arguments: dict[str, Any]) -> None:
+    """Beside one that computes, it stands at the call for a while after it, and waits for the GIL only."""
+    lock, is_over = threading.Lock(), threading.Event()
+
+    def take() -> None:
+        while not is_over.is_set():
+            lock.acquire(**arguments)
+            lock.release()
+
+    def compute() -> None:
+        while not is_over.is_set():
+            sum(range(1000))
+
+    threads = [threading.Thread(target=function) for function in (take, compute, compute)]
+    for thread in threads:
+        thread.start()
+    expressions = Expressions(None)
+    try:
+        for _ in range(1000):
+            with look() as taken:
+                waits = locks.find(taken, expressions, {})
+                assert not waits or not taken.has_stayed(threads[0].ident or 0)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_what_is_remembered_is_bounded() -> None:
     """However many functions wait, and however often they are looked at."""
     expressions = Expressions(None)
     cart = Cart()
     with running(cart.hold), running(cart.want):
         for _ in range(50):
-            seen = stacks()
-            locks.find(seen, list(seen), expressions, {})
+            with look() as taken:
+                locks.find(taken, expressions, {})
         size = len(expressions._places)
         for _ in range(50):
-            seen = stacks()
-            locks.find(seen, list(seen), expressions, {})
+            with look() as taken:
+                locks.find(taken, expressions, {})
         assert len(expressions._places) <= size + 2
         cart.release.set()

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.worker.waits.waiting_threads import running, stacks
+from tests.unit.worker.waits.waiting_threads import look, running
 from wsgi_tracebacker.worker.waits import other_threads
+from wsgi_tracebacker.worker.waits.other_threads import OtherThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def find() -> dict[int, int]:
-    seen = stacks()
-    return other_threads.find(seen, list(seen))
+def find() -> dict[int, OtherThread]:
+    with look() as taken:
+        return other_threads.find(taken, taken.stacks)
 
 
 def test_a_result_is_made_by_the_thread_that_runs_its_function() -> None:
@@ -34,7 +35,18 @@ def test_a_result_is_made_by_the_thread_that_runs_its_function() -> None:
         with running(future.result) as [waiter]:
             found = find()
             release.set()
-    assert found == {waiter: idents["wanted"]}
+    assert found == {waiter: OtherThread(idents["wanted"], is_joined=False)}
+
+
+def test_a_thread_that_is_joined_is_the_other_one() -> None:
+    """By its ident, whatever its name is."""
+    release = threading.Event()
+    joined = threading.Thread(target=release.wait, args=(30,))
+    joined.start()
+    with running(joined.join) as [waiter]:
+        found = find()
+        release.set()
+    assert found == {waiter: OtherThread(joined.ident or 0, is_joined=True)}
 
 
 def test_a_result_that_nobody_works_on_yet_has_no_thread() -> None:
@@ -62,4 +74,4 @@ def test_an_async_view_is_worked_on_by_the_thread_of_its_loop() -> None:
     with running(call) as [waiter]:
         found = find()
         release.set()
-    assert found == {waiter: idents[0]}
+    assert found == {waiter: OtherThread(idents[0], is_joined=False)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.worker.waits.waiting_threads import running, stacks
+from tests.unit.worker.waits.waiting_threads import look, running
 from wsgi_tracebacker.worker.waits import pools
 from wsgi_tracebacker.worker.waits.pools import PoolWait
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def waiting_for(get: Callable[[], object], let_go: Callable[[], object]) -> list[PoolWait]:
     """What is found while a thread waits in ``get``."""
     with running(get):
-        seen = stacks()
-        found = pools.find(seen, list(seen))
+        with look() as taken:
+            found = pools.find(taken, taken.stacks)
         let_go()
     return list(found.values())
 

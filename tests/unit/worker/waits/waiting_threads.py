@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.worker.stacks import walk
+from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(*functions: Callable[[], object]) -> Iterator[list[int]]:
     """Run each function on a thread of its own, and wait until all of them wait; yields their idents."""
     threads = [threading.Thread(target=function, daemon=True) for function in functions]
@@ -41,3 +42,8 @@ def _stands_still(ident: int) -> bool:
 def stacks() -> dict[int, walk.RawStack]:
     """The stacks of all threads, as a snapshot walks them."""
     return walk.walk(())[0]
+
+
+def look() -> contextlib.closing[Look]:
+    """A look at all threads, as a snapshot takes it."""
+    return contextlib.closing(Look(stacks()))
