@@ -50,6 +50,10 @@ def _start(function: Callable[[], object], name: str) -> threading.Thread:
     return thread
 
 
+# Not in the requests: on a busy machine it takes seconds, in which they wait for nothing.
+for _module in os.environ.get("PRELOADED", "").split():
+    importlib.import_module(_module)
+
 # ------------------------------------------------------------------------------------------- this process and machine
 
 
@@ -122,6 +126,23 @@ def flock() -> None:
 def lockf() -> None:
     with open(LOCKED_FILE + ".posix", "w") as found:
         fcntl.lockf(found, fcntl.LOCK_EX)
+
+
+def pool() -> None:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(
+        "sqlite://", poolclass=sqlalchemy.QueuePool, pool_size=1, max_overflow=0, pool_timeout=600
+    )
+    with engine.connect():
+        engine.connect()
+
+
+def lock() -> None:
+    taken = threading.Lock()
+    taken.acquire()
+    with taken:
+        pass
 
 
 def sqlite() -> None:
@@ -343,7 +364,7 @@ PAGES: dict[str, Callable[[], None]] = {
     f"/{function.__name__}": function
     for function in (
         *(sleep, event, condition, semaphore, queue_get, simple_queue, future, join, child_wait, child_output),
-        *(child_pipe, fifo, flock, lockf, sqlite, sqlite_statement, urllib_answer, requests_answer),
+        *(child_pipe, fifo, flock, lockf, pool, lock, sqlite, sqlite_statement, urllib_answer, requests_answer),
         *(requests_without_limit, httpx_answer, urllib3_answer, http_connect, bare_connect, bare_receive, bare_send),
         *(selecting, epolling, mail, psycopg3, psycopg2_statement, postgresql_lock, sqlalchemy_statement),
         *(sqlalchemy_loop, sqlalchemy_sqlite_loop, django_loop, django_sqlite_loop),

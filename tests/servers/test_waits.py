@@ -36,11 +36,9 @@ GTHREAD = ("--worker-class", "gthread", "--threads", "40", "--timeout", "60", "-
 #: The verdicts on a request that does something all the time; beside others it may not get a CPU.
 _MOVES = ("progressing", "busy", "starved")
 
-#: A worker logs twenty reports a minute.
-_MIN_REPORTS = 15
-
-#: By path: the kind, and the parts that the answer must have; ``SILENT`` and others are filled in.
-LOCAL: dict[str, dict[str, Any]] = {
+#: By path: the kind, and the parts that the answer must have; ``SILENT`` and others are filled in. At most twenty, as
+#: a worker logs twenty reports a minute.
+HERE: dict[str, dict[str, Any]] = {
     "/sleep": {"kind": "sleep"},
     "/event": {"kind": "signal", "call": "Event.wait"},
     "/condition": {"kind": "signal", "call": "Condition.wait"},
@@ -57,6 +55,10 @@ LOCAL: dict[str, dict[str, Any]] = {
     "/lockf": {"kind": "file_lock", "file": "LOCKED_POSIX", "pid": "PID"},
     "/sqlite": {"kind": "file_lock", "service": "sqlite", "file": "LOCKED_DATABASE", "pid": "PID"},
     "/sqlite_statement": {"kind": "file_lock", "service": "sqlite", "file": "LOCKED_DATABASE", "pid": "PID"},
+    "/pool": {"kind": "pool", "pool": "QueuePool", "pool_size": 1, "pool_in_use": 1},
+    "/lock": {"kind": "lock", "lock": "taken"},
+}
+ELSEWHERE: dict[str, dict[str, Any]] = {
     "/urllib_answer": {"kind": "http", "method": "POST", "url": "SILENT/v2/charge", "connecting": False},
     "/requests_answer": {"kind": "http", "method": "POST", "url": "http://SILENT/v2/charge", "peer": "SILENT"},
     "/requests_without_limit": {"kind": "http", "method": "GET", "url": "http://SILENT/v2/rates", "peer": "SILENT"},
@@ -71,6 +73,7 @@ LOCAL: dict[str, dict[str, Any]] = {
     "/mail": {"kind": "service", "service": "smtp", "peer": "SILENT"},
     "/own_client": {"kind": "service", "service": "bank", "peer": "SILENT", "statement": "SELECT balance(?)"},
 }
+_POSTGRESQL_MODULES = ("psycopg", "psycopg2", "sqlalchemy", "sqlalchemy.orm", "django.db.backends.postgresql.base")
 _SLEEPS = "SELECT pg_sleep(?), %s FROM orders WHERE id = ?"
 POSTGRESQL: dict[str, dict[str, Any]] = {
     "/psycopg3": {"statement": "SELECT pg_sleep(?), %s, ? FROM orders WHERE id = ?"},
@@ -93,9 +96,16 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def _serve(gunicorn: StartGunicorn, env: Mapping[str, str]) -> Gunicorn:
+def _serve(gunicorn: StartGunicorn, env: Mapping[str, str], *modules: str) -> Gunicorn:
+    for module in modules:
+        require_module(module)
     own = "tests/programs/waiting.py:ask_the_bank service service='bank' statement=operation"
-    ours = {"PLANTED_SECRET": SECRET, "WSGI_TB_HARAKIRI": "1.5", "WSGI_TB_KNOWN_FRAMES": own}
+    ours = {
+        "PRELOADED": " ".join(modules),
+        "PLANTED_SECRET": SECRET,
+        "WSGI_TB_HARAKIRI": "1.5",
+        "WSGI_TB_KNOWN_FRAMES": own,
+    }
     return gunicorn("tests.programs.waiting:application", *GTHREAD, env={**ours, **env})
 
 
@@ -120,25 +130,31 @@ def _waits(server: Gunicorn, base: str, planted: Mapping[str, Mapping[str, Any]]
         for path in planted:
             requests.enter_context(server.in_flight(path))
         found = wait_until(all_seen, lambda: f"all are known: {seen()}")
-        wait_until(lambda: len(_reasons(server)) >= min(len(planted), _MIN_REPORTS), "they are reported")
-        read = subprocess.run(
-            [sys.executable, "-m", "wsgi_tracebacker", "read", base, "--limit", "0"],
-            cwd=PROJECT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        # Sentences go on in the next line.
-        words = " ".join(read.split())
-        assert not [path for path in planted if " ".join(_steady(found[path]["sentence"]).split()) not in words]
+        wait_until(
+            lambda: {path for path, _, _ in _reasons(server)} == set(planted),
+            lambda: f"all are reported, not only {_reasons(server)}",
+        )
+        wait_until(lambda: not _unnamed(base, found, planted), lambda: f"read names {_unnamed(base, found, planted)}")
         text = json.dumps(asking.snapshots(base))
         # The frames have lines of the source, which the application's owner wrote.
-        outputs = [text, read, server.log_text(), *map(_text_of, black_boxes.files_of(base))]
+        outputs = [text, _read(base), server.log_text(), *map(_text_of, black_boxes.files_of(base))]
         assert not [output for output in outputs if SECRET in output]
     for path, sentence, verdict in _reasons(server):
         assert _steady(sentence) == _steady(found[path]["sentence"]), path
         assert verdict in (_MOVES if found[path]["kind"] == "repeated_statement" else ("waiting",)), path
     return found
+
+
+def _read(base: str) -> str:
+    command = [sys.executable, "-m", "wsgi_tracebacker", "read", base, "--limit", "0"]
+    return subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+
+
+def _unnamed(base: str, found: Mapping[str, dict[str, Any]], planted: Iterable[str]) -> list[str]:
+    """The requests of which the command does not say what they wait for."""
+    # Sentences go on in the next line.
+    words = " ".join(_read(base).split())
+    return [path for path in planted if " ".join(_steady(found[path]["sentence"]).split()) not in words]
 
 
 def _steady(sentence: str) -> str:
@@ -205,13 +221,14 @@ def planted(short_path: Path) -> Iterator[dict[str, str]]:
         path.unlink()
 
 
-def test_every_planted_cause_is_named(gunicorn: StartGunicorn, base: str, planted: dict[str, str]) -> None:
-    """By snapshot and command with peer, file, holder, child, URL or call, and none of them tells a secret."""
-    for module in ("requests", "httpx", "urllib3"):
-        require_module(module)
-    server = _serve(gunicorn, planted)
-    found = _waits(server, base, LOCAL)
-    _check_postmortem(server, base, LOCAL)
+@pytest.mark.parametrize("causes", [HERE, ELSEWHERE], ids=["here", "elsewhere"])
+def test_every_planted_cause_is_named(
+    causes: dict[str, dict[str, Any]], gunicorn: StartGunicorn, base: str, planted: dict[str, str]
+) -> None:
+    """By snapshot, command and report with peer, file, holder, child, URL or call, and none of them tells a secret."""
+    server = _serve(gunicorn, planted, "requests", "httpx", "urllib3", "sqlalchemy")
+    found = _waits(server, base, causes)
+    _check_postmortem(server, base, causes)
     for waits in found.values():
         if waits["kind"] == "child":
             # The application's children outlive it.
@@ -225,20 +242,21 @@ def test_every_planted_cause_is_named(gunicorn: StartGunicorn, base: str, plante
         "LOCKED_POSIX": f"{planted['LOCKED_FILE']}.posix",
         **planted,
     }
-    wrong = {path: found[path] for path, expected in LOCAL.items() if not _has(found[path], expected, names)}
+    wrong = {path: found[path] for path, expected in causes.items() if not _has(found[path], expected, names)}
     assert not wrong
 
 
 def test_postgresql_is_named_with_our_port_and_the_statement(gunicorn: StartGunicorn, base: str) -> None:
     """By psycopg 3 and 2, SQLAlchemy and Django; its session in ``pg_stat_activity`` has that port."""
-    for module in ("psycopg", "psycopg2", "sqlalchemy", "django"):
-        require_module(module)
     with databases.postgresql() as address:
         lock = subprocess.Popen(
             ["psql", address, "-q", "-c", "BEGIN; LOCK TABLE locked; SELECT pg_sleep(600)"], stdout=subprocess.DEVNULL
         )
         try:
-            server = _serve(gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@")})
+            patient = {"WSGI_TB_HARAKIRI": "4"}
+            server = _serve(
+                gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@"), **patient}, *_POSTGRESQL_MODULES
+            )
             found = _waits(server, base, POSTGRESQL)
             query = "SELECT client_port FROM pg_stat_activity WHERE client_port > 0 AND state = 'active'"
             sessions = subprocess.run(
@@ -257,11 +275,9 @@ def test_postgresql_is_named_with_our_port_and_the_statement(gunicorn: StartGuni
 
 def test_one_statement_again_and_again_is_told_from_one_that_takes_long(gunicorn: StartGunicorn, base: str) -> None:
     """Each with its statement, by snapshot, command and report: SQLAlchemy and Django, over PostgreSQL and SQLite."""
-    for module in ("psycopg", "sqlalchemy", "django"):
-        require_module(module)
     with databases.postgresql() as address:
         patient = {"WSGI_TB_SLOW": "0.3", "WSGI_TB_HARAKIRI": "4"}
-        server = _serve(gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@"), **patient})
+        server = _serve(gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@"), **patient}, *_POSTGRESQL_MODULES)
         found = _waits(server, base, {**LOOPS, "/psycopg3": {"statement": "SELECT"}})
     assert found.pop("/psycopg3")["kind"] == "database"
     for path, waits in found.items():
@@ -271,10 +287,10 @@ def test_one_statement_again_and_again_is_told_from_one_that_takes_long(gunicorn
 
 def test_mariadb_and_redis_are_named_with_the_statement(gunicorn: StartGunicorn, base: str) -> None:
     """Also over a UNIX socket; of a command of Redis only its name is known."""
-    for module in ("pymysql", "redis"):
-        require_module(module)
     with databases.mariadb() as path, databases.redis() as port:
-        server = _serve(gunicorn, {"MARIADB": path, "REDIS_PORT": str(port)})
+        server = _serve(
+            gunicorn, {"MARIADB": path, "REDIS_PORT": str(port), "WSGI_TB_HARAKIRI": "3"}, "pymysql", "redis"
+        )
         found = _waits(server, base, OTHERS)
         _check_postmortem(server, base, OTHERS)
     for name, expected in OTHERS.items():
