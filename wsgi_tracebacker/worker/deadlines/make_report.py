@@ -200,7 +200,7 @@ class ReportMaker:
         native_id = getattr(known_thread(worker), "native_id", None)
         return self._stack(threads[worker], thread_name(worker), None, worker, native_id, native_id)
 
-    def _others_waiting(self, core: Core, waiting: dict[Core, WaitsFor]) -> tuple[OtherRequest, ...]:
+    def _others_waiting(self, core: Core | None, waiting: dict[Core, WaitsFor]) -> tuple[OtherRequest, ...]:
         """The requests in flight on other cores, with their places and what they wait for."""
         files: dict[str, SourceFile | None] = {}
         return tuple(
@@ -231,7 +231,7 @@ class ReportMaker:
             pid=os.getpid(),
             by=by,
             stack=own_stack._replace(kind="greenlet", greenlet=greenlets.RUNNING),
-            others=tuple(other for _, other in self.in_flight() if other is not by),
+            others=self._others_waiting(core, self._waiting()),
         )
 
     def _stack(
