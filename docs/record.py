@@ -126,8 +126,12 @@ class Session:
         if command.startswith("kill "):
             return self._kill()
         if self._server is not None and self._server.log.name in command:
+            wait_until(lambda: self._run(command).returncode == 0, "the log has what is looked for")
             self._wait_until_quiet(self._server)
-        done = subprocess.run(
+        return self._shown(self._run(command).stdout)
+
+    def _run(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["bash", "-c", self._real(command)],
             cwd=self._folder,
             env=self._environment,
@@ -137,7 +141,6 @@ class Session:
             text=True,
             check=False,
         )
-        return self._shown(done.stdout)
 
     def _start(self, start: re.Match[str]) -> None:
         self.close()

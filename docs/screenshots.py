@@ -1,7 +1,8 @@
-"""Draw the screens of ``docs/reference/top.md``: ``python -m docs.screenshots``.
+"""Draw the pictures of README.md and ``docs/reference/top.md``: ``python -m docs.screenshots``.
 
-The readings are made up, so that the pictures show the same each time: a shop whose pool of connections is exhausted,
-with a deadlock and a client that reads slowly. The application that draws them is the real one.
+The overview of ``wsgi-tb read`` is what it prints of the shop of ``wsgi-tb demo``. The readings of ``wsgi-tb top`` are
+made up, so that the pictures show the same each time: a shop whose pool of connections is exhausted, with a deadlock
+and a client that reads slowly. The application that draws them is the real one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ import asyncio
 import re
 from pathlib import Path
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
 from wsgi_tracebacker.analysis.live import Reading, WorkerReading
+from wsgi_tracebacker.demo.play import play
 from wsgi_tracebacker.model.snapshot import Frame, ListenSocket, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.reader.survey import Survey
@@ -111,6 +117,22 @@ async def _draw(name: str, size: tuple[int, int], *keys: str) -> None:
         await pilot.press(*keys)
         await pilot.pause()
         drawn = app.export_screenshot(title="wsgi-tb top")
+    _write(name, drawn)
+
+
+def _draw_overview() -> None:
+    shown: list[str] = []
+    play(shown.append, colour=True)
+    command, _, overview = next(text for text in shown if "$ wsgi-tb read | head" in text).strip().partition("\n")
+    width = max(cell_len(Text.from_ansi(line).plain) for line in overview.split("\n"))
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=width + 1, file=nowhere, force_terminal=True, color_system="standard")
+        console.print(Text(command.partition(" | ")[0], style="dim"))
+        console.print(Text.from_ansi(overview), soft_wrap=True)
+        _write("read.svg", console.export_svg(title="wsgi-tb read"))
+
+
+def _write(name: str, drawn: str) -> None:
     # The viewer's own font: a page of documentation asks no other host for one.
     (IMAGES / name).write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
 
@@ -118,6 +140,7 @@ async def _draw(name: str, size: tuple[int, int], *keys: str) -> None:
 def main() -> None:
     """Draw all of them."""
     IMAGES.mkdir(exist_ok=True)
+    _draw_overview()
     asyncio.run(_draw("top-requests.svg", (140, 26), "enter"))
     asyncio.run(_draw("top-places.svg", (80, 14), "2"))
 

@@ -57,6 +57,10 @@ bind, graceful_timeout, control_socket_disable = "127.0.0.1:0", 1, True
 """
 
 
+#: The heading of the first stack, in colour or not.
+_FIRST_PLACE = re.compile(r"^(?:\x1b\[[\d;]*m)*1(?:\x1b\[[\d;]*m)*  \d", re.MULTILINE)
+
+
 class DemoError(Exception):
     """What did not come about; ``str()`` is the line for people."""
 
@@ -182,7 +186,7 @@ class Demo:
     def _show(self) -> None:
         self._write(f"\n$ wsgi-tb list\n{self._said('list')}")
         text = self._said("read", *self._colour)
-        overview = re.split(r"^(?:\x1b\[[\d;]*m)*1  \d", text, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
+        overview = _FIRST_PLACE.split(text, maxsplit=1)[0].rstrip()
         self._write(f"\n$ wsgi-tb read | head -n {overview.count(chr(10)) + 1}\n{overview}\n")
         # On a busy machine the proof that a worker is stalled takes several tries.
         one = ("read", "--path", STALL, "--timeout", "5")
