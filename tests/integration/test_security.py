@@ -154,7 +154,7 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
         "import click, json, wsgi_tracebacker.cli.read, wsgi_tracebacker.cli.list_workers\n"
         "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.postmortems\n"
         "import wsgi_tracebacker.reader.survey, wsgi_tracebacker.reader.everywhere, wsgi_tracebacker.reader.usage\n"
-        "import wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.text.worker_list\n"
+        "import wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.text.screens.worker_list\n"
         f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"
         f"os.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
         "main()\n"

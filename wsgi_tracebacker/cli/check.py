@@ -76,7 +76,7 @@ def check(
     from wsgi_tracebacker.analysis import checks
     from wsgi_tracebacker.model.health import Limits
     from wsgi_tracebacker.reader.look import look
-    from wsgi_tracebacker.text.health import line
+    from wsgi_tracebacker.text.screens.health import line
 
     limits = Limits(oldest, saturated, waiting, silent, dead)
     try:
@@ -115,7 +115,7 @@ def _write_evidence(path: str, shown: str, taken: Look) -> None:
 
 def _reading(answers: Sequence[Answer]) -> Iterator[str]:
     from wsgi_tracebacker.analysis.places import group, served_requests
-    from wsgi_tracebacker.text.reading import Answered, Options, lines
+    from wsgi_tracebacker.text.screens.reading import Answered, Options, lines
     from wsgi_tracebacker.wire.escape import printable
 
     workers = [Answered(each.snapshot, each.other_uid) for each in answers if each.snapshot is not None]

@@ -94,7 +94,7 @@ def _json(found: Survey, used: dict[int, Usage]) -> bytes:
 
 def _text(found: Survey, used: dict[int, Usage], *, is_named: bool) -> Iterator[str]:
     from wsgi_tracebacker.reader.discovery import DEFAULT_BASE
-    from wsgi_tracebacker.text.worker_list import lines
+    from wsgi_tracebacker.text.screens.worker_list import lines
     from wsgi_tracebacker.wire.escape import printable
 
     of_bases = found.by_base()

@@ -137,7 +137,7 @@ def _failures(survey: Survey, *, dead_are_shown: bool) -> tuple[list[str], bool]
 
 
 def _dead_line(dead: list[Answer]) -> str:
-    from wsgi_tracebacker.text.worker_list import dead_line
+    from wsgi_tracebacker.text.screens.worker_list import dead_line
 
     now = time.time()
     return dead_line([answer.last_alive_at for answer in dead], lambda moment: local_time(moment, now))

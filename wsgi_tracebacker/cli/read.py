@@ -10,7 +10,7 @@ from wsgi_tracebacker.analysis.places import GROUPINGS, ORDERS
 from wsgi_tracebacker.cli.options import EXIT_CODES, Seconds, workers
 from wsgi_tracebacker.cli.plain import COLOURS, FORMATS, MAX_SECONDS, MAX_TIMES
 from wsgi_tracebacker.cli.show import show
-from wsgi_tracebacker.text.reading import DEFAULT_LIMIT
+from wsgi_tracebacker.text.screens.reading import DEFAULT_LIMIT
 
 EPILOG = f"""\b
 Examples:

@@ -28,7 +28,7 @@ from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
-from wsgi_tracebacker.text.reading import DEFAULT_LIMIT, Answered, Options
+from wsgi_tracebacker.text.screens.reading import DEFAULT_LIMIT, Answered, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,7 +103,7 @@ def _earlier(ask: Callable[[], Survey], times: int, every_seconds: float) -> lis
 def _text(
     found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
 ) -> Iterator[str]:
-    from wsgi_tracebacker.text.reading import lines
+    from wsgi_tracebacker.text.screens.reading import lines
 
     workers, groups, left_out = _grouped(found, earlier, selection, by, order)
     return lines(workers, groups, left_out, options) if workers else iter(())
@@ -112,7 +112,7 @@ def _text(
 def _html(
     found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
 ) -> bytes:
-    from wsgi_tracebacker.text.page import page
+    from wsgi_tracebacker.text.screens.page import page
 
     workers, groups, left_out = _grouped(found, earlier, selection, by, order)
     lines = page(workers, groups, left_out, options, output.failures(found))

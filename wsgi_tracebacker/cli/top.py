@@ -129,7 +129,7 @@ def _print_on(question: Question, every_seconds: float) -> int:
 
 
 def _screen(picture: Picture, view_name: str) -> Iterator[str]:
-    from wsgi_tracebacker.text.grid import fit, line
+    from wsgi_tracebacker.text.screens.grid import fit, line
     from wsgi_tracebacker.top.view import line_of, sorted_rows
     from wsgi_tracebacker.top.views import VIEWS
     from wsgi_tracebacker.top.worker_rows import head

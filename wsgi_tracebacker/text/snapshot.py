@@ -1,7 +1,7 @@
 """Shows one worker to people: who it is, and what its hubs and threads do.
 
 Yields lines without line ends, with colour if it is told so. Takes every time from the snapshot. Every name, path and
-source line is escaped. ``text.reading`` shows the requests of many workers, put together.
+source line is escaped. ``screens.reading`` shows the requests of many workers, put together.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.analysis.places import group
-from wsgi_tracebacker.text.grid import Column
+from wsgi_tracebacker.text.screens.grid import Column
 from wsgi_tracebacker.text.units import duration
 from wsgi_tracebacker.text.waits import holder_name
 from wsgi_tracebacker.top.request_rows import UNNAMED, where, without_verb

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
-from wsgi_tracebacker.text.grid import Column
+from wsgi_tracebacker.text.screens.grid import Column
 from wsgi_tracebacker.text.units import duration
 from wsgi_tracebacker.top.view import EMPTY, QUIET, STUCK, UNKNOWN, Cell, Row, look_of_age, number, percent, text
 from wsgi_tracebacker.wire.escape import printable

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from wsgi_tracebacker.text.grid import GAP, fit, line
+from wsgi_tracebacker.text.screens.grid import GAP, fit, line
 from wsgi_tracebacker.top.view import PLAIN, QUIET, SLOW, STUCK, line_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from textual import events
 
-    from wsgi_tracebacker.text.grid import Column
+    from wsgi_tracebacker.text.screens.grid import Column
     from wsgi_tracebacker.top.view import Order, Row
 
 _STYLES = {

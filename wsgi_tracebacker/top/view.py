@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.text.columns import cut, width
-from wsgi_tracebacker.text.grid import GAP, line
+from wsgi_tracebacker.text.screens.grid import GAP, line
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.analysis.live import Picture, WorkerReading
     from wsgi_tracebacker.model.groups import ServedRequest
     from wsgi_tracebacker.model.snapshot import Stack
-    from wsgi_tracebacker.text.grid import Column
+    from wsgi_tracebacker.text.screens.grid import Column
 
 #: What a row is sorted by in one column. None comes last, whatever the direction.
 Value = float | str | None

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.questions import busy_slots, oldest_seconds, waiting_connections
-from wsgi_tracebacker.text.grid import Column
+from wsgi_tracebacker.text.screens.grid import Column
 from wsgi_tracebacker.text.units import duration, plural
 from wsgi_tracebacker.top.view import PLAIN, QUIET, STUCK, UNKNOWN, Cell, Row, number, text
 from wsgi_tracebacker.wire.escape import printable

@@ -9,7 +9,7 @@ from wsgi_tracebacker.analysis.places import served_requests
 from wsgi_tracebacker.analysis.several_looks import compare
 from wsgi_tracebacker.model.groups import Looks, ServedRequest
 from wsgi_tracebacker.model.snapshot import Frame, Stack
-from wsgi_tracebacker.text.looks import verdict, word
+from wsgi_tracebacker.text.screens.looks import verdict, word
 
 
 def look(*stacks: Stack) -> list[ServedRequest]:

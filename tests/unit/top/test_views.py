@@ -14,7 +14,7 @@ from wsgi_tracebacker.cli.top import VIEW_NAMES
 from wsgi_tracebacker.model.snapshot import Frame, LastRequest, ListenSocket, Stack
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.text.columns import width
-from wsgi_tracebacker.text.grid import fit
+from wsgi_tracebacker.text.screens.grid import fit
 from wsgi_tracebacker.text.waits import with_sentence
 from wsgi_tracebacker.top import detail
 from wsgi_tracebacker.top.view import QUIET, STUCK, Order, Row, View, line_of, sorted_rows

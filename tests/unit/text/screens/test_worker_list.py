@@ -6,7 +6,7 @@ from typing import Any
 
 from wsgi_tracebacker.model.snapshot import ListenSocket
 from wsgi_tracebacker.model.worker_row import WorkerRow
-from wsgi_tracebacker.text.worker_list import lines
+from wsgi_tracebacker.text.screens.worker_list import lines
 
 ROW = WorkerRow(1, "/run/tb1", "/run/tb", 7, 1647, "alive", "shop.wsgi:application", 8, 41.2, None, None)
 HTTP = (ListenSocket(5, "tcp", "127.0.0.1:80", 12, 2048),)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.questions import is_serving
-from wsgi_tracebacker.text import looks
-from wsgi_tracebacker.text.blocks import MAX_LISTED, WHERE_OLDEST, heading, stand_apart, who
 from wsgi_tracebacker.text.folding import place, runs
 from wsgi_tracebacker.text.frames import MAX_SHOWN_REPEATS, MAX_SOURCE_CHARACTERS, repeated, source_parts
-from wsgi_tracebacker.text.overview import HEADINGS, more_places, row, totals
 from wsgi_tracebacker.text.palette import Palette
-from wsgi_tracebacker.text.reading import Options, counted, is_notable, last_requests
+from wsgi_tracebacker.text.screens import looks
+from wsgi_tracebacker.text.screens.blocks import MAX_LISTED, WHERE_OLDEST, heading, stand_apart, who
+from wsgi_tracebacker.text.screens.overview import HEADINGS, more_places, row, totals
+from wsgi_tracebacker.text.screens.reading import Options, counted, is_notable, last_requests
 from wsgi_tracebacker.text.snapshot import heading as worker_heading
 from wsgi_tracebacker.text.snapshot import hub_lines, idle_first, resting_line
 from wsgi_tracebacker.text.threads import age_style, missing_lines, other_thread, request_lines
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.groups import Group, ServedRequest
     from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack
-    from wsgi_tracebacker.text.reading import Answered
+    from wsgi_tracebacker.text.screens.reading import Answered
 
 _STYLES = ("heading", "request", "quiet", "slow", "stuck")
 _MARKS = Palette(**{style: f"\x02{style}\x02" for style in _STYLES}, end="\x03")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.text import looks
 from wsgi_tracebacker.text.columns import wrap_all
 from wsgi_tracebacker.text.palette import PLAIN, Palette
+from wsgi_tracebacker.text.screens import looks
 from wsgi_tracebacker.text.threads import other_thread, request_lines, stack_lines
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire.escape import printable

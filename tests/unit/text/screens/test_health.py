@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsgi_tracebacker.model.health import Failure, Totals
-from wsgi_tracebacker.text.health import line
+from wsgi_tracebacker.text.screens.health import line
 
 ALL = Totals(4, 1, 2, 3, 1, 41.2, 30, 32, 12)
 ONE = Totals(1, 0, 0, 0, 0, None, None, None, 1)

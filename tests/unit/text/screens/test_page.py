@@ -15,8 +15,8 @@ from tests.unit.wire.strategies import snapshots as any_snapshots
 from wsgi_tracebacker.analysis.places import group, served_requests
 from wsgi_tracebacker.model.groups import Looks
 from wsgi_tracebacker.model.snapshot import Frame, LastRequest, Note, Snapshot, Stack
-from wsgi_tracebacker.text.page import page
-from wsgi_tracebacker.text.reading import Answered, Options
+from wsgi_tracebacker.text.screens.page import page
+from wsgi_tracebacker.text.screens.reading import Answered, Options
 from wsgi_tracebacker.wire.escape import printable
 
 #: Elements that have no end tag.

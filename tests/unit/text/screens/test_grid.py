@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_tracebacker.text.columns import cut, width
-from wsgi_tracebacker.text.grid import Column, fit, line
+from wsgi_tracebacker.text.screens.grid import Column, fit, line
 
 COLUMNS = (
     Column("N", is_right=True),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.questions import in_flight, is_serving
-from wsgi_tracebacker.text.blocks import block
 from wsgi_tracebacker.text.columns import wrap
-from wsgi_tracebacker.text.overview import MIN_WIDTH, table, totals
 from wsgi_tracebacker.text.palette import PLAIN, Palette
+from wsgi_tracebacker.text.screens.blocks import block
+from wsgi_tracebacker.text.screens.overview import MIN_WIDTH, table, totals
 from wsgi_tracebacker.text.snapshot import heading, hub_lines, idle_first, resting_lines
 from wsgi_tracebacker.text.units import duration, plural
 from wsgi_tracebacker.wire.escape import printable

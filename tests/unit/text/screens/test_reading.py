@@ -15,7 +15,7 @@ from wsgi_tracebacker.analysis.places import group, served_requests
 from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Snapshot, Stack, Worker
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.palette import COLOURED
-from wsgi_tracebacker.text.reading import Answered, Options, lines
+from wsgi_tracebacker.text.screens.reading import Answered, Options, lines
 
 IDLE = Stack("WSGIWorker1Core7", core=7, state="S", last_request=LastRequest("GET", "/x", 3.2), frames=(WAIT,))
 OTHER = Stack("pool", daemon=True, state="R", wait_channel="0", frames=(WAIT,))

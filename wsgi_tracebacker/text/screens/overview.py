@@ -10,10 +10,10 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.questions import in_flight, oldest_seconds
-from wsgi_tracebacker.text import looks
 from wsgi_tracebacker.text.columns import cut, share, width, wrap
 from wsgi_tracebacker.text.folding import place
 from wsgi_tracebacker.text.palette import PLAIN, Palette
+from wsgi_tracebacker.text.screens import looks
 from wsgi_tracebacker.text.threads import age_style
 from wsgi_tracebacker.text.units import duration, plural
 from wsgi_tracebacker.wire.escape import printable

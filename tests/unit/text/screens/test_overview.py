@@ -11,8 +11,8 @@ from wsgi_tracebacker.analysis.places import group, served_requests
 from wsgi_tracebacker.model.snapshot import Frame, ListenSocket, Snapshot
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.columns import width
-from wsgi_tracebacker.text.overview import table, totals
 from wsgi_tracebacker.text.palette import COLOURED
+from wsgi_tracebacker.text.screens.overview import table, totals
 
 POOL = WaitsFor("pool", pool="QueuePool", pool_size=15, pool_in_use=15)
 CHECKOUTS = [serving(f"/checkout/{n}", 41.2 - n, core=n, waits_for=POOL) for n in range(14)]
