@@ -23,7 +23,7 @@ SCREEN = 50
 
 
 @pytest.mark.parametrize("framework", ["flask", "django"])
-@pytest.mark.parametrize("workers", [1, 4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 4, 16])
 def test_forty_clients_in_seven_places_fit_a_screen(
     gunicorn: StartGunicorn, base: str, workers: int, framework: str
 ) -> None:

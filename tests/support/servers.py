@@ -111,6 +111,16 @@ class Server:
         assert match is not None
         return match
 
+    def wait_for_lines(self, pattern: str, count: int) -> None:
+        """Wait until a pattern is in so many places of the log."""
+        # Not one pattern for all of them: with 32 of them it is tried in more ways than anybody can wait for.
+
+        def found() -> bool:
+            self.check_running()
+            return len(re.findall(pattern, self.log_text())) >= count
+
+        wait_until(found, lambda: f"the log shows {pattern!r} {count} times; it is:\n{self.log_text()}")
+
     def wait_until_connectable(self, address: Address) -> None:
 
         def connectable() -> bool:
@@ -198,7 +208,7 @@ class Gunicorn(Server):
             else:
                 self.address = str(unix)
             count = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-            self.wait_for_log("(?s)" + r"Booting worker with pid.*" * count)
+            self.wait_for_lines("Booting worker with pid", count)
             self.wait_until_connectable(self.address)
         except BaseException:
             self.stop()
@@ -252,11 +262,12 @@ class Uwsgi(Server):
         )
         try:
             self.address = ("127.0.0.1", int(self.wait_for_log(r"bound to TCP address 127\.0\.0\.1:(\d+)")[1]))
-            self.wait_for_log("(?s)" + r"spawned uWSGI worker .*" * int(processes))
+            count = int(processes)
+            self.wait_for_lines("spawned uWSGI worker ", count)
             if "--py-tracebacker" in arguments:
-                self.wait_for_log("(?s)" + r"python tracebacker for worker \d+ available.*" * int(processes))
+                self.wait_for_lines(r"python tracebacker for worker \d+ available", count)
             if "--lazy-apps" in arguments:
-                self.wait_for_log("(?s)" + r"WSGI app 0 .* ready in .*" * int(processes))
+                self.wait_for_lines("WSGI app 0 .* ready in ", count)
         except BaseException:
             self.stop()
             raise
