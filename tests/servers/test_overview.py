@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.programs import seven_places
 from tests.programs.seven_places import PLACES
 from tests.servers import asking
 from tests.servers.test_command import wsgi_tb
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
 CLIENTS = 40
 #: Lines of a terminal.
 SCREEN = 50
+
+
+def all_hang(base: str) -> bool:
+    """Whether no client is left out of what the workers say, and every request has reached the call in which it hangs.
+
+    A client's request is in flight, or its connection waits: inside a server for a thread, or to be accepted.
+    """
+    documents = asking.snapshots(base)
+    workers = [document["worker"] for document in documents]
+    inside = sum(worker["requests_in_flight"] + (worker["inner_queue"] or 0) for worker in workers)
+    waiting = {listen["inode"]: listen["waiting"] for worker in workers for listen in worker["listen"]}
+    serving = [thread for document in documents for thread in document["threads"] if thread["request"] is not None]
+    return inside + sum(waiting.values()) == CLIENTS and all(map(has_arrived, serving))
+
+
+def has_arrived(thread: dict[str, Any]) -> bool:
+    own = [frame for frame in thread["frames"] if frame["filename"] == seven_places.__file__]
+    return bool(own) and own[-1]["function"] != "hang" and "Popen" not in own[-1]["source"]
 
 
 @pytest.mark.parametrize("framework", ["flask", "django"])
@@ -39,7 +58,7 @@ def test_forty_clients_in_seven_places_fit_a_screen(
             connections.enter_context(clients.in_flight(server.address, path))
             if number < len(PLACES):
                 wait_until(lambda path=path: asking.serving(base, path), f"{path} is in flight")  # type: ignore[misc]
-        wait_until(lambda: len(asking.serving(base)) >= min(8 * workers, 8), "all threads of one are busy")
+        wait_until(lambda: all_hang(base), "every client waits, and every request hangs in its place")
         shown = wsgi_tb("read", base)
         full = wsgi_tb("read", "--full", "--limit", "0", base)
     assert (shown.returncode, shown.stderr) == (0, b"")
