@@ -647,9 +647,10 @@ KINDS = (
         r"  worker \d+ core \d+(, pid \d+)?  [A-Z]+ /\S*  \d.* s(  (in body|running|suspended))?  from 127\.0\.0\.1",
     ),
     ("idle", r"  WSGIWorker\d+Core\d+  idle, last request [A-Z]+ /\S* ended \d.* s ago(, .*)?$"),
-    ("report, logged", _REPORT + r"logged, still running$"),
+    # On a busy machine a report may be late, and says so.
+    ("report, logged", _REPORT + r"logged, still running(; this report is \d.* s late, .*)?$"),
     ("report, raised", _REPORT + r"HarakiriTimeout raised in its thread, .*$"),
-    ("report, killing", _REPORT + r"killing this worker$"),
+    ("report, killing", _REPORT + r"killing this worker(; this report is \d.* s late, .*)?$"),
     ("slow", _SLOW + r"ended: 1\.\d-"),
     (
         "hub, blocked",

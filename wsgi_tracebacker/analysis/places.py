@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.analysis.routes import Routes, route_of
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.groups import Group, ServedRequest
-from wsgi_tracebacker.model.questions import is_serving, works_for
+from wsgi_tracebacker.model.questions import innermost_call, is_serving, works_for
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.kernel_waits import ON_A_CPU, kernel_view
-from wsgi_tracebacker.text.waits import sentence
+from wsgi_tracebacker.text.waits import beside, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from wsgi_tracebacker.model.snapshot import Frame, Snapshot
+    from wsgi_tracebacker.model.snapshot import Snapshot
 
 #: By what requests can be put together; ``none``: each by itself.
 GROUPINGS = ("place", "wait", "route", "none")
@@ -47,7 +47,7 @@ def _served_by(snapshot: Snapshot, routes: Routes) -> Iterable[ServedRequest]:
             pid=snapshot.worker.pid,
             stack=stack,
             own_frames=own_frames,
-            innermost=_innermost(stack.frames, ownership),
+            innermost=innermost_call(stack.frames, ownership),
             ownership=ownership,
             kernel_view=kernel_view(stack),
             route=routes.route(request.method, request.path) if request is not None else "",
@@ -57,12 +57,6 @@ def _served_by(snapshot: Snapshot, routes: Routes) -> Iterable[ServedRequest]:
             base=snapshot.worker.base,
             cwd=snapshot.worker.cwd,
         )
-
-
-def _innermost(frames: Sequence[Frame], ownership: CodeOwnership) -> Frame | None:
-    """The application's innermost call, in a stack that may have none of it: then the innermost call of all."""
-    index = ownership.innermost(frame.filename for frame in reversed(frames))
-    return frames[-1 if index is None else -1 - index] if frames else None
 
 
 # ---------------------------------------------------------------------------------------------------------- grouping
@@ -117,11 +111,12 @@ def _group(requests: Sequence[ServedRequest]) -> Group:
 
 
 def _waits_for(requests: Sequence[ServedRequest]) -> str | None:
-    """The sentence on what these requests wait for, without what differs from one to the other."""
+    """The sentence on what these requests wait for, without what differs from one to the other, and their place."""
     known = [found for request in requests if (found := _known_wait(request)) is not None]
     if known:
         kind = Counter(found.kind for found in known).most_common(1)[0][0]
-        return sentence(_common([found for found in known if found.kind == kind]))
+        common = sentence(_common([found for found in known if found.kind == kind]))
+        return beside(common, requests[0].innermost)
     views = Counter(view for request in requests if (view := _kernel_wait(request)) is not None)
     return views.most_common(1)[0][0] if views else requests[0].kernel_view
 

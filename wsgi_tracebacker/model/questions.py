@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from wsgi_tracebacker.model.snapshot import Snapshot, Stack
+    from wsgi_tracebacker.model.code_ownership import CodeOwnership
+    from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack
 
 
 def in_flight(snapshot: Snapshot) -> int:
@@ -49,6 +50,12 @@ def is_serving(stack: Stack, snapshot: Snapshot) -> bool:
     uWSGI's socket does not say which one, but a thread of a core has Python frames only while it serves one.
     """
     return stack.request is not None or (snapshot.source == "uwsgi" and stack.core is not None)
+
+
+def innermost_call(frames: Sequence[Frame], ownership: CodeOwnership) -> Frame | None:
+    """The application's innermost call, in a stack that may have none of it: then the innermost call of all."""
+    index = ownership.innermost(frame.filename for frame in reversed(frames))
+    return frames[-1 if index is None else -1 - index] if frames else None
 
 
 def works_for(stack: Stack, snapshot: Snapshot) -> Stack | None:

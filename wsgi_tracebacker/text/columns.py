@@ -72,14 +72,19 @@ def wrap(text: str, columns: int, most_lines: int, *, keep_end: bool = False) ->
     return lines
 
 
-def wrap_all(text: str, columns: int) -> list[str]:
-    """The text in lines of so many columns, broken between words; a word that is longer is a line of its own."""
+def wrap_all(text: str, columns: int, between: str = " ") -> list[str]:
+    """The text in lines of so many columns, broken between words; a word that is longer is a line of its own.
+
+    :param between: what stands between two words; ``", "`` breaks it between its parts.
+    """
     lines: list[str] = []
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
+    for word in text.split(between):
+        longer = f"{lines[-1]}{between}{word}" if lines else word
         if lines and width(longer) <= columns:
             lines[-1] = longer
         else:
+            if lines:
+                lines[-1] += between.rstrip()
             lines.append(word)
     return lines
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.model.report import DEFAULT
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, UNREAD_KIND
 from wsgi_tracebacker.text.units import SHARED_IDS, UNREAD_BODY, age, plural, queued_before, size
+from wsgi_tracebacker.text.waits import beside
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -195,7 +196,8 @@ def span_line(span: Span) -> str:
     places = [_place(frame) for frame in frames if frame is not None]
     where = " > ".join(places) or "(no stack)"
     more = f" and {plural(span.places - 1, 'other place')}" if span.places > 1 else ""
-    why = f"  {printable(span.waits_for)}" if span.waits_for is not None else ""
+    own_place = span.application if span.application is not None else span.innermost
+    why = f"  {printable(beside(span.waits_for, own_place))}" if span.waits_for is not None else ""
     return f"{span.from_seconds:.1f}-{span.to_seconds:.1f} s  {where}{more}  ({_doing(span)}){why}"
 
 
@@ -268,7 +270,7 @@ def _others(others: tuple[OtherRequest, ...], *, everyone: bool) -> Iterator[str
 def _other(other: OtherRequest) -> str:
     waits_for = other.request.waits_for
     where = _place(other.place) if other.place is not None else ""
-    why = printable(waits_for.sentence) if waits_for is not None else ""
+    why = printable(beside(waits_for.sentence, other.place)) if waits_for is not None else ""
     return "  ".join(part for part in (_name(other), where, why) if part)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
-from wsgi_tracebacker.model.questions import in_flight, is_serving, works_for
+from wsgi_tracebacker.model.questions import in_flight, innermost_call, is_serving, works_for
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.threads import kernel_state, other_thread, request_lines, stack_lines
 from wsgi_tracebacker.text.units import OTHER_USER, duration
+from wsgi_tracebacker.text.waits import beside
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def serving_lines(
     for line in request_lines(stack.name, stack, snapshot.source, palette=palette):
         yield f"  {line}"
     if stack.request is not None and stack.request.waits_for is not None:
-        yield f"    {palette.paint(palette.heading, printable(stack.request.waits_for.sentence))}"
+        told = beside(stack.request.waits_for.sentence, innermost_call(stack.frames, ownership))
+        yield f"    {palette.paint(palette.heading, printable(told))}"
     yield from _stack(stack, snapshot, ownership, palette, full=full)
 
 

@@ -13,6 +13,7 @@ from wsgi_tracebacker.text.units import duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_tracebacker.model.snapshot import Frame
     from wsgi_tracebacker.model.waits import Holder, WaitsFor
 
 #: So many holders of a lock are named; the document has all of them.
@@ -29,6 +30,15 @@ def sentence(waits: WaitsFor) -> str:
     make = _SENTENCES.get(waits.kind)
     made = make(waits) if make is not None else f"waits ({waits.kind})"
     return f"{made}; the client has gone" if waits.client_gone and waits.kind != "client_gone" else made
+
+
+def beside(told: str, frame: Frame | None) -> str:
+    """A sentence for a reader who sees the place of this frame beside it: that place is not named again."""
+    # A deadlock has the places of several requests, and needs all of them.
+    if frame is None or told.startswith("deadlock"):
+        return told
+    name = place_name(frame.filename, frame.lineno)
+    return told.replace(f" (called at {name})", "", 1).replace(f" ({name})", "", 1)
 
 
 def place_name(filename: str, lineno: int | None) -> str:

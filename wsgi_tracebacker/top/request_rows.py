@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
 from wsgi_tracebacker.text.screens.grid import Column
 from wsgi_tracebacker.text.units import duration
+from wsgi_tracebacker.text.waits import beside
 from wsgi_tracebacker.top.view import EMPTY, QUIET, STUCK, UNKNOWN, Cell, Row, look_of_age, number, percent, text
 from wsgi_tracebacker.wire.escape import printable
 
@@ -125,7 +126,7 @@ def title(served: ServedRequest) -> Cell:
 def waits_for(served: ServedRequest) -> str | None:
     """What a request waits for; as far as only the kernel knows it, the call that its thread sleeps in."""
     known = None if served.request is None else served.request.waits_for
-    return without_verb(served.kernel_view if known is None else known.sentence)
+    return without_verb(served.kernel_view if known is None else beside(known.sentence, served.innermost))
 
 
 def without_verb(sentence: str | None) -> str | None:

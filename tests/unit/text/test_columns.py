@@ -45,6 +45,11 @@ def test_wrapping_all_loses_nothing(text: str, columns: int) -> None:
     assert all(width(line) <= columns or " " not in line for line in lines)
 
 
+def test_a_line_of_facts_is_broken_between_them() -> None:
+    """The comma stays behind the fact, and a fact is in one line."""
+    assert wrap_all("8 of 8 busy, 3 wait, oldest 41 s", 22, between=", ") == ["8 of 8 busy, 3 wait,", "oldest 41 s"]
+
+
 @given(st.text("ab 漢🛒"), st.integers(2, 20), st.integers(1, 4))
 def test_wrapped_lines_fit(text: str, columns: int, most_lines: int) -> None:
     """Whatever the text, no line is too wide, and there are not too many."""

@@ -102,7 +102,7 @@ def test_the_text() -> None:
         "  shop/app.py:51 render",
         "    return json.dumps(rows)",
         "1 other request in flight in this worker:",
-        "  POST /cart 0.500 s (core 0)  shop/app.py:51 render  waits for lock stock (app.py:51)",
+        "  POST /cart 0.500 s (core 0)  shop/app.py:51 render  waits for lock stock",
     ]
 
 

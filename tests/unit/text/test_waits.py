@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 
 from tests.unit.wire.strategies import waits as any_waits
+from wsgi_tracebacker.model.snapshot import Frame
 from wsgi_tracebacker.model.waits import KINDS, Holder, WaitsFor
-from wsgi_tracebacker.text.waits import place_name, sentence, with_sentence
+from wsgi_tracebacker.text.waits import beside, place_name, sentence, with_sentence
 
 REFUND = Holder("GET", "/refund", 12.0, core=3)
 SQL = "SELECT total FROM orders WHERE id = ?"
@@ -129,6 +130,19 @@ def test_the_sentence_has_what_is_known(waits: WaitsFor, expected: str) -> None:
     """What is known of each kind stands in its sentence, and no word stands in it for what is not known."""
     assert sentence(waits) == expected
     assert with_sentence(waits).sentence == expected
+
+
+def test_a_place_that_stands_beside_the_sentence_is_not_named_again() -> None:
+    """Another place is, and so are the places of a deadlock, which are of several requests."""
+    frame = Frame("/srv/shop/poll.py", 7, "poll", None)
+    sleep = WaitsFor("sleep", called_at="poll.py:7", client_gone=True)
+    assert beside(sentence(sleep), frame) == "sleeps; the client has gone"
+    assert beside(sentence(sleep), frame._replace(lineno=8)) == "sleeps (called at poll.py:7); the client has gone"
+    assert beside(sentence(sleep), None) == sentence(sleep)
+    lock = WaitsFor("lock", lock="stock", lock_place="poll.py:7", holders=(REFUND,))
+    assert beside(sentence(lock), frame) == "waits for lock stock; inside it: GET /refund, 12.0 s, core 3"
+    deadlock = WaitsFor("deadlock", holders=(REFUND._replace(has="stock (poll.py:7)", wants="ledger (poll.py:9)"),))
+    assert beside(sentence(deadlock), frame) == sentence(deadlock)
 
 
 def test_a_place_is_named_by_its_file_and_line() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.questions import in_flight, is_serving
-from wsgi_tracebacker.text.columns import wrap
+from wsgi_tracebacker.text.columns import wrap_all
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.screens.blocks import block
 from wsgi_tracebacker.text.screens.overview import MIN_WIDTH, table, totals
@@ -62,7 +62,7 @@ def lines(
     requests = sum(len(group.requests) for group in groups)
     is_overview = requests > 1
     if len(workers) != 1 or is_overview or not requests:
-        yield from wrap(totals(snapshots), max(MIN_WIDTH, options.columns), 2)
+        yield from wrap_all(totals(snapshots), max(MIN_WIDTH, options.columns), between=", ")
     for worker in workers:
         if len(workers) == 1 or is_notable(worker):
             yield heading(worker.snapshot, palette, worker.other_uid)
