@@ -73,6 +73,22 @@ def test_gunicorn_gthread(gunicorn: StartGunicorn, base: str) -> None:
             reaches(base, 3, 3, 2, [("tcp", 0)])
 
 
+@pytest.mark.parametrize(
+    ("worker_class", "slots"),
+    [(("sync",), 1), (("gthread", "--threads", "3"), 3), (("gevent",), None)],
+    ids=["sync", "gthread", "gevent"],
+)
+def test_gunicorn_before_its_first_request(
+    gunicorn: StartGunicorn, base: str, worker_class: tuple[str, ...], slots: int | None
+) -> None:
+    """With our hooks a worker can be asked then, and its slots are those of its configuration."""
+    gunicorn(
+        "tests.programs.unwrapped:application",
+        *("-c", "python:wsgi_tracebacker.servers.gunicorn", "--worker-class", *worker_class),
+    )
+    reaches(base, 0, slots, None, [("tcp", 0)])
+
+
 def test_gunicorn_on_a_unix_socket(gunicorn: StartGunicorn, base: str) -> None:
     """What waits on a UNIX socket is known too; our own sockets are not among the server's."""
     server = gunicorn("example_app.wsgi:application", unix=True)

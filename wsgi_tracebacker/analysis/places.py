@@ -114,11 +114,18 @@ def _waits_for(requests: Sequence[ServedRequest]) -> str | None:
     """The sentence on what these requests wait for, without what differs from one to the other, and their place."""
     known = [found for request in requests if (found := _known_wait(request)) is not None]
     if known:
-        kind = Counter(found.kind for found in known).most_common(1)[0][0]
+        kind = _most_frequent(found.kind for found in known)
         common = sentence(_common([found for found in known if found.kind == kind]))
         return beside(common, requests[0].innermost)
-    views = Counter(view for request in requests if (view := _kernel_wait(request)) is not None)
-    return views.most_common(1)[0][0] if views else requests[0].kernel_view
+    views = [view for request in requests if (view := _kernel_wait(request)) is not None]
+    return _most_frequent(views) if views else requests[0].kernel_view
+
+
+def _most_frequent(words: Iterable[str]) -> str:
+    """The first of them if there are several."""
+    # Not Counter.most_common(1), which loads heapq: a twentieth of the command's start.
+    counts = Counter(words)
+    return max(counts, key=counts.__getitem__)
 
 
 def _common(waits: Sequence[WaitsFor]) -> WaitsFor:

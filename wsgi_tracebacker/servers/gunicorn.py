@@ -61,7 +61,8 @@ __all__ = ["child_exit", "post_fork", "worker_abort"]
 #: The modules of gunicorn's worker classes that call WSGI applications only. The application of other classes
 #: (gunicorn's asgi and tornado, uvicorn's) may be none, and then a middleware would break it.
 _SYNC = "gunicorn.workers.sync"
-_WSGI_WORKERS = (_SYNC, "gunicorn.workers.gthread", "gunicorn.workers.base_async")
+_GTHREAD = "gunicorn.workers.gthread"
+_WSGI_WORKERS = (_SYNC, _GTHREAD, "gunicorn.workers.base_async")
 
 #: How long before gunicorn's timeout a sync worker's request is reported: a second, or a quarter of the time that is
 #: left, if that is shorter.
@@ -135,9 +136,20 @@ def _start(settings: Settings, worker: Worker) -> Agent | None:
 
     name = getattr(worker.app, "app_uri", None) or worker.cfg.proc_name
     started = agent.agent_for(settings, {"SERVER_SOFTWARE": SERVER_SOFTWARE}, str(name))
-    if started is not None and worker.cfg.timeout:
-        started.deadlines.set_server_timeout(worker.cfg.timeout, functools.partial(_silent_seconds, worker))
+    if started is not None:
+        started.answers.configured_slots = _slots(worker)
+        if worker.cfg.timeout:
+            started.deadlines.set_server_timeout(worker.cfg.timeout, functools.partial(_silent_seconds, worker))
     return started
+
+
+def _slots(worker: Worker) -> int | None:
+    """How many requests a worker can serve at once; None for those that serve them in greenlets or coroutines."""
+    modules = _modules(worker)
+    if _GTHREAD in modules:
+        threads: int = worker.cfg.threads
+        return threads
+    return 1 if _SYNC in modules else None
 
 
 def _modules(worker: Worker) -> set[str]:

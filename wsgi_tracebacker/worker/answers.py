@@ -42,6 +42,8 @@ class Answers:
         self._restarts = restarts
         self._listen_sockets = ListenSockets(identity.is_own_socket)
         self._listener = listener
+        #: From the server's configuration, for as long as no request has shown more.
+        self.configured_slots: int | None = None
 
     def response(self, path: str) -> bytes | None:
         """The response to ``GET path``; None for an unknown path. Runs on the listener's thread."""
@@ -73,7 +75,7 @@ class Answers:
             oldest_request_seconds=max(0.0, monotonic() - min(started)) if started else None,
         )
         return worker._replace(
-            slots=server.slots,
+            slots=self.configured_slots if server.slots is None else server.slots,
             busy=max(server.busy or 0, len(started)),
             inner_queue=server.inner_queue,
             restarts=self._restarts(),
