@@ -397,25 +397,6 @@ def test_no_worker_at_all_is_an_error_that_helps(base: str) -> None:
         survey([f"{base}/missing/tb"], 5)
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "http://localhost:8000/",
-        "https://shop.example",
-        "localhost:8000",
-        ":8000",
-        "127.0.0.1:80/x",
-        "[::1]:8000",
-        "x://\n",
-    ],
-)
-def test_an_address_is_an_error_that_says_what_to_name(address: str) -> None:
-    """Workers are not asked over the network."""
-    with pytest.raises(NoWorkersFound, match=r"is an address.*Name the base path") as raised:
-        survey([address], 5)
-    assert "folder cannot be listed" not in str(raised.value)
-
-
 def test_a_worker_that_starts_again_just_now_is_asked_again(base: str, listeners: contextlib.ExitStack) -> None:
     """Its socket refuses and its process lives: it has bound and is about to listen."""
     listening = listeners.enter_context(socket.socket(socket.AF_UNIX))

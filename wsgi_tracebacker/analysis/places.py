@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.snapshot import Snapshot
 
-#: By what requests can be put together; ``none``: each by itself.
-GROUPINGS = ("place", "wait", "route", "none")
-#: The orders of requests, and of groups by their first request.
-ORDERS = ("age", "cpu", "worker", "route")
-
 
 def served_requests(snapshots: Iterable[Snapshot]) -> list[ServedRequest]:
     """The requests in flight of all these workers, worker by worker."""

@@ -1,6 +1,6 @@
 """The entry point of ``wsgi-tb``: runs a verb, and turns its result or error into an exit code.
 
-A usual ``wsgi-tb read`` runs without click (see ``plain``), and so does the answer to a word that is no verb.
+A usual ``wsgi-tb read`` runs without click (see ``read_options``), and so does the answer to a word that is no verb.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail, have_streams
-from wsgi_tracebacker.cli.plain import COMPLETION, plain_read
+from wsgi_tracebacker.cli.read_options import COMPLETION, plain_read
 from wsgi_tracebacker.cli.verb_names import correction
 from wsgi_tracebacker.errors import CannotWrite, Misuse, TracebackerError
 

@@ -1,13 +1,16 @@
-"""The arguments, options and help texts that more than one verb has."""
+"""The arguments, options and help texts that more than one verb has, for click."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wsgi_tracebacker.cli.plain import MAX_SECONDS
+from wsgi_tracebacker.cli import read_options
+
+if TYPE_CHECKING:
+    from wsgi_tracebacker.cli.read_options import Option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,30 +39,37 @@ class Seconds(click.FloatRange):
 #: BASE, SOCKET or PID; click does not check whether it can be read: that is no misuse of the command.
 bases_argument = click.argument("bases", metavar="[BASE, SOCKET or PID]...", nargs=-1, type=click.Path(readable=False))
 
-worker_option = click.option(
-    "--worker",
-    "-w",
-    "numbers",
-    metavar="N",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Only worker N; can be given more than once.",
-)
+
+def as_click(option: Option, default: object = None) -> Callable[[F], F]:
+    """The decorator that adds an option to a command."""
+    names = (*option.names, option.parameter)
+    if option.metavar is None and not option.choices:
+        return click.option(*names, is_flag=True, help=option.help)
+    if option.choices:
+        return click.option(
+            *names, type=click.Choice(option.choices), default=default, show_default=True, help=option.help
+        )
+    value_type: Any = click.STRING
+    if option.metavar == "N":
+        value_type = click.IntRange(option.least, option.most)
+    elif option.metavar == "SECONDS":
+        value_type = Seconds(option.least, option.most, min_open=option.is_least_excluded)
+    return click.option(
+        *names,
+        metavar=option.metavar,
+        type=value_type,
+        multiple=option.is_multiple,
+        default=default,
+        show_default=not option.is_multiple,
+        help=option.help,
+    )
+
+
+worker_option = as_click(read_options.WORKER)
 
 
 def workers(command: F) -> F:
     """Add BASE..., --worker and --timeout to a command."""
-    for decorate in (
-        click.option(
-            "--timeout",
-            "timeout_seconds",
-            metavar="SECONDS",
-            type=Seconds(min=0, min_open=True, max=MAX_SECONDS),
-            help="How long each worker may take to answer; all are asked at once.  [default: 1 if its table of"
-            " requests can be shown instead, else 5]",
-        ),
-        worker_option,
-        bases_argument,
-    ):
+    for decorate in (as_click(read_options.TIMEOUT), worker_option, bases_argument):
         command = decorate(command)
     return command

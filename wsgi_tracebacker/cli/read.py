@@ -1,16 +1,18 @@
-"""``wsgi-tb read``: shows the stacks of all workers. Defines the options; ``show`` does the work."""
+"""``wsgi-tb read``: shows the stacks of all workers. The command for click; ``show`` does the work."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsgi_tracebacker.analysis.places import GROUPINGS, ORDERS
-from wsgi_tracebacker.cli.options import EXIT_CODES, Seconds, workers
-from wsgi_tracebacker.cli.plain import COLOURS, FORMATS, MAX_SECONDS, MAX_TIMES
+from wsgi_tracebacker.cli.options import EXIT_CODES, as_click, bases_argument
+from wsgi_tracebacker.cli.read_options import OPTIONS
 from wsgi_tracebacker.cli.show import show
-from wsgi_tracebacker.text.screens.reading import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EPILOG = f"""\b
 Examples:
@@ -30,83 +32,18 @@ Examples:
 """
 
 
+def _with_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add all options; their defaults are those of ``show``."""
+    defaults = inspect.signature(show).parameters
+    # The one that is added last is the first of the help.
+    for option in reversed(OPTIONS):
+        command = as_click(option, defaults[option.parameter].default)(command)
+    return command
+
+
 @click.command(epilog=EPILOG)
-@workers
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="text",
-    show_default=True,
-    help="For people, as text or as one page; for programs; or as uWSGI's tracebacker writes it.",
-)
-@click.option(
-    "--older",
-    "older_seconds",
-    metavar="SECONDS",
-    type=Seconds(min=0),
-    help="Only requests that are at least so old.",
-)
-@click.option(
-    "--path", "path_pattern", metavar="GLOB", help="Only requests whose whole path matches; * also matches slashes."
-)
-@click.option(
-    "--by",
-    type=click.Choice(GROUPINGS),
-    default="place",
-    show_default=True,
-    help="Put those together that stand at the same place, wait for the same, or have the same route; or none.",
-)
-@click.option(
-    "--sort",
-    "order",
-    type=click.Choice(ORDERS),
-    default="age",
-    show_default=True,
-    help="The oldest first, most CPU first, by worker and core, or by route.",
-)
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=DEFAULT_LIMIT,
-    show_default=True,
-    help="Show so many places; 0: all.",
-)
-@click.option(
-    "--times",
-    metavar="N",
-    type=click.IntRange(min=1, max=MAX_TIMES),
-    default=1,
-    show_default=True,
-    help="Look so often, and say of each request whether it is stuck or moves.",
-)
-@click.option(
-    "--every",
-    "every_seconds",
-    metavar="SECONDS",
-    type=Seconds(min=0, min_open=True, max=MAX_SECONDS),
-    default=1.0,
-    show_default=True,
-    help="With --times: from one look to the next.",
-)
-@click.option("--full", is_flag=True, help="Show every frame and every request, nothing folded.")
-@click.option("--all", "all_threads", is_flag=True, help="Show idle threads and those that serve no requests too.")
-@click.option(
-    "--no-signal",
-    "no_signal",
-    is_flag=True,
-    help="Do not ask stalled workers for their stacks by signal: show their table of requests.",
-)
-@click.option(
-    "--color",
-    "--colour",
-    "colour",
-    type=click.Choice(COLOURS),
-    default="auto",
-    show_default=True,
-    help="auto: on a terminal, unless NO_COLOR is set.",
-)
+@bases_argument
+@_with_options
 def read(**options: Any) -> int:
     """Show what the workers are doing: every request in flight, put together by place, and the stack of each place.
 

@@ -7,6 +7,11 @@ from typing import NamedTuple
 from wsgi_tracebacker.model.code_ownership import CodeOwnership  # noqa: TC001  (a value needs it)
 from wsgi_tracebacker.model.snapshot import Frame, Request, Stack  # noqa: TC001  (a value needs it)
 
+#: By what requests can be put together; ``none``: each by itself.
+GROUPINGS = ("place", "wait", "route", "none")
+#: The orders of requests, and of groups by their first request.
+ORDERS = ("age", "cpu", "worker", "route")
+
 
 class Looks(NamedTuple):
     """What several looks at one request show, the last of which is the one that is shown."""

@@ -6,7 +6,6 @@ It combines discovery, ``/proc`` and the sockets. Only workers that do not answe
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
 #: answers in milliseconds. A worker whose table can be shown instead has one second.
 DEFAULT_SECONDS = 5.0
 DEFAULT_TABLE_SECONDS = 1.0
-
-#: What people may name who do not know about bases: where the server listens, as a URL or as ``host:port``.
-#: Compiled where nothing was found, which is rare.
-_ADDRESS = r"(?is)[a-z][a-z0-9+.-]*://.*|(?:[^/:]*|\[[0-9a-f:.%]+\]):[0-9]{1,5}(?:/.*)?"
 
 #: The errors of a worker that may be restarting just now.
 _PASSING = (WorkerDead, WrongCard)
@@ -150,7 +145,7 @@ def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str,
     for argument, behind in zip(arguments, found.targets, strict=True):
         if isinstance(behind, tuple) and behind:
             targets.update((os.path.abspath(target.socket), target) for target in behind)
-        elif isinstance(behind, tuple) or re.fullmatch(_ADDRESS, argument):
+        elif isinstance(behind, tuple):
             missing.append(_nobody(argument))
         else:
             reason = behind.strerror if isinstance(behind, OSError) else str(behind)
@@ -169,11 +164,6 @@ def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str,
 
 
 def _nobody(argument: str) -> str:
-    if re.fullmatch(_ADDRESS, argument):
-        return (
-            f"no workers behind {argument!r}: that is an address, and wsgi-tb does not ask over the network. Name the"
-            " base path, the socket of a worker, or the pid of the server: ss -ltnp shows which pid listens at a port."
-        )
     line = f"no workers behind {argument!r}: neither {argument}1, {argument}2 ... nor a socket of that name."
     if os.path.isdir(argument) and not argument.endswith("/"):
         return f"{line} It is a folder: name the base path inside it, as in {os.path.join(argument, 'tbsocket')!r}."

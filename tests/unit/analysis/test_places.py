@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.unit.analysis.served import FLASK, IN_ORDERS, IN_PAY, ORDERS, SERVER, VIEW, WAIT, serving, snapshot
 from tests.unit.wire.strategies import snapshots as any_snapshots
-from wsgi_tracebacker.analysis.places import GROUPINGS, group, served_requests
-from wsgi_tracebacker.analysis.places import ORDERS as ALL_ORDERS
+from wsgi_tracebacker.analysis.places import group, served_requests
 from wsgi_tracebacker.model.code_ownership import PYTHON, CodeOwnership
+from wsgi_tracebacker.model.groups import GROUPINGS
+from wsgi_tracebacker.model.groups import ORDERS as ALL_ORDERS
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
 from wsgi_tracebacker.model.waits import WaitsFor
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import main as command
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.plain import plain_read
 from wsgi_tracebacker.cli.read import read
+from wsgi_tracebacker.cli.read_options import plain_read
 from wsgi_tracebacker.cli.show import show
 from wsgi_tracebacker.cli.verb_names import VERBS
 from wsgi_tracebacker.cli.verbs import cli
@@ -187,6 +187,8 @@ def test_a_command_line_means_what_click_makes_of_it(arguments: list[str]) -> No
         ("--full --all --no-signal", {"full": True, "all_threads": True, "no_signal": True}),
         ("--times=3 --every 0.5 --older 10", {"times": 3, "every_seconds": 0.5, "older_seconds": 10.0}),
         ("--color always --timeout 2", {"colour": "always", "timeout_seconds": 2.0}),
+        ("--path /a/* --by route --sort=cpu", {"path_pattern": "/a/*", "by": "route", "order": "cpu"}),
+        ("-w 1 --worker=3 --older 0", {"numbers": (1, 3), "older_seconds": 0.0}),
     ],
 )
 def test_usual_command_lines_need_no_click(line: str, changed: dict[str, object]) -> None:
@@ -196,7 +198,9 @@ def test_usual_command_lines_need_no_click(line: str, changed: dict[str, object]
     assert {**DEFAULTS, **understood} == {**DEFAULTS, "bases": (), **changed}
 
 
-@pytest.mark.parametrize("line", ["--limit", "--limit -1", "--format xml", "-w 1", "--path /a", "--every nan", "-- /a"])
+@pytest.mark.parametrize(
+    "line", ["--limit", "--limit -1", "--format xml", "-w1", "--path", "--path -a", "--full=1", "--every nan", "-- /a"]
+)
 def test_other_options_and_mistakes_are_left_to_click(line: str) -> None:
     """Click says what is wrong with them."""
     assert plain_read(["read", *line.split()], {}) is None
@@ -228,6 +232,27 @@ def test_a_word_that_is_no_verb_gets_a_suggestion(word: str, meant: str) -> None
     [line] = result.stderr.splitlines()
     assert meant in line
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("verb", ["read", "list", "top", "check", "postmortem", "clean"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://localhost:8000/",
+        "https://shop.example",
+        "localhost:8000",
+        ":8000",
+        "127.0.0.1:80/x",
+        "[::1]:8000",
+        "x://\n",
+    ],
+)
+def test_an_address_is_an_error_that_says_what_to_name(verb: str, address: str) -> None:
+    """Workers are not asked over the network; for a probe too that is a mistake, and no health."""
+    result = run(verb, *(["--allow-none"] if verb == "check" else ["--once"] if verb == "top" else []), "/a", address)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is an address" in result.stderr
+    assert "Name the base path" in result.stderr
 
 
 def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
