@@ -5,13 +5,14 @@ The readings are handed in, each with its time.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.analysis.places import served_requests
 from wsgi_tracebacker.model.questions import is_serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from wsgi_tracebacker.model.groups import ServedRequest
     from wsgi_tracebacker.model.snapshot import Snapshot, Stack
@@ -45,6 +46,11 @@ class WorkerReading(NamedTuple):
     application: str | None = None
     #: Why it did not answer; None if it did.
     reason: str | None = None
+    #: The user that it belongs to, if that is not the reader's own.
+    other_uid: int | None = None
+    #: What its process has in RAM, and how long it was on a CPU so far. None: not known.
+    memory_bytes: int | None = None
+    cpu_seconds: float | None = None
     #: What it serves; of a worker that did not answer from its table of requests, or None.
     snapshot: Snapshot | None = None
 
@@ -121,6 +127,8 @@ class Picture(NamedTuple):
     lost: tuple[LostWorker, ...]
     #: How many requests each worker finished a second since the reading before; only where that is known.
     rates: Mapping[WorkerKey, float]
+    #: The same for the CPU that it used: 1.0 is one CPU.
+    cpu_shares: Mapping[WorkerKey, float] = MappingProxyType({})
 
 
 def advance(before: Picture | None, reading: Reading) -> Picture:
@@ -148,7 +156,8 @@ def advance(before: Picture | None, reading: Reading) -> Picture:
         tuple(_ended(before, reading, {request.key for request in requests})),
         tuple(idle),
         tuple(_lost(before, reading)),
-        _rates(before, reading, elapsed),
+        _growth(before, reading, elapsed, _finished),
+        _growth(before, reading, elapsed, lambda worker: worker.cpu_seconds),
     )
 
 
@@ -207,14 +216,17 @@ def _lost(before: Picture, reading: Reading) -> Iterator[LostWorker]:
             yield lost
 
 
-def _rates(before: Picture, reading: Reading, elapsed: float) -> dict[WorkerKey, float]:
-    finished = {worker.key: _finished(worker) for worker in before.reading.workers}
-    rates = {}
+def _growth(
+    before: Picture, reading: Reading, elapsed: float, count: Callable[[WorkerReading], float | None]
+) -> dict[WorkerKey, float]:
+    """How much a count of each worker grew a second."""
+    counted = {worker.key: count(worker) for worker in before.reading.workers}
+    grown = {}
     for worker in reading.workers:
-        now, then = _finished(worker), finished.get(worker.key)
+        now, then = count(worker), counted.get(worker.key)
         if now is not None and then is not None and elapsed > 0:
-            rates[worker.key] = max(0, now - then) / elapsed
-    return rates
+            grown[worker.key] = max(0.0, now - then) / elapsed
+    return grown
 
 
 def _finished(worker: WorkerReading) -> int | None:

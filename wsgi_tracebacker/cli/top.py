@@ -32,6 +32,9 @@ DEFAULT_TIMEOUT_SECONDS = 1.0
 #: As in ``top.views``, which a plain ``wsgi-tb --help`` does not need.
 VIEW_NAMES = ("requests", "places", "workers", "locks", "routes")
 
+#: Between the parts of the head.
+_GAP = "   "
+
 EPILOG = f"""\b
 Examples:
   wsgi-tb top
@@ -129,6 +132,7 @@ def _print_on(question: Question, every_seconds: float) -> int:
 
 
 def _screen(picture: Picture, view_name: str) -> Iterator[str]:
+    from wsgi_tracebacker.text.columns import wrap_all
     from wsgi_tracebacker.text.screens.grid import fit, line
     from wsgi_tracebacker.top.view import line_of, sorted_rows
     from wsgi_tracebacker.top.views import VIEWS
@@ -138,8 +142,9 @@ def _screen(picture: Picture, view_name: str) -> Iterator[str]:
     rows = sorted_rows(view, picture)
     # Into a file or a pipe nothing is cut, unless COLUMNS says how wide it may be.
     has_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
-    widths = fit(view.columns, [row.texts for row in rows], shutil.get_terminal_size().columns if has_width else None)
-    yield "   ".join(part.text for part in head(picture))
+    columns = shutil.get_terminal_size().columns if has_width else None
+    widths = fit(view.columns, [row.texts for row in rows], columns)
+    yield from wrap_all(_GAP.join(part.text for part in head(picture)), columns or sys.maxsize, between=_GAP)
     yield line(view.columns, [column.title for column in view.columns], widths).rstrip()
     for row in rows:
         yield line_of(row, view.columns, widths, cuts_note=has_width).rstrip()
@@ -161,6 +166,7 @@ def _facts(live: LiveRequest, picture: Picture) -> dict[str, object]:
         "pid": live.worker.pid,
         "socket": live.worker.socket,
         "worker_state": live.worker.state,
+        "other_uid": live.worker.other_uid,
         "core": stack.core,
         "method": None if request is None else request.method,
         "path": None if request is None else request.path,

@@ -246,8 +246,9 @@ class TopApp(App[None]):
             self._show()
 
     def action_sort(self) -> None:
-        column = (self._orders[self._view].column + 1) % len(VIEWS[self._view].columns)
-        self._orders[self._view] = Order(column)
+        now, shown = self._orders[self._view].column, self._table.shown_columns
+        # Not by one that nobody sees.
+        self._orders[self._view] = Order(next((column for column in shown if column > now), shown[0]))
         self._show()
 
     def action_reverse(self) -> None:

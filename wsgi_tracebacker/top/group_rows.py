@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.analysis.places import group
-from wsgi_tracebacker.text.screens.grid import Column
+from wsgi_tracebacker.text.screens.grid import UNKNOWN, Column
 from wsgi_tracebacker.text.units import duration
 from wsgi_tracebacker.text.waits import holder_name
 from wsgi_tracebacker.top.request_rows import UNNAMED, where, without_verb
-from wsgi_tracebacker.top.view import UNKNOWN, Row, look_of_age, number, text
+from wsgi_tracebacker.top.view import Row, look_of_age, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator

@@ -35,9 +35,10 @@ class Question(NamedTuple):
     def ask(self) -> Taken:
         """Ask all of them once. Raises NoWorkersFound if there is none."""
         # No worker is signalled: a stalled one would have to write its stacks twice a second.
-        found = survey(self.bases, self.timeout_seconds, self.numbers, Processes())
-        labels = labels_of([(answer.target.socket, answer.number) for answer in found.answers])
-        workers = tuple(map(_worker, found.answers, labels))
+        processes = Processes()
+        found = survey(self.bases, self.timeout_seconds, self.numbers, processes)
+        labels = labels_of([(answer.target.socket, answer.number, answer.other_uid) for answer in found.answers])
+        workers = tuple(_worker(answer, label, processes) for answer, label in zip(found.answers, labels, strict=True))
         return Taken(Reading(time.monotonic(), time.time(), workers, found.missing), found)
 
     def ask_again(self) -> Taken:
@@ -49,16 +50,26 @@ class Question(NamedTuple):
             return Taken(Reading(time.monotonic(), time.time(), (), lines), Survey((), lines))
 
 
-def labels_of(workers: Sequence[tuple[str, int | None]]) -> list[str]:
-    """What to call workers, each given by its socket and its number, so that no two have the same name."""
-    if len({socket.removesuffix(str(number)) for socket, number in workers}) <= 1:
-        return ["-" if number is None else str(number) for _, number in workers]
-    names = [os.path.basename(socket) for socket, _ in workers]
-    return names if len(set(names)) == len(names) else [socket for socket, _ in workers]
+def labels_of(workers: Sequence[tuple[str, int | None, int | None]]) -> list[str]:
+    """What to call workers, each given by its socket, its number and its user, so that no two have the same name.
+
+    The user is that of ``Answer.other_uid``. It is in the name only where there are several: else the head has it.
+    """
+    sockets = [socket for socket, _, _ in workers]
+    if len({socket.removesuffix(str(number)) for socket, number, _ in workers}) <= 1:
+        names = ["-" if number is None else str(number) for _, number, _ in workers]
+    else:
+        names = [os.path.basename(socket) for socket in sockets]
+        if len(set(names)) < len(names):
+            names = sockets
+    uids = [uid for _, _, uid in workers]
+    if len(set(uids)) <= 1:
+        return names
+    return [name if uid is None else f"{name} (uid {uid})" for name, uid in zip(names, uids, strict=True)]
 
 
-def _worker(answer: Answer, label: str) -> WorkerReading:
-    snapshot, card = answer.snapshot, answer.target.card
+def _worker(answer: Answer, label: str, processes: Processes) -> WorkerReading:
+    snapshot, card, pid = answer.snapshot, answer.target.card, answer.visible_pid
     application = None if snapshot is None else snapshot.worker.application
     return WorkerReading(
         socket=answer.target.socket,
@@ -68,6 +79,9 @@ def _worker(answer: Answer, label: str) -> WorkerReading:
         label=label,
         application=application or (None if card is None else card.application),
         reason=None if answer.error is None else f"{answer.error.reason}: {answer.error}",
+        other_uid=answer.other_uid,
+        memory_bytes=None if pid is None else processes.resident_bytes(pid),
+        cpu_seconds=None if pid is None else processes.cpu_seconds(pid),
         snapshot=snapshot,
     )
 

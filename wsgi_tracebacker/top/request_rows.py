@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE
-from wsgi_tracebacker.text.screens.grid import Column
+from wsgi_tracebacker.text.screens.grid import UNKNOWN, Column
 from wsgi_tracebacker.text.units import duration
 from wsgi_tracebacker.text.waits import beside
-from wsgi_tracebacker.top.view import EMPTY, QUIET, STUCK, UNKNOWN, Cell, Row, look_of_age, number, percent, text
+from wsgi_tracebacker.top.view import EMPTY, QUIET, STUCK, Cell, Row, look_of_age, number, percent, text
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ COLUMNS = (
     Column("WAITS FOR", least=15, rank=1),
     Column("CPU", is_right=True, rank=2),
     Column("WHERE", least=18, cuts_begin=True),
-    Column("NOTE", least=8, rank=5),
+    Column("NOTE", least=8, rank=5, is_optional=True),
     Column("CLIENT", rank=6),
-    Column("ID", least=8, rank=7),
+    Column("ID", least=8, rank=7, is_optional=True),
 )
 
 #: The states of proc_pid_stat(5) in one word.

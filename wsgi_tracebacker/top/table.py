@@ -85,6 +85,11 @@ class RowsTable(ScrollView, can_focus=True):
     def row_count(self) -> int:
         return len(self._rows)
 
+    @property
+    def shown_columns(self) -> list[int]:
+        """Those that there is room for."""
+        return [index for index, taken in enumerate(self._widths) if taken]
+
     def show(self, columns: Sequence[Column], rows: Sequence[Row], order: Order) -> None:
         """Show other rows. The selection stays on the row with the same key, or else where it is."""
         mark = "▼" if order.is_descending else "▲"

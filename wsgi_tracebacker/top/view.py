@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.text.columns import cut, width
-from wsgi_tracebacker.text.screens.grid import GAP, line
+from wsgi_tracebacker.text.screens.grid import GAP, UNKNOWN, line
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ PLAIN, QUIET, SLOW, STUCK = "plain", "quiet", "slow", "stuck"
 #: From this age people notice a request; from the next one somebody waits. As in ``text.snapshot``.
 _SLOW_SECONDS = 1.0
 _STUCK_SECONDS = 10.0
-
-UNKNOWN = "-"
 
 #: Cells before a note.
 _BEFORE_NOTE = 2

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.model.questions import busy_slots, oldest_seconds, waiting_connections
-from wsgi_tracebacker.text.screens.grid import Column
-from wsgi_tracebacker.text.units import duration, plural
-from wsgi_tracebacker.top.view import PLAIN, QUIET, STUCK, UNKNOWN, Cell, Row, number, text
+from wsgi_tracebacker.text.screens.grid import UNKNOWN, Column
+from wsgi_tracebacker.text.units import OTHER_USER, duration, plural, size
+from wsgi_tracebacker.top.view import PLAIN, QUIET, STUCK, Cell, Row, number, percent, text
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ COLUMNS = (
     Column("WAITING", is_right=True, rank=1),
     Column("OLDEST", is_right=True),
     Column("REQ/S", is_right=True, rank=1),
+    Column("RSS", is_right=True, rank=1),
+    Column("CPU", is_right=True, rank=1),
+    Column("RESTARTS", is_right=True, rank=3),
+    Column("OTHER UID", is_right=True, rank=2, is_optional=True),
     Column("UP", is_right=True, rank=3),
     Column("APPLICATION", least=14, rank=2),
     Column("SOCKET", least=12, rank=4, cuts_begin=True),
@@ -50,6 +54,10 @@ def _row(picture: Picture, worker: WorkerReading, look: str) -> Row:
         _waiting(snapshot),
         number(None if snapshot is None else oldest_seconds(snapshot), duration),
         number(picture.rates.get(worker.key), "{:.1f}".format),
+        number(worker.memory_bytes, size),
+        number(picture.cpu_shares.get(worker.key), percent),
+        number(None if snapshot is None else snapshot.worker.restarts),
+        number(worker.other_uid),
         number(None if snapshot is None or started_at is None else snapshot.taken_at - started_at, duration),
         text(worker.application),
         text(worker.socket),
@@ -102,6 +110,10 @@ def head(picture: Picture) -> list[Part]:
     states = sorted(Counter(worker.state for worker in workers).items())
     counted = ": " + " ".join(f"{count} {printable(state)}" for state, count in states) if states else ""
     parts.append(Part(plural(len(workers), "worker") + counted))
+    uids = sorted({worker.other_uid for worker in workers if worker.other_uid is not None})
+    if uids:
+        # If not all are, their rows say which.
+        parts.append(Part(f"{OTHER_USER} {', '.join(map(str, uids))}"))
     slots = [snapshot.worker.slots for snapshot in snapshots]
     all_slots = UNKNOWN if None in slots or not slots else sum(filter(None, slots))
     parts.append(Part(f"{sum(map(busy_slots, snapshots))}/{all_slots} busy"))

@@ -212,6 +212,10 @@ async def test_sorting(screen: Screen) -> None:
     assert "/checkout/1" in screen.lines()[1]
     await screen.press("2")
     assert "OLDEST▼" in screen.lines()[0]
+    await screen.press("1")
+    for _ in VIEWS[0].columns:
+        await screen.press("s")
+        assert "▼" in screen.lines()[0], "columns that are not shown are passed over"
 
 
 @piloted(workers=(worker(*TWO, Stack("WSGIWorker1Core7", core=7, last_request=LastRequest("GET", "/x", 1.0))),))

@@ -18,14 +18,20 @@ TAKEN = Taken(reading(0.0), Survey((), ()))
 
 def test_workers_of_one_base_are_called_by_their_numbers() -> None:
     """One without a number has none."""
-    assert labels_of([("/run/tb1", 1), ("/run/tb12", 12)]) == ["1", "12"]
-    assert labels_of([("/run/socket", None)]) == ["-"]
+    assert labels_of([("/run/tb1", 1, None), ("/run/tb12", 12, None)]) == ["1", "12"]
+    assert labels_of([("/run/socket", None, None)]) == ["-"]
 
 
 def test_workers_of_several_bases_are_called_by_their_sockets() -> None:
     """By the name of the file or, where two have the same, by the whole path."""
-    assert labels_of([("/run/shop1", 1), ("/run/admin1", 1)]) == ["shop1", "admin1"]
-    assert labels_of([("/run/a/tb1", 1), ("/run/b/tb1", 1)]) == ["/run/a/tb1", "/run/b/tb1"]
+    assert labels_of([("/run/shop1", 1, None), ("/run/admin1", 1, None)]) == ["shop1", "admin1"]
+    assert labels_of([("/run/a/tb1", 1, None), ("/run/b/tb1", 1, None)]) == ["/run/a/tb1", "/run/b/tb1"]
+
+
+def test_workers_of_several_users_are_called_by_the_user_too() -> None:
+    """Where all are of one user, the head says so."""
+    assert labels_of([("/run/tb1", 1, 33), ("/run/tb2", 2, 33)]) == ["1", "2"]
+    assert labels_of([("/run/tb1", 1, None), ("/run/tb2", 2, 33)]) == ["1", "2 (uid 33)"]
 
 
 @pytest.mark.parametrize("error", [NoWorkersFound("no workers behind '/run/tb'"), OSError("too many open files")])

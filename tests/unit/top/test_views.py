@@ -196,6 +196,19 @@ def test_the_head_has_the_totals() -> None:
     assert column(WORKERS, rows, "WAITING") == ["15/2048", "12/2048", "-"]
 
 
+def test_a_worker_is_shown_with_what_it_uses_and_whose_it_is() -> None:
+    """Memory, CPU between two readings, how often it was started again; the user is in the head and in its row."""
+    own = with_facts(worker()._replace(memory_bytes=212 << 20, cpu_seconds=4.0), restarts=2)
+    other = worker(number=2)._replace(other_uid=33)
+    found = advance(picture(own, other), reading(2.0, own._replace(cpu_seconds=4.74), other))
+    rows = sorted_rows(WORKERS, found)
+    assert column(WORKERS, rows, "RSS") == ["212M", "-"]
+    assert column(WORKERS, rows, "CPU") == ["37%", "-"]
+    assert column(WORKERS, rows, "RESTARTS") == ["2", "-"]
+    assert column(WORKERS, rows, "OTHER UID") == ["-", "33"]
+    assert "another user's: uid 33" in [part.text for part in head(found)]
+
+
 def test_what_is_not_known_is_left_out_of_the_head() -> None:
     """The number of slots is a hyphen if one worker does not say it."""
     shown = [part.text for part in head(picture(worker(serving())))]

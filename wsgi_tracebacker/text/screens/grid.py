@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Between two columns.
 GAP = 2
 
+#: What a cell has in which nothing is known.
+UNKNOWN = "-"
+
 
 class Column(NamedTuple):
     """One column of a table."""
@@ -28,6 +31,8 @@ class Column(NamedTuple):
     rank: int = 0
     #: What is cut off: the begin of a file's path, the end of everything else.
     cuts_begin: bool = False
+    #: It is left out where no row has anything in it.
+    is_optional: bool = False
 
 
 def fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], available: int | None) -> list[int]:
@@ -35,12 +40,17 @@ def fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], available: in
 
     Columns that can be cut share what the others leave: the narrow ones get all that they need.
     """
-    natural = [max(map(width, texts)) for texts in zip([each.title for each in columns], *cells, strict=True)]
+    by_column = list(zip(*cells, strict=True)) or [()] * len(columns)
+    natural = [
+        0 if column.is_optional and set(texts) <= {"", UNKNOWN} else max(map(width, (column.title, *texts)))
+        for column, texts in zip(columns, by_column, strict=True)
+    ]
     if available is None:
         return natural
     # What a column must have, in any case.
     needed = [max(min(n, c.least), len(c.title)) if c.least else n for c, n in zip(columns, natural, strict=True)]
-    shown = sorted(range(len(columns)), key=lambda index: (columns[index].rank, index))
+    shown = [index for index in range(len(columns)) if natural[index]]
+    shown.sort(key=lambda index: columns[index].rank)
     while len(shown) > 1 and sum(needed[index] + GAP for index in shown) - GAP > available:
         shown.pop()
     widths = [needed[index] if index in shown else 0 for index in range(len(columns))]

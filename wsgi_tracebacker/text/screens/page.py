@@ -21,9 +21,9 @@ from wsgi_tracebacker.text.palette import Palette
 from wsgi_tracebacker.text.screens import looks
 from wsgi_tracebacker.text.screens.blocks import MAX_LISTED, WHERE_OLDEST, heading, stand_apart, who
 from wsgi_tracebacker.text.screens.overview import HEADINGS, more_places, row, totals
-from wsgi_tracebacker.text.screens.reading import Options, counted, is_notable, last_requests
+from wsgi_tracebacker.text.screens.reading import Options, counted, last_requests, worker_lines
 from wsgi_tracebacker.text.snapshot import heading as worker_heading
-from wsgi_tracebacker.text.snapshot import hub_lines, idle_first, resting_line
+from wsgi_tracebacker.text.snapshot import idle_first, resting_line
 from wsgi_tracebacker.text.threads import age_style, missing_lines, other_thread, request_lines
 from wsgi_tracebacker.wire.escape import printable
 
@@ -110,15 +110,7 @@ def page(
     yield f"<style>\n{_CSS}\n</style>\n</head>\n<body>"
     yield f"<h1>{_html(totals(snapshots))}</h1>"
     yield from _taken_at(snapshots)
-    notable = [worker for worker in workers if len(workers) == 1 or is_notable(worker)]
-    yield from _list(
-        line
-        for worker in notable
-        for line in (
-            worker_heading(worker.snapshot, _MARKS, worker.other_uid),
-            *hub_lines(worker.snapshot, _MARKS),
-        )
-    )
+    yield from _list(worker_lines(workers, _MARKS))
     yield from _list(_MARKS.paint(_MARKS.stuck, printable(line)) for line in unanswered)
     shown = groups[: options.limit] if options.limit else groups
     if requests > 1:

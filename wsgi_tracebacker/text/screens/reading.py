@@ -15,7 +15,7 @@ from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.screens.blocks import block
 from wsgi_tracebacker.text.screens.overview import MIN_WIDTH, table, totals
 from wsgi_tracebacker.text.snapshot import heading, hub_lines, idle_first, resting_lines
-from wsgi_tracebacker.text.units import duration, plural
+from wsgi_tracebacker.text.units import OTHER_USER, duration, plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ def lines(
     is_overview = requests > 1
     if len(workers) != 1 or is_overview or not requests:
         yield from wrap_all(totals(snapshots), max(MIN_WIDTH, options.columns), between=", ")
-    for worker in workers:
-        if len(workers) == 1 or is_notable(worker):
-            yield heading(worker.snapshot, palette, worker.other_uid)
-            yield from hub_lines(worker.snapshot, palette)
+    yield from worker_lines(workers, palette)
     if is_overview:
         yield ""
         yield from table(groups, columns=options.columns, limit=options.limit, palette=palette)
@@ -91,11 +88,22 @@ def lines(
             yield palette.paint(palette.quiet, line)
 
 
-def is_notable(worker: Answered) -> bool:
-    """Whether something is to be said of a worker itself, and not only of its requests."""
-    snapshot = worker.snapshot
+def worker_lines(workers: Sequence[Answered], palette: Palette) -> Iterator[str]:
+    """The lines on workers themselves: on a single one, or else on those of which something is to be said."""
+    uids = {worker.other_uid for worker in workers}
+    is_same_user = len(uids) == 1
+    if is_same_user and len(workers) > 1 and None not in uids:
+        # As root sees the workers of a service.
+        yield f"all of them {OTHER_USER} {workers[0].other_uid}"
+    for worker in workers:
+        if len(workers) == 1 or _is_notable(worker.snapshot) or not (is_same_user or worker.other_uid is None):
+            yield heading(worker.snapshot, palette, worker.other_uid)
+            yield from hub_lines(worker.snapshot, palette)
+
+
+def _is_notable(snapshot: Snapshot) -> bool:
     is_blocked = any(stack.hub is not None and stack.hub.state == "blocked" for stack in snapshot.stacks)
-    return snapshot.state != "alive" or worker.other_uid is not None or is_blocked
+    return snapshot.state != "alive" or is_blocked
 
 
 def _threads(workers: Sequence[Answered], options: Options) -> Iterator[str]:

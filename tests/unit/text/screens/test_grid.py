@@ -34,6 +34,16 @@ def test_columns_of_a_high_rank_are_left_out_first() -> None:
     assert [bool(taken) for taken in fit(COLUMNS, [ROW], 2)] == [True, False, False, False]
 
 
+def test_an_optional_column_is_there_only_if_a_row_has_something_in_it() -> None:
+    """Whatever the width, and its room goes to the others."""
+    columns = (COLUMNS[0], COLUMNS[1], COLUMNS[2]._replace(is_optional=True), COLUMNS[3])
+    empty = ("12", "/checkout/4711", "-", "7f3a")
+    for room in (None, 40):
+        assert fit(columns, [empty, ("1", "/", "", "-")], room) == [2, 14, 0, 4]
+        assert fit(columns, [empty, ROW], room)[2] > 0
+    assert fit(columns, [], None) == [1, 4, 0, 2]
+
+
 def test_columns_that_can_be_cut_share_what_is_left() -> None:
     """Those that need less leave the rest to the others."""
     assert fit(COLUMNS, [ROW], 40) == [2, 14, 14, 4]

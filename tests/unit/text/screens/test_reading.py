@@ -132,6 +132,19 @@ def test_all_shows_the_other_threads_worker_by_worker() -> None:
     assert "--all" not in text
 
 
+def test_workers_of_one_other_user_take_one_line() -> None:
+    """As root sees them. Those of several users have a line each, except one's own."""
+    found = [snapshot(serving()), snapshot(worker=2)]
+    assert "\nall of them another user's: uid 33\n\n" in shown(*found, other_uid=33)
+    assert "worker 2" not in shown(*found, other_uid=33)
+    groups = group(served_requests(found), "place")
+    mixed = list(lines([Answered(found[0]), Answered(found[1], 33)], groups))
+    assert [line for line in mixed if "uid 33" in line] == [
+        "worker 2  pid 4002  another user's: uid 33  gunicorn/27.0.1  shop.wsgi:app  up 1 min 40 s  0 in flight"
+    ]
+    assert not [line for line in mixed if line.startswith("worker 1 ")]
+
+
 def test_workers_of_which_something_is_to_be_said() -> None:
     """One that does not answer, another user's, one whose hub is blocked; of many workers only these have a line."""
     hub = Stack("hub", kind="hub", hub=HubState("gevent", "blocked", 3.0))
