@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -451,7 +450,7 @@ def test_no_card_has_root_open_what_it_names(forger: Forger, tmp_path: Path) -> 
     all: none is opened, nothing of it is shown, and the others are.
     """
     secret = forger.put("secret", SECRET, 0)
-    own_table = forger.put("roots", table(row(), header=replace(HEADER, pid=1, uid=0)), 0)
+    own_table = forger.put("roots", table(row(), header=HEADER._replace(pid=1, uid=0)), 0)
     link, pipe, endless = (f"{forger.base}.{name}" for name in ("link", "pipe", "endless"))
     os.symlink(secret, link)
     os.mkfifo(pipe)
@@ -521,7 +520,7 @@ def test_no_card_has_root_signal_whom_it_names(forger: Forger) -> None:
     """Cards that name root's process, another user's, init and the reader's parent: called dead, none gets a signal."""
     victims = [Victim(0), Victim(BYSTANDER)]
     try:
-        box = forger.put("box", table(row(), header=replace(HEADER, uid=STRANGER)))
+        box = forger.put("box", table(row(), header=HEADER._replace(uid=STRANGER)))
         for pid in (*(victim.process.pid for victim in victims), 1, os.getpid()):
             forger.forge(pid=pid, black_box=box, stacks=box, dump_signal=signal.SIGUSR1)
         # One that says that it is root's, as the process is: the card's file is still the stranger's.
@@ -629,7 +628,7 @@ def test_root_reads_no_file_to_a_worker(sticky: str, short_path: Path) -> None:
 def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind: str) -> None:
     """Links, pipes, folders, second names, sparse files and garbage in shared memory and beside the socket."""
     secret = forger.put("secret", SECRET, 0)
-    whole = table(row(path=b"/told"), header=replace(HEADER, pid=1 << 22, uid=STRANGER, number=9))
+    whole = table(row(path=b"/told"), header=HEADER._replace(pid=1 << 22, uid=STRANGER, number=9))
     if kind == layout.POSTMORTEM:
         found = dead_table.read_postmortem(table(row(path=b"/told")), forger.base, 3.0, None)
         assert found is not None

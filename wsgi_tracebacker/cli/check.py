@@ -75,12 +75,14 @@ def check(
     """
     from wsgi_tracebacker.analysis import checks
     from wsgi_tracebacker.model.health import Limits
-    from wsgi_tracebacker.reader.look import look
+    from wsgi_tracebacker.reader.look import look, seconds_left
+    from wsgi_tracebacker.reader.processes import Processes
     from wsgi_tracebacker.text.screens.health import line
 
     limits = Limits(oldest, saturated, waiting, silent, dead)
     try:
-        found = look(bases_or_default(bases))
+        named = bases_or_default(bases)
+        found = look(named, seconds_left(Processes(), time.clock_gettime(time.CLOCK_BOOTTIME)))
     except NoWorkersFound as error:
         if not allow_none:
             raise

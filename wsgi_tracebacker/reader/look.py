@@ -6,6 +6,7 @@ is only too busy. No stack is asked for and no signal is sent.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.reader.discovery import Target
 
-#: How long each worker has to answer. A kubelet waits one second for the whole command.
+#: How long each worker has to answer.
 LOOK_SECONDS = 0.5
+#: A kubelet waits one second for the whole command. On a busy machine it takes long until the command has started: the
+#: look then ends so long after the start of the process, but it has the last of these in any case.
+END_SECONDS = 0.8
+LEAST_SECONDS = 0.25
 #: The same for the full reading that is kept as evidence, after the look has failed.
 EVIDENCE_SECONDS = 0.25
 
@@ -37,6 +42,13 @@ class Look(NamedTuple):
     workers: tuple[WorkerHealth, ...]
     #: The same workers, in the same order.
     survey: Survey
+
+
+def seconds_left(processes: Processes, now: float) -> float:
+    """How long a look may take. ``now``: seconds since the boot, also of sleep, as the starts of processes are."""
+    started = processes.started_after_boot(os.getpid())
+    elapsed = 0.0 if started is None else max(0.0, now - started)
+    return max(LEAST_SECONDS, min(LOOK_SECONDS, END_SECONDS - elapsed))
 
 
 def look(arguments: Sequence[str], seconds: float = LOOK_SECONDS) -> Look:

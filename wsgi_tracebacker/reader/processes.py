@@ -86,10 +86,13 @@ class Processes:
 
     def started_at(self, pid: int) -> float | None:
         """When the process started, in Unix seconds; None if it is not there."""
-        found, boot = proc.stat(self._folder(pid)), proc.boot_time(self._root)
-        if found is None or boot is None:
-            return None
-        return boot + found.start_ticks / os.sysconf("SC_CLK_TCK")
+        started, boot = self.started_after_boot(pid), proc.boot_time(self._root)
+        return None if started is None or boot is None else boot + started
+
+    def started_after_boot(self, pid: int) -> float | None:
+        """When the process started, in seconds since the boot; None if it is not there."""
+        found = proc.stat(self._folder(pid))
+        return None if found is None else found.start_ticks / os.sysconf("SC_CLK_TCK")
 
     def is_boot(self, boot_id: str) -> bool:
         """Whether that is the current boot of this machine, so that its monotonic clock is ours."""

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,7 @@ def own_header(**changes: object) -> Header:
         "pid_namespace": os.stat("/proc/self/ns/pid").st_ino,
         **changes,
     }
-    return replace(HEADER, **facts)  # type: ignore[arg-type]  # facts by their names
+    return HEADER._replace(**facts)  # type: ignore[arg-type]  # facts by their names
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def find(shared: Path, *bases: str, numbers: tuple[int, ...] = ()) -> Found:
 
 
 def kept(shared: Path, base: str, number: int, died_at: float, uid: int = UID) -> Path:
-    found = dead_table.read_postmortem(table(row(), header=replace(HEADER, number=number)), base, died_at, None)
+    found = dead_table.read_postmortem(table(row(), header=HEADER._replace(number=number)), base, died_at, None)
     assert found is not None
     found = found._replace(last_written_at=died_at)
     path = shared / blackbox.file_name(base, number, uid, blackbox.POSTMORTEM)

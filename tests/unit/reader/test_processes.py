@@ -135,6 +135,7 @@ def test_the_start_of_a_process_is_a_time(proc: FakeProc) -> None:
     """It is the boot's time and the ticks since."""
     assert proc.processes.started_at(42) == pytest.approx(5000 + 777 / os.sysconf("SC_CLK_TCK"))
     assert proc.processes.started_at(43) is None
+    assert proc.processes.started_after_boot(42) == 777 / os.sysconf("SC_CLK_TCK")
 
 
 def test_the_real_proc_knows_this_process() -> None:

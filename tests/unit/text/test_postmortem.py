@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,7 +78,7 @@ def test_stacks_of_a_stall_that_was_over_are_called_so(later_seconds: float, is_
 
 def test_where_no_request_is_known_none_began_later() -> None:
     """The time that is known then is that of the table."""
-    header = replace(HEADER, unrecorded_cores=88)
+    header = HEADER._replace(unrecorded_cores=88)
     found = dead_table.read_postmortem(table(row(0.0), header=header), "/tmp/tb", 0.0, b"one\n", 1.0)
     assert found is not None
     assert "before" not in list(lines(found))[-2]

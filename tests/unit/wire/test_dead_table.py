@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -33,7 +32,7 @@ def test_a_dead_workers_table_tells_what_it_served() -> None:
 def test_nothing_in_flight_is_no_postmortem() -> None:
     """Nor is an end in order, whatever the rows hold."""
     assert dead_table.read_postmortem(table(row(0.0)), "/tmp/tb", 0.0, None) is None
-    closed = replace(HEADER, is_closed=True, unrecorded_cores=1)
+    closed = HEADER._replace(is_closed=True, unrecorded_cores=1)
     assert dead_table.read_postmortem(table(row(), header=closed), "/tmp/tb", 0.0, None) is None
 
 
@@ -54,7 +53,7 @@ def owned(ident: int, started: float, core: int) -> bytes:
 @pytest.mark.parametrize("report", ["", "harakiri: a report\n" * 10_000], ids=["", "behind long reports"])
 def test_the_threads_that_served_come_first(report: str) -> None:
     """The thread of a request in flight, then those that are nobody's; idle ones and our own are left out."""
-    header = replace(HEADER, own_threads=((5, 50),))
+    header = HEADER._replace(own_threads=((5, 50),))
     content = table(owned(1, 0.0, 0), owned(3, 40.0, 1), owned(4, 39.0, 2), header=header)
     dump = report.encode() + dump_of(5, 4, 1, 2, 3)
     found = dead_table.read_postmortem(content, "/tmp/tb", 3000.0, dump)
@@ -95,7 +94,7 @@ def test_a_request_that_was_being_noted_is_told() -> None:
 
 def test_what_cannot_even_be_counted_is_said() -> None:
     """Cores beyond the end of the table may have served something, which is no claim that they did."""
-    header = replace(HEADER, unrecorded_cores=88)
+    header = HEADER._replace(unrecorded_cores=88)
     found = dead_table.read_postmortem(table(row(0.0), header=header), "/tmp/tb", 0.0, None)
     assert found is not None
     head, last = lines(found)
@@ -111,8 +110,7 @@ _numbers = st.floats() | st.sampled_from([0.0, 1.7e308, -1.7e308, 1e15, 5e-324])
 
 
 _headers = st.builds(
-    replace,
-    st.just(HEADER),
+    HEADER._replace,
     started_at=_numbers,
     monotonic=_numbers,
     unix=_numbers,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -74,7 +73,7 @@ def test_whose_cores_are_is_read_of_idle_ones_too() -> None:
 def test_what_was_counted_is_handed_on() -> None:
     """With the requests of all rows, in flight or not; what no counter counts to is cut off."""
     assert blackbox.handed_on(table(row(), row(0.0, core=1))) == blackbox.Counted(1, 2, 3, 5, 2**40 + 14)
-    most = replace(HEADER, counted=blackbox.Counted(*[2**64 - 1] * 5))
+    most = HEADER._replace(counted=blackbox.Counted(*[2**64 - 1] * 5))
     assert blackbox.handed_on(table(header=most)) == blackbox.Counted(*[2**53] * 5)
     rows = [blackbox.FLIGHT.pack(0.0, b"", b"", count, 0.0) for count in (float("nan"), float("inf"), -1.0, 1e300, 2.0)]
     assert blackbox.count_requests(table(*rows)) == 2

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,7 +118,7 @@ def test_greenlets_share_a_thread_and_its_stack_is_nobodys() -> None:
 def test_a_proof_that_never_completes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that spin in turns: each sample could be the middle of a proof, and none ever completes one."""
     black_box = tmp_path / "table"
-    black_box.write_bytes(table(row(), header=replace(HEADER, pid=os.getpid(), uid=os.getuid())))
+    black_box.write_bytes(table(row(), header=HEADER._replace(pid=os.getpid(), uid=os.getuid())))
     turns = itertools.count()
 
     def sample(*_: object) -> Sample:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from wsgi_tracebacker.reader.unanswered import table as tables
 from wsgi_tracebacker.wire import table_layout as blackbox
 
 UID = os.geteuid()
-OWN = replace(HEADER, uid=UID)
+OWN = HEADER._replace(uid=UID)
 
 
 def card(path: Path, **changes: object) -> Card:
@@ -115,7 +114,7 @@ _garbled = st.builds(
     st.builds(
         lambda started, unix, monotonic, begun: table(
             row(begun, b"\x1b[2J\xff"),
-            header=replace(OWN, started_at=started, unix=unix, monotonic=monotonic, server="\x1b[2J"),
+            header=OWN._replace(started_at=started, unix=unix, monotonic=monotonic, server="\x1b[2J"),
         ),
         *(_times, _times, _times, _times),
     )
@@ -127,8 +126,8 @@ _garbled = st.builds(
 
 
 @given(_garbled | st.binary(max_size=40), st.booleans())
-@example(content=table(row(40.0), header=replace(OWN, unix=float("nan"))), clocks_are_ours=False)
-@example(content=table(row(40.0), header=replace(OWN, started_at=float("inf"))), clocks_are_ours=True)
+@example(content=table(row(40.0), header=OWN._replace(unix=float("nan"))), clocks_are_ours=False)
+@example(content=table(row(40.0), header=OWN._replace(started_at=float("inf"))), clocks_are_ours=True)
 @example(content=table(row(float("inf")), header=OWN), clocks_are_ours=True)
 def test_any_file_is_a_snapshot_or_an_error(content: bytes, clocks_are_ours: bool) -> None:
     """Whatever stands in a table, what is read of it can be shown in every format, with nothing raw in it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
         python="CPython",
         base=base,
     )
-    table = Table(box_files.path_of(base, taken.number, table_layout.TABLE), replace(header, **whose))
+    table = Table(box_files.path_of(base, taken.number, table_layout.TABLE), header._replace(**whose))
     row = table.row(0, 1, 1)
     assert row is not None
     if in_flight:

@@ -6,7 +6,6 @@ import _thread
 import contextlib
 import gc
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ def test_an_unusual_method_is_cut_to_its_field(base: str, method: str) -> None:
 
 def header(**changes: Any) -> table_layout.Header:
     facts = table_layout.Header(1, 1, 0, 0, 1, 1, 1.0, 1.0, 1.0, 0, False, "", None, None, None)
-    return replace(facts, **changes)
+    return facts._replace(**changes)
 
 
 def content(table: Table) -> bytes:
