@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.programs import require_program
@@ -13,7 +14,6 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -25,8 +25,9 @@ class Terminal:
     def __init__(
         self, command: Sequence[str], columns: int, lines: int, cwd: Path, env: Mapping[str, str] | None = None
     ) -> None:
-        # A server of its own, which reads nobody's configuration.
-        self._tmux = (require_program("tmux"), "-L", f"wsgi-tb-{secrets.token_hex(8)}", "-f", os.devnull)
+        # A server of its own, which reads nobody's configuration. It leaves its socket behind.
+        self._socket = Path(f"/tmp/wsgi-tb-{secrets.token_hex(8)}")
+        self._tmux = (require_program("tmux"), "-S", str(self._socket), "-f", os.devnull)
         size = ("-x", str(columns), "-y", str(lines))
         # The variables would have the size that this terminal no longer has when it is resized.
         shell = "env -u COLUMNS -u LINES PS1='$ ' bash --norc -i"
@@ -43,6 +44,7 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ask("kill-server")
+        self._socket.unlink(missing_ok=True)
 
     def text(self) -> str:
         """What is on the screen, without the blanks at the ends."""
@@ -53,8 +55,8 @@ class Terminal:
 
     def type(self, *keys: str) -> None:
         """Keys by the names of tmux, or text."""
-        for key in keys:
-            self._ask("send-keys", key)
+        # All at once, faster than any program handles one of them.
+        self._ask("send-keys", *keys)
 
     def click(self, column: int, line: int) -> None:
         """The left button of the mouse, pressed and released, as a terminal reports it (SGR 1006); both from 0."""

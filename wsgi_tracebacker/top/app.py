@@ -90,6 +90,7 @@ class TopApp(App[None]):
         Binding("K", "scroll_stack(-1)", show=False),
         # Before what is typed next: those keys are the filter's already, however fast somebody types.
         Binding("slash", "filter", show=False, priority=True),
+        Binding("enter", "keep_filter", show=False, priority=True),
         Binding("escape", "leave", show=False),
         Binding("s", "sort", show=False),
         Binding("S", "reverse", show=False),
@@ -260,8 +261,12 @@ class TopApp(App[None]):
         self.query_one("#stack").scroll_relative(y=lines, animate=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 (Textual's)
-        """A slash that is typed into the filter is a part of it."""
-        return not (action == "filter" and self.query_one("#filter").has_focus)
+        """A slash that is typed into the filter is a part of it, and enter ends that; elsewhere enter opens a row."""
+        if action in ("filter", "keep_filter"):
+            # Not has_focus, which the widget learns of only after the keys that were typed with this one.
+            is_written = self.screen.focused is self.query_one("#filter")
+            return is_written == (action == "keep_filter")
+        return True
 
     def action_filter(self) -> None:
         asked = self.query_one("#filter", Input)
@@ -272,9 +277,10 @@ class TopApp(App[None]):
         self._words = tuple(event.value.split())
         self._show()
 
-    def on_input_submitted(self) -> None:
+    def action_keep_filter(self) -> None:
         self.query_one("#filter").display = False
-        self._table.focus()
+        # Not focus(), which waits for its turn: what is typed next is the table's already.
+        self.screen.set_focus(self._table)
 
     def action_leave(self) -> None:
         """What escape does: leave the help, the filter or the stack, one at a time."""
@@ -283,7 +289,7 @@ class TopApp(App[None]):
             self.action_help()
         elif asked.display or asked.value:
             asked.value = ""
-            self.on_input_submitted()
+            self.action_keep_filter()
         else:
             self._open(False)
 
