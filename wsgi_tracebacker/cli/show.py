@@ -64,18 +64,21 @@ def show(
     earlier = _earlier(ask, times, every_seconds)
     found = ask()
     selection = Selection(older_seconds, path_pattern)
+    what = "request" if by == "none" else by
     if form == "json":
         output.write_bytes(json_document(found, selection, earlier))
     elif form == "uwsgi":
         output.write_bytes(_uwsgi(found, selection))
     elif form == "html":
-        output.write_bytes(_html(found, earlier, selection, by, order, Options(0, limit, full, all_threads)))
+        options = Options(limit=limit, what=what, full=full, all_threads=all_threads)
+        output.write_bytes(_html(found, earlier, selection, by, order, options))
     else:
         from wsgi_tracebacker.text.palette import COLOURED, PLAIN
 
         options = Options(
             columns=output.columns(),
             limit=limit,
+            what=what,
             full=full,
             all_threads=all_threads,
             palette=COLOURED if output.wants_colour(colour, sys.stdout) else PLAIN,

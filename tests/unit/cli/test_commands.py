@@ -456,7 +456,7 @@ def test_options_of_the_text(asked: Asked) -> None:
     assert "1  2 requests\n" in text
     assert "\n2  1 request\n" in run("read", "--by", "none").stdout
     assert run("read", "--by", "none", "--sort", "worker").stdout.index("GET /0") < text.index("GET /1") + 200
-    assert "1 more place, 1 request; --limit 0 shows them" in run("read", "--by", "none", "--limit", "1").stdout
+    assert "1 more request; --limit 0 shows them" in run("read", "--by", "none", "--limit", "1").stdout
 
 
 def test_several_looks(asked: Asked) -> None:

@@ -75,21 +75,31 @@ def totals(snapshots: Sequence[Snapshot]) -> str:
 
 
 def table(
-    groups: Sequence[Group], *, columns: int = MIN_WIDTH, limit: int = 0, palette: Palette = PLAIN
+    groups: Sequence[Group],
+    *,
+    columns: int = MIN_WIDTH,
+    limit: int = 0,
+    what: str = "place",
+    palette: Palette = PLAIN,
 ) -> Iterator[str]:
-    """The rows under their headings, as many as ``limit`` (0: all), and a line on those that are left out."""
+    """The rows under their headings, as many as ``limit`` (0: all), and a line on those that are left out.
+
+    :param what: what a group is: a place, a wait, a route or a request.
+    """
     shown = groups[:limit] if limit else groups
     rows = list(map(row, shown))
     yield from _laid_out(rows, max(MIN_WIDTH, columns), palette)
     left_out = groups[len(shown) :]
     if left_out:
-        yield palette.paint(palette.quiet, more_places(left_out))
+        yield palette.paint(palette.quiet, more_groups(left_out, what))
 
 
-def more_places(left_out: Sequence[Group]) -> str:
+def more_groups(left_out: Sequence[Group], what: str) -> str:
     """``5 more places, 27 requests; --limit 0 shows them``."""
+    if what == "request":
+        return f"{plural(len(left_out), 'more request')}; --limit 0 shows them"
     requests = sum(len(group.requests) for group in left_out)
-    return f"{plural(len(left_out), 'more place')}, {plural(requests, 'request')}; --limit 0 shows them"
+    return f"{plural(len(left_out), f'more {what}')}, {plural(requests, 'request')}; --limit 0 shows them"
 
 
 def without_waits_for(sentence: str) -> str:

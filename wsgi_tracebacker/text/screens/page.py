@@ -20,7 +20,7 @@ from wsgi_tracebacker.text.frames import MAX_SHOWN_REPEATS, MAX_SOURCE_CHARACTER
 from wsgi_tracebacker.text.palette import Palette
 from wsgi_tracebacker.text.screens import looks
 from wsgi_tracebacker.text.screens.blocks import MAX_LISTED, WHERE_OLDEST, heading, stand_apart, who
-from wsgi_tracebacker.text.screens.overview import HEADINGS, more_places, row, totals
+from wsgi_tracebacker.text.screens.overview import HEADINGS, more_groups, row, totals
 from wsgi_tracebacker.text.screens.reading import Options, counted, last_requests, worker_lines
 from wsgi_tracebacker.text.snapshot import heading as worker_heading
 from wsgi_tracebacker.text.snapshot import idle_first, resting_line
@@ -116,7 +116,7 @@ def page(
     if requests > 1:
         yield from _overview(shown)
     if len(shown) < len(groups):
-        yield _quiet(more_places(groups[len(shown) :]))
+        yield _quiet(more_groups(groups[len(shown) :], options.what))
     names_base = len({snapshot.worker.base for snapshot in snapshots}) > 1
     for number, group in enumerate(shown, 1):
         title = f"{number}  {heading(group)}" if requests > 1 else heading(group)

@@ -45,6 +45,8 @@ class Options(NamedTuple):
     columns: int = MIN_WIDTH
     #: How many groups; 0: all.
     limit: int = DEFAULT_LIMIT
+    #: What a group is: a place, a wait, a route or a request.
+    what: str = "place"
     #: Every frame, and every request.
     full: bool = False
     #: Idle threads, and those that serve no requests, too.
@@ -66,7 +68,7 @@ def lines(
     yield from worker_lines(workers, palette)
     if is_overview:
         yield ""
-        yield from table(groups, columns=options.columns, limit=options.limit, palette=palette)
+        yield from table(groups, columns=options.columns, limit=options.limit, what=options.what, palette=palette)
     bases = {snapshot.worker.base for snapshot in snapshots}
     shown = groups[: options.limit] if options.limit else groups
     for number, group in enumerate(shown, 1):
