@@ -139,11 +139,12 @@ def test_in_other_namespaces(base: str, short_path: Path, tmp_path: Path, namesp
         # What the kernel says is a pid of this namespace.
         master = server.pid if namespaces is private_tmp else children_of(server.pid)[0]
         assert {one["visible_pid"], two["visible_pid"]} == set(children_of(master))
-        assert all(worker["memory_bytes"] > 0 and worker["slots"] is None for worker in (one, two))
+        assert all(worker["memory_bytes"] > 0 and worker["slots"] == 1 for worker in (one, two))
         # The name is an argument, and so are pids of this namespace.
         assert [worker["socket"] for worker in listed(one["base"])] == [one["socket"], two["socket"]]
         assert [worker["socket"] for worker in listed(str(server.pid))] == [one["socket"], two["socket"]]
         assert pids_read(one["base"]) == {one["pid"], two["pid"]}
+        assert f"\nworker 1  pid {one['visible_pid']}  gunicorn/" in wsgi_tb("read", one["socket"]).stdout
     black_boxes.remove(base)
 
 

@@ -151,7 +151,8 @@ def local_time(moment: float, now: float) -> str:
 
 def name(answer: Answer) -> str:
     """The name of a worker in a message."""
-    facts = [answer.target.socket] if answer.pid is None else [f"pid {answer.pid}", answer.target.socket]
+    pid = answer.shown_pid
+    facts = [answer.target.socket] if pid is None else [f"pid {pid}", answer.target.socket]
     if answer.other_uid is not None:
         facts.append(f"another user's: uid {answer.other_uid}")
     if answer.state not in ("alive", "unknown", answer.error.reason if answer.error else ""):

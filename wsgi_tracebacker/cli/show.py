@@ -59,7 +59,10 @@ def show(
     from wsgi_tracebacker.reader.survey import survey
 
     def ask() -> Survey:
-        return survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+        found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+        if form in ("text", "html"):
+            found = found._replace(answers=tuple([answer.for_people() for answer in found.answers]))
+        return found
 
     earlier = _earlier(ask, times, every_seconds)
     found = ask()

@@ -60,6 +60,18 @@ class Answer(NamedTuple):
     #: Of a dead one: the Unix time at which it is known to have lived last.
     last_alive_at: float | None = None
 
+    @property
+    def shown_pid(self) -> int | None:
+        """The pid for people: the one that they can use, as far as it is known."""
+        return self.pid if self.visible_pid is None else self.visible_pid
+
+    def for_people(self) -> Answer:
+        """The same with that pid in its snapshot, too."""
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.worker.pid == self.shown_pid:
+            return self
+        return self._replace(snapshot=snapshot._replace(worker=snapshot.worker._replace(pid=self.shown_pid)))
+
 
 class Survey(NamedTuple):
     """The answers, in the order of the arguments and then of the numbers."""

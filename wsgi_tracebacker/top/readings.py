@@ -74,7 +74,7 @@ def _worker(answer: Answer, label: str, processes: Processes) -> WorkerReading:
     return WorkerReading(
         socket=answer.target.socket,
         number=answer.number,
-        pid=answer.pid,
+        pid=answer.shown_pid,
         state=answer.state,
         label=label,
         application=application or (None if card is None else card.application),
