@@ -9,6 +9,7 @@
 #     make bench-page the measurements, and docs/benchmarks.md from them
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md
+#     make docs       the documentation as a site, in build/docs
 #     make fuzz       the tests' properties, for as long as SECONDS says
 #     make soak       a minute of every load, reader and end of a worker at once; longer: make soak SOAK_SECONDS=3600
 #
@@ -29,7 +30,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
+.PHONY: help demo docs test test-all check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -126,6 +127,11 @@ soak: $(VENV)/.with-test
 # Makes an environment for each interpreter: .venv-3.10 and so on.
 test-matrix:
 	@$(PYTHON) -m tests.matrix $(ARGS)
+
+# Warnings are errors: a link or an anchor that leads nowhere is one.
+docs: $(VENV)/.with-docs
+	@$(RUN) sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "build/docs/index.html"
 
 dist: $(VENV)/.with-dev
 	@$(RUN) build

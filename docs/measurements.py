@@ -84,13 +84,38 @@ What the flight recorder takes of a processor while it records eight slow reques
 }
 
 
+#: For who wants to know whether to use it, without a table.
+COSTS = """\
+## What it costs, in plain words
+
+- **A request** costs some microseconds at most; the tables say how few. A body costs nothing for each of its chunks,
+  unless `harakiri_action` is `raise`.
+- **A worker** costs some four megabytes, of which most are modules of the standard library that many applications
+  load anyway, and two threads that sleep.
+- **While there are no requests** nothing runs, but for a look at its own files now and then.
+- **A look** (`wsgi-tb read`) costs the worker a fraction of a millisecond for each thread, once. `wsgi-tb top` costs
+  less than half a percent of a CPU.
+- **A slow request** is looked at ten times a second from half of its time limit on: less than a percent of a CPU for
+  eight of them.
+- **Under a monitor that reads a hundred times a second** throughput falls by some percent. Read once a second, or use
+  `wsgi-tb check`.
+"""
+
+#: Why some are missed.
+GOALS = """\
+The targets are set by what the fastest known way would need, not by what was reached. Two kinds are missed: what is
+added to a request, by less than a microsecond, because every request is noted in shared memory so that it is known
+when the worker dies; and reading a hundred times a second, because an answer has to run Python in the worker, beside
+its requests."""
+
+
 def page(document: dict[str, Any]) -> str:
-    return "\n".join([*_head(document), *_targets(document), *_topics(document)]).rstrip() + "\n"
+    parts = (_head(document), COSTS.splitlines(), _how(document), _topics(document), _targets(document))
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
 def _head(document: dict[str, Any]) -> Iterator[str]:
     machine = document["machine"]
-    minutes = sum(machine["seconds"].values()) / 60
     peers = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine["peers"].items())
     yield from ("# Benchmarks", "")
     yield "Everything that people use instead, installed for real and measured beside us, in one run and in turns."
@@ -102,7 +127,20 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
         yield "**The machine was not quiet**: others used it meanwhile, and times are longer than they need be."
     if machine["quick"]:
         yield "**It was a quick run**, with few samples: a look, not a result."
-    yield from ("", "To repeat it (Linux, a C compiler for uWSGI, `apt-get install wrk`):", "", "```console")
+    yield ""
+
+
+def _how(document: dict[str, Any]) -> Iterator[str]:
+    machine = document["machine"]
+    minutes = sum(machine["seconds"].values()) / 60
+    yield from (
+        "",
+        "## How it is measured",
+        "",
+        "To repeat it (Linux, a C compiler for uWSGI, `apt-get install wrk`):",
+        "",
+        "```console",
+    )
     yield "$ make bench                                # everything; the table is printed"
     yield '$ make bench ARGS="--quick"                 # two minutes, fewer cases and samples'
     yield '$ make bench ARGS="dump pauses"             # some topics: ' + ", ".join(machine["seconds"])
@@ -119,7 +157,8 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _targets(document: dict[str, Any]) -> Iterator[str]:
-    yield from ("## What was to be reached", "", "| | wanted | reached | |", "|---|---|---|---|")
+    yield from ("## What was to be reached", "", GOALS, "")
+    yield from ("| | wanted | reached | |", "|---|---|---|---|")
     for target in document["targets"]:
         verdict = {True: "met", False: "**missed**", None: "-"}[target["met"]]
         yield f"| {target['what']} | {target['wanted']} | {target['reached']} | {verdict} |"
