@@ -70,7 +70,8 @@ def source_lines(frame: Frame, palette: Palette = PLAIN) -> Iterator[str]:
     before, marked, after = source_parts(frame)
     yield "  " + _cut(before + marked + after)
     columns = width(marked)
-    if columns and len(before) + len(marked) <= MAX_SOURCE_CHARACTERS:
+    # As Python does: carets below the whole line would say nothing.
+    if columns and (before or after) and len(before) + len(marked) <= MAX_SOURCE_CHARACTERS:
         yield "  " + " " * width(before) + palette.paint(palette.mark, "^" * columns)
 
 

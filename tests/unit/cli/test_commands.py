@@ -120,8 +120,8 @@ def test_read_shows_what_workers_do(asked: Asked) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith("4 requests in 2 workers, oldest 20.0 s\n\n")
     assert result.stdout.index("GET /1  20.0 s") < result.stdout.index("GET /0  1.00 s")
-    assert "    /srv/a.py:3 f\n      g()\n      ^^^\n" in result.stdout
-    assert '    File "/srv/a.py", line 3, in f\n      g()\n      ^^^\n' in run("read", "--full", "/run/tb").stdout
+    assert "    /srv/a.py:3 f\n      g()\n" in result.stdout
+    assert '    File "/srv/a.py", line 3, in f\n      g()\n' in run("read", "--full", "/run/tb").stdout
     assert "\x1b" not in result.stdout
 
 

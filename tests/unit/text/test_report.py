@@ -115,12 +115,11 @@ def test_calls_that_are_not_the_applications_are_folded() -> None:
         "  ... 2 calls of gunicorn and flask",
         "  shop/app.py:44 load_rows",
         "    cursor.execute(QUERY)",
-        "    ^^^^^^^^^^^^^^^^^^^^^",
         "  ... 1 call of psycopg: psycopg/cursor.py:732 execute",
         "no other request in flight in this worker",
     ]
     report = REPORT._replace(stack=stack, others=())
-    assert list(lines(report))[-7:] == expected
+    assert list(lines(report))[-6:] == expected
     thread = document(report)["thread"]
     assert [(frame["function"], frame["source"]) for frame in thread["frames"]] == [
         (frame.function, frame.source) for frame in frames

@@ -40,8 +40,7 @@ worker 1  pid 42  gunicorn  app:wsgi  up 3 min 20 s  1 in flight
       return dormi5()
              ^^^^^^^^
     /srv/slow.py:4 dormi  (source changed since start)
-      time.sleep(60)
-      ^^^^^^^^^^^^^^"""
+      time.sleep(60)"""
     )
 
 
