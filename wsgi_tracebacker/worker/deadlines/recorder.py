@@ -253,6 +253,9 @@ class Recorder:
         verdict = self._of_last_stretch()
         if waits_for is None or waits_for.kind == "garbage" or verdict.kind not in _WAITS_INSTEAD:
             return verdict
+        if waits_for.kind == "client_gone" and verdict.kind == "starved":
+            # It would run, though for nobody.
+            return verdict
         if waits_for.kind == "repeated_statement":
             # Each new call has the same stack.
             return Verdict("progressing", waits_for.sentence)

@@ -95,6 +95,13 @@ def test_a_request_that_runs_a_statement_again_and_again_is_not_frozen() -> None
     assert record(20).verdict(WaitsFor("repeated_statement", "again")) == Verdict("progressing", "again")
 
 
+def test_a_request_without_a_client_that_wants_a_cpu_does_not_wait_for_the_client() -> None:
+    """It would run if it had one; one that stands still is not called frozen, because nobody waits for it."""
+    gone = WaitsFor("client_gone", "the client 203.0.113.7 has gone")
+    assert record(20, cpu=0.2, delay=0.7).verdict(gone).kind == "starved"
+    assert record(20).verdict(gone).kind == "waiting"
+
+
 @pytest.mark.parametrize(
     ("made", "kind"),
     [
