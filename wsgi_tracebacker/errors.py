@@ -57,6 +57,10 @@ class WrongCard(WrongPeer):
     """Only the card does so: it may be that of a predecessor, which ended just now."""
 
 
+class MemoryUnreadable(TracebackerError):
+    """The environment's: the memory of a worker cannot be read from outside, or is not laid out as is known here."""
+
+
 class NoWorkersFound(TracebackerError):
     """The operator's: there is no worker at the base path."""
 

@@ -216,6 +216,22 @@ def resident_bytes(folder: str) -> int | None:
         return None
 
 
+def mapped_files(folder: str) -> list[tuple[bytes, int]]:
+    """The path of each file that is mapped into a process from its beginning, and the address where that is."""
+    found = []
+    try:
+        # This file comes a page at a time, however much is asked for.
+        with open(f"{folder}/maps", "rb") as lines:
+            for line in lines:
+                # start-end, permissions, offset, device, inode, path
+                fields = line.rstrip(b"\n").split(None, 5)
+                if len(fields) == 6 and int(fields[2], 16) == 0:
+                    found.append((fields[5], int(fields[0].partition(b"-")[0], 16)))
+    except (OSError, ValueError):
+        return []
+    return found
+
+
 def boot_id(root: str = ROOT) -> str:
     """The kernel's random name for this boot, or an empty string."""
     return read(f"{root}/sys/kernel/random/boot_id").decode("ascii", "replace").strip()

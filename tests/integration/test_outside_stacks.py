@@ -1,0 +1,154 @@
+"""Stacks read from the memory of another process: of threads that stand still, and of threads that run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.programs import known_calls
+from tests.support.programs import PROJECT
+from tests.support.pythons import VERSIONS, needs_known_memory, require_python
+from wsgi_tracebacker.errors import MemoryUnreadable
+from wsgi_tracebacker.reader.outside.interpreter import Interpreter, attach
+from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Paths, ThreadStack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = needs_known_memory
+
+PROGRAMS = PROJECT / "tests" / "programs"
+
+
+@contextlib.contextmanager
+def running(python: str, program: str, *arguments: str) -> Iterator[tuple[int, str]]:
+    """The pid of a program, and the first line that it printed."""
+    command = [python, str(PROGRAMS / program), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.pid, process.stdout.readline()
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def attached(pid: int) -> Iterator[Interpreter]:
+    with contextlib.closing(attach(pid)) as interpreter:
+        yield interpreter
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_threads_that_stand_still_are_where_python_says(version: str) -> None:
+    """Every thread in every kind of call: file, qualified name and line of every frame, and the native id."""
+    with running(require_python(version), "blocked_threads.py") as (pid, line), attached(pid) as interpreter:
+        paths, threads = Paths(), {thread.ident: thread for thread in interpreter.threads()}
+        for ident, native_id, frames in json.loads(line):
+            look = ThreadStack(interpreter, threads[ident].address, paths).look()
+            assert look.outcome == EXACT
+            assert [[frame.filename, frame.function, frame.lineno] for frame in look.frames] == frames
+            assert threads[ident].native_id == (0 if version == "3.10" else native_id)
+
+
+def look_at_busy_threads(version: str, story: str, kind: str, threads: int, looks: int) -> Counter[str]:
+    """The outcomes of so many looks; each stack that nobody can have had fails."""
+    why_wrong = known_calls.judge(story, kind)
+    outcomes: Counter[str] = Counter()
+    arguments = (story, kind, str(threads))
+    with running(require_python(version), "known_calls.py", *arguments) as (pid, _), attached(pid) as interpreter:
+        paths, main = Paths(), interpreter.threads()[-1]
+        stacks = [ThreadStack(interpreter, each.address, paths) for each in interpreter.threads() if each != main]
+        assert len(stacks) == threads
+        for number in range(looks):
+            look = stacks[number % threads].look()
+            outcomes[look.outcome] += 1
+            known = [(each.filename, each.function, each.lineno) for each in look.frames if each.filename == "<known>"]
+            assert not known or why_wrong(known) is None, (look.outcome, known)
+    return outcomes
+
+
+CASES = [(story, kind, threads) for story in ("tree", "shared") for kind in known_calls.CALLS for threads in (1, 4)]
+
+
+@pytest.mark.parametrize(("story", "kind", "threads"), CASES)
+def test_a_running_thread_is_never_shown_where_it_was_not(story: str, kind: str, threads: int) -> None:
+    """Each stack is one that the program can have had; few are thrown away."""
+    version = f"3.{sys.version_info.minor}"
+    outcomes = look_at_busy_threads(version, story, kind, threads, 1000)
+    assert outcomes[EXACT] + outcomes[CUT] > 700, outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("story", "kind", "threads"), CASES)
+def test_of_twenty_thousand_looks_none_is_wrong(version: str, story: str, kind: str, threads: int) -> None:
+    """The same on every interpreter of this machine; what 3.10 keeps all over its heap is torn more often."""
+    outcomes = look_at_busy_threads(version, story, kind, threads, 20_000)
+    assert outcomes[TORN] < (8_000 if version == "3.10" else 1_000), outcomes
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_holder_of_the_gil_is_known(version: str) -> None:
+    """The thread in a C call that keeps the GIL holds it in every look, and every stack is exact all the same."""
+    program = (
+        "import re, threading, time\n"
+        "def matching():\n"
+        "    re.match('(a+)+$', 'a' * 40 + 'b')\n"
+        "for _ in range(3): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(0.05)\n"
+        "matching()\n"
+    )
+    with subprocess.Popen([require_python(version), "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with attached(process.pid) as interpreter:
+                paths = Paths()
+                stacks = [(each, ThreadStack(interpreter, each.address, paths)) for each in interpreter.threads()]
+                main = stacks[-1][1]
+                while "matching" not in [frame.function for frame in main.look().frames]:
+                    pass
+                for _ in range(100):
+                    holder = next(stack for each, stack in stacks if each.address == interpreter.gil_holder())
+                    look = holder.look()
+                    assert (look.outcome, "matching" in [frame.function for frame in look.frames]) == (EXACT, True)
+                assert {stack.look().outcome for _, stack in stacks} == {EXACT}
+        finally:
+            process.kill()
+
+
+def test_what_is_no_python_is_refused_by_name() -> None:
+    """A program without CPython, and a process that is not there."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            with pytest.raises(MemoryUnreadable, match="no CPython"):
+                attach(process.pid)
+        finally:
+            process.kill()
+    with pytest.raises(MemoryUnreadable, match="ended"):
+        attach(process.pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_memory_of_another_user_is_refused_with_what_to_try() -> None:
+    """A user who may not trace the process is told so; nothing is read."""
+    program = (
+        "import os, sys\n"
+        "from wsgi_tracebacker.reader.outside.interpreter import attach\n"
+        "from wsgi_tracebacker.errors import MemoryUnreadable\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: attach(int(sys.argv[1]))\n"
+        "except MemoryUnreadable as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(os.getpid())]
+    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+    assert "run wsgi-tb as root" in found.stdout
