@@ -351,7 +351,7 @@ def test_every_state_and_source_is_in_the_reference() -> None:
         assert state in states
     for state in (processes.ALIVE, processes.STOPPED, processes.DISK_WAIT, processes.BUSY, processes.STALLED):
         assert f"`{state}`" in keys["state"][0]
-    for source in ("worker", "uwsgi", "table", "faulthandler"):
+    for source in ("worker", "uwsgi", "table", "memory", "faulthandler"):
         assert f"`{source}`" in keys["source"][0]
 
 

@@ -57,8 +57,10 @@ class WrongCard(WrongPeer):
     """Only the card does so: it may be that of a predecessor, which ended just now."""
 
 
-class MemoryUnreadable(TracebackerError):
-    """The environment's: the memory of a worker cannot be read from outside, or is not laid out as is known here."""
+class MemoryUnreadable(WorkerUnreachable):
+    """Its memory cannot be read from outside, or is not laid out as is known here."""
+
+    reason = "memory not readable"
 
 
 class NoWorkersFound(TracebackerError):

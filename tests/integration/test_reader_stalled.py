@@ -1,4 +1,6 @@
-"""Reading workers that do not answer, for real: their tables, the proof, the signal and when it is not sent."""
+"""Reading workers that do not answer, and whose memory is not read: their tables, the proof, the signal and when it is
+not sent.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,8 @@ worker = functools.partial(telling, "stalling_worker")
 
 def command(verb: str, *arguments: str) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "wsgi_tracebacker", verb, *arguments]
+    if verb == "read":
+        line.append("--no-memory")
     return subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -24,6 +24,7 @@ Examples:
   wsgi-tb read --by route --sort route  the routes instead of the places
   wsgi-tb read --times 3 --every 1      which requests are stuck, or move
   wsgi-tb read --all                    idle and background threads too
+  wsgi-tb read --from-outside           without asking them: from their memory
   wsgi-tb read --no-signal              never signal a stalled worker
   wsgi-tb read --format html >now.html  a page for a ticket
   wsgi-tb read --format json | jq '.workers[].threads[].request.path'
@@ -51,7 +52,8 @@ def read(**options: Any) -> int:
     uWSGI's too, PID a process: its workers. Without any it is $WSGI_TB_SOCKET, or else every base that has a worker and
     that you may read.
 
-    A worker that does not answer is shown from its table of requests: as busy or, if it is proven that Python cannot
-    run in it, as stalled, with its stacks.
+    A worker that does not answer is shown from its table of requests and its memory: as busy or, if Python cannot run
+    in it, as stalled, with the thread that holds the GIL. Where its memory may not be read, it is asked for its stacks
+    by signal once it is proven stalled.
     """
     return show(**options)

@@ -100,6 +100,12 @@ OPTIONS = (
     Option("full", ("--full",), "Show every frame and every request, nothing folded."),
     Option("all_threads", ("--all",), "Show idle threads and those that serve no requests too."),
     Option(
+        "from_outside",
+        ("--from-outside",),
+        "Do not ask the workers: read their stacks from their memory, without anything running in them.",
+    ),
+    Option("no_memory", ("--no-memory",), "Do not read the memory of workers that do not answer."),
+    Option(
         "no_signal",
         ("--no-signal",),
         "Do not ask stalled workers for their stacks by signal: show their table of requests.",

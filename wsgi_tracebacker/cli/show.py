@@ -10,12 +10,14 @@ It is imported without click, which takes longer to load than all our own module
        {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy",
         "other_uid": null}]}
 
-``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply`` or ``unreachable``; ``state`` is ``busy``,
+``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply``, ``memory not readable`` or ``unreachable``;
+``state`` is ``busy``,
 ``stalled``, ``stopped``, ``disk wait``, ``dead``, ``alive`` or ``unknown``; ``number`` and ``pid`` are null if
 unknown; ``other_uid`` is the user of its socket, null for the reader's own.
 
 A worker that did not answer is in ``workers`` too if its table of requests can be read: with ``"source": "table"``
-and no frames, or with ``"source": "faulthandler"`` if it was proven stalled and asked for its stacks. Its ``state``
+and no frames, with ``"source": "memory"`` if its memory could be read too, or with ``"source": "faulthandler"`` if it
+was proven stalled and asked for its stacks. Its ``state``
 says which; the ``phase`` of its requests is ``unknown``.
 """
 
@@ -51,6 +53,8 @@ def show(
     full: bool = False,
     all_threads: bool = False,
     no_signal: bool = False,
+    no_memory: bool = False,
+    from_outside: bool = False,
     times: int = 1,
     every_seconds: float = 1.0,
     colour: str = "auto",
@@ -59,7 +63,14 @@ def show(
     from wsgi_tracebacker.reader.survey import survey
 
     def ask() -> Survey:
-        found = survey(bases_or_default(bases), timeout_seconds, numbers, may_signal=not no_signal)
+        found = survey(
+            bases_or_default(bases),
+            timeout_seconds,
+            numbers,
+            may_signal=not no_signal,
+            may_read_memory=not no_memory,
+            from_outside=from_outside,
+        )
         if form in ("text", "html"):
             found = found._replace(answers=tuple([answer.for_people() for answer in found.answers]))
         return found

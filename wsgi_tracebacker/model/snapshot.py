@@ -135,6 +135,8 @@ class Stack(NamedTuple):
     greenlet: str | None = None
     #: Of kind ``hub``: what it is doing.
     hub: HubState | None = None
+    #: Whether the innermost frames are missing, because they changed while they were read from outside.
+    is_cut: bool = False
 
 
 class ListenSocket(NamedTuple):
@@ -203,7 +205,8 @@ class Snapshot(NamedTuple):
     taken_at: float
     stacks: tuple[Stack, ...]
     #: Who took it: ``worker`` (its own listener), ``uwsgi`` (uWSGI's tracebacker), ``table`` (a reader, from the table
-    #: of requests in flight) or ``faulthandler`` (a reader, from that table and faulthandler's dump).
+    #: of requests in flight), ``memory`` (a reader, from that table and the worker's memory) or ``faulthandler`` (a
+    #: reader, from that table and faulthandler's dump).
     source: str = "worker"
     #: ``alive``; of a worker that did not answer ``busy``, ``stalled``, ``stopped`` or ``disk wait``.
     state: str = "alive"

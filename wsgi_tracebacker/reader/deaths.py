@@ -20,7 +20,7 @@ def last_alive_at(target: Target) -> float | None:
     if target.card is None:
         return None
     # Imported only here: nearly always no worker is dead.
-    from wsgi_tracebacker.reader.unanswered.table import Table  # noqa: PLC0415
+    from wsgi_tracebacker.reader.table import Table  # noqa: PLC0415
     from wsgi_tracebacker.wire import table_layout  # noqa: PLC0415
 
     if target.card.uid == target.card_owner:

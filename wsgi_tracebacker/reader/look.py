@@ -14,10 +14,9 @@ from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.health import ANSWERS, MOVES, REFUSES, SILENT, WorkerHealth
 from wsgi_tracebacker.model.health import DEAD as ENDED
 from wsgi_tracebacker.model.questions import in_flight, oldest_seconds
-from wsgi_tracebacker.reader import discovery
+from wsgi_tracebacker.reader import discovery, table
 from wsgi_tracebacker.reader.processes import DEAD, UNKNOWN, Processes
 from wsgi_tracebacker.reader.survey import Answer, Survey, survey
-from wsgi_tracebacker.reader.unanswered import table
 from wsgi_tracebacker.wire import table_layout
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import (
     BadReply,
+    MemoryUnreadable,
     NoWorkersFound,
     PermissionDenied,
     WorkerDead,
@@ -95,17 +96,22 @@ def survey(
     processes: Processes | None = None,
     *,
     may_signal: bool = False,
+    may_read_memory: bool = False,
+    from_outside: bool = False,
     without_stacks: bool = False,
     may_examine: bool = True,
 ) -> Survey:
     """Find and ask the workers behind ``arguments``, only those with one of ``numbers`` if any are given.
 
     Each has ``timeout_seconds`` to answer; None: the default. One that does not answer is examined if it may be, which
-    may take longer than that; with ``may_signal`` a worker that is proven stalled is asked for its stacks by signal.
+    may take longer than that: with ``may_read_memory`` its stacks are read from its memory, and with ``may_signal`` a
+    worker that is proven stalled, and whose memory may not be read, is asked for them by signal. With ``from_outside``
+    no worker is asked at all, and each is read from its memory.
     With ``without_stacks`` each worker is asked only who it is and how much it serves, which costs it next to nothing.
     Raises NoWorkersFound if there is none at all.
     """
-    interview = _Interview(processes or Processes(), timeout_seconds, may_signal, without_stacks, may_examine)
+    means = Means(may_signal, may_read_memory, from_outside)
+    interview = _Interview(processes or Processes(), timeout_seconds, means, without_stacks, may_examine)
     targets, missing = _find(arguments, numbers)
     answers = interview.ask(targets)
     if any(interview.is_unsettled(answer) for answer in answers.values()):
@@ -182,6 +188,17 @@ def _nobody(argument: str) -> str:
     return f"{line} A worker makes its socket with its first request; is the base the one of TracebackerMiddleware?"
 
 
+class Means(NamedTuple):
+    """What may be done to have the stacks of a worker that does not answer, or is not to be asked."""
+
+    may_signal: bool
+    may_read_memory: bool
+    from_outside: bool
+
+
+_NO_CARD = client.Failure(MemoryUnreadable("it is no worker of wsgi_tracebacker's: it has no card"))
+
+
 class _Interview:
     """How workers are asked, and what their answers mean."""
 
@@ -189,19 +206,21 @@ class _Interview:
         self,
         processes: Processes,
         timeout_seconds: float | None,
-        may_signal: bool,
+        means: Means,
         without_stacks: bool,
         may_examine: bool,
     ) -> None:
         self._processes = processes
         self._seconds = DEFAULT_SECONDS if timeout_seconds is None else timeout_seconds
         self._table_seconds = DEFAULT_TABLE_SECONDS if timeout_seconds is None else timeout_seconds
-        self._may_signal = may_signal
+        self._means = means
         self._without_stacks = without_stacks
         self._may_examine = may_examine
 
     def ask(self, targets: dict[str, Target]) -> dict[str, Answer]:
         """Ask all of them at once."""
+        if self._means.from_outside:
+            return {path: self._from_outside(target) for path, target in targets.items()}
         listening = {path: target for path, target in targets.items() if target.inode is not None}
         replies = client.ask_all(
             [(target.socket, self._seconds) for target in listening.values()],
@@ -245,7 +264,13 @@ class _Interview:
             timeouts = examine.Timeouts(self._seconds, self._table_seconds)
             standing = self._standing(target)
             return examine.examine(
-                card, self._processes, standing, waited_seconds, timeouts, may_signal=self._may_signal
+                card,
+                self._processes,
+                standing,
+                waited_seconds,
+                timeouts,
+                may_signal=self._means.may_signal,
+                may_read_memory=self._means.may_read_memory,
             )
 
         return examine
@@ -296,6 +321,26 @@ class _Interview:
                 state = found if found in (STOPPED, DISK_WAIT) else BUSY
         seen = failure.peer_pid or (pid if standing == SAME else None)
         return Answer(target, state, snapshot, error, target.number, pid, _other(target.owner), visible_pid=seen)
+
+    def _from_outside(self, target: Target) -> Answer:
+        """A worker as its memory shows it, without asking it anything."""
+        from wsgi_tracebacker.reader.unanswered.examine import SilentWorker  # noqa: PLC0415
+
+        card, standing = target.card, self._standing(target)
+        if standing == GONE or card is None or card.uid != target.card_owner:
+            return self._without_socket(target) if card is not None else self._unanswered(target, _NO_CARD)
+        worker = SilentWorker(card, self._processes, standing)
+        try:
+            state = self._processes.state(card.pid)
+            if not worker.open_memory():
+                error = MemoryUnreadable(
+                    "; ".join(worker.notes) or "it has no black box, or is in another pid namespace"
+                )
+                return Answer(target, state, None, error, target.number, card.pid, _other(target.owner))
+            snapshot = worker.findings(state).snapshot
+        finally:
+            worker.close()
+        return Answer(target, state, snapshot, None, target.number, card.pid, _other(target.owner), card.pid)
 
     def _without_socket(self, target: Target) -> Answer:
         card = target.card

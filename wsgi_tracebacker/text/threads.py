@@ -24,7 +24,7 @@ _SLOW_SECONDS = 1.0
 _STUCK_SECONDS = 10.0
 
 #: The sources of the snapshots that a reader made without the worker.
-_FROM_OUTSIDE = ("table", "faulthandler")
+_FROM_OUTSIDE = ("table", "memory", "faulthandler")
 
 _INDENT = "  "
 
@@ -181,5 +181,7 @@ def missing_lines(stack: Stack, source: str) -> Iterator[str]:
         yield f"(its stack is not known: {SHARED_IDS})"
     elif stack.kind == UNREAD_KIND:
         yield f"(no stack: {UNREAD_BODY})"
+    elif stack.is_cut:
+        yield "[the innermost frames are missing: they changed while they were read]"
     elif not stack.frames and source != "faulthandler":
         yield "(no Python code on this thread)"

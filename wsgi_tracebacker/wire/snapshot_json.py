@@ -126,6 +126,7 @@ _STACK = Record(
     Key("request", Request, None),
     Key("last_request", LastRequest, None),
     Key("frames_omitted", INTEGER, 0),
+    Key("is_cut", FLAG, default=False),
     Key("holds_gil", FLAG, None),
     Key("greenlet", TEXT, None),
     Key("hub", HubState, None),

@@ -69,6 +69,7 @@ class Asked:
         self.timeout_seconds: float | None = 0.0
         self.numbers: Sequence[int] = ()
         self.may_signal = False
+        self.may_read_memory = self.from_outside = False
         self.without_stacks = False
         self.found = Survey((ALIVE,), ())
 
@@ -79,9 +80,12 @@ class Asked:
         numbers: Sequence[int],
         *,
         may_signal: bool = False,
+        may_read_memory: bool = False,
+        from_outside: bool = False,
         without_stacks: bool = False,
     ) -> Survey:
         self.may_signal, self.without_stacks = may_signal, without_stacks
+        self.may_read_memory, self.from_outside = may_read_memory, from_outside
         self.bases, self.timeout_seconds, self.numbers = bases, timeout_seconds, numbers
         if not self.found.answers:
             raise NoWorkersFound("\n".join(self.found.missing))
@@ -262,6 +266,15 @@ def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
         run(*arguments)
         seen.append((asked.may_signal, asked.without_stacks))
     assert seen == [(True, False), (False, False), (True, False), (False, True)]
+
+
+def test_memory_is_read_unless_it_must_not_be(asked: Asked) -> None:
+    """Of workers that do not answer; with --from-outside of all, and none is asked. A list reads none."""
+    seen = []
+    for arguments in (["read"], ["read", "--no-memory"], ["read", "--from-outside", "-w", "1"], ["list"]):
+        run(*arguments)
+        seen.append((asked.may_read_memory, asked.from_outside))
+    assert seen == [(True, False), (False, False), (True, True), (False, False)]
 
 
 @pytest.mark.parametrize("verb", ["read", "list"])

@@ -14,9 +14,9 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.reader import discovery
+from wsgi_tracebacker.reader import discovery, table
 from wsgi_tracebacker.reader.processes import Processes
-from wsgi_tracebacker.reader.unanswered import dump_request, table
+from wsgi_tracebacker.reader.unanswered import dump_request
 from wsgi_tracebacker.wire import card_json
 
 if TYPE_CHECKING:

@@ -140,6 +140,7 @@ stacks = st.builds(
     last_request=st.none() | last_requests,
     frames=st.lists(frames, max_size=5).map(tuple),
     frames_omitted=st.integers(0, 1000),
+    is_cut=st.booleans(),
     holds_gil=st.none() | st.booleans(),
     greenlet=st.none() | texts,
     hub=st.none() | st.builds(HubState, library=texts, state=texts, blocked_seconds=st.none() | numbers),

@@ -61,6 +61,7 @@ def test_the_keys_are_those_of_the_schema() -> None:
         "request",
         "last_request",
         "frames_omitted",
+        "is_cut",
         "holds_gil",
         "greenlet",
         "hub",

@@ -1,4 +1,7 @@
-"""Examines a worker that does not answer: reads its table, proves that it is stalled, asks for its stacks by signal.
+"""Examines a worker that does not answer: reads its table and its memory, or asks for its stacks by signal.
+
+Its memory shows at once which thread keeps the GIL, and every stack. Where the kernel does not let us read it, it has
+to be proven that the worker is stalled before a signal may be sent.
 
 Each step is taken only if the one before allows it. Written as a generator that yields the seconds until its next step:
 one loop examines many workers at once, and stops as soon as a worker answers after all.
@@ -9,10 +12,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
+from wsgi_tracebacker.reader import table
 from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, SAME, STALLED, STOPPED
 from wsgi_tracebacker.reader.sources import Sources
-from wsgi_tracebacker.reader.unanswered import dump_request, stall, table
+from wsgi_tracebacker.reader.unanswered import dump_request, stall
 from wsgi_tracebacker.reader.unanswered.join import join
 from wsgi_tracebacker.wire import faulthandler_text
 
@@ -21,9 +25,10 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Snapshot, Stack
+    from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
     from wsgi_tracebacker.reader.processes import Processes
+    from wsgi_tracebacker.reader.table import Reading, Table
     from wsgi_tracebacker.reader.unanswered.stall import Sample
-    from wsgi_tracebacker.reader.unanswered.table import Reading, Table
     from wsgi_tracebacker.wire.faulthandler_text import Dump
 
 #: When the first sample is taken: two samples, half a second apart, then fit into the second that a worker has.
@@ -67,7 +72,14 @@ class _Stacks(NamedTuple):
 
 
 def examine(
-    card: Card, processes: Processes, standing: str, waited_seconds: float, timeouts: Timeouts, *, may_signal: bool
+    card: Card,
+    processes: Processes,
+    standing: str,
+    waited_seconds: float,
+    timeouts: Timeouts,
+    *,
+    may_signal: bool,
+    may_read_memory: bool = False,
 ) -> Generator[float, int, Findings]:
     """Examine one worker that has not answered for ``waited_seconds``.
 
@@ -81,6 +93,8 @@ def examine(
         limit_seconds = timeouts.table_seconds if worker.has_table() else timeouts.seconds
         samples: list[Sample] = []
         peer = late = 0
+        if may_read_memory and worker.open_memory() and (yield from worker.keeps_gil()):
+            return worker.findings(STALLED)
         if worker.state() != STOPPED:
             peer = yield max(0.0, min(limit_seconds, FIRST_SAMPLE_SECONDS) - waited_seconds)
         while True:
@@ -90,7 +104,7 @@ def examine(
             sample = worker.sample(peer)
             samples = [*samples[-2:], sample] if sample is not None else []
             if len(samples) == 3 and stall.why_not(*samples) is None:
-                stacks = (yield from _stacks(worker, samples)) if may_signal else None
+                stacks = (yield from _stacks(worker, samples)) if may_signal and not worker.has_memory() else None
                 return worker.findings(STALLED, stacks)
             rest = started + limit_seconds - time.monotonic()
             if rest <= 0:
@@ -135,6 +149,7 @@ class SilentWorker:
         self.processes = processes
         self.notes: list[str] = []
         self._standing = standing
+        self._memory: MemoryOfWorker | None = None
         self._table: Table | None = None
         if card.black_box is None:
             return
@@ -148,6 +163,29 @@ class SilentWorker:
     def close(self) -> None:
         if self._table is not None:
             self._table.close()
+        if self._memory is not None:
+            self._memory.close()
+
+    def open_memory(self) -> bool:
+        """Whether its memory can be read; if not, there is a note of the reason."""
+        if self._standing != SAME or self._table is None:
+            return False
+        # Imported only here: it loads ctypes.
+        from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker  # noqa: PLC0415
+
+        try:
+            self._memory = MemoryOfWorker(self.card, self._table.read().header, self.processes)
+        except (MemoryUnreadable, OSError, FormatError) as error:
+            self.notes.append(f"its memory is not read: {error}")
+        return self.has_memory()
+
+    def has_memory(self) -> bool:
+        return self._memory is not None
+
+    def keeps_gil(self) -> Generator[float, int, bool]:
+        """Whether one of its threads never lets go of the GIL. Takes a third of a second, less if none does."""
+        assert self._memory is not None
+        return (yield from self._memory.keeps_gil())
 
     def has_table(self) -> bool:
         """Whether there is something to show if it does not answer."""
@@ -196,6 +234,8 @@ class SilentWorker:
                 self._with_kernel_state(stack) if stack.native_id in alive else stack for stack in snapshot.stacks
             )
             snapshot = snapshot._replace(stacks=tuple(described))
+        if self._memory is not None and self._table is not None:
+            return self._with_source_lines(self._memory.with_stacks(snapshot, reading, self._table.read))
         return snapshot if stacks is None else self._with_stacks(snapshot, reading, stacks)
 
     def _with_kernel_state(self, stack: Stack) -> Stack:
@@ -214,9 +254,12 @@ class SilentWorker:
         own = {ident for ident, _ in reading.header.own_threads}
         alive = self.processes.threads(self.card.pid)
         joined = join(snapshot.stacks, reading.owners, own, dump, alive, running, waiting)
+        return self._with_source_lines(snapshot._replace(stacks=tuple(joined), source="faulthandler"))
+
+    def _with_source_lines(self, snapshot: Snapshot) -> Snapshot:
         # Source files are read with the rights of the process; where those are not known, none is read.
         identity = self.processes.identity(self.card.pid)
-        if identity is not None:
-            sources = Sources(identity, self.card.cwd, snapshot.worker.started_at)
-            joined = [sources.fill_in(stack) for stack in joined]
-        return snapshot._replace(stacks=tuple(joined), source="faulthandler")
+        if identity is None:
+            return snapshot
+        sources = Sources(identity, self.card.cwd, snapshot.worker.started_at)
+        return snapshot._replace(stacks=tuple(sources.fill_in(stack) for stack in snapshot.stacks))

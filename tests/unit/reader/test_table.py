@@ -13,7 +13,7 @@ from tests.unit.wire.hostile import renders
 from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.reader.unanswered import table as tables
+from wsgi_tracebacker.reader import table as tables
 from wsgi_tracebacker.wire import table_layout as blackbox
 
 UID = os.geteuid()
