@@ -95,6 +95,15 @@ def fail(message: str | None) -> int:
     return EXIT_UNANSWERED
 
 
+def say(text: str, end: str = "\n") -> None:
+    """Write to stderr what is neither a result nor a failure."""
+    try:
+        sys.stderr.write(_encodable(f"{text}{end}"))
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
 def one_line(text: str) -> str:
     """The lines of a message as one line that is fit for a terminal."""
     return "; ".join(printable(line) for line in text.splitlines())

@@ -16,6 +16,7 @@ VERBS = {
     "list": "list_workers",
     "postmortem": "postmortem",
     "read": "read",
+    "record": "record",
     "top": "top",
 }
 

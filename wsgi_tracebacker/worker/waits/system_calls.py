@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from wsgi_tracebacker.linux import file_locks, proc, sockets
 from wsgi_tracebacker.linux.own_memory import OwnMemory
+from wsgi_tracebacker.linux.services import service_of
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.worker.waits.look import waits_for_gil
 
@@ -25,15 +26,6 @@ if TYPE_CHECKING:
 SOCKET, PIPE, FILE, CHILD, SLEEP, FUTEX, FILE_LOCK, SEVERAL, GIL = (
     *("socket", "pipe", "file", "child", "sleep", "futex", "file lock", "several", "GIL"),
 )
-
-#: The usual servers of ports, and of the names of UNIX sockets.
-_SERVICES = {
-    25: "smtp", 53: "dns", 389: "ldap", 465: "smtp", 587: "smtp", 636: "ldap", 1433: "sqlserver", 1521: "oracle",
-    2181: "zookeeper", 2379: "etcd", 3306: "mysql", 4222: "nats", 5432: "postgresql", 5672: "amqp", 6379: "redis",
-    6432: "pgbouncer", 8500: "consul", 9042: "cassandra", 9092: "kafka", 9200: "elasticsearch", 11211: "memcached",
-    27017: "mongodb",
-}  # fmt: skip
-_SERVICES_OF_NAMES = {".s.PGSQL.": "postgresql", "mysql": "mysql", "maria": "mysql", "redis": "redis"}
 
 #: From <asm-generic/fcntl.h>: the commands of fcntl() that wait for a lock.
 _F_SETLKW, _F_OFD_SETLKW = 7, 38
@@ -262,12 +254,3 @@ def _socket(number: int, *, is_writing: bool) -> KernelWait:
         service=service_of(ends.peer, ends.peer_port),
     )
     return KernelWait(SOCKET, waits)
-
-
-def service_of(peer: str | None, port: int | None) -> str | None:
-    """The usual name of what listens there."""
-    if port is not None:
-        return _SERVICES.get(port)
-    if peer is not None:
-        return next((name for part, name in _SERVICES_OF_NAMES.items() if part in os.path.basename(peer)), None)
-    return None

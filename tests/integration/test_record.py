@@ -1,0 +1,159 @@
+"""Recordings of real workers, from outside: what they show, and workers that come and go meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.programs import PROJECT, default_signals, require_program
+from tests.support.pythons import needs_known_memory
+from wsgi_tracebacker.wire.profiles import raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsgi_tracebacker.model.recording import Recording
+
+pytestmark = [
+    needs_known_memory,
+    pytest.mark.skipif(
+        sys.implementation.name != "cpython" or sys.version_info < (3, 11),
+        reason="only running threads of CPython 3.11 and up are recorded from outside",
+    ),
+]
+
+
+@contextlib.contextmanager
+def serving(base: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker that serves requests all the time."""
+    command = [sys.executable, "-m", "tests.programs.recorded", base]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def recording(base: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command that has begun to record."""
+    command = [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-o", f"{base}.jsonl", *arguments]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)  # noqa: PLW1509
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("recording 1 worker for ")
+    return process
+
+
+def finished(base: str, process: subprocess.Popen[str]) -> tuple[int, Recording, str]:
+    err = process.communicate(timeout=60)[1]
+    with open(f"{base}.jsonl", encoding="utf-8") as file:
+        return process.returncode, raw.parse(file), err
+
+
+def test_a_recording_has_routes_stacks_and_what_was_waited_for(base: str) -> None:
+    """Each route with its whole wall clock, its innermost call, and CPU, sleep, lock or the other end."""
+    with serving(base):
+        code, found, err = finished(base, recording(base, "-d", "2"))
+    assert code == 0, err
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    functions: dict[tuple[str, str], set[str]] = {}
+    for stack in found.stacks:
+        seconds[stack.route, stack.waits_for] += stack.seconds
+        functions.setdefault((stack.route, stack.waits_for), set()).update(frame.function for frame in stack.frames)
+    assert seconds["GET /long", "sleep"] == pytest.approx(2, abs=0.1)
+    assert seconds["GET /hold", "sleep"] == pytest.approx(2, abs=0.1)
+    assert seconds["GET /lock/:", "lock"] == pytest.approx(2, abs=0.1)
+    assert "wait_for_lock" in functions["GET /lock/:", "lock"]
+    [peer] = [waits_for for route, waits_for in seconds if route == "GET /peer/:"]
+    assert peer.startswith("127.0.0.1:") or peer == "connection"
+    half = {waits_for: value for (route, waits_for), value in seconds.items() if route == "GET /half/:"}
+    # How it divides depends on how many others want a CPU.
+    assert half["sleep"] + half["CPU"] == pytest.approx(2, abs=0.3)
+    assert "compute" in functions["GET /half/:", "CPU"]
+    assert (found.requests > 4, found.torn_share < 0.02, len(found.workers)) == (True, True, 1)
+    assert 0 < found.cpu_seconds < 2.2
+
+
+def test_a_recording_can_be_limited_and_converted(base: str) -> None:
+    """--route keeps the other requests out; --from makes every form of what was recorded, and --cpu drops the waits."""
+    with serving(base):
+        code, found, err = finished(base, recording(base, "-d", "0.5", "--route", "/ha*"))
+    assert (code, {stack.route for stack in found.stacks}) == (0, {"GET /half/:"}), err
+    convert = [sys.executable, "-m", "wsgi_tracebacker", "record", "--from", f"{base}.jsonl", "-o"]
+    for ending in (".folded", ".speedscope.json", ".pb.gz", ".jsonl", ".html"):
+        done = subprocess.run([*convert, f"{base}{ending}"], cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert (done.returncode, f"written to {base}{ending}\n" in done.stderr) == (0, True), done.stderr
+        assert Path(f"{base}{ending}").stat().st_size
+    folded = [*convert, "-", "--format", "folded", "--by", "wait", "--cpu"]
+    lines = subprocess.run(folded, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines
+    assert all(line.startswith("CPU;GET /half/:;") for line in lines)
+
+
+def test_an_interrupted_recording_keeps_what_there_is(base: str) -> None:
+    """Ctrl-C ends it at once, and it says that it is partial."""
+    with serving(base):
+        process = recording(base, "-d", "60")
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        code, found, err = finished(base, process)
+    assert code == 0
+    assert "partial, " in err
+    assert " of 60 s: " in err
+    assert found.stacks
+
+
+@pytest.mark.parametrize("end", ["killed", "another program"])
+def test_workers_that_end_and_start_meanwhile(base: str, end: str) -> None:
+    """The first one is killed, or becomes another program: what it did stays. The second one is found and recorded."""
+    with serving(base) as first:
+        process = recording(base, "-d", "5")
+        time.sleep(1.5)
+        if end == "killed":
+            first.kill()
+            first.wait()
+        else:
+            assert first.stdin is not None
+            first.stdin.write("go\n")
+            first.stdin.flush()
+        with serving(base) as second:
+            code, found, err = finished(base, process)
+    assert code == 0, err
+    assert {pid for _, pid in found.workers} == {first.pid, second.pid}
+    assert found.torn_share < 0.02
+    # Neither was looked at for all of it.
+    assert sum(stack.seconds for stack in found.stacks if stack.route == "GET /long") < 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what a reader needs")
+def test_where_memory_is_refused_nothing_is_written(base: str) -> None:
+    """The worker is named with the reason and what to try."""
+    without = [require_program("setpriv"), "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
+    command = [*without, sys.executable, "-m", "wsgi_tracebacker", "record", base, "-d", "1", "-o", f"{base}.folded"]
+    with serving(base):
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "run wsgi-tb as root" in done.stderr
+    assert not Path(f"{base}.folded").exists()
+
+
+def test_misuse_is_said_before_anything_is_recorded(base: str) -> None:
+    """A name without a known ending, a raw form that is none, and a base without workers."""
+    for arguments, code, meant in (
+        (["-o", f"{base}.txt"], 2, "give --format"),
+        (["--from", os.devnull, "-o", f"{base}.folded"], 2, "it is no recording"),
+        (["-o", f"{base}.folded"], 3, "no workers behind"),
+    ):
+        command = [sys.executable, "-m", "wsgi_tracebacker", "record", base, *arguments]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, meant in done.stderr) == (code, True), done.stderr

@@ -1,0 +1,80 @@
+"""One worker without a server whose threads serve requests all the time, for tests of recordings: ``recorded.py BASE``.
+
+Each thread serves one route: half of the time of ``/half/N`` is sleep, ``/lock/N`` waits for a
+lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/long`` just sleeps. A line on stdin makes it run
+another program, which is no worker.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker import TracebackerMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+lock = threading.Lock()
+LISTENING = socket.create_server(("127.0.0.1", 0))
+
+
+def compute(seconds: float) -> None:
+    ends = time.thread_time() + seconds
+    while time.thread_time() < ends:
+        sum(range(50))
+
+
+def wait_for_lock() -> None:
+    with lock:
+        pass
+
+
+def wait_for_peer() -> None:
+    with socket.create_connection(LISTENING.getsockname()) as connection:
+        connection.recv(1)
+
+
+def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    path = environ["PATH_INFO"]
+    if path.startswith("/half"):
+        time.sleep(0.02)
+        compute(0.02)
+    elif path.startswith("/lock"):
+        wait_for_lock()
+    elif path.startswith("/peer"):
+        wait_for_peer()
+    elif path == "/hold":
+        with lock:
+            time.sleep(3600)
+    else:
+        time.sleep(3600)
+    start_response("200 OK", [])
+    return []
+
+
+def main() -> None:
+    wrapped = TracebackerMiddleware(application, socket=sys.argv[1])
+
+    def serve(path: str) -> None:
+        for number in range(1_000_000):
+            environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path.format(number)}
+            list(wrapped(environ, lambda *_: lambda _: None))
+
+    for path in ("/hold", "/long", "/lock/{}", "/peer/{}", "/half/{}"):
+        threading.Thread(target=serve, args=(path,), daemon=True).start()
+        time.sleep(0.1)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    os.execvp("sleep", ["sleep", "3600"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Records where the requests of workers stand, from outside: many looks a second, only at threads that serve one.
+
+A look belongs to a request if the worker's black box names the same one, with the same start, before and after it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.analysis.routes import Routes
+from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
+from wsgi_tracebacker.model.recording import RecordedStack, Recording
+from wsgi_tracebacker.reader.outside.thread_waits import ThreadWaits
+from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Look
+from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
+from wsgi_tracebacker.reader.table import Table
+from wsgi_tracebacker.wire import table_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from wsgi_tracebacker.model.card import Card
+    from wsgi_tracebacker.model.snapshot import Frame
+    from wsgi_tracebacker.reader.outside.interpreter import ThreadState
+    from wsgi_tracebacker.reader.processes import Processes
+    from wsgi_tracebacker.wire.table_layout import Row
+
+#: The share of the interval by which a look may come early or late: looks at a fixed distance would keep step with an
+#: application that does something at a fixed distance itself.
+_JITTER = 0.3
+
+#: How often threads that came and went are looked for, and new workers.
+_RENEW_SECONDS = 1.0
+#: Rows of cores that may be new since then.
+_MORE_ROWS = 8
+
+#: Different stacks that are kept; what comes beyond is added up without frames.
+_MAX_STACKS = 50_000
+
+
+class _Key(NamedTuple):
+    route: str
+    worker: int
+    waits_for: str
+    #: The frames by their identity: to hash them takes ten times as long. They are kept, so it stays theirs.
+    frames: tuple[int, ...]
+    is_cut: bool
+
+
+class Totals:
+    """What was seen so far, of all workers."""
+
+    def __init__(self, wanted: Callable[[str], bool] = lambda _: True) -> None:
+        """``wanted``: whether requests of a path are recorded."""
+        self.wanted = wanted
+        self.routes = Routes()
+        self.outcomes = {EXACT: 0, CUT: 0, TORN: 0}
+        self.torn_seconds = 0.0
+        self.requests: set[tuple[int, int, float]] = set()
+        self._stacks: dict[_Key, tuple[tuple[Frame, ...], float, int]] = {}
+
+    @property
+    def looks(self) -> int:
+        return sum(self.outcomes.values())
+
+    def add(self, row: Row, worker: int, waits_for: str, look: Look, seconds: float) -> None:
+        """Count one look at a request, which stands for so many seconds of it."""
+        self.outcomes[look.outcome] += 1
+        if look.outcome == TORN:
+            self.torn_seconds += seconds
+            return
+        frames = look.frames if len(self._stacks) < _MAX_STACKS else ()
+        route = self.routes.route(row.method, row.path)
+        key = _Key(route, worker, waits_for, tuple(map(id, frames)), look.outcome == CUT)
+        frames, so_far, samples = self._stacks.get(key, (frames, 0.0, 0))
+        self._stacks[key] = (frames, so_far + seconds, samples + 1)
+
+    def stacks(self) -> tuple[RecordedStack, ...]:
+        """The stacks, those with the most seconds first."""
+        found = [
+            RecordedStack(key.route, key.worker, key.waits_for, frames, key.is_cut, seconds, samples)
+            for key, (frames, seconds, samples) in self._stacks.items()
+        ]
+        return tuple(sorted(found, key=lambda stack: -stack.seconds))
+
+
+class WorkerRecorder:
+    """One worker while it is recorded. Close it when done."""
+
+    def __init__(self, card: Card, processes: Processes) -> None:
+        """Raises MemoryUnreadable, OSError or FormatError."""
+        self.card = card
+        self._table = Table(card)
+        try:
+            self._memory = MemoryOfWorker(card, self._table.read().header, processes)
+            if self._memory.interpreter.layout.minor == 10:
+                raise MemoryUnreadable("it runs Python 3.10, whose running threads cannot be read well from outside")
+        except BaseException:
+            self._table.close()
+            raise
+        self._threads: dict[int, ThreadState] = {}
+        self._waits: dict[int, ThreadWaits] = {}
+        self._ended_cpu_seconds = 0.0
+        self._rows = 0
+        self._renewed_at = self._looked_at = 0.0
+
+    def close(self) -> None:
+        self._memory.close()
+        self._table.close()
+        for waits in self._waits.values():
+            waits.close()
+        self._waits.clear()
+
+    def look(self, totals: Totals) -> bool:
+        """Look once at every request in flight; False if the worker is gone."""
+        now = time.monotonic()
+        if now >= self._renewed_at + _RENEW_SECONDS and not self._renew(now):
+            return False
+        # Nothing is there if the process has ended, or runs another program.
+        if not self._memory.interpreter.memory.read(self._memory.interpreter.gil, 1):
+            return False
+        seconds, self._looked_at = (now - self._looked_at if self._looked_at else 0.0), now
+        rows = [row for row in self._table.rows(self._rows) if totals.wanted(row.path)]
+        # Several requests of one thread are greenlets': which of them runs cannot be told.
+        idents = [row.ident for row in rows]
+        seen = []
+        for row in rows:
+            if row.ident not in self._threads and not self._renew(now):
+                return False
+            thread = self._threads.get(row.ident)
+            if thread is not None and idents.count(row.ident) == 1:
+                seen.append((row, self._waits_of(row.native_id).now(), self._memory.look(thread)))
+        still = {(row.core, row.started) for row in self._table.rows(self._rows)} if seen else set()
+        for row, waits_for, look in seen:
+            if (row.core, row.started) in still:
+                totals.add(row, self.card.number, waits_for, look, seconds)
+                totals.requests.add((self.card.pid, row.core, row.started))
+        return True
+
+    def cpu_seconds(self) -> float:
+        """How long the threads that serve requests were on a CPU, by the kernel's clock."""
+        return self._ended_cpu_seconds + sum(waits.cpu_seconds() for waits in self._waits.values())
+
+    def _waits_of(self, native_id: int) -> ThreadWaits:
+        if native_id not in self._waits:
+            self._waits[native_id] = ThreadWaits(self.card.pid, native_id, self._memory.interpreter.gil)
+        return self._waits[native_id]
+
+    def _renew(self, now: float) -> bool:
+        """Find the threads that there are now; False if the process has ended."""
+        self._renewed_at = now
+        try:
+            reading = self._table.read()
+        except (OSError, FormatError):
+            return False
+        self._rows = min(table_layout.ROWS, max(reading.owners, default=-1) + 1 + _MORE_ROWS)
+        threads = self._memory.interpreter.threads()
+        self._threads = {each.ident: each for each in threads}
+        there = {native_id for _, native_id in reading.owners.values()}
+        for native_id in [each for each in self._waits if each not in there]:
+            self._ended_cpu_seconds += self._waits[native_id].cpu_seconds()
+            self._waits.pop(native_id).close()
+        for native_id in there:
+            self._waits_of(native_id).cpu_seconds()
+        return bool(threads)
+
+
+def record(
+    workers: Iterable[WorkerRecorder],
+    totals: Totals,
+    seconds: float,
+    rate: float,
+    *,
+    find_new: Callable[[set[int]], list[WorkerRecorder]] = lambda _: [],
+    progress: Callable[[float], None] = lambda _: None,
+) -> Recording:
+    """Record workers that are open; those that end are closed, and the others in the end. Ctrl-C ends it early.
+
+    :param find_new: workers that have started, given the pids of those that are known. They are closed as well.
+    :param progress: called about ten times a second with the seconds that have passed.
+    """
+    running = list(workers)
+    known = {worker.card.pid: worker.card for worker in running}
+    started_at, began = time.time(), time.monotonic()
+    renewed = shown = began
+    due = began
+    cpu_seconds = 0.0
+    try:
+        while (now := time.monotonic()) < began + seconds:
+            for worker in list(running):
+                if not worker.look(totals):
+                    running.remove(worker)
+                    cpu_seconds += worker.cpu_seconds()
+                    worker.close()
+            if now >= renewed + _RENEW_SECONDS:
+                renewed = now
+                found = find_new(set(known))
+                running += found
+                known |= {worker.card.pid: worker.card for worker in found}
+            if now >= shown + 0.1:
+                shown = now
+                progress(now - began)
+            # Those that a busy machine made it miss are not made up for.
+            due = max(due, now - 1 / rate) + (1 + random.uniform(-_JITTER, _JITTER)) / rate  # noqa: S311
+            time.sleep(max(0.0, min(due, began + seconds) - time.monotonic()))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for worker in running:
+            cpu_seconds += worker.cpu_seconds()
+            worker.close()
+    cards = list(known.values())
+    return Recording(
+        started_at=started_at,
+        wanted_seconds=seconds,
+        seconds=min(seconds, time.monotonic() - began),
+        rate=rate,
+        host=os.uname().nodename,
+        workers=tuple((card.number, card.pid) for card in cards),
+        application=next((card.application for card in cards), None),
+        cwd=next((card.cwd for card in cards), None),
+        requests=len(totals.requests),
+        exact=totals.outcomes[EXACT],
+        cut=totals.outcomes[CUT],
+        torn=totals.outcomes[TORN],
+        torn_seconds=totals.torn_seconds,
+        cpu_seconds=cpu_seconds,
+        stacks=totals.stacks(),
+    )

@@ -1,0 +1,239 @@
+// A flame graph of requests: the outermost call on top, width is seconds of wall clock. No library, no network.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("recording").textContent);
+  const byId = (id) => document.getElementById(id);
+  const canvas = byId("graph"), pen = canvas.getContext("2d");
+  const ROW = 20, OWN = 1, LIBRARY = 2, WAIT = 3, ROUTE = 4;
+  let root, zoomed, focused, boxes = [], found = 0;
+
+  // --- the tree: a node is {name, place, kind, seconds, parent, children}
+
+  const node = (name, place, kind, parent) =>
+    ({ name, place, kind, parent, seconds: 0, children: new Map(), matches: false });
+
+  function child(parent, name, place, kind) {
+    const key = `${kind}\n${name}\n${place}`;
+    let below = parent.children.get(key);
+    if (!below) parent.children.set(key, (below = node(name, place, kind, parent)));
+    return below;
+  }
+
+  function wanted() {
+    const route = byId("route").value, cpu = byId("cpu").checked;
+    return data.stacks.filter((stack) =>
+      (route === "" || stack.route === Number(route)) && (!cpu || data.waits[stack.wait] === "CPU"));
+  }
+
+  function build() {
+    root = node("all requests", "", ROUTE, null);
+    const server = byId("server").checked;
+    for (const stack of wanted()) {
+      let at = root;
+      at.seconds += stack.seconds;
+      const down = (name, place, kind) => { at = child(at, name, place, kind); at.seconds += stack.seconds; };
+      down(data.routes[stack.route], "", ROUTE);
+      stack.frames.slice(server ? 0 : stack.server).forEach((index) => {
+        const [name, file, line, isOwn] = data.frames[index];
+        down(name, line === null ? file : `${file}:${line}`, isOwn ? OWN : LIBRARY);
+      });
+      if (stack.cut) down("(more calls)", "", LIBRARY);
+      down(data.waits[stack.wait], "", WAIT);
+    }
+    zoomed = focused = root;
+    search();
+  }
+
+  const sorted = (parent) => [...parent.children.values()].sort((a, b) => b.seconds - a.seconds);
+  const share = (at) => `${(100 * at.seconds / (root.seconds || 1)).toFixed(1)} %`;
+  const spoken = (at) =>
+    `${at.name}${at.place ? ", " + at.place : ""}, ${at.seconds.toFixed(2)} s, ${share(at)}`;
+
+  // --- drawing
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  function place() {
+    boxes = [];
+    const path = [];
+    for (let at = zoomed.parent; at; at = at.parent) path.unshift(at);
+    path.forEach((at, row) => boxes.push({ at, row, x: 0, width: 1 }));
+    const put = (at, row, x, width) => {
+      boxes.push({ at, row, x, width });
+      // Narrower than a third of a pixel nobody sees it, nor what it calls.
+      for (const below of width * canvas.clientWidth < 0.33 ? [] : sorted(at)) {
+        const part = width * below.seconds / (at.seconds || 1);
+        put(below, row + 1, x, part);
+        x += part;
+      }
+    };
+    put(zoomed, path.length, 0, 1);
+  }
+
+  function draw() {
+    const scale = window.devicePixelRatio || 1, width = canvas.clientWidth;
+    const height = ROW * (1 + boxes.reduce((most, box) => Math.max(most, box.row), 0));
+    canvas.style.height = `${height}px`;
+    canvas.width = width * scale;
+    canvas.height = height * scale;
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.textBaseline = "middle";
+    const fills = { [OWN]: colour("--own"), [LIBRARY]: colour("--library"), [WAIT]: colour("--wait"), [ROUTE]: colour("--route") };
+    const ink = colour("--ink"), match = colour("--match");
+    for (const { at, row, x, width: part } of boxes) {
+      const left = x * width, wide = part * width, top = row * ROW;
+      pen.fillStyle = at.matches ? match : fills[at.kind];
+      pen.fillRect(left, top, Math.max(wide - 0.5, 0.3), ROW - 1);
+      if (at.kind === OWN && wide > 3) {
+        pen.fillStyle = ink;
+        pen.fillRect(left, top, 2, ROW - 1);
+      }
+      if (wide > 24) {
+        pen.save();
+        pen.beginPath();
+        pen.rect(left, top, wide - 2, ROW);
+        pen.clip();
+        pen.font = `${at.kind === OWN ? "bold " : at.kind === WAIT ? "italic " : ""}12px system-ui, sans-serif`;
+        pen.fillStyle = ink;
+        pen.fillText(at.place ? `${at.name}  ${at.place.split("/").pop()}` : at.name, left + 5, top + ROW / 2);
+        pen.restore();
+      }
+      if (at === focused && document.activeElement === canvas) {
+        pen.strokeStyle = ink;
+        pen.lineWidth = 2;
+        pen.strokeRect(left + 1, top + 1, Math.max(wide - 2, 2), ROW - 3);
+      }
+    }
+    if (!root.seconds) {
+      pen.fillStyle = ink;
+      pen.fillText("nothing was recorded", 8, ROW * 1.5);
+    }
+  }
+
+  function show() {
+    place();
+    draw();
+    byId("said").textContent = spoken(focused);
+  }
+
+  function zoom(at) {
+    zoomed = focused = at;
+    show();
+  }
+
+  // --- search, and the table of lines
+
+  function search() {
+    const text = byId("search").value.toLowerCase();
+    found = 0;
+    const visit = (at, above) => {
+      at.matches = text !== "" && `${at.name} ${at.place}`.toLowerCase().includes(text);
+      if (at.matches && !above) found += at.seconds;
+      at.children.forEach((below) => visit(below, above || at.matches));
+    };
+    visit(root, false);
+    byId("found").textContent = text ? `${found.toFixed(2)} s, ${(100 * found / (root.seconds || 1)).toFixed(1)} %` : "";
+    show();
+    lines();
+  }
+
+  function lines() {
+    const hottest = new Map();
+    for (const stack of wanted()) {
+      const index = [...stack.frames].reverse().find((each) => data.frames[each][3]);
+      if (index === undefined) continue;
+      const known = hottest.get(index) || { seconds: 0, waits: new Map() };
+      known.seconds += stack.seconds;
+      known.waits.set(stack.wait, (known.waits.get(stack.wait) || 0) + stack.seconds);
+      hottest.set(index, known);
+    }
+    const rows = [...hottest].sort((a, b) => b[1].seconds - a[1].seconds).slice(0, 20);
+    byId("lines").replaceChildren(...rows.map(([index, { seconds, waits }]) => {
+      const [name, file, line] = data.frames[index];
+      const most = [...waits].sort((a, b) => b[1] - a[1])[0][0];
+      const row = document.createElement("tr"), button = document.createElement("button");
+      button.textContent = `${file}:${line}`;
+      button.title = "Search for it";
+      button.addEventListener("click", () => { byId("search").value = `${file}:${line}`; search(); });
+      const cells = [seconds.toFixed(2), `${(100 * seconds / (root.seconds || 1)).toFixed(1)} %`, button, name, data.waits[most]];
+      row.replaceChildren(...cells.map((value) => {
+        const cell = document.createElement("td");
+        cell.append(value);
+        return cell;
+      }));
+      return row;
+    }));
+  }
+
+  // --- mouse and keyboard
+
+  function under(event) {
+    const area = canvas.getBoundingClientRect();
+    const x = (event.clientX - area.left) / area.width, row = Math.floor((event.clientY - area.top) / ROW);
+    return boxes.find((box) => box.row === row && box.x <= x && x < box.x + box.width);
+  }
+
+  canvas.addEventListener("mousemove", (event) => {
+    const box = under(event), tip = byId("tip");
+    tip.hidden = !box;
+    if (!box) return;
+    tip.textContent = spoken(box.at);
+    tip.style.left = `${Math.min(event.clientX + 12, window.innerWidth - tip.offsetWidth - 8)}px`;
+    tip.style.top = `${Math.min(event.clientY + 16, window.innerHeight - tip.offsetHeight - 8)}px`;
+  });
+  canvas.addEventListener("mouseleave", () => { byId("tip").hidden = true; });
+  canvas.addEventListener("click", (event) => {
+    const box = under(event);
+    if (box) zoom(box.at);
+  });
+
+  const step = {
+    ArrowDown: () => sorted(focused)[0],
+    ArrowUp: () => focused.parent,
+    ArrowRight: () => beside(1),
+    ArrowLeft: () => beside(-1),
+    Home: () => root,
+  };
+
+  function beside(by) {
+    if (!focused.parent) return undefined;
+    const all = sorted(focused.parent);
+    return all[all.indexOf(focused) + by];
+  }
+
+  canvas.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") zoom(focused);
+    else if (event.key === "Escape") zoom(root);
+    else if (step[event.key]) {
+      const next = step[event.key]();
+      if (next) {
+        focused = next;
+        if (!boxes.some((box) => box.at === next)) zoomed = next;
+        show();
+      }
+    } else return;
+    event.preventDefault();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && document.activeElement !== byId("search")) {
+      byId("search").focus();
+      event.preventDefault();
+    }
+  });
+  canvas.addEventListener("focus", draw);
+  canvas.addEventListener("blur", draw);
+  byId("search").addEventListener("input", search);
+  byId("search").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { byId("search").value = ""; search(); }
+  });
+  ["route", "cpu", "server"].forEach((id) => byId(id).addEventListener("change", build));
+  byId("reset").addEventListener("click", () => { byId("search").value = ""; search(); zoom(root); });
+  window.addEventListener("resize", show);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+  const seconds = new Map();
+  data.stacks.forEach((stack) => seconds.set(stack.route, (seconds.get(stack.route) || 0) + stack.seconds));
+  [...seconds].sort((a, b) => b[1] - a[1]).forEach(([route, total]) =>
+    byId("route").add(new Option(`${data.routes[route]}  (${total.toFixed(1)} s)`, route)));
+  build();
+})();
