@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.analysis.routes import Routes
@@ -42,8 +43,8 @@ _MAX_STACKS = 50_000
 
 
 class _Key(NamedTuple):
+    pid: int
     route: str
-    worker: int
     waits_for: str
     #: The frames by their identity: to hash them takes ten times as long. They are kept, so it stays theirs.
     frames: tuple[int, ...]
@@ -56,35 +57,45 @@ class Totals:
     def __init__(self, wanted: Callable[[str], bool] = lambda _: True) -> None:
         """``wanted``: whether requests of a path are recorded."""
         self.wanted = wanted
-        self.routes = Routes()
         self.outcomes = {EXACT: 0, CUT: 0, TORN: 0}
-        self.torn_seconds = 0.0
         self.requests: set[tuple[int, int, float]] = set()
-        self._stacks: dict[_Key, tuple[tuple[Frame, ...], float, int]] = {}
+        self._routes = Routes()
+        self._stacks: dict[_Key, tuple[tuple[Frame, ...], int]] = {}
+        self._torn: Counter[int] = Counter()
 
     @property
     def looks(self) -> int:
         return sum(self.outcomes.values())
 
-    def add(self, row: Row, worker: int, waits_for: str, look: Look, seconds: float) -> None:
-        """Count one look at a request, which stands for so many seconds of it."""
+    def add(self, row: Row, pid: int, waits_for: str, look: Look) -> None:
+        """Count one look at a request."""
         self.outcomes[look.outcome] += 1
+        self.requests.add((pid, row.core, row.started))
         if look.outcome == TORN:
-            self.torn_seconds += seconds
+            self._torn[pid] += 1
             return
         frames = look.frames if len(self._stacks) < _MAX_STACKS else ()
-        route = self.routes.route(row.method, row.path)
-        key = _Key(route, worker, waits_for, tuple(map(id, frames)), look.outcome == CUT)
-        frames, so_far, samples = self._stacks.get(key, (frames, 0.0, 0))
-        self._stacks[key] = (frames, so_far + seconds, samples + 1)
+        route = self._routes.route(row.method, row.path)
+        key = _Key(pid, route, waits_for, tuple(map(id, frames)), look.outcome == CUT)
+        frames, samples = self._stacks.get(key, (frames, 0))
+        self._stacks[key] = (frames, samples + 1)
 
-    def stacks(self) -> tuple[RecordedStack, ...]:
-        """The stacks, those with the most seconds first."""
+    def stacks(self, each: dict[int, tuple[int, float]]) -> tuple[RecordedStack, ...]:
+        """The stacks, those with the most seconds first.
+
+        :param each: by pid the worker's number, and the seconds that each look at it stands for.
+        """
         found = [
-            RecordedStack(key.route, key.worker, key.waits_for, frames, key.is_cut, seconds, samples)
-            for key, (frames, seconds, samples) in self._stacks.items()
+            RecordedStack(
+                key.route, each[key.pid][0], key.waits_for, frames, key.is_cut, samples * each[key.pid][1], samples
+            )
+            for key, (frames, samples) in self._stacks.items()
         ]
         return tuple(sorted(found, key=lambda stack: -stack.seconds))
+
+    def torn_seconds(self, each: dict[int, tuple[int, float]]) -> float:
+        """Seconds of requests that are missing in the stacks."""
+        return sum(count * each[pid][1] for pid, count in self._torn.items())
 
 
 class WorkerRecorder:
@@ -105,7 +116,8 @@ class WorkerRecorder:
         self._waits: dict[int, ThreadWaits] = {}
         self._ended_cpu_seconds = 0.0
         self._rows = 0
-        self._renewed_at = self._looked_at = 0.0
+        self._renewed_at = self._first_at = self._last_at = 0.0
+        self._looks = 0
 
     def close(self) -> None:
         self._memory.close()
@@ -122,7 +134,7 @@ class WorkerRecorder:
         # Nothing is there if the process has ended, or runs another program.
         if not self._memory.interpreter.memory.read(self._memory.interpreter.gil, 1):
             return False
-        seconds, self._looked_at = (now - self._looked_at if self._looked_at else 0.0), now
+        self._first_at, self._last_at, self._looks = self._first_at or now, now, self._looks + 1
         rows = [row for row in self._table.rows(self._rows) if totals.wanted(row.path)]
         # Several requests of one thread are greenlets': which of them runs cannot be told.
         idents = [row.ident for row in rows]
@@ -136,9 +148,12 @@ class WorkerRecorder:
         still = {(row.core, row.started) for row in self._table.rows(self._rows)} if seen else set()
         for row, waits_for, look in seen:
             if (row.core, row.started) in still:
-                totals.add(row, self.card.number, waits_for, look, seconds)
-                totals.requests.add((self.card.pid, row.core, row.started))
+                totals.add(row, self.card.pid, waits_for, look)
         return True
+
+    def seconds_of_a_look(self) -> float:
+        """How long each look stands for: all alike, because one that a busy machine delays says no more than others."""
+        return (self._last_at - self._first_at) / max(1, self._looks - 1)
 
     def cpu_seconds(self) -> float:
         """How long the threads that serve requests were on a CPU, by the kernel's clock."""
@@ -183,7 +198,7 @@ def record(
     :param progress: called about ten times a second with the seconds that have passed.
     """
     running = list(workers)
-    known = {worker.card.pid: worker.card for worker in running}
+    known = {worker.card.pid: worker for worker in running}
     started_at, began = time.time(), time.monotonic()
     renewed = shown = began
     due = began
@@ -199,7 +214,7 @@ def record(
                 renewed = now
                 found = find_new(set(known))
                 running += found
-                known |= {worker.card.pid: worker.card for worker in found}
+                known |= {worker.card.pid: worker for worker in found}
             if now >= shown + 0.1:
                 shown = now
                 progress(now - began)
@@ -212,7 +227,8 @@ def record(
         for worker in running:
             cpu_seconds += worker.cpu_seconds()
             worker.close()
-    cards = list(known.values())
+    cards = [worker.card for worker in known.values()]
+    each = {pid: (worker.card.number, worker.seconds_of_a_look()) for pid, worker in known.items()}
     return Recording(
         started_at=started_at,
         wanted_seconds=seconds,
@@ -226,7 +242,7 @@ def record(
         exact=totals.outcomes[EXACT],
         cut=totals.outcomes[CUT],
         torn=totals.outcomes[TORN],
-        torn_seconds=totals.torn_seconds,
+        torn_seconds=totals.torn_seconds(each),
         cpu_seconds=cpu_seconds,
-        stacks=totals.stacks(),
+        stacks=totals.stacks(each),
     )
