@@ -626,6 +626,8 @@ _SLOW = (
 KINDS = (
     ("worker", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight$"),
     ("worker, stalled", r"worker \d+  pid \d+  \S+  \S+  up .*  \d+ in flight  stalled, no answer$"),
+    ("request, stalled", r"  worker \d+ core \d+  [A-Z]+ /\S*  \d.* s  holds the GIL$"),
+    ("thread, stalled", r"      thread 0x\w+, native id \d+$"),
     (
         "request, stalled",
         r"  worker \d+ core \d+  [A-Z]+ /\S*  \d.* s(  holds the GIL)?  thread 0x\w+, native id \d+$",
