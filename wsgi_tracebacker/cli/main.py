@@ -1,18 +1,27 @@
 """The entry point of ``wsgi-tb``: runs a verb, and turns its result or error into an exit code.
 
-A usual ``wsgi-tb read`` runs without click (see ``read_options``), and so does the answer to a word that is no verb.
+A usual ``read`` or ``check`` runs without click (see ``option``), and so does the answer to a word that is no verb.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
+from wsgi_tracebacker.cli.option import parse
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail, have_streams
-from wsgi_tracebacker.cli.read_options import COMPLETION, plain_read
 from wsgi_tracebacker.cli.verb_names import correction
 from wsgi_tracebacker.errors import CannotWrite, Misuse, TracebackerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wsgi_tracebacker.cli.option import Option
+
+#: Set by a shell that completes a command line, see click.shell_completion.
+COMPLETION = "_WSGI_TB_COMPLETE"
 
 
 def main() -> NoReturn:
@@ -23,13 +32,11 @@ def main() -> NoReturn:
 def _run() -> int:
     have_streams()
     try:
-        options = plain_read(sys.argv[1:], os.environ)
-        if options is not None:
-            from wsgi_tracebacker.cli.show import show
-
-            return show(**options)
-        if COMPLETION not in os.environ and (wrong := correction(sys.argv[1:])) is not None:
-            raise Misuse(wrong)
+        if COMPLETION not in os.environ:
+            if (run_plainly := without_click(sys.argv[1:])) is not None:
+                return run_plainly()
+            if (wrong := correction(sys.argv[1:])) is not None:
+                raise Misuse(wrong)
         from wsgi_tracebacker.cli.verbs import run
 
         return run()
@@ -45,3 +52,21 @@ def _run() -> int:
         # Raised where click writes: the help, the version.
         fail(f"stopped by the system: {error}")
         return CannotWrite.exit_code
+
+
+def without_click(arguments: Sequence[str]) -> partial[int] | None:
+    """What a usual command line of the verbs that have to start fast asks for; None: click has to parse it."""
+    work: Callable[..., int]
+    options: Sequence[Option]
+    if arguments[:1] == ["read"]:
+        from wsgi_tracebacker.cli import read_options, show
+
+        work, options = show.show, read_options.OPTIONS
+    elif arguments[:1] == ["check"]:
+        from wsgi_tracebacker.cli import probe
+
+        work, options = probe.check, probe.OPTIONS
+    else:
+        return None
+    values = parse(options, arguments[1:])
+    return None if values is None else partial(work, **values)

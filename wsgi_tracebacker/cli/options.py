@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +11,9 @@ import click
 from wsgi_tracebacker.cli import read_options
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.cli.read_options import Option
+    from collections.abc import Sequence
+
+    from wsgi_tracebacker.cli.option import Option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +57,10 @@ def as_click(option: Option, default: object = None) -> Callable[[F], F]:
         value_type = click.IntRange(option.least, option.most)
     elif option.metavar == "SECONDS":
         value_type = Seconds(option.least, option.most, min_open=option.is_least_excluded)
+    elif option.metavar == "SHARE":
+        value_type = click.FloatRange(option.least, option.most, min_open=option.is_least_excluded)
+    elif option.metavar == "FILE":
+        value_type = click.Path(dir_okay=False)
     return click.option(
         *names,
         metavar=option.metavar,
@@ -63,6 +70,19 @@ def as_click(option: Option, default: object = None) -> Callable[[F], F]:
         show_default=not option.is_multiple,
         help=option.help,
     )
+
+
+def with_options(options: Sequence[Option], work: Callable[..., int]) -> Callable[[F], F]:
+    """The decorator that adds these options; their defaults are those of the function that does the verb's work."""
+    defaults = inspect.signature(work).parameters
+
+    def decorate(command: F) -> F:
+        # The one that is added last is the first of the help.
+        for option in reversed(options):
+            command = as_click(option, defaults[option.parameter].default)(command)
+        return command
+
+    return decorate
 
 
 worker_option = as_click(read_options.WORKER)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from wsgi_tracebacker.cli.options import EXIT_CODES, as_click, bases_argument
+from wsgi_tracebacker.cli.options import EXIT_CODES, bases_argument, with_options
 from wsgi_tracebacker.cli.read_options import OPTIONS
 from wsgi_tracebacker.cli.show import show
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 EPILOG = f"""\b
 Examples:
@@ -33,18 +29,9 @@ Examples:
 """
 
 
-def _with_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add all options; their defaults are those of ``show``."""
-    defaults = inspect.signature(show).parameters
-    # The one that is added last is the first of the help.
-    for option in reversed(OPTIONS):
-        command = as_click(option, defaults[option.parameter].default)(command)
-    return command
-
-
 @click.command(epilog=EPILOG)
 @bases_argument
-@_with_options
+@with_options(OPTIONS, show)
 def read(**options: Any) -> int:
     """Show what the workers are doing: every request in flight, put together by place, and the stack of each place.
 

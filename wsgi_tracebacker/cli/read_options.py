@@ -1,47 +1,12 @@
-"""The options of ``wsgi-tb read``, each described once, and the parser of its usual command lines.
-
-Loading click takes as long as everything else that the command does. So options that are spelt in full, with right
-values, are understood here. Whatever else there is, click parses the whole command line, with the options that
-``options`` makes of these, and says what is wrong with it.
-"""
+"""The options of ``wsgi-tb read``, each described once: for its fast start, see ``option``, and for click."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
+from wsgi_tracebacker.cli.option import MAX_SECONDS, Option
 from wsgi_tracebacker.model.groups import GROUPINGS, ORDERS
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-#: The limits of ``--times``, and of every number of seconds.
+#: The limit of ``--times``.
 MAX_TIMES = 100
-MAX_SECONDS = 3600
-
-#: Set by a shell that completes a command line, see click.shell_completion.
-COMPLETION = "_WSGI_TB_COMPLETE"
-
-#: No number that anybody means has more digits.
-_MAX_DIGITS = 9
-
-
-class Option(NamedTuple):
-    """An option that takes a value: one of ``choices``, or what ``metavar`` says. Without either it is a flag."""
-
-    #: Of ``show.show``, where its default is.
-    parameter: str
-    names: tuple[str, ...]
-    help: str
-    #: ``N`` is a whole number, ``SECONDS`` one with a fraction; the value of every other name is any text.
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
-    #: The smallest number, and whether that one itself is too small; the greatest, None: any.
-    least: int = 0
-    is_least_excluded: bool = False
-    most: int | None = None
-    #: It may be given more than once.
-    is_multiple: bool = False
-
 
 TIMEOUT = Option(
     "timeout_seconds",
@@ -117,47 +82,3 @@ OPTIONS = (
         choices=("auto", "always", "never"),
     ),
 )
-
-_BY_NAME = {name: option for option in OPTIONS for name in option.names}
-
-
-def plain_read(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of ``show`` for a usual ``read``; None for every command line that is left to click."""
-    if arguments[:1] != ["read"] or COMPLETION in environ:
-        return None
-    bases: list[str] = []
-    values: dict[str, Any] = {}
-    words = iter(arguments[1:])
-    for word in words:
-        if not word.startswith("-"):
-            bases.append(word)
-            continue
-        name, has_value, given = word.partition("=")
-        option = _BY_NAME.get(name)
-        if option is None or (has_value and not name.startswith("--")):
-            return None
-        if option.metavar is None and not option.choices:
-            if has_value:
-                return None
-            values[option.parameter] = True
-            continue
-        value = _value(option, given if has_value else next(words, "-"))
-        if value is None:
-            return None
-        values[option.parameter] = (*values.get(option.parameter, ()), value) if option.is_multiple else value
-    return {**values, "bases": tuple(bases)}
-
-
-def _value(option: Option, word: str) -> object | None:
-    """The value that a word means; None if it is wrong, or may be another option."""
-    if option.choices:
-        return word if word in option.choices else None
-    if option.metavar not in ("N", "SECONDS"):
-        return None if word.startswith("-") else word
-    digits = word.replace(".", "", 1) if option.metavar == "SECONDS" else word
-    if not (digits.isdecimal() and digits.isascii() and len(digits) <= _MAX_DIGITS):
-        return None
-    number = float(word) if option.metavar == "SECONDS" else int(word)
-    if number < option.least or (option.is_least_excluded and number == option.least):
-        return None
-    return number if option.most is None or number <= option.most else None

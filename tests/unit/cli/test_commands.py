@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import main as command
-from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli import output, probe
+from wsgi_tracebacker.cli.check import check
 from wsgi_tracebacker.cli.read import read
-from wsgi_tracebacker.cli.read_options import plain_read
 from wsgi_tracebacker.cli.show import show
 from wsgi_tracebacker.cli.verb_names import VERBS
 from wsgi_tracebacker.cli.verbs import cli
@@ -33,7 +33,10 @@ from wsgi_tracebacker.wire import snapshot_json as documents
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import click
 
 FRAMES = (Frame("/srv/a.py", 3, "f", "g()", 3, 0, 3),)
 
@@ -144,12 +147,23 @@ def test_a_time_limit_is_only_set_if_it_is_asked_for(asked: Asked) -> None:
 
 
 #: No argument of a program has a NUL.
-DEFAULTS = {name: each.default for name, each in inspect.signature(show).parameters.items()}
+COMMANDS: dict[str, tuple[click.Command, Callable[..., int]]] = {"read": (read, show), "check": (check, probe.check)}
+
+
+def defaults(verb: str) -> dict[str, object]:
+    return {name: each.default for name, each in inspect.signature(COMMANDS[verb][1]).parameters.items()}
+
+
+def understood(verb: str, arguments: Sequence[str]) -> dict[str, object] | None:
+    """What a command line means, if it is understood without click."""
+    found = command.without_click([verb, *arguments])
+    return None if found is None else {**defaults(verb), **found.keywords}
+
 
 ARGUMENTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
 
 
-OPTIONS = [name for parameter in read.params for name in parameter.opts if name.startswith("-")]
+OPTIONS = [name for verb, _ in COMMANDS.values() for each in verb.params for name in each.opts if name.startswith("-")]
 VALUES = [
     "",
     "0",
@@ -174,12 +188,12 @@ GIVEN = st.builds("{}={}".format, st.sampled_from(OPTIONS), st.sampled_from(VALU
 
 
 @settings(max_examples=500)
-@given(st.lists(WORDS | GIVEN, max_size=5))
-def test_a_command_line_means_what_click_makes_of_it(arguments: list[str]) -> None:
+@given(st.sampled_from([*COMMANDS]), st.lists(WORDS | GIVEN, max_size=5))
+def test_a_command_line_means_what_click_makes_of_it(verb: str, arguments: list[str]) -> None:
     """Whatever is understood without click means the same with click."""
-    understood = plain_read(["read", *arguments], {})
-    if understood is not None:
-        assert read.make_context("read", list(arguments)).params == {**DEFAULTS, **understood}
+    found = understood(verb, arguments)
+    if found is not None:
+        assert COMMANDS[verb][0].make_context(verb, list(arguments)).params == found
 
 
 @pytest.mark.parametrize(
@@ -197,9 +211,17 @@ def test_a_command_line_means_what_click_makes_of_it(arguments: list[str]) -> No
 )
 def test_usual_command_lines_need_no_click(line: str, changed: dict[str, object]) -> None:
     """Bases and the usual options."""
-    understood = plain_read(["read", *line.split()], {})
-    assert understood is not None
-    assert {**DEFAULTS, **understood} == {**DEFAULTS, "bases": (), **changed}
+    assert understood("read", line.split()) == {**defaults("read"), "bases": (), **changed}
+
+
+def test_a_usual_check_needs_no_click(tmp_path: Path) -> None:
+    """Probes run it every few seconds. A folder is no file."""
+    line = "/a --oldest 60 --saturated 0.9 --waiting=10 --silent 0 --dead 0 --evidence /tmp/e --allow-none"
+    found = understood("check", line.split())
+    assert found is not None
+    assert list(found.values()) == [("/a",), 60.0, 0.9, 10, 0, 0, "/tmp/e", True]
+    for wrong in ("--saturated 0", "--saturated 1.1", "--waiting 0", "--dead -1", f"--evidence {tmp_path}"):
+        assert understood("check", wrong.split()) is None
 
 
 @pytest.mark.parametrize(
@@ -207,14 +229,13 @@ def test_usual_command_lines_need_no_click(line: str, changed: dict[str, object]
 )
 def test_other_options_and_mistakes_are_left_to_click(line: str) -> None:
     """Click says what is wrong with them."""
-    assert plain_read(["read", *line.split()], {}) is None
+    assert understood("read", line.split()) is None
 
 
 @pytest.mark.parametrize("arguments", [[], ["list"], ["--version"], ["red"], ["", "read"], ["-h", "read"]])
 def test_other_verbs_are_left_to_click(arguments: list[str]) -> None:
-    """Only ``read`` is plain, and not while a shell asks how it goes on."""
-    assert plain_read(arguments, {}) is None
-    assert plain_read(["read"], {"_WSGI_TB_COMPLETE": "bash_complete"}) is None
+    """Only ``read`` and ``check`` are plain."""
+    assert command.without_click(arguments) is None
 
 
 @pytest.mark.parametrize(
