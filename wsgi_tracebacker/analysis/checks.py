@@ -33,6 +33,7 @@ def add_up(workers: Sequence[WorkerHealth]) -> Totals:
         busy=sum(worker.busy or 0 for worker in with_slots) if with_slots else None,
         slots=sum(worker.slots or 0 for worker in with_slots) if with_slots else None,
         waiting=sum(waiting) if waiting else None,
+        other_uids=tuple(sorted({worker.other_uid for worker in workers if worker.other_uid is not None})),
     )
 
 

@@ -20,6 +20,8 @@ class WorkerHealth(NamedTuple):
     slots: int | None = None
     inner_queue: int | None = None
     listen: tuple[ListenSocket, ...] = ()
+    #: The user that it belongs to, if that is not the reader's own.
+    other_uid: int | None = None
 
 
 class Totals(NamedTuple):
@@ -37,6 +39,8 @@ class Totals(NamedTuple):
     slots: int | None
     #: Connections that wait, to be accepted or inside the servers.
     waiting: int | None
+    #: The users that workers belong to who are not the reader's own.
+    other_uids: tuple[int, ...] = ()
 
     @property
     def workers(self) -> int:

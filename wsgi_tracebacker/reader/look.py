@@ -82,6 +82,10 @@ def evidence(taken: Look, seconds: float = EVIDENCE_SECONDS) -> list[Answer]:
 
 
 def _health(answer: Answer, before: dict[str, bytes | None], processes: Processes) -> WorkerHealth:
+    return _condition(answer, before, processes)._replace(other_uid=answer.other_uid)
+
+
+def _condition(answer: Answer, before: dict[str, bytes | None], processes: Processes) -> WorkerHealth:
     if answer.state == DEAD:
         return WorkerHealth(ENDED)
     if answer.state == UNKNOWN:

@@ -24,6 +24,8 @@ def test_all_workers_together() -> None:
     totals = checks.add_up([BUSY, IDLE, WorkerHealth(SILENT, 50.0, 2), WorkerHealth(DEAD), WorkerHealth(REFUSES)])
     assert totals == Totals(2, 0, 1, 1, 1, 50.0, 8, 16, 15)
     assert totals.workers == 4
+    foreign = checks.add_up([BUSY, *[IDLE._replace(other_uid=uid) for uid in (34, 33, 34)]])
+    assert foreign.other_uids == (33, 34), "each user once"
 
 
 def test_nothing_is_known() -> None:

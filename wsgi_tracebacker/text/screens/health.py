@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.text.units import duration, plural
+from wsgi_tracebacker.text.units import OTHER_USER, duration, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +37,8 @@ def _facts(totals: Totals) -> Iterator[str]:
         yield f"{plural(totals.waiting, 'connection')} {'waits' if totals.waiting == 1 else 'wait'}"
     if totals.oldest_request_seconds is not None:
         yield f"oldest request {duration(totals.oldest_request_seconds)}"
+    if totals.other_uids:
+        yield f"{OTHER_USER} {', '.join(map(str, totals.other_uids))}"
 
 
 def _failure(failure: Failure) -> str:

@@ -16,6 +16,7 @@ def test_a_healthy_line() -> None:
         "30 of 32 slots busy, 12 connections wait, oldest request 41.2 s"
     )
     assert line(ONE, []) == "ok: 1 of 1 worker answers, 1 connection waits"
+    assert line(ONE._replace(other_uids=(33, 34)), []).endswith(", 1 connection waits, another user's: uid 33, 34")
 
 
 def test_every_failure_has_its_words() -> None:
