@@ -46,13 +46,13 @@ class WorkerReading(NamedTuple):
     application: str | None = None
     #: Why it did not answer; None if it did.
     reason: str | None = None
+    #: What it serves; of a worker that did not answer from its table of requests, or None.
+    snapshot: Snapshot | None = None
     #: The user that it belongs to, if that is not the reader's own.
     other_uid: int | None = None
     #: What its process has in RAM, and how long it was on a CPU so far. None: not known.
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
-    #: What it serves; of a worker that did not answer from its table of requests, or None.
-    snapshot: Snapshot | None = None
 
     @property
     def key(self) -> WorkerKey:
