@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -209,6 +211,37 @@ assert hanging.has_begun.wait(30)
     assert (ended.returncode, ended.stdout) == (3, "the other handler is closed\n"), ended.stderr
     assert [name for name in ("Hanging", "MemoryHandler") if f"{name} hangs and is not closed" in ended.stderr] == hang
     assert ("a later line" in ended.stderr) == ("late" in end)
+
+
+@pytest.mark.parametrize("configure", ["", "logging.basicConfig()"], ids=["no handler", "a handler"])
+def test_a_stderr_that_nobody_reads_does_not_keep_the_process_from_ending(configure: str) -> None:
+    """A log collector that hangs: the pipe is full, and what does not fit is left out."""
+    program = f"""
+import logging, sys, time
+from wsgi_tracebacker import TracebackerMiddleware
+{configure}
+wrapped = TracebackerMiddleware(lambda environ, start_response: [b""], "/nonexistent/tb")
+wrapped({{"REQUEST_METHOD": "GET", "PATH_INFO": "/"}}, print)
+print(time.monotonic(), flush=True)
+sys.exit(3)
+"""
+    reads, writes = os.pipe()
+    try:
+        os.set_blocking(writes, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writes, b"x" * select.PIPE_BUF)
+        os.set_blocking(writes, True)
+        ended = subprocess.run(
+            [sys.executable, "-c", program], cwd=PROJECT, check=False, stdout=subprocess.PIPE, stderr=writes, timeout=60
+        )
+        took = time.monotonic() - float(ended.stdout)
+    finally:
+        os.close(reads)
+        os.close(writes)
+    assert ended.returncode == 3
+    # Two, and what the interpreter needs.
+    assert took < 10
 
 
 @pytest.mark.parametrize("fork", [os.fork, fork_without_our_hook])

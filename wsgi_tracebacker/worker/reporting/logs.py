@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import logging.handlers
+import select
 import threading
 import traceback
 
@@ -173,13 +174,27 @@ def leave_out_of_shutdown(ident: int) -> None:
         # Only its text says who holds an RLock.
         if handler is not None and f" owner={ident} " in repr(handler.lock):
             logging._handlerList.remove(reference)  # type: ignore[attr-defined]  # noqa: SLF001
-            write_to_stderr(f"WARNING {PACKAGE}: the log handler {type(handler).__name__} hangs and is not closed")
+            warning = f"WARNING {PACKAGE}: the log handler {type(handler).__name__} hangs and is not closed"
+            write_to_stderr(warning, waits=False)
 
 
-def write_to_stderr(text: str) -> None:
-    """Write a line to descriptor 2: the application may have replaced ``sys.stderr``, or closed it."""
+def _has_room(descriptor: int) -> bool:
+    """Whether ``select.PIPE_BUF`` bytes can be written at once."""
+    poll = primitives.original("select", "poll")()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def write_to_stderr(text: str, *, waits: bool = True) -> None:
+    """Write a line to descriptor 2: the application may have replaced ``sys.stderr``, or closed it.
+
+    :param waits: whether to wait if it is a full pipe, which nobody reads perhaps; if not, the rest is left out.
+    """
+    content = (text + "\n").encode("utf-8", "backslashreplace")
     try:
         # Not eventlet's write(), which may wait in the very hub that is reported as blocked.
-        primitives.original("os", "write")(_STDERR, (text + "\n").encode("utf-8", "backslashreplace"))
+        write = primitives.original("os", "write")
+        while content and (waits or _has_room(_STDERR)):
+            content = content[write(_STDERR, content if waits else content[: select.PIPE_BUF]) :]
     except OSError:
         pass

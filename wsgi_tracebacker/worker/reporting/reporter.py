@@ -90,11 +90,12 @@ class Entry:
     def emit(self) -> None:
         logs.emit(self.logger, self.level, self._message, *self._arguments, content=self.content)
 
-    def give_up(self, why: str) -> None:
-        """Write it to stderr, if it was not logged."""
+    def give_up(self, why: str, *, waits: bool = True) -> None:
+        """Write it to stderr, if it was not logged. ``waits``: also if somebody has to read from stderr first."""
         if not self.is_logged:
             self.is_logged = True
-            logs.write_to_stderr(f"{logging.getLevelName(self.level)} {self.logger} ({why}): {self.text()}")
+            text = f"{logging.getLevelName(self.level)} {self.logger} ({why}): {self.text()}"
+            logs.write_to_stderr(text, waits=waits)
             self.is_done = True
 
 
@@ -142,6 +143,8 @@ class Reporter:
         self._waiting: deque[Entry] = deque(maxlen=_MAX_WAITING)
         #: The line that the thread is handling.
         self._current: Entry | None = None
+        #: The line that it was handling when flush() gave up.
+        self._stuck_with: Entry | None = None
         #: Held while the thread runs.
         self._running_lock = _allocate_lock()
         #: Held while the second thread has a line, which is as long as the application's logging takes for it.
@@ -161,7 +164,7 @@ class Reporter:
         """Have a line logged; returns at once."""
         if self._start_thread is None and self._logging_lock.locked():
             # Only after end(): this thread would wait for the lock of the handler that hangs.
-            entry.give_up("logging hangs")
+            entry.give_up("logging hangs", waits=False)
         elif self._start_thread is None:
             entry.log()
         else:
@@ -171,24 +174,28 @@ class Reporter:
 
     def flush(self, timeout_seconds: float) -> None:
         """Wait until every line is logged; write those to stderr that are not logged by then."""
-        if self._running_lock.acquire(timeout=timeout_seconds):
+        if self._running_lock.acquire(timeout=0 if self._is_stuck() else timeout_seconds):
             self._running_lock.release()
             # For a line that was posted while we held the lock.
             self._start()
         else:
-            current = self._current
+            current = self._stuck_with = self._current
             if current is not None:
-                current.give_up("logging hangs")
+                current.give_up("logging hangs", waits=False)
             self._give_up_waiting("logging hangs")
 
     def end(self, timeout_seconds: float) -> None:
         """Flush, because the process ends. A later line is logged by the thread that posts it, as before begin()."""
         self.flush(timeout_seconds)
         self._start_thread = None
-        if self._logging_lock.acquire(timeout=_LAST_LINE_SECONDS):
+        if self._logging_lock.acquire(timeout=0 if self._is_stuck() else _LAST_LINE_SECONDS):
             self._logging_lock.release()
         else:
             logs.leave_out_of_shutdown(self._logging_ident)
+
+    def _is_stuck(self) -> bool:
+        """Whether the thread still has the line that it had when flush() gave up: nobody reads from stderr."""
+        return self._stuck_with is not None and self._current is self._stuck_with
 
     def _start(self) -> None:
         """Start the thread, if lines wait and it does not run. Never waits for the lock: a signal handler may post."""
@@ -209,7 +216,7 @@ class Reporter:
 
     def _give_up_waiting(self, why: str) -> None:
         while (entry := self._next()) is not None:
-            entry.give_up(why)
+            entry.give_up(why, waits=False)
 
     def _run(self, start_thread: Callable[..., object]) -> None:
         try:
