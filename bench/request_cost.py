@@ -45,11 +45,13 @@ DJANGO = "under Django"
 DJANGO_STREAM, DJANGO_CHUNKS = f"{DJANGO}, a stream of one chunk", f"{DJANGO}, a stream of 1,000 chunks"
 PASS_THROUGH, OFF = "pass-through, itself", f"switched off ({settings.DISABLE_VARIABLE}), itself"
 OURS = "wsgi_tracebacker adds"
+#: Without the limit that is the default.
+UNARMED = "with harakiri=0 adds"
 ARMED, KILL = "the same with harakiri=30 adds", "with harakiri_action=kill adds"
 RAISE = "with harakiri_action=raise adds"
 MAPPING, CALLABLE = "with harakiri={prefix: seconds} adds", "with harakiri=callable adds"
 UNBOXED = "without its black box adds"
-ADDED_BY_US = (OURS, ARMED, MAPPING, CALLABLE, KILL, RAISE)
+ADDED_BY_US = (OURS, UNARMED, ARMED, MAPPING, CALLABLE, KILL, RAISE)
 TIMER, LATER, PROFILER = "threading.Timer adds", "dump_traceback_later adds", "werkzeug's ProfilerMiddleware adds"
 ALONE, DOGSLOW = "Django, itself", "dogslow adds"
 
@@ -256,6 +258,7 @@ def added_microseconds(case: str, rounds: int) -> tuple[dict[str, list[float]], 
         "pass": PassThrough(app),
         OFF: switched_off(app),
         OURS: TracebackerMiddleware(app),
+        UNARMED: TracebackerMiddleware(app, harakiri=0),
         ARMED: TracebackerMiddleware(app, harakiri=30),
         MAPPING: TracebackerMiddleware(app, harakiri=PREFIXES),
         CALLABLE: TracebackerMiddleware(app, harakiri=lambda _: 30.0),

@@ -60,9 +60,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         yield _added(medians, request_cost.GENERATOR, request_cost.OURS, 0.9)
         yield _added(medians, request_cost.OBJECT, request_cost.OURS, 1.0)
         for case in (request_cost.LIST, request_cost.GENERATOR):
-            plain, armed = (medians.of(request_cost.TOPIC, case, s) for s in (request_cost.OURS, request_cost.ARMED))
-            ratio = None if not plain or armed is None else armed / plain
-            yield _at_most(f"with harakiri armed beside without, {case}", ratio, 1.1, "times")
+            yield _at_most(f"with harakiri armed beside without, {case}", _armed_ratio(medians, case), 1.1, "times")
         yield _at_most("the first request of a process", medians.of(*_FIRST), 2.0, "ms")
         further = medians.of(request_cost.TOPIC, request_cost.FURTHER, request_cost.OURS)
         yield _at_most("the first request of a further thread", further, 10.0, "µs")
@@ -148,6 +146,13 @@ def _waits(medians: Medians) -> Iterator[Target]:
 
 
 _FIRST = (request_cost.TOPIC, request_cost.FIRST, request_cost.OURS)
+
+
+def _armed_ratio(medians: Medians, case: str) -> float | None:
+    """What a request costs with a limit, in what it costs without one."""
+    subjects = (request_cost.UNARMED, request_cost.ARMED)
+    unarmed, armed = (medians.of(request_cost.TOPIC, case, subject) for subject in subjects)
+    return None if not unarmed or armed is None else armed / unarmed
 
 
 def _added(medians: Medians, case: str, subject: str, limit: float) -> Target:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
+import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,6 +141,30 @@ def test_an_idle_workers_watchdog_sleeps_until_a_request_comes(
             assert STARTED_HERE[0] == 0
         assert serve(hanging, environ(f"/{reported}")).error is None
         assert logged.of("harakiri")[-1].startswith(f"harakiri: GET /{reported} 0.1")
+
+
+def _switches(tasks: set[str]) -> int:
+    """How often these threads have let go of a CPU by themselves: at each sleep."""
+    texts = [Path(f"/proc/self/task/{task}/status").read_text(encoding="ascii") for task in tasks]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
+
+
+def test_no_thread_of_an_idle_worker_wakes_up(base: str) -> None:
+    """By the kernel's count: a watchdog that looked for requests would wake up twenty times a second."""
+    before = set(os.listdir("/proc/self/task"))
+    assert serve(TracebackerMiddleware(quick, base, harakiri=0.1)).error is None
+    ours = set(os.listdir("/proc/self/task")) - before
+    counts: list[int] = []
+
+    def has_been_still() -> bool:
+        threading.Event().wait(1.0)
+        counts.append(_switches(ours))
+        # Once in half a minute the listener looks whether its files are still there.
+        return len(counts) > 1 and counts[-1] - counts[-2] <= 1
+
+    wait_until(has_been_still, "they sleep")
+    assert len(ours) == 2
+    assert has_been_still()
 
 
 def test_a_body_without_a_limit_does_not_keep_it_awake(base: str, sleeps: list[float]) -> None:
