@@ -185,26 +185,29 @@ def test_the_stack_is_that_of_the_thread_that_runs_the_body(base: str, action: s
 def test_what_a_body_waits_for_is_asked_of_the_thread_that_runs_it(base: str) -> None:
     """Not of the thread that called the application, which waits for something else."""
     lock, reports = threading.Lock(), []
+    is_at_lock, is_reported = threading.Event(), threading.Event()
 
     def locked() -> Iterator[bytes]:
         yield b"first"
+        is_at_lock.set()
         with lock:
             yield b"last"
-
-    is_reported = threading.Event()
 
     def keep(report: HarakiriReport) -> None:
         reports.append(report)
         is_reported.set()
 
-    wrapped = TracebackerMiddleware(lambda _request, _start: locked(), base, harakiri=0.2, on_harakiri=keep)
-    body: Any = wrapped(environ("/export"), ignore)
+    wrapped = TracebackerMiddleware(lambda _request, _start: locked(), base, on_harakiri=keep)
+    request = environ("/export")
+    body: Any = wrapped(request, ignore)
     chunks = iter(body)
     assert next(chunks) == b"first"
     lock.acquire()
     with ThreadPoolExecutor(1, "pool") as pool:
         last = pool.submit(next, chunks)
         try:
+            assert is_at_lock.wait(30)
+            request["wsgi_tracebacker.request"].set_harakiri(0.3)
             assert is_reported.wait(30)
         finally:
             lock.release()
