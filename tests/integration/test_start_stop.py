@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import black_boxes
+from tests.support.interpreters import needs_reference_counts
 from tests.support.logs import messages
 from tests.support.programs import PROJECT
 from tests.unit.wsgi import requests_in, serve, snapshot
@@ -233,16 +234,19 @@ def test_a_process_that_ends_beside_requests_leaves_nothing(base: str) -> None:
         assert (done.returncode, done.stderr, files_beside(base), black_boxes.files_of(base)) == (0, "", [], [])
 
 
-#: Ends, and hangs in a function that the application registered.
+#: Ends, and hangs in a function that the application registered, before or after it imports the package.
 HANGS_AT_EXIT = """
 import atexit, os, sys
-from tests.unit.wsgi import serve
-from tests.integration.test_start_stop import application
-from wsgi_tracebacker import TracebackerMiddleware
 def flush_before_exit():
     print("hangs", flush=True)
     sys.stdin.readline()
-atexit.register(flush_before_exit)
+if sys.argv[2] == "before":
+    atexit.register(flush_before_exit)
+from tests.unit.wsgi import serve
+from tests.integration.test_start_stop import application
+from wsgi_tracebacker import TracebackerMiddleware
+if sys.argv[2] == "after":
+    atexit.register(flush_before_exit)
 wrapped = TracebackerMiddleware(application, sys.argv[1])
 def work():
     serve(wrapped)
@@ -259,9 +263,10 @@ def work():
     ],
     ids=["", "in a worker that was forked after the import", "with multiprocessing loaded"],
 )
-def test_a_worker_that_hangs_at_its_end_can_be_read(run: str, base: str) -> None:
-    """In what the application has registered with ``atexit``; afterwards nothing is left."""
-    command = [sys.executable, "-c", HANGS_AT_EXIT + run, base]
+@pytest.mark.parametrize("registered", ["after", pytest.param("before", marks=needs_reference_counts)])
+def test_a_worker_that_hangs_at_its_end_can_be_read(registered: str, run: str, base: str) -> None:
+    """In what is registered with ``atexit``, also before us, as by agents; afterwards nothing is left."""
+    command = [sys.executable, "-c", HANGS_AT_EXIT + run, base, registered]
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -274,3 +279,22 @@ def test_a_worker_that_hangs_at_its_end_can_be_read(run: str, base: str) -> None
             assert (process.returncode, files_beside(base), black_boxes.files_of(base)) == (0, [], [])
         finally:
             process.kill()
+
+
+@needs_reference_counts
+def test_a_worker_that_is_killed_while_it_hangs_at_its_end_is_no_death_of_a_request(base: str) -> None:
+    """It had ended in order; its successor removes what is left and reports nothing."""
+    command = [sys.executable, "-c", HANGS_AT_EXIT + "work()", base, "before"]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hangs\n"
+        process.kill()
+    assert files_beside(base)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS_AT_EXIT + "work()", base, "never"],
+        cwd=PROJECT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr, files_beside(base), black_boxes.files_of(base)) == (0, "", [], [])

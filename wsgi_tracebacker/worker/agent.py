@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.linux import peers
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
-from wsgi_tracebacker.worker import at_exit, disabled, startup_warnings
+from wsgi_tracebacker.worker import at_exit, disabled, last_act, startup_warnings
 from wsgi_tracebacker.worker.answers import Answers
 from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
 from wsgi_tracebacker.worker.deadlines.parts import DeadlineParts
@@ -71,6 +71,7 @@ class Agent:
         self.admission = Admission(self.cores, self._hubs.note)
         self.presence = Presence(self._identity, settings, self.cores, self.own_threads)
         self.listener: Listener | None = None
+        self._stays_readable = False
         self.answers = Answers(
             identity=self._identity,
             cores=self.cores,
@@ -153,11 +154,20 @@ class Agent:
             hubs=self._hubs,
         )
 
-    def stop(self) -> None:
-        """End the threads and remove the files."""
+    def stop(self, *, stays_readable: bool = False) -> None:
+        """End the threads and remove the files.
+
+        :param stays_readable: the process ends: leave the listener and the files until the interpreter is taken down.
+        """
+        self._stays_readable = stays_readable
         self._lifecycle.stop()
 
     def _end(self) -> None:
+        if self._stays_readable:
+            self.deadlines.stop(_STOP_SECONDS)
+            self.cores.abandon()
+            self.presence.close_at_last()
+            return
         try:
             self.deadlines.stop(_STOP_SECONDS)
             self._reporter.flush(_STOP_SECONDS)
@@ -297,8 +307,15 @@ def _forget_parents() -> None:
             faults.forget()
 
 
+def _stop_at_exit() -> None:
+    _forget_parents()
+    agent = running()
+    if agent is not None:
+        agent.stop(stays_readable=last_act.is_certain())
+
+
 # Now and not at the first request: the application registers its own functions in between.
-at_exit.register_at_import(stop)
+at_exit.register_at_import(_stop_at_exit)
 
 _hooks_registered = False
 

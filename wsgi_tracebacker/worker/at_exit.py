@@ -27,7 +27,10 @@ _ends_in = 0
 
 
 def register_at_import(stop: Callable[[], object]) -> None:
-    """Have ``atexit`` call ``stop`` after all that is registered later: a worker that hangs there can still be read."""
+    """Have ``atexit`` call ``stop`` after all that is registered later: a worker that hangs there can still be read.
+
+    :param stop: it may leave to ``last_act`` what has to stay until the interpreter is taken down.
+    """
     global _is_registered_at_import
     _is_registered_at_import = True
     atexit.register(_end, stop)

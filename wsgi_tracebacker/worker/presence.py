@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
 from wsgi_tracebacker.wire import postmortem_json
-from wsgi_tracebacker.worker import startup_warnings
+from wsgi_tracebacker.worker import last_act, startup_warnings
 from wsgi_tracebacker.worker.blackbox import predecessor
 from wsgi_tracebacker.worker.blackbox.black_box import BlackBox
 from wsgi_tracebacker.worker.listening import slot
@@ -17,7 +17,10 @@ from wsgi_tracebacker.worker.reporting import faults, logs, reporter
 from wsgi_tracebacker.worker.tracking.describe import write_details
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsgi_tracebacker.linux.descriptor import OwnDescriptor
+    from wsgi_tracebacker.linux.files import Inode
     from wsgi_tracebacker.model.report import Postmortem
     from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
@@ -44,6 +47,8 @@ class Presence:
         self._slot: slot.Slot | None = None
         self._black_box: BlackBox | None = None
         self._listener_id: int | None = None
+        #: Whether the files are to be removed at the very end: none are made any more.
+        self._is_closing = False
         #: Monotonic time at which old files are looked for again.
         self._clean_up_at = 0.0
 
@@ -125,6 +130,8 @@ class Presence:
 
     def check(self) -> OwnDescriptor | None:
         """Once a tick: if files have vanished, make them anew, under the same number if that is still free."""
+        if self._is_closing:
+            return self._slot.listening if self._slot is not None else None
         table = self.table()
         if table is not None:
             now = monotonic()
@@ -164,6 +171,20 @@ class Presence:
         if self._slot is not None:
             self._slot.release()
             self._slot = None
+
+    def close_at_last(self) -> None:
+        """Mark the black box as closed, so that nobody reports a death, and have the files removed at the very end."""
+        self._is_closing = True
+        found: list[tuple[str, Inode | None]] = []
+        detach: list[Callable[[], object]] = []
+        if self._black_box is not None:
+            self._black_box.mark_closed()
+            found += self._black_box.files()
+        if self._slot is not None:
+            found += self._slot.files()
+            if self._slot.listening is not None and self._slot.listening.socket is not None:
+                detach.append(self._slot.listening.socket.detach)
+        last_act.remove_at_last(((path, inode) for path, inode in found if inode is not None), detach)
 
     def forget(self) -> None:
         """In a forked child: close what is the parent's, and leave its files as they are."""

@@ -14,6 +14,7 @@ from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
 from wsgi_tracebacker.worker.blackbox.table import Table
 
 if TYPE_CHECKING:
+    from wsgi_tracebacker.linux.files import Inode
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.worker.identity import Identity
 
@@ -78,6 +79,16 @@ class BlackBox:
             stacks=self.stacks_file.path,
             dump_signal=self.signal_number,
         )
+
+    def files(self) -> list[tuple[str, Inode | None]]:
+        """The paths of the files, each with its inode; None for one that is not there."""
+        table = [(self.table.path, self.table.inode)] if self.table is not None else []
+        return [*table, (self.stacks_file.path, self.stacks_file.inode)]
+
+    def mark_closed(self) -> None:
+        """The worker ends in order."""
+        if self.table is not None:
+            self.table.mark_closed()
 
     def close(self, *, remove: bool) -> None:
         """Unregister the signal and close the files; ``remove`` them when the worker ends in order."""

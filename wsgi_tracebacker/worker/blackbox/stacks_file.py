@@ -48,6 +48,11 @@ class StacksFile:
                 self._refused = True
         return self._descriptor.number if self._descriptor is not None else None
 
+    @property
+    def inode(self) -> files.Inode | None:
+        """Which file it is; None if it was not made."""
+        return self._descriptor.inode if self._descriptor is not None else None
+
     def close(self, *, remove: bool) -> None:
         """Close the file; ``remove`` it when the worker ends in order."""
         if self._descriptor is None:

@@ -106,6 +106,15 @@ class Table:
         """Whether the path still leads to this table."""
         return files.inode_at(self.path) == self._descriptor.inode
 
+    @property
+    def inode(self) -> files.Inode | None:
+        """Which file it is."""
+        return self._descriptor.inode
+
+    def mark_closed(self) -> None:
+        """Write that its worker ended in order: whoever finds it reports no death."""
+        table_layout.NUMBER.pack_into(self._memory, table_layout.CLOSED_OFFSET, 1)
+
     def close(self, *, remove: bool) -> None:
         """Close the file; ``remove`` it when the worker ends in order.
 
@@ -114,7 +123,7 @@ class Table:
         if self._descriptor.number < 0:
             return
         if remove:
-            table_layout.NUMBER.pack_into(self._memory, table_layout.CLOSED_OFFSET, 1)
+            self.mark_closed()
             files.unlink_if(self.path, self._descriptor.inode)
         if not self._descriptor.is_ours():
             _kept.append(self._memory)

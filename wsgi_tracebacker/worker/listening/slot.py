@@ -111,6 +111,10 @@ class Slot:
             and files.inode_at(self.socket_path) == self._socket_inode
         )
 
+    def files(self) -> list[tuple[str, files.Inode | None]]:
+        """The paths of our files, each with its inode, in the order in which they are removed."""
+        return [(self.socket_path, self._socket_inode), (self.card_path, self.lock.inode)]
+
     def release(self) -> None:
         """Unlink our files, then close the lock. Safe to call twice."""
         if self.lock.number < 0:
