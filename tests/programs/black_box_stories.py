@@ -164,7 +164,10 @@ def fork(base: str) -> None:
 
     def table() -> bytes:
         with open(box_files.path_of(base, 1, table_layout.TABLE), "rb") as file:
-            return file.read()
+            content = bytearray(file.read())
+        # The parent's threads go on, and say so.
+        table_layout.BEAT.pack_into(content, table_layout.BEAT_OFFSET, 0.0)
+        return bytes(content)
 
     def end_in_child() -> None:
         if not os.fork():

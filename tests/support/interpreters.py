@@ -39,6 +39,12 @@ needs_pydll = pytest.mark.skipif(
     not hasattr(ctypes, "PyDLL"), reason="PyPy lets go of the GIL in every C call that ctypes makes"
 )
 
+
+def only_on_cpython(reason: str) -> pytest.MarkDecorator:
+    """For tests of what other interpreters do in their own way."""
+    return pytest.mark.skipif(sys.implementation.name != "cpython", reason=reason)
+
+
 #: For tests of what comes after a thread that was started below Python, by a server in C, and called into it.
 needs_ends_of_foreign_threads = pytest.mark.skipif(
     sys.implementation.name != "cpython", reason="PyPy keeps the thread-local values of a thread that it did not start"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.interpreters import drop_what_nobody_has, needs_reference_counts
+from tests.support.interpreters import drop_what_nobody_has, needs_raise, needs_reference_counts
 from tests.unit.wsgi import environ, requests_in, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 
@@ -75,7 +75,7 @@ def by_chain(application: WSGIApplication) -> Iterator[bytes]:
     return itertools.chain(application(environ(), ignore), [b"footer"])
 
 
-@pytest.mark.parametrize("action", ["log", "raise"])
+@pytest.mark.parametrize("action", ["log", pytest.param("raise", marks=needs_raise)])
 @pytest.mark.parametrize("read", [by_for, by_yield_from, by_map, by_chain])
 @pytest.mark.parametrize("kind", BODIES)
 def test_who_reads_by_a_bare_for_keeps_the_request_in_flight(
@@ -162,7 +162,7 @@ class Gate:
         yield b"last"
 
 
-@pytest.mark.parametrize("action", ["log", "raise"])
+@pytest.mark.parametrize("action", ["log", pytest.param("raise", marks=needs_raise)])
 def test_the_stack_is_that_of_the_thread_that_runs_the_body(base: str, action: str) -> None:
     """A server with a loop calls iter() on one thread, and next() on those of a pool."""
     gate = Gate()

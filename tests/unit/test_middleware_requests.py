@@ -11,7 +11,7 @@ from wsgiref.util import FileWrapper
 
 import pytest
 
-from tests.support.interpreters import drop_what_nobody_has, needs_reference_counts
+from tests.support.interpreters import drop_what_nobody_has, needs_raise, needs_reference_counts
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, request_in_flight, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
@@ -460,7 +460,7 @@ class Site:
         return []
 
 
-@pytest.mark.parametrize("action", ["log", "kill", "raise"])
+@pytest.mark.parametrize("action", ["log", "kill", pytest.param("raise", marks=needs_raise)])
 def test_an_application_that_is_wrapped_anew_for_each_request_is_let_go(base: str, action: str) -> None:
     """Also if its limit, and what is called with a report, belong to it, and it refers to its own middleware."""
     sites = []

@@ -10,7 +10,6 @@ from unittest import mock
 
 import freezegun
 import pytest
-import time_machine
 
 from tests.unit.wsgi import environ, request_in_flight, serve
 from wsgi_tracebacker import HarakiriReport, TracebackerMiddleware
@@ -36,7 +35,7 @@ TOOLS = pytest.mark.parametrize(
     [
         lambda: freezegun.freeze_time(FAR_AWAY),
         lambda: freezegun.freeze_time(FAR_AWAY, tick=True),
-        lambda: time_machine.travel(FAR_AWAY, tick=False),
+        lambda: pytest.importorskip("time_machine").travel(FAR_AWAY, tick=False),
         mocked,
     ],
     ids=["freezegun", "freezegun that ticks", "time-machine", "mock"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import wsgi_tracebacker
+from tests.support.interpreters import needs_raise
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.model.code_ownership import PYTHON, THIS_PACKAGE, CodeOwnership, is_this_package
@@ -129,7 +130,13 @@ def files_of_the_stack() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("options", [{}, {"harakiri": 60.0, "harakiri_action": "raise"}], ids=["plain", "raise"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"harakiri": 60.0, "harakiri_action": "raise"}, id="raise", marks=needs_raise),
+    ],
+)
 def test_no_frame_of_the_middleware_is_the_applications_own(base: str, options: dict[str, Any]) -> None:
     """Real requests, which stand within the real package: in a call, in one within that, and in their bodies."""
     stacks_seen: list[list[tuple[str, str]]] = []

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.interpreters import needs_outside_help, needs_raise
+from tests.support.interpreters import needs_outside_help, needs_pydll, needs_raise, only_on_cpython
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import (
@@ -620,6 +620,7 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
     assert logged.of("slow") == []
 
 
+@needs_pydll
 def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> None:
     """It names the request that kept the GIL and is still in flight; that request is reported as overdue too."""
     # PyDLL calls with the GIL held.
@@ -641,6 +642,7 @@ def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> Non
     assert "Python could not run before" in logged.of("harakiri")[0]
 
 
+@needs_pydll
 def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, logged: Logged) -> None:
     """It kept the GIL until its end, so the stall's line names it, and there is no report."""
     libc = ctypes.PyDLL(None)
@@ -662,6 +664,7 @@ def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, lo
     assert logged.of("harakiri") == []
 
 
+@only_on_cpython("PyPy's gc has no callbacks")
 def test_garbage_collections_are_the_cause_of_what_they_take_the_time_of(base: str, logged: Logged) -> None:
     """They are measured while the request is recorded, and nothing of ours is called after it."""
     before = list(gc.callbacks)
@@ -708,6 +711,7 @@ def test_the_worker_s_memory_is_measured_when_a_request_becomes_slow_and_at_its_
     assert report.memory.start_bytes == start
 
 
+@only_on_cpython("what other threads wait for is not read from PyPy's frames")
 def test_the_timeline_names_the_call_and_what_it_waited_for(base: str, logged: Logged) -> None:
     """Where the application waits for an entry of a queue, that is said, also after its end; no condition is named."""
     entries: queue.Queue[bytes] = queue.Queue()

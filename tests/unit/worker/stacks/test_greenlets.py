@@ -412,7 +412,7 @@ def test_a_blocked_hub_is_reported_once_with_the_request_that_blocks_it() -> Non
         f"gevent's hub is blocked for 1.0 s at least by GET /blocks 1.5 s, worker 3 core 0, pid {os.getpid()}: it does"
         " not give way, and all other greenlets wait"
     )
-    assert ".blocks_the_hub\n" in report or "in blocks_the_hub\n" in report
+    assert "blocks_the_hub\n" in report
     assert re.search(r"\n1 other request in flight .*:\n  GET /waits 1.5 s \(core 0\)  stacks/test_\w+.py:\d+ ", report)
     assert said.contents[0]["request"]["path"] == "/blocks"
     fake.run()

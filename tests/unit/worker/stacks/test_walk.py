@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 
+from tests.support.interpreters import only_on_cpython
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.worker.stacks import walk
 
 
+@only_on_cpython("PyPy's collector has no thresholds")
 def test_a_collection_during_a_walk_does_not_free_the_frames() -> None:
     """CPython 3.11 went on with a frame whose memory was gone, and the worker ended with SIGSEGV."""
     command = [sys.executable, "-m", "tests.programs.collected"]
@@ -49,6 +51,7 @@ def right(calls: int) -> None:
         right(calls - 1)
 
 
+@only_on_cpython("PyPy's threads change at other places")
 def test_a_stack_is_of_one_instant() -> None:
     """No thread goes on between its innermost and its outermost frame, however short its turns are."""
     interval = sys.getswitchinterval()

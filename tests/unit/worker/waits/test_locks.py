@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.interpreters import needs_reference_counts, only_on_cpython
 from tests.support.waiting import wait_until
 from tests.unit.worker.waits.waiting_threads import look, running
 from wsgi_tracebacker.worker.waits import locks
@@ -109,6 +110,7 @@ def test_a_with_on_a_lock_names_the_lock_and_who_is_inside_it() -> None:
     assert holder not in found
 
 
+@only_on_cpython("what other threads wait for is not read from PyPy's frames")
 def test_an_acquire_without_with_names_the_lock() -> None:
     """And whoever is inside a `with` on it."""
     cart = Cart()
@@ -195,6 +197,7 @@ class Thing:
         self.lock = threading.Lock()
 
 
+@needs_reference_counts
 def test_no_object_lives_longer_because_it_was_looked_at() -> None:
     """A variable that is deleted is gone: from CPython 3.13 on at once, on earlier ones when its function ends."""
     references: list[weakref.ref[Thing]] = []

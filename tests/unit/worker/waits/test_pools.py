@@ -93,7 +93,7 @@ class Connection:
 
 @pytest.fixture
 def psycopg_pool() -> Iterator[Any]:
-    library = pytest.importorskip("psycopg_pool")
+    library = pytest.importorskip("psycopg_pool", exc_type=ImportError)
     with library.ConnectionPool("", min_size=2, max_size=2, connection_class=Connection, open=False) as pool:
         yield pool
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.support.interpreters import only_on_cpython
 from wsgi_tracebacker.worker.waits import values
 from wsgi_tracebacker.worker.waits.expressions import expression_of
 from wsgi_tracebacker.worker.waits.values import MISSING
@@ -169,6 +170,7 @@ def with_dict(names: dict[Any, Any]) -> Plain:
     return thing
 
 
+@only_on_cpython("PyPy asks a metaclass for bases when a class is made")
 @pytest.mark.parametrize(
     "source",
     [
@@ -195,6 +197,7 @@ def test_no_code_of_the_application_runs(source: str) -> None:
     assert evaluate(source, **hostile_objects()) is MISSING
 
 
+@only_on_cpython("PyPy asks a metaclass for bases when a class is made")
 @pytest.mark.parametrize("source", ["instance.own", "instance.lock"])
 def test_an_instance_of_a_class_with_a_hostile_metaclass_is_read(source: str) -> None:
     """The metaclass has no say in it."""
