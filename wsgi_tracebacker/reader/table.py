@@ -62,11 +62,9 @@ class Table:
             raise FormatError("the black box is another process's")
         return content
 
-    def rows(self, count: int) -> list[Row]:
-        """The requests in flight in its first rows. Whose table it is, is not checked: ``read`` does that."""
-        size = table_layout.HEADER_BYTES + count * table_layout.ROW_BYTES
-        content, again = (os.pread(self._descriptor, size, 0) for _ in range(2))
-        return table_layout.decode_rows(content, again)[0]
+    def flight(self, core: int) -> bytes:
+        """The row of a core as it is now, for ``table_layout.decode_flight``. Whose table it is, is not checked."""
+        return os.pread(self._descriptor, table_layout.DETAIL_OFFSET, table_layout.row_offset(core))
 
     def read(self) -> Reading:
         """Read it. Raises OSError or FormatError."""

@@ -340,6 +340,27 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
     return rows, torn
 
 
+class Flight(NamedTuple):
+    """The request in flight in one row, as a request writes it itself."""
+
+    started: float
+    method: str
+    path: str
+    ident: int
+    native_id: int
+
+
+def decode_flight(raw: bytes) -> Flight | None:
+    """The request in a row that was read twice alike, up to its details; None if there is none, or it is torn."""
+    if len(raw) < DETAIL_OFFSET:
+        return None
+    head, method, path, _, tail = FLIGHT.unpack_from(raw)
+    if not _is_start(head) or head != tail:
+        return None
+    ident, native_id, _ = OWNER.unpack_from(raw, OWNER_OFFSET)
+    return Flight(head, _text(method) or "", decode_path(path), ident, native_id)
+
+
 def decode_last_start(content: bytes) -> float | None:
     """When the last of the requests in flight began, also if its row is torn; None if there is none."""
     heads = (_HEAD.unpack_from(content, offset)[0] for offset in _used_rows(content))

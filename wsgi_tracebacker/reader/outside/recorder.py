@@ -1,6 +1,8 @@
 """Records where the requests of workers stand, from outside: many looks a second, only at threads that serve one.
 
-A look belongs to a request if the worker's black box names the same one, with the same start, before and after it.
+A look belongs to a request if the worker's black box has the same one right before and right after it: its row is read
+in the same system call, from the worker's memory. It takes some microseconds, so that short requests are seen in all of
+their parts alike.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.analysis.routes import Routes
 from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.model.recording import RecordedStack, Recording
 from wsgi_tracebacker.reader.outside.thread_waits import ThreadWaits
 from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Look
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.snapshot import Frame
     from wsgi_tracebacker.reader.outside.interpreter import ThreadState
     from wsgi_tracebacker.reader.processes import Processes
-    from wsgi_tracebacker.wire.table_layout import Row
+    from wsgi_tracebacker.wire.table_layout import Flight
 
 #: The share of the interval by which a look may come early or late: looks at a fixed distance would keep step with an
 #: application that does something at a fixed distance itself.
@@ -35,8 +38,6 @@ _JITTER = 0.3
 
 #: How often threads that came and went are looked for, and new workers.
 _RENEW_SECONDS = 1.0
-#: Rows of cores that may be new since then.
-_MORE_ROWS = 8
 
 #: Different stacks that are kept; what comes beyond is added up without frames.
 _MAX_STACKS = 50_000
@@ -67,15 +68,15 @@ class Totals:
     def looks(self) -> int:
         return sum(self.outcomes.values())
 
-    def add(self, row: Row, pid: int, waits_for: str, look: Look) -> None:
+    def add(self, flight: Flight, pid: int, core: int, waits_for: str, look: Look) -> None:
         """Count one look at a request."""
         self.outcomes[look.outcome] += 1
-        self.requests.add((pid, row.core, row.started))
+        self.requests.add((pid, core, flight.started))
         if look.outcome == TORN:
             self._torn[pid] += 1
             return
         frames = look.frames if len(self._stacks) < _MAX_STACKS else ()
-        route = self._routes.route(row.method, row.path)
+        route = self._routes.route(flight.method, flight.path)
         key = _Key(pid, route, waits_for, tuple(map(id, frames)), look.outcome == CUT)
         frames, samples = self._stacks.get(key, (frames, 0))
         self._stacks[key] = (frames, samples + 1)
@@ -115,7 +116,9 @@ class WorkerRecorder:
         self._threads: dict[int, ThreadState] = {}
         self._waits: dict[int, ThreadWaits] = {}
         self._ended_cpu_seconds = 0.0
-        self._rows = 0
+        self._table_at = 0
+        #: By core, the ident of its thread.
+        self._cores: dict[int, int] = {}
         self._renewed_at = self._first_at = self._last_at = 0.0
         self._looks = 0
 
@@ -135,21 +138,34 @@ class WorkerRecorder:
         if not self._memory.interpreter.memory.read(self._memory.interpreter.gil, 1):
             return False
         self._first_at, self._last_at, self._looks = self._first_at or now, now, self._looks + 1
-        rows = [row for row in self._table.rows(self._rows) if totals.wanted(row.path)]
-        # Several requests of one thread are greenlets': which of them runs cannot be told.
-        idents = [row.ident for row in rows]
-        seen = []
-        for row in rows:
-            if row.ident not in self._threads and not self._renew(now):
+        for core, ident in self._cores.items():
+            flight = table_layout.decode_flight(self._table.flight(core))
+            if flight is None or not totals.wanted(flight.path) or self._shares_thread(core, ident):
+                continue
+            if (flight.ident != ident or ident not in self._threads) and not self._renew(now):
                 return False
-            thread = self._threads.get(row.ident)
-            if thread is not None and idents.count(row.ident) == 1:
-                seen.append((row, self._waits_of(row.native_id).now(), self._memory.look(thread)))
-        still = {(row.core, row.started) for row in self._table.rows(self._rows)} if seen else set()
-        for row, waits_for, look in seen:
-            if (row.core, row.started) in still:
-                totals.add(row, self.card.pid, waits_for, look)
+            thread = self._threads.get(flight.ident)
+            if thread is None:
+                continue
+            waits_for = self._waits_of(flight.native_id).now()
+            row = self._table_at + table_layout.row_offset(core), table_layout.DETAIL_OFFSET
+            look = self._memory.look(thread, row)
+            # It may be the next request by now, or none: what counts is the one that stood there during the look.
+            looked_at = table_layout.decode_flight(look.mark) if look.outcome != TORN else flight
+            if looked_at is not None and looked_at.ident == thread.ident and totals.wanted(looked_at.path):
+                totals.add(looked_at, self.card.pid, core, waits_for, look)
         return True
+
+    def _find_table(self) -> int:
+        """Where the worker has its black box in its memory; 0 if it is not found."""
+        name = os.fsencode(os.path.basename(self.card.black_box or ""))
+        mapped = proc.mapped_files(f"{proc.ROOT}/{self.card.pid}")
+        return next((start for path, start in mapped if os.path.basename(path) == name), 0)
+
+    def _shares_thread(self, core: int, ident: int) -> bool:
+        """Whether another request is in flight in the same thread: of greenlets it is not known which one runs."""
+        others = [other for other, its_ident in self._cores.items() if its_ident == ident and other != core]
+        return any(table_layout.decode_flight(self._table.flight(other)) is not None for other in others)
 
     def seconds_of_a_look(self) -> float:
         """How long each look stands for: all alike, because one that a busy machine delays says no more than others."""
@@ -171,7 +187,8 @@ class WorkerRecorder:
             reading = self._table.read()
         except (OSError, FormatError):
             return False
-        self._rows = min(table_layout.ROWS, max(reading.owners, default=-1) + 1 + _MORE_ROWS)
+        self._table_at = self._find_table()
+        self._cores = {core: ident for core, (ident, _) in reading.owners.items() if core < table_layout.ROWS}
         threads = self._memory.interpreter.threads()
         self._threads = {each.ident: each for each in threads}
         there = {native_id for _, native_id in reading.owners.values()}
@@ -180,7 +197,7 @@ class WorkerRecorder:
             self._waits.pop(native_id).close()
         for native_id in there:
             self._waits_of(native_id).cpu_seconds()
-        return bool(threads)
+        return bool(threads and self._table_at)
 
 
 def record(

@@ -68,6 +68,8 @@ class Look(NamedTuple):
 
     outcome: str
     frames: tuple[Frame, ...] = ()
+    #: What stood at ``mark_at`` right before and right after the pictures.
+    mark: bytes = b""
 
 
 class _Pictures(NamedTuple):
@@ -130,40 +132,52 @@ class ThreadStack:
         self._spans: list[tuple[int, int]] = []
         #: In 3.11 and 3.12: the structures on the C stack that had the pointer to the innermost frame.
         self._c_frames: list[int] = []
+        self._mark_at: tuple[int, int] | None = None
+        self._mark = b""
         self._pictures = self._plan(())
         self._root: tuple[int, int] | None = None
         #: Another outermost frame that was found at the last look: believed if it is found again.
         self._other_root: tuple[int, int] | None = None
         self._last: tuple[_Pictures, Look] | None = None
 
-    def look(self) -> Look:
-        """The stack as it is now; of a thread that runs no Python it has no frames."""
+    def look(self, mark_at: tuple[int, int] | None = None) -> Look:
+        """The stack as it is now; of a thread that runs no Python it has no frames.
+
+        :param mark_at: address and size of what is read in the same system call, before and after the pictures. If it
+            changed meanwhile, another look is taken.
+        """
+        if mark_at != self._mark_at:
+            self._mark_at = mark_at
+            self._pictures = self._plan(self._order)
         other_root, self._other_root = self._other_root, None
         for _ in range(_TRIES):
             taken = self._take()
-            if taken is None:
-                continue
-            if taken.still and self._last is not None and self._last[0] == taken:
-                return self._last[1]
-            if taken.still and not taken.pointers[0]:
-                return Look(EXACT)
-            before, middle, after = taken.pointers
-            starts = [start for start, _ in self._spans]
-            chain, missing = self._walk(starts, taken.second, middle, after)
-            if not self._is_whole(chain, other_root):
-                continue
-            if not taken.still:
-                earlier, _ = self._walk(starts, taken.first, middle, before)
-                look = self._compare(chain, earlier, missing)
-            elif missing or not self._is_still(taken, chain):
-                continue
-            else:
-                self._paths.learn(chain)
-                look = Look(EXACT, self._frames(chain))
-                self._last = (taken, look)
-            if look.frames:
-                return look
+            look = self._look_at(taken, other_root) if taken is not None else None
+            if look is not None:
+                return look._replace(mark=self._mark)
         return Look(TORN)
+
+    def _look_at(self, taken: _Pictures, other_root: tuple[int, int] | None) -> Look | None:
+        """What two pictures show; None if nothing that is sure."""
+        if taken.still and self._last is not None and self._last[0] == taken:
+            return self._last[1]
+        if taken.still and not taken.pointers[0]:
+            return Look(EXACT)
+        before, middle, after = taken.pointers
+        starts = [start for start, _ in self._spans]
+        chain, missing = self._walk(starts, taken.second, middle, after)
+        if not self._is_whole(chain, other_root):
+            return None
+        if not taken.still:
+            earlier, _ = self._walk(starts, taken.first, middle, before)
+            look = self._compare(chain, earlier, missing)
+            return look if look.frames else None
+        if missing or not self._is_still(taken, chain):
+            return None
+        self._paths.learn(chain)
+        look = Look(EXACT, self._frames(chain))
+        self._last = (taken, look)
+        return look
 
     def _is_still(self, taken: _Pictures, chain: list[_Link]) -> bool:
         """Whether the thread stands still. A short loop may be at the same place again in two pictures, not in all."""
@@ -204,11 +218,16 @@ class ThreadStack:
             pointer += [(address + self._layout.c_frame, 8) for address in self._c_frames]
         self._order = [index for index in range(len(self._spans)) if index not in inner] + list(inner)
         pieces = [(start, end - start) for start, end in map(self._spans.__getitem__, self._order)]
-        return Pieces(self._memory, [*pointer, *pieces, *pointer, *reversed(pieces), *pointer])
+        mark = [self._mark_at] if self._mark_at is not None else []
+        return Pieces(self._memory, [*mark, *pointer, *pieces, *pointer, *reversed(pieces), *pointer, *mark])
 
     def _take(self) -> _Pictures | None:
-        """Two pictures; None if the pointer was elsewhere than it was looked for."""
+        """Two pictures; None if the pointer was elsewhere than it was looked for, or the mark changed."""
         parts = self._pictures.take()
+        if self._mark_at is not None:
+            first_mark, *parts, self._mark = parts
+            if first_mark != self._mark:
+                return None
         each, count = 1 + len(self._c_frames), len(self._spans)
         tops = [parts[at : at + each] for at in (0, each + count, 2 * (each + count))]
         if self._layout.c_frame is not None and self._has_new_c_frames(tops):

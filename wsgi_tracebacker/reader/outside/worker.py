@@ -58,11 +58,11 @@ class MemoryOfWorker:
         """Close the memory; safe to call twice."""
         self.interpreter.close()
 
-    def look(self, thread: ThreadState) -> Look:
-        """The stack of one thread, as it is now."""
+    def look(self, thread: ThreadState, mark_at: tuple[int, int] | None = None) -> Look:
+        """The stack of one thread, as it is now; ``mark_at`` is that of ``ThreadStack.look``."""
         if thread.address not in self._stacks:
             self._stacks[thread.address] = ThreadStack(self.interpreter, thread.address, self._paths)
-        return self._stacks[thread.address].look()
+        return self._stacks[thread.address].look(mark_at)
 
     def _check(self, header: Header) -> None:
         own = {ident for ident, native_id in header.own_threads if native_id == header.listener}

@@ -1,0 +1,159 @@
+"""What recordings are worth, and what they cost: the share of a function beside the application's own clock, beside
+py-spy; then throughput and latency of a server while it is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import clocked, processes, served
+from bench.folders import scratch_folder
+from bench.samples import Row, in_turns, missing, row, table
+from bench.throughput import Load, gunicorn, run_wrk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+TOPIC = "Recordings"
+OURS, BLOCKING, NON_BLOCKING = "wsgi-tb record", "py-spy record", "py-spy record --nonblocking"
+OFF = "off the application's own clock"
+PLAIN, RECORDED = "not recorded", "recorded, 100 a second"
+REQUESTS, P99, CPU, READER = (
+    "requests answered", "99th percentile", "CPU of the worker a request", "CPU of the reader, 8 threads of 40 calls",
+)  # fmt: skip
+
+#: At 100 a second, 3,000 samples of one thread.
+SECONDS, QUICK_SECONDS = 31, 4
+
+
+def measure(quick: bool) -> list[Row]:
+    seconds, rounds = (QUICK_SECONDS, 1) if quick else (SECONDS, 3)
+    rows = []
+    for threads in (1, 8):
+        for case in clocked.CASES:
+            for subject in (OURS, BLOCKING, NON_BLOCKING):
+                label = f"{case}, {threads} thread{'s' * (threads > 1)}: {OFF}"
+                if subject != OURS and processes.find("py-spy") is None:
+                    rows.append(missing(TOPIC, label, subject, "points", f"py-spy is {processes.NOT_INSTALLED}"))
+                    continue
+                found = [points_off(case, threads, seconds, subject) for _ in range(rounds)]
+                rows.append(row(TOPIC, label, subject, "points", found, None))
+    return [*rows, *_cost(5 if quick else 20)]
+
+
+def points_off(case: str, threads: int, seconds: int, subject: str) -> float:
+    """How far the share of ``long_part`` is from what the application measured, in points of a hundred."""
+    with scratch_folder() as folder:
+        command = [sys.executable, "-m", "bench.clocked", case, str(threads), str(seconds)]
+        environment = {**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"}
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdout.readline()
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                output = f"{folder}/recorded.folded"
+                subprocess.run(
+                    _command(subject, f"{folder}/tb", process.pid, seconds - 1, output), check=True, capture_output=True
+                )
+                truth = float(process.stdout.readline())
+            finally:
+                process.kill()
+        return abs(share_of_long(Path(output).read_text(encoding="utf-8").splitlines()) - truth) * 100
+
+
+def _command(subject: str, base: str, pid: int, seconds: int, output: str) -> list[str]:
+    if subject == OURS:
+        # Started by its path: the start of the interpreter is no part of it.
+        return [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-d", str(seconds), "-o", output]
+    more = ["--nonblocking"] if subject == NON_BLOCKING else []
+    # --idle: threads that wait too, as they are a part of a request's time.
+    return ["py-spy", "record", "-p", str(pid), "-d", str(seconds), "-f", "raw", "-o", output, "--idle", *more]
+
+
+def share_of_long(lines: Iterable[str]) -> float:
+    """The share of ``long_part`` in both parts, of folded stacks; cut ones count where their last sure call is."""
+    weights = {"long_part": 0.0, "short_part": 0.0}
+    for line in lines:
+        names, _, weight = line.rpartition(" ")
+        for part in weights:
+            if f"{part} (" in names:
+                weights[part] += float(weight)
+    return weights["long_part"] / (sum(weights.values()) or 1)
+
+
+def _cost(rounds: int) -> list[Row]:
+    wrk = processes.find("wrk")
+    if wrk is None:
+        return [missing(TOPIC, REQUESTS, PLAIN, "requests/s", f"wrk is {processes.NOT_INSTALLED}: apt-get install wrk")]
+    loads: dict[str, list[Load]] = {PLAIN: [], RECORDED: []}
+    with contextlib.ExitStack() as up:
+        folder = up.enter_context(scratch_folder())
+        server = up.enter_context(gunicorn(folder, served.WRAPPED))
+
+        def sample(name: str) -> Callable[[], float]:
+            def measured() -> float:
+                with contextlib.ExitStack() as reading:
+                    if name == RECORDED:
+                        command = [sys.executable, "-m", "wsgi_tracebacker", "record", f"{folder}/tb", "-d", "600"]
+                        recorder = reading.enter_context(
+                            processes.running([*command, "-o", f"{folder}/x.folded"], os.environ)
+                        )
+                        processes.wait_until(lambda: _reads_memory(recorder.pid), "it records", recorder)
+                    used = server.cpu_seconds()
+                    load = run_wrk(wrk, server.address, 2)
+                    used = server.cpu_seconds() - used
+                loads[name].append(load._replace(cpu_microseconds=used / load.requests * 1e6))
+                return load.requests_per_second
+
+            return measured
+
+        in_turns({name: sample(name) for name in loads}, rounds)
+    # The first round warms up.
+    found = {name: each[1:] for name, each in loads.items()}
+    pairs = list(zip(found[RECORDED], found[PLAIN], strict=True))
+    ratios = {
+        REQUESTS: [recorded.requests_per_second / plain.requests_per_second for recorded, plain in pairs],
+        P99: [recorded.p99_ms / plain.p99_ms for recorded, plain in pairs],
+        CPU: [recorded.cpu_microseconds / plain.cpu_microseconds for recorded, plain in pairs],
+    }
+    rows = [row(TOPIC, case, RECORDED, "times", values, None) for case, values in ratios.items()]
+    return [*rows, row(TOPIC, READER, OURS, "% of a CPU", [_reader_share() for _ in range(max(1, rounds // 7))], None)]
+
+
+def _reads_memory(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        folder = f"/proc/{pid}/fd"
+        return any(os.readlink(f"{folder}/{each}").endswith("/mem") for each in os.listdir(folder))
+    return False
+
+
+def _reader_share() -> float:
+    """The CPU that a recording of 8 waiting threads takes, in per cent, without its start."""
+    with scratch_folder() as folder:
+        command = [sys.executable, "-m", "bench.recorder_load", "none", "30"]
+        with processes.running(command, {**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"}) as process:
+            processes.wait_until(lambda: os.path.exists(f"{folder}/tb1"), "it serves", process)
+            used = []
+            for seconds in (1, 9):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                line = [sys.executable, "-m", "wsgi_tracebacker", "record", f"{folder}/tb", "-d", str(seconds)]
+                subprocess.run([*line, "-o", f"{folder}/x.folded"], check=True, capture_output=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return (used[1] - used[0]) / 8 * 100
+
+
+if __name__ == "__main__":
+    # By itself, because it takes more than an hour: `python -m bench.recordings`, or with --quick.
+    for line in table(measure("--quick" in sys.argv)):
+        print(line)
