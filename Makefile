@@ -3,7 +3,7 @@
 #
 #     make demo       real gunicorn, five requests that hang, and why
 #     make test       the tests, within six minutes    make test ARGS="-k gunicorn -x"
-#     make test-all   all of them: every kind of server, and what is slow; then `make fuzz` and `make soak`
+#     make test-all   all of them: every kind of server, and what is slow; then `make fuzz`, `make soak` and `make waits`
 #     make check      lint, types, contracts
 #     make bench      the measurements                 make bench ARGS="--quick dump read"
 #     make bench-page the measurements, and docs/benchmarks.md from them
@@ -12,6 +12,7 @@
 #     make docs       the documentation as a site, in build/docs
 #     make fuzz       the tests' properties, for as long as SECONDS says
 #     make soak       a minute of every load, reader and end of a worker at once; longer: make soak SOAK_SECONDS=3600
+#     make waits      ten minutes and 100,000 looks: is what is said of waits what requests really wait for?
 #
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 # One of the matrix: make test-matrix ARGS="--only 3.14"
@@ -24,13 +25,14 @@ JOBS ?= 4
 # Of `make fuzz` and `make soak`.
 SECONDS ?= 60
 SOAK_SECONDS ?= 60
+WAITS_SECONDS ?= 600
 
 BIN := $(VENV)/bin
 # Commands are run as modules: the scripts in bin/ name an interpreter by its path and break when the folder is moved.
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo docs test test-all check lint format types contracts bench bench-page fuzz soak test-matrix uwsgi server-table dist clean
+.PHONY: help demo docs test test-all check lint format types contracts bench bench-page fuzz soak waits test-matrix uwsgi server-table dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -87,7 +89,7 @@ test: $(VENV)/.with-test $(SERVERS)
 
 test-all: $(VENV)/.with-test $(SERVERS)
 	@set -e; $(call run_tests)
-	@$(MAKE) --no-print-directory fuzz soak ARGS=
+	@$(MAKE) --no-print-directory fuzz soak waits ARGS=
 
 check: lint types contracts
 
@@ -123,6 +125,9 @@ fuzz: $(VENV)/.with-test
 
 soak: $(VENV)/.with-test
 	@$(RUN) tests.stress.soak --seconds $(SOAK_SECONDS) $(ARGS)
+
+waits: $(VENV)/.with-test
+	@$(RUN) tests.stress.waits --seconds $(WAITS_SECONDS) $(ARGS)
 
 # Makes an environment for each interpreter: .venv-3.10 and so on.
 test-matrix:
