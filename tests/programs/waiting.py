@@ -225,6 +225,13 @@ def mail() -> None:
     smtplib.SMTP("127.0.0.1", SILENT_PORT)
 
 
+def grpc_call() -> None:
+    import grpc
+
+    call = grpc.insecure_channel(_SILENT).unary_unary("/bank.Bank/Charge")
+    call(SECRET.encode(), metadata=[("x-token", SECRET)], timeout=600, wait_for_ready=True)
+
+
 def own_client() -> None:
     connection = socket.create_connection(("127.0.0.1", SILENT_PORT))
     ask_the_bank(connection, f"SELECT balance('{SECRET}')", SECRET)
@@ -368,7 +375,7 @@ PAGES: dict[str, Callable[[], None]] = {
         *(requests_without_limit, httpx_answer, urllib3_answer, http_connect, bare_connect, bare_receive, bare_send),
         *(selecting, epolling, mail, psycopg3, psycopg2_statement, postgresql_lock, sqlalchemy_statement),
         *(sqlalchemy_loop, sqlalchemy_sqlite_loop, django_loop, django_sqlite_loop),
-        *(django_statement, mariadb, redis_pop, quick, own_client, imports_first, imports_second),
+        *(django_statement, mariadb, redis_pop, quick, own_client, grpc_call, imports_first, imports_second),
     )
 }
 

@@ -71,6 +71,7 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
     "/selecting": {"kind": "connection", "peer": "SILENT"},
     "/epolling": {"kind": "connection", "peer": "SILENT"},
     "/mail": {"kind": "service", "service": "smtp", "peer": "SILENT"},
+    "/grpc_call": {"kind": "service", "service": "grpc", "statement": "/bank.Bank/Charge"},
     "/own_client": {"kind": "service", "service": "bank", "peer": "SILENT", "statement": "SELECT balance(?)"},
 }
 _POSTGRESQL_MODULES = ("psycopg", "psycopg2", "sqlalchemy", "sqlalchemy.orm", "django.db.backends.postgresql.base")
@@ -226,7 +227,7 @@ def test_every_planted_cause_is_named(
     causes: dict[str, dict[str, Any]], gunicorn: StartGunicorn, base: str, planted: dict[str, str]
 ) -> None:
     """By snapshot, command and report with peer, file, holder, child, URL or call, and none of them tells a secret."""
-    server = _serve(gunicorn, planted, "requests", "httpx", "urllib3", "sqlalchemy")
+    server = _serve(gunicorn, planted, "requests", "httpx", "urllib3", "sqlalchemy", "grpc")
     found = _waits(server, base, causes)
     _check_postmortem(server, base, causes)
     for waits in found.values():

@@ -47,6 +47,8 @@ _FAMILIES = {
     ),
     "sleep": frozenset((system_calls.SLEEP,)),
 }
+#: grpc waits for its own threads, in turns with the network.
+_FAMILIES_OF_SERVICES = {"grpc": _NETWORK | _OF_THREADS}
 #: Of these the place where the application calls is a part of what is said.
 _WITH_PLACE = frozenset(("queue", "signal", "future", "thread", "sleep"))
 _MASKS = {"statement": masking.mask_statement, "url": masking.mask_url}
@@ -234,7 +236,7 @@ class Calls:
             if locked is not None:
                 return locked
         if asked is not None and kernel_wait is not None:
-            families = _FAMILIES.get(asked.kind)
+            families = _FAMILIES_OF_SERVICES.get(asked.service or "") or _FAMILIES.get(asked.kind)
             if families is not None and kernel_wait.family not in families:
                 asked = None
         waits = _both(asked, kernel_wait)

@@ -72,7 +72,6 @@ KNOWN: tuple[Known, ...] = (
     entry("psycopg/cursor.py", "execute", "database", says=_PG, statement="query"),
     entry("psycopg/cursor.py", "executemany", "database", says=_PG, statement="query"),
     entry("psycopg/_server_cursor.py", "execute", "database", says=_PG, statement="query"),
-    entry("psycopg/server_cursor.py", "execute", "database", says=_PG, statement="query"),
     entry("psycopg/connection.py", "commit", "database", says={**_PG, **_COMMIT}),
     entry("psycopg/connection.py", "connect", "database", says=_PG),
     entry("psycopg2/__init__.py", "connect", "database", says=_PG),
@@ -82,9 +81,6 @@ KNOWN: tuple[Known, ...] = (
     entry("pymysql/connections.py", "connect", "database", says=_MYSQL, host="self.host"),
     entry("MySQLdb/cursors.py", "_query", "database", says=_MYSQL, statement="q"),
     entry("MySQLdb/connections.py", "query", "database", says=_MYSQL, statement="query"),
-    entry("mysql/connector/connection.py", "cmd_query", "database", says=_MYSQL, statement="query"),
-    entry("oracledb/cursor.py", "execute", "database", says={"service": "oracle"}, statement="statement"),
-    entry("clickhouse_driver/client.py", "execute", "database", says={"service": "clickhouse"}, statement="query"),
     # Caches and document stores: the command's name.
     entry("redis/client.py", "parse_response", "database", says={"service": "redis"}, statement="command_name"),
     entry("redis/connection.py", "connect", "database", says={"service": "redis"}, host="self.host"),
@@ -96,7 +92,6 @@ KNOWN: tuple[Known, ...] = (
         statement="name",
     ),
     entry("pymongo/synchronous/network.py", "command", "database", says={"service": "mongodb"}, statement="name"),
-    entry("pymongo/network.py", "command", "database", says={"service": "mongodb"}, statement="name"),
     entry("pymemcache/client/base.py", "_fetch_cmd", "database", says={"service": "memcached"}, statement="name"),
     entry("pymemcache/client/base.py", "_store_cmd", "database", says={"service": "memcached"}, statement="name"),
     # HTTP. The outer ones have the whole URL, the inner ones the path or the host.
@@ -114,10 +109,11 @@ KNOWN: tuple[Known, ...] = (
     entry("http/client.py", "connect", "http", host="self.host"),
     # Other services.
     entry("botocore/client.py", "_make_api_call", "service", says={"service": "AWS"}, statement="operation_name"),
+    entry("grpc/_channel.py", "_blocking", "service", says={"service": "grpc"}, statement="self._method"),
+    entry("grpc/_channel.py", "_next", "service", says={"service": "grpc"}, statement="self._state.method"),
     entry("smtplib.py", "getreply", "service", says={"service": "smtp"}),
     entry("ftplib.py", "getline", "service", says={"service": "ftp"}),
     entry("imaplib.py", "_get_response", "service", says={"service": "imap"}),
-    entry("ldap3/strategy/sync.py", "receiving", "service", says={"service": "ldap"}),
     # Names and connections.
     entry("socket.py", "getaddrinfo", "dns", host="host"),
     entry("socket.py", "create_connection", "connection", host="host"),
