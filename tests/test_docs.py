@@ -290,7 +290,7 @@ def test_every_field_of_a_row_is_in_the_reference() -> None:
     assert sum(length for _, length, _ in fields.values()) == layout.DETAIL_OFFSET + layout.DETAIL.size
     values: dict[str, Any] = {
         "head": 2.5, "method": "GET", "path": "/a", "requests": 6.0, "tail": 2.5, "ident": 3, "native_id": 4, "core": 5,
-        "detail_of": 2.5, "remote_address": "::1", "request_id": "7f3a",
+        "detail_of": 2.5, "remote_address": "::1", "request_id": "7f3a", "resident_bytes": 7,
     }  # fmt: skip
     assert set(fields) == set(values)
     content = bytearray(layout.FILE_BYTES)
@@ -303,7 +303,7 @@ def test_every_field_of_a_row_is_in_the_reference() -> None:
             struct.pack_into(form[kind, length], content, layout.HEADER_BYTES + offset, value)
     [row], torn = layout.decode_rows(bytes(content), bytes(content))
     assert torn == 0
-    assert row == layout.Row(5, 3, 4, 2.5, "GET", "/a", "::1", "7f3a")
+    assert row == layout.Row(5, 3, 4, 2.5, "GET", "/a", "::1", "7f3a", 7)
     assert layout.count_requests(bytes(content)) == 6
     assert f"the first {layout.FLIGHT.size} bytes" in reference("black-box")
 

@@ -89,6 +89,18 @@ def test_requests_of_a_worker_that_ran_out_of_memory_are_in_its_postmortem(base:
     assert "\n  GET /crowd/0  (core 0, " in errors
 
 
+def test_a_postmortem_says_how_much_memory_there_was_and_under_which_request_it_grew(base: str) -> None:
+    """At last, and when the request became slow; in text too."""
+    with worker(base, "growing") as process:
+        process.communicate(timeout=PATIENCE_SECONDS)
+    [died] = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
+    [request] = died["requests"]
+    assert died["resident_bytes"] - request["resident_bytes"] > 30 << 20
+    head, told = command("postmortem", base).stdout.splitlines()[:2]
+    assert re.search(r", it had \d+M of memory$", head)
+    assert re.search(r"  GET /grows  .*, the worker had \d+M when it became slow\)$", told)
+
+
 def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
     """The worker itself shows all; without its answer, and after its death, those beyond the table are a number; and
     of those in the table the oldest are listed.

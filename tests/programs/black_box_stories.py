@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -109,6 +110,28 @@ def out_of_memory(base: str) -> None:
     worker.crowd(1, threading.Event().wait)
     worker.acts["/hungry"] = swallow_all
     worker.request("/hungry")
+
+
+def growing(base: str) -> None:
+    """A slow request loads much, and once that was measured its worker is killed."""
+    worker = Worker(base, slow=0.1, harakiri=60)
+    table = box_files.path_of(base, 1, table_layout.TABLE)
+
+    def content() -> bytes:
+        time.sleep(0.02)
+        return box_files.read(table)[0] or b""
+
+    def grow() -> None:
+        say("ready")
+        while not (before := table_layout.decode_rows(found := content(), found)[0][0].resident_bytes):
+            pass
+        loaded = b"x" * SPARE_BYTES
+        while table_layout.decode_header(content()).resident_bytes < before + len(loaded) // 2:
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    worker.acts["/grows"] = grow
+    worker.request("/grows")
 
 
 def crowded(base: str) -> None:
@@ -222,6 +245,7 @@ def lose_card(base: str) -> None:
 
 STORIES = {
     "out-of-memory": out_of_memory,
+    "growing": growing,
     "crowded": crowded,
     "after-a-crowd": after_a_crowd,
     "full-memory": full_memory,

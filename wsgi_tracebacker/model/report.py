@@ -133,6 +133,8 @@ class LostRequest(NamedTuple):
     started_at: float
     remote_address: str | None
     request_id: str | None
+    #: The resident size of the worker when the request became slow, in bytes; None if it did not.
+    resident_bytes: int | None = None
 
 
 class Postmortem(NamedTuple):
@@ -160,5 +162,7 @@ class Postmortem(NamedTuple):
     stacks: str | None
     #: When the last of them was written; None where there are none, or that is not known.
     stacks_written_at: float | None = None
+    #: The resident size of the worker when it was last measured, in bytes; None if it was not.
+    resident_bytes: int | None = None
     #: The user whose file it is, as a reader found it; None in the file itself.
     uid: int | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
-from wsgi_tracebacker.text.units import OTHER_USER, plural
+from wsgi_tracebacker.text.units import OTHER_USER, plural, size
 from wsgi_tracebacker.wire import faulthandler_text
 from wsgi_tracebacker.wire.dead_table import CLOCK_TICK_SECONDS
 from wsgi_tracebacker.wire.escape import printable
@@ -31,13 +31,16 @@ def lines(postmortem: Postmortem, *, own_uid: int | None = None) -> Iterator[str
     last = f", its last request began {_time(postmortem.last_written_at)}" if count else ""
     whose = "" if postmortem.uid in (None, own_uid) else f", {OTHER_USER} {postmortem.uid}"
     who = f"worker {postmortem.number}, pid {postmortem.pid}{whose}"
-    yield f"{who}, {died}; started {_time(postmortem.started_at)}{last}"
+    had = f", it had {size(postmortem.resident_bytes)} of memory" if postmortem.resident_bytes else ""
+    yield f"{who}, {died}; started {_time(postmortem.started_at)}{last}{had}"
     for request in postmortem.requests:
         facts = [f"core {request.core}", f"since {_time(request.started_at)}"]
         if request.request_id:
             facts.append(f"request id {request.request_id}")
         if request.remote_address:
             facts.append(f"from {request.remote_address}")
+        if request.resident_bytes:
+            facts.append(f"the worker had {size(request.resident_bytes)} when it became slow")
         yield printable(f"  {request.method} {request.path}  ({', '.join(facts)})")
     if unlisted:
         yield f"  {plural(unlisted, 'request')} more, begun later"

@@ -62,6 +62,7 @@ def read_postmortem(
                 started_at=row.started + to_unix,
                 remote_address=row.remote_address,
                 request_id=row.request_id,
+                resident_bytes=row.resident_bytes,
             )
             for row in sorted(rows, key=lambda row: row.started)[:MAX_REQUESTS]
         ),
@@ -73,6 +74,7 @@ def read_postmortem(
         stacks_written_at=(
             stacks_written_at if stacks and stacks_written_at is not None and is_time(stacks_written_at) else None
         ),
+        resident_bytes=header.resident_bytes or None,
     )
 
 

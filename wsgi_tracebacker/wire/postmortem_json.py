@@ -23,6 +23,7 @@ Record(
     Key("started_at", NUMBER),
     Key("remote_address", TEXT, None),
     Key("request_id", TEXT, None),
+    Key("resident_bytes", INTEGER, None),
 )
 _POSTMORTEM = Record(
     Postmortem,
@@ -40,6 +41,7 @@ _POSTMORTEM = Record(
     Key("unrecorded_cores", INTEGER),
     Key("stacks", TEXT, None),
     Key("stacks_written_at", NUMBER, None),
+    Key("resident_bytes", INTEGER, None),
     Key("uid", INTEGER, None),
 )
 

@@ -34,6 +34,7 @@ header    bytes  content
 416       256    threads of this package: 16 times ident (8 bytes) and native id (8), zeros where there is none
 672       112    base path, as bytes
 784       8      CLOCK_MONOTONIC when Python last ran in a thread of this package that watches: the beat
+792       8      resident size of the process in bytes, as that thread last measured it; 0: not yet
 ========  =====  ======================================================================================
 
 ========  =====  ======================================================================================
@@ -47,9 +48,10 @@ row       bytes  content
 232       8      ident of the thread
 240       4      native id of the thread
 244       4      core
-248       8      the head of the request that the next two belong to
+248       8      the head of the request that the next three belong to
 256       48     remote address
 304       64     request id
+368       8      resident size of the process in bytes when the request became slow; 0: not known
 ========  =====  ======================================================================================
 
 Texts are UTF-8, filled up with NUL. Method and path are written by the request itself in one packed write; remote
@@ -93,8 +95,8 @@ _HEAD = struct.Struct("<d")
 #: ident, native id, core.
 OWNER = struct.Struct("<QIi")
 OWNER_OFFSET = FLIGHT.size
-#: head, remote address, request id.
-DETAIL = struct.Struct(f"<d{REMOTE_ADDRESS_BYTES}s{REQUEST_ID_BYTES}s")
+#: head, remote address, request id, resident size.
+DETAIL = struct.Struct(f"<d{REMOTE_ADDRESS_BYTES}s{REQUEST_ID_BYTES}sQ")
 DETAIL_OFFSET = OWNER_OFFSET + OWNER.size
 
 #: Offsets of the fields of the header that change while the worker lives.
@@ -114,6 +116,8 @@ _THREADS_END = _THREADS_OFFSET + THREADS * THREAD.size
 
 BEAT_OFFSET = BASE_OFFSET + BASE_BYTES
 BEAT = struct.Struct("<d")
+RESIDENT_OFFSET = BEAT_OFFSET + BEAT.size
+RESIDENT = struct.Struct("<Q")
 
 #: Counters beyond this are garbage: a float holds whole numbers exactly up to here.
 _MAX_COUNT = 2**53
@@ -160,6 +164,8 @@ class Header(NamedTuple):
     base: str | None = None
     #: CLOCK_MONOTONIC: the worker ran then. 0.0 if none was written yet.
     beat: float = 0.0
+    #: Resident size of the process, as the worker last measured it; 0: not yet.
+    resident_bytes: int = 0
 
 
 class Row(NamedTuple):
@@ -174,6 +180,8 @@ class Row(NamedTuple):
     path: str
     remote_address: str | None
     request_id: str | None
+    #: Resident size of the process when the request became slow; None if it did not, or if that is not known.
+    resident_bytes: int | None = None
 
 
 #: What is beside each other, by the ending of its name.
@@ -227,7 +235,8 @@ def encode_header(header: Header) -> bytes:
     )
     parts = [identity, _COUNTED.pack(*header.counted), *(THREAD.pack(*own) for own in header.own_threads)]
     base = os.fsencode(header.base or "")[: BASE_BYTES - 1]
-    return b"".join(parts).ljust(BASE_OFFSET, b"\0") + base.ljust(BASE_BYTES, b"\0") + BEAT.pack(header.beat)
+    last = BEAT.pack(header.beat) + RESIDENT.pack(header.resident_bytes)
+    return b"".join(parts).ljust(BASE_OFFSET, b"\0") + base.ljust(BASE_BYTES, b"\0") + last
 
 
 def decode_header(content: bytes) -> Header:
@@ -262,6 +271,7 @@ def decode_header(content: bytes) -> Header:
         own_threads=tuple(own for own in THREAD.iter_unpack(content[_THREADS_OFFSET:_THREADS_END]) if own[0]),
         base=os.fsdecode(content[BASE_OFFSET:BEAT_OFFSET].split(b"\0", 1)[0]) or None,
         beat=beat,
+        resident_bytes=RESIDENT.unpack_from(content, RESIDENT_OFFSET)[0],
     )
 
 
@@ -323,7 +333,7 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
             torn += 1
             continue
         ident, native_id, core = OWNER.unpack_from(raw, OWNER_OFFSET)
-        detail_of, remote_address, request_id = DETAIL.unpack_from(raw, DETAIL_OFFSET)
+        detail_of, remote_address, request_id, resident_bytes = DETAIL.unpack_from(raw, DETAIL_OFFSET)
         has_detail = detail_of == head
         rows.append(
             Row(
@@ -335,6 +345,7 @@ def decode_rows(content: bytes, again: bytes) -> tuple[list[Row], int]:
                 path=decode_path(path),
                 remote_address=_text(remote_address) if has_detail else None,
                 request_id=_text(request_id) if has_detail else None,
+                resident_bytes=resident_bytes or None if has_detail else None,
             )
         )
     return rows, torn
@@ -417,9 +428,12 @@ def _bytes(text: str | None, length: int) -> bytes:
     return (text or "").encode("utf-8", "replace")[: length - 1].decode("utf-8", "ignore").encode("utf-8")
 
 
-def detail_bytes(head: float, remote_address: str | None, request_id: str | None) -> bytes:
+def detail_bytes(
+    head: float, remote_address: str | None, request_id: str | None, resident_bytes: int | None = None
+) -> bytes:
     """The part of a row that the watchdog writes."""
-    return DETAIL.pack(head, _bytes(remote_address, REMOTE_ADDRESS_BYTES), _bytes(request_id, REQUEST_ID_BYTES))
+    texts = _bytes(remote_address, REMOTE_ADDRESS_BYTES), _bytes(request_id, REQUEST_ID_BYTES)
+    return DETAIL.pack(head, *texts, resident_bytes or 0)
 
 
 def _text(field: bytes) -> str | None:

@@ -227,4 +227,5 @@ postmortems = st.builds(
     uid=st.none() | _counts,
     stacks=optional_texts,
     stacks_written_at=st.none() | numbers,
+    resident_bytes=optional_integers,
 )

@@ -68,11 +68,21 @@ class Table:
         table_layout.OWNER.pack_into(self._memory, row[1] + table_layout.OWNER_OFFSET, ident, native_id or 0, core)
         return row
 
-    def describe(self, core: int, token: float, remote_address: str | None, request_id: str | None) -> None:
-        """Add details to the row of a request that lasts long."""
+    def describe(
+        self,
+        core: int,
+        token: float,
+        remote_address: str | None,
+        request_id: str | None,
+        resident_bytes: int | None = None,
+    ) -> None:
+        """Add details to the row of a request that lasts long. ``resident_bytes``: None for what is there already."""
         if core < table_layout.ROWS:
             offset = table_layout.row_offset(core) + table_layout.DETAIL_OFFSET
-            content = table_layout.detail_bytes(token, remote_address, request_id)
+            if resident_bytes is None:
+                detail_of, _, _, known = table_layout.DETAIL.unpack_from(self._memory, offset)
+                resident_bytes = known if detail_of == token else 0
+            content = table_layout.detail_bytes(token, remote_address, request_id, resident_bytes)
             self._memory[offset : offset + len(content)] = content
 
     def count(self, counter: str) -> None:
@@ -84,6 +94,10 @@ class Table:
     def beat(self, now: float) -> None:
         """Write that Python runs at this monotonic time."""
         table_layout.BEAT.pack_into(self._memory, table_layout.BEAT_OFFSET, now)
+
+    def set_resident(self, resident_bytes: int) -> None:
+        """Write the resident size of this process."""
+        table_layout.RESIDENT.pack_into(self._memory, table_layout.RESIDENT_OFFSET, resident_bytes)
 
     def set_unrecorded(self, cores: int) -> None:
         """Write how many cores have no row."""

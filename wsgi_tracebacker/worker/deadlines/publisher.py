@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.model.report import HarakiriReport
+    from wsgi_tracebacker.model.snapshot import Request
     from wsgi_tracebacker.text.report import Fold
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.reporting.reporter import Reporter
+    from wsgi_tracebacker.worker.tracking.core import Core
 
 #: By kind of report: its logger, its level, and what a summary counts.
 _KINDS = {
@@ -59,6 +61,12 @@ class Publisher:
         table = self._table()
         if table is not None:
             table.count(counter)
+
+    def describe(self, core: Core, token: float, request: Request, resident_bytes: int | None) -> None:
+        """Add details to the row of a slow request in the black box."""
+        table = self._table()
+        if table is not None and core.number is not None:
+            table.describe(core.number, token, request.remote_address, request.request_id, resident_bytes)
 
     def admit(self, kind: str, key: object, subject: str, now: float) -> bool:
         """Whether to log a report of this kind; if not, it is counted with those that have the same key."""

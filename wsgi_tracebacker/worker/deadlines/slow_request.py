@@ -132,6 +132,7 @@ class SlowRequest:
             self._next_sample = now + interval
             if is_first:
                 self.resident_bytes = proc.resident_bytes("/proc/self")
+                self._publisher.describe(self.core, self.token, self._request, self.resident_bytes)
         if self._kill_at != NEVER:
             return self._kill_when_logged(now)
         _, overdue_at = thresholds(self.core, self.token)

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.wire import report_json
@@ -72,6 +73,8 @@ _MIN_SLEEP_SECONDS = 0.002
 #: If this thread wakes up that late, Python could not run, and a stall is logged. Beside many threads that compute, it
 #: is often half a second late.
 _STALLED_SECONDS = 1.0
+#: How often the resident size of the process is measured, at most, at some 20 µs.
+_MEASURE_SECONDS = 0.5
 #: A shorter limit by mapping or callable wakes the thread each time: planning for it would mean to check all the time.
 _MIN_PLANNED_SECONDS = 1.0
 #: How long it is "perhaps idle", far longer than a thread waits for the GIL between two lines; and how long after the
@@ -122,6 +125,8 @@ class Watchdog:
         self._sleeps_at = self._woken_at = 0.0
         #: When STARTED_HERE was last cleared, and when a request was last admitted.
         self._cleared_at = self._admitted_at = 0.0
+        #: When the resident size of the process was last measured.
+        self._measured_at = 0.0
         #: Set where requests may be killed.
         self.kill_timer: KillTimer | None = None
         #: Set where a server kills a worker that is silent for too long.
@@ -277,6 +282,10 @@ class Watchdog:
             self._garbage.stop()
         wake_at = min(wake_at, self._hub_watch.check(now, late_seconds))
         wake_at = min(wake_at, self._publisher.log_summaries(now))
+        if table is not None and now >= self._measured_at + _MEASURE_SECONDS:
+            # At the end, because it releases the GIL.
+            self._measured_at = now
+            table.set_resident(proc.resident_bytes("/proc/self") or 0)
         self._set_stall_timer(wake_at)
         self.wakes_at = wake_at
         return wake_at
@@ -318,9 +327,6 @@ class Watchdog:
         if request is None or settings is None:
             # It has ended, and another may have begun.
             return now
-        table = self._table()
-        if table is not None and core.number is not None:
-            table.describe(core.number, token, request.remote_address, request.request_id)
         self._publisher.count("slow")
         recorder = Recorder(self._places, self._ownership)
         self._slow[id(core)] = SlowRequest(

@@ -55,7 +55,9 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
             statement=lambda *_: None,
             garbage=lambda _: None,
         ),
-        publisher=_namespace(count=lambda _: None, admit=lambda *_: True, publish=lambda *_, **__: None),
+        publisher=_namespace(
+            count=lambda _: None, describe=lambda *_: None, admit=lambda *_: True, publish=lambda *_, **__: None
+        ),
     )
     slow.check(greenlets.walk_with((core,), (), ()), 0.0)
     [(reported_phase, outcome)] = reported
