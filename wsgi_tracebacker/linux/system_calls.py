@@ -100,4 +100,4 @@ def parse(line: bytes, machine: str = _MACHINE) -> SystemCall | None:
 
 def name_of(number: int, machine: str = _MACHINE) -> str:
     """The name of a system call if it is a common one, else its number."""
-    return _NAMES.get(machine, {}).get(number, str(number))
+    return _NAMES.get(machine, {}).get(number) or str(number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import opcode
 import sys
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.worker.code_places import position, read_source
 
@@ -28,9 +28,6 @@ MAX_CACHED = 4_096
 
 #: The methods of a lock that wait for it.
 _ACQUIRING = ("acquire", "__enter__")
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 class Expression(NamedTuple):
@@ -170,7 +167,7 @@ class Expressions:
         return source_file.block(code.co_firstlineno, last, MAX_LINES)
 
 
-def _remember(cache: dict[Key, Value], key: Key, value: Value) -> None:
+def _remember(cache: dict[Any, Any], key: object, value: object) -> None:
     if len(cache) >= MAX_CACHED:
         cache.clear()
     cache[key] = value
@@ -271,7 +268,11 @@ def _entered(withs: list[_With], code: CodeType, lasti: int) -> Waiting | None:
         for item_span, expression in statement.items:
             if item_span == span:
                 return Waiting(expression, span[0][0]) if expression is not None else None
-    found = [each for each in withs if span in (each.span, (each.span[0], each.span[0])) or _begins_at(each, span)]
+    found = [
+        each
+        for each in withs
+        if span in (each.span, (each.span[0], each.span[0])) or (span[0][1] < 0 and span[0][0] == each.span[0][0])
+    ]
     if len(found) != 1:
         return None
     items = found[0].items
@@ -285,10 +286,6 @@ def _entered(withs: list[_With], code: CodeType, lasti: int) -> Waiting | None:
         return None
     item_span, expression = items[same.index(lasti) % len(items)]
     return Waiting(expression, item_span[0][0]) if expression is not None else None
-
-
-def _begins_at(statement: _With, span: _Span) -> bool:
-    return span[0][1] < 0 and span[0][0] == statement.span[0][0]
 
 
 def _call_at(calls: list[Call], code: CodeType, lasti: int) -> Call | None:
