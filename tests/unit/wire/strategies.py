@@ -218,6 +218,7 @@ postmortems = st.builds(
             started_at=numbers,
             remote_address=optional_texts,
             request_id=optional_texts,
+            resident_bytes=optional_integers,
         ),
         max_size=3,
     ).map(tuple),
