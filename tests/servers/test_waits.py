@@ -105,7 +105,7 @@ def _serve(gunicorn: StartGunicorn, env: Mapping[str, str], *modules: str) -> Gu
     ours = {
         "PRELOADED": " ".join(modules),
         "PLANTED_SECRET": SECRET,
-        "WSGI_TB_HARAKIRI": "1.5",
+        "WSGI_TB_HARAKIRI": "4",
         "WSGI_TB_KNOWN_FRAMES": own,
     }
     return gunicorn("tests.programs.waiting:application", *GTHREAD, env={**ours, **env})
@@ -161,8 +161,8 @@ def _unnamed(base: str, found: Mapping[str, dict[str, Any]], planted: Iterable[s
 
 
 def _steady(sentence: str) -> str:
-    """A sentence without what is another number at each look."""
-    return re.sub(r" \(a new call at \d+ of \d+ looks\)", "", sentence)
+    """A sentence without what is another number at each look, and without the place, which may stand beside it."""
+    return re.sub(r" \((a new call at \d+ of \d+ looks|(called at )?\w+\.py:\d+)\)", "", sentence)
 
 
 def _reasons(server: Gunicorn) -> list[tuple[str, str, str]]:
@@ -256,10 +256,7 @@ def test_postgresql_is_named_with_our_port_and_the_statement(gunicorn: StartGuni
             ["psql", address, "-q", "-c", "BEGIN; LOCK TABLE locked; SELECT pg_sleep(600)"], stdout=subprocess.DEVNULL
         )
         try:
-            patient = {"WSGI_TB_HARAKIRI": "4"}
-            server = _serve(
-                gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@"), **patient}, *_POSTGRESQL_MODULES
-            )
+            server = _serve(gunicorn, {"POSTGRESQL": address.replace("@", f":{SECRET}@")}, *_POSTGRESQL_MODULES)
             found = _waits(server, base, POSTGRESQL)
             query = "SELECT client_port FROM pg_stat_activity WHERE client_port > 0 AND state = 'active'"
             sessions = subprocess.run(
