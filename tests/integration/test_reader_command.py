@@ -65,8 +65,8 @@ def loaded_by(*arguments: str) -> tuple[int, set[str]]:
         "import atexit, sys\n"
         "before = set(sys.modules)\n"
         "atexit.register(lambda: print(*set(sys.modules) - before, file=sys.stderr))\n"
-        "from wsgi_tracebacker.cli.main import main\n"
-        "main()\n"
+        "from wsgi_tracebacker.cli.main import run_command\n"
+        "sys.exit(run_command())\n"
     )
     command = (sys.executable, "-c", program, *arguments)
     result = subprocess.run(command, capture_output=True, cwd=PROJECT, check=False, timeout=30, text=True)
@@ -79,7 +79,17 @@ def test_a_mistyped_verb_is_answered_without_click() -> None:
     assert (code, "read?" in loaded, "click" in loaded) == (2, True, False)
 
 
-@pytest.mark.parametrize("options", [(), ("--format", "json"), ("--limit=0", "--full"), ("--older", "0.5")])
+def test_checking_loads_no_more_than_it_needs(worker: str) -> None:
+    """A probe runs every few seconds in each container."""
+    _, loaded = loaded_by("check", "--silent=0", worker)
+    assert "wsgi_tracebacker.cli.probe" in loaded
+    assert loaded & {"click", "dataclasses", "heapq", "inspect", "hashlib", "logging"} == set()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--format", "json"), ("--limit=0", "--full"), ("--older", "0.5"), ("--by", "route", "--sort=cpu", "-w", "1")],
+)
 def test_reading_loads_no_more_than_it_needs(worker: str, options: tuple[str, ...]) -> None:
     """The command starts quickly because it leaves alone what is slow to import, with the usual options too."""
     code, loaded = loaded_by("read", *options, worker)
@@ -88,6 +98,7 @@ def test_reading_loads_no_more_than_it_needs(worker: str, options: tuple[str, ..
         "click",
         "dataclasses",
         "fnmatch",
+        "heapq",
         "html",
         "inspect",
         "wsgi_tracebacker.reader.unanswered.examine",

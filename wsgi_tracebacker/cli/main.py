@@ -5,8 +5,10 @@ A usual ``read`` or ``check`` runs without click (see ``option``), and so does t
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,10 +28,18 @@ COMPLETION = "_WSGI_TB_COMPLETE"
 
 def main() -> NoReturn:
     """Run the command and end the process."""
-    sys.exit(_run())
+    # What a verb makes lives to its end, but for top's. To look for garbage among it is a tenth of a usual read.
+    gc.disable()
+    code = run_command()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    # Not sys.exit(): to take everything apart that ends anyway takes the interpreter a seventh of a usual read.
+    os._exit(code)
 
 
-def _run() -> int:
+def run_command() -> int:
+    """Run the command line of this process, and return its exit code."""
     have_streams()
     try:
         if COMPLETION not in os.environ:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -86,6 +87,8 @@ def top(
     """
     from wsgi_tracebacker.top.readings import Question
 
+    # It lasts, unlike other verbs, for which ``main`` turns it off.
+    gc.enable()
     question = Question(bases_or_default(bases), numbers, timeout_seconds or DEFAULT_TIMEOUT_SECONDS)
     if once:
         return _print_once(question, every_seconds, view_name, form)

@@ -105,18 +105,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def run(*arguments: str) -> Result:
-    """Run the command as main() does, exit codes and messages included."""
+    """Run the command in this process, exit codes and messages included."""
     with pytest.MonkeyPatch.context() as patch:
         runner = CliRunner()
         with runner.isolation() as (stdout, stderr, _):
             patch.setattr(sys, "argv", ["wsgi-tb", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                command.main()
+            code = command.run_command()
             sys.stdout.flush()
             sys.stderr.flush()
             out, err = stdout.getvalue(), stderr.getvalue()
-    code = ended.value.code
-    assert isinstance(code, int)
     return Result(runner, out, err, out + err, code, code, None)
 
 
