@@ -20,11 +20,13 @@ import wsgi_tracebacker
 from docs import record
 from tests.support.programs import PROJECT, require_program
 from wsgi_tracebacker import TracebackerMiddleware, errors
-from wsgi_tracebacker.analysis import live
+from wsgi_tracebacker.analysis import live, metrics
 from wsgi_tracebacker.cli import output, verbs
 from wsgi_tracebacker.cli import top as top_command
 from wsgi_tracebacker.model.card import Card
+from wsgi_tracebacker.model.metrics import Counts, Measured
 from wsgi_tracebacker.model.report import (
+    ACTIONS,
     HarakiriReport,
     HubReport,
     LostRequest,
@@ -40,6 +42,7 @@ from wsgi_tracebacker.model.snapshot import (
     Frame,
     HubState,
     LastRequest,
+    ListenSocket,
     Request,
     Snapshot,
     Stack,
@@ -153,6 +156,28 @@ def test_every_verb_and_every_option_of_the_command_is_in_the_reference() -> Non
     for parameter in verbs.cli.params:
         for name in parameter.opts:
             assert f"`{name}`" in page
+
+
+def test_every_metric_is_in_the_reference() -> None:
+    """With its labels, its type, and the services that requests wait for; and each alert is in the how-to."""
+    page = reference("metrics")
+    documented = rows(page)
+    counts = Counts(0, 0, 0, 0, harakiri=((("log", "waiting"), 0),))
+    worker = Worker(number=1, listen=(ListenSocket(1, "tcp", "a", 0, 0),))
+    measured = Measured("/tb", 1, "alive", Snapshot(worker, 0.0, ()), counts, 0, 0.0)
+    families = metrics.families([measured])
+    for family in families:
+        [row] = documented[family.name]
+        if ("worker", "1") in family.samples[0].labels:
+            assert row.startswith(family.kind), family.name
+        for label in {name for sample in family.samples for name, _ in sample.labels} - {"base", "worker"}:
+            assert f"`{label}`" in row, family.name
+    assert {name for name in documented if name.startswith("wsgi_tb_")} == {family.name for family in families}
+    for service in metrics.SERVICES:
+        assert f"`{service}`" in section(page, "What requests wait for")
+    alerts = re.findall(r"alert: (\w+)", (DOCS / "prometheus-alerts.yml").read_text())
+    how_to = (DOCS / "howto" / "prometheus.md").read_text()
+    assert alerts == [word for word in rows(how_to) if word.startswith("Wsgi")]
 
 
 def test_every_exit_code_is_in_the_reference() -> None:
@@ -269,6 +294,9 @@ def test_every_field_of_the_header_is_in_the_reference() -> None:
         elif kind == "pairs":
             value = ((7, 8), (9, 10))
             content[offset : offset + length] = struct.pack("<4Q", 7, 8, 9, 10).ljust(length, b"\0")
+        elif kind == "counters":
+            value = tuple(range(length // 8))
+            struct.pack_into(f"<{length // 8}Q", content, offset, *range(length // 8))
         else:
             form = {("unsigned", 4): "<I", ("unsigned", 8): "<Q", ("double", 8): "<d"}[kind, length]
             struct.pack_into(form, content, offset, value)
@@ -414,7 +442,7 @@ def test_every_option_of_harakiri_is_explained() -> None:
     for option in options:
         assert explained[option][0].split(" | ")[:2] == listed[option][0].split(" | ")[:2]
         assert option in rows(section(page, "Errors")) or option == "slow"
-    for action in option_values.ACTIONS:
+    for action in ACTIONS:
         assert f"**`{action}`**" in section(page, "Actions")
 
 

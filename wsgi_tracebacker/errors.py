@@ -87,6 +87,12 @@ class CannotWrite(TracebackerError):
     exit_code = 4
 
 
+class CannotListen(TracebackerError):
+    """The operator's: an address to serve at is taken, is none of this machine, or may not be used."""
+
+    exit_code = 4
+
+
 class FormatError(TracebackerError, ValueError):
     """Bytes that are not what they should be: a card, a reply or a dump, cut short, garbled, or of another version."""
 

@@ -39,6 +39,18 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+def parse_address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    """Host and port of ``127.0.0.1:9180``, ``[::1]:9180`` or ``localhost:9180``: the callback of an option."""
+    if value is None:
+        return None
+    host, colon, port = value.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, as in 127.0.0.1:9180.")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise click.BadParameter(f"{value!r}: an IPv6 address stands in brackets, as in [::1]:9180.")
+    return host.strip("[]"), int(port)
+
+
 #: BASE, SOCKET or PID; click does not check whether it can be read: that is no misuse of the command.
 bases_argument = click.argument("bases", metavar="[BASE, SOCKET or PID]...", nargs=-1, type=click.Path(readable=False))
 

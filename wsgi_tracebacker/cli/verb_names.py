@@ -14,6 +14,7 @@ VERBS = {
     "completion": "completion",
     "demo": "demo",
     "list": "list_workers",
+    "metrics": "metrics",
     "postmortem": "postmortem",
     "read": "read",
     "record": "record",

@@ -18,6 +18,7 @@ Examples:
   wsgi-tb list 4711                  the workers of a process, such as a master
   wsgi-tb top                        the same as a live view
   wsgi-tb check --oldest 60          one line and an exit code, for monitors
+  wsgi-tb metrics --listen 127.0.0.1:9180    for Prometheus
   wsgi-tb postmortem                 what workers were doing when they died
   wsgi-tb demo                       what all this is for, in ten seconds
 

@@ -14,6 +14,11 @@ from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Reques
 GIVEN, DEFAULT, CLIENT_GONE, SERVER = "given", "default", "client_gone", "server"
 
 
+#: What can be done about an overdue request, and the kinds of verdict. The black box counts by both, in this order.
+ACTIONS = ("log", "raise", "kill")
+VERDICTS = ("waiting", "frozen", "busy", "progressing", "starved", "unknown")
+
+
 class Span(NamedTuple):
     """A stretch of a request's time that was spent in one place."""
 
@@ -40,7 +45,7 @@ class Span(NamedTuple):
 class Verdict(NamedTuple):
     """What the flight recorder concludes from the last stretch."""
 
-    #: ``waiting``, ``frozen``, ``busy``, ``progressing``, ``starved`` or ``unknown``.
+    #: One of VERDICTS.
     kind: str
     explanation: str
 
@@ -76,7 +81,7 @@ class HarakiriReport(NamedTuple):
     limit_seconds: float | None
     #: How much later than its deadline the report was made.
     late_seconds: float
-    #: ``log``, ``raise`` or ``kill``.
+    #: One of ACTIONS.
     action: str
     #: What was done about it, for people.
     outcome: str

@@ -35,6 +35,7 @@ header    bytes  content
 672       112    base path, as bytes
 784       8      CLOCK_MONOTONIC when Python last ran in a thread of this package that watches: the beat
 792       8      resident size of the process in bytes, as that thread last measured it; 0: not yet
+800       144    overdue requests by action and verdict, 8 bytes each: the first action with every verdict, and so on
 ========  =====  ======================================================================================
 
 ========  =====  ======================================================================================
@@ -65,12 +66,14 @@ A row is whole if its head equals its tail in two reads that are equal: head and
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import struct
 import sys
 from typing import NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
+from wsgi_tracebacker.model.report import ACTIONS, VERDICTS
 from wsgi_tracebacker.wire.records import is_time
 from wsgi_tracebacker.wire.table_head import BASE_BYTES, BASE_OFFSET, MAGIC, SHARED_MEMORY, VERSION
 
@@ -119,6 +122,11 @@ BEAT = struct.Struct("<d")
 RESIDENT_OFFSET = BEAT_OFFSET + BEAT.size
 RESIDENT = struct.Struct("<Q")
 
+#: What overdue requests are counted by: action and verdict.
+KINDS = tuple(itertools.product(ACTIONS, VERDICTS))
+_KINDS_OFFSET = RESIDENT_OFFSET + RESIDENT.size
+_KINDS = struct.Struct(f"<{len(KINDS)}Q")
+
 #: Counters beyond this are garbage: a float holds whole numbers exactly up to here.
 _MAX_COUNT = 2**53
 
@@ -135,6 +143,8 @@ class Counted(NamedTuple):
     restarts: int = 0
     #: Requests that had begun in those workers; this one's are counted in its rows.
     requests_before: int = 0
+    #: Overdue requests of each of KINDS.
+    harakiri_kinds: tuple[int, ...] = (0,) * len(KINDS)
 
 
 class Header(NamedTuple):
@@ -205,7 +215,6 @@ def _hash_of(base: str) -> str:
 
 
 def beside_socket(base: str, number: int, kind: str) -> str:
-    """The path of the same file where there is no shared memory."""
     return f"{base}{number}.{kind}"
 
 
@@ -233,10 +242,10 @@ def encode_header(header: Header) -> bytes:
         _bytes(header.application, 128),
         _bytes(header.python, 48),
     )
-    parts = [identity, _COUNTED.pack(*header.counted), *(THREAD.pack(*own) for own in header.own_threads)]
+    parts = [identity, _COUNTED.pack(*header.counted[:-1]), *(THREAD.pack(*own) for own in header.own_threads)]
     base = os.fsencode(header.base or "")[: BASE_BYTES - 1]
-    last = BEAT.pack(header.beat) + RESIDENT.pack(header.resident_bytes)
-    return b"".join(parts).ljust(BASE_OFFSET, b"\0") + base.ljust(BASE_BYTES, b"\0") + last
+    last = (BEAT.pack(header.beat), RESIDENT.pack(header.resident_bytes), _KINDS.pack(*header.counted.harakiri_kinds))
+    return b"".join((b"".join(parts).ljust(BASE_OFFSET, b"\0"), base.ljust(BASE_BYTES, b"\0"), *last))
 
 
 def decode_header(content: bytes) -> Header:
@@ -267,12 +276,17 @@ def decode_header(content: bytes) -> Header:
         server=_text(fields[17]),
         application=_text(fields[18]),
         python=_text(fields[19]),
-        counted=Counted(*_COUNTED.unpack_from(content, COUNTED_OFFSET)),
+        counted=_counted(content),
         own_threads=tuple(own for own in THREAD.iter_unpack(content[_THREADS_OFFSET:_THREADS_END]) if own[0]),
         base=os.fsdecode(content[BASE_OFFSET:BEAT_OFFSET].split(b"\0", 1)[0]) or None,
         beat=beat,
         resident_bytes=RESIDENT.unpack_from(content, RESIDENT_OFFSET)[0],
     )
+
+
+def _counted(content: bytes) -> Counted:
+    kinds = _KINDS.unpack_from(content, _KINDS_OFFSET)
+    return Counted._make((*_COUNTED.unpack_from(content, COUNTED_OFFSET), kinds))
 
 
 def handed_on(content: bytes) -> Counted:
@@ -281,7 +295,8 @@ def handed_on(content: bytes) -> Counted:
     counted = counted._replace(
         restarts=counted.restarts + 1, requests_before=counted.requests_before + count_requests(content)
     )
-    return Counted(*(min(count, _MAX_COUNT) for count in counted))
+    kinds = tuple(min(count, _MAX_COUNT) for count in counted.harakiri_kinds)
+    return Counted._make((*(min(count, _MAX_COUNT) for count in counted[:-1]), kinds))
 
 
 def count_requests(content: bytes) -> int:
@@ -291,17 +306,19 @@ def count_requests(content: bytes) -> int:
 
 
 def row_offset(index: int) -> int:
-    """Where a row begins."""
     return HEADER_BYTES + index * ROW_BYTES
 
 
 def counter_offset(counter: str) -> int:
-    """Where a counter is."""
     return COUNTED_OFFSET + Counted._fields.index(counter) * COUNTER.size
 
 
+def kind_offset(action: str, verdict: str) -> int:
+    """Where the counter of overdue requests with this action and verdict is."""
+    return _KINDS_OFFSET + KINDS.index((action, verdict)) * COUNTER.size
+
+
 def thread_offset(place: int) -> int:
-    """Where a thread of ours is."""
     return _THREADS_OFFSET + place * THREAD.size
 
 

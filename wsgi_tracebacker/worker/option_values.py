@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wsgi_tracebacker.errors import ConfigurationError
+from wsgi_tracebacker.model.report import ACTIONS
 from wsgi_tracebacker.wire.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
 from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.limits import Decide
-
-ACTIONS = ("log", "raise", "kill")
 
 #: A timeline with a resolution of a tenth of a second; py-spy's default of 100 is for whole profiles.
 DEFAULT_SAMPLES_PER_SECOND = 10.0

@@ -73,8 +73,9 @@ def test_whose_cores_are_is_read_of_idle_ones_too() -> None:
 def test_what_was_counted_is_handed_on() -> None:
     """With the requests of all rows, in flight or not; what no counter counts to is cut off."""
     assert blackbox.handed_on(table(row(), row(0.0, core=1))) == blackbox.Counted(1, 2, 3, 5, 2**40 + 14)
-    most = HEADER._replace(counted=blackbox.Counted(*[2**64 - 1] * 5))
-    assert blackbox.handed_on(table(header=most)) == blackbox.Counted(*[2**53] * 5)
+    kinds = len(blackbox.KINDS)
+    most = HEADER._replace(counted=blackbox.Counted._make((*[2**64 - 1] * 5, (2**64 - 1,) * kinds)))
+    assert blackbox.handed_on(table(header=most)) == blackbox.Counted._make((*[2**53] * 5, (2**53,) * kinds))
     rows = [blackbox.FLIGHT.pack(0.0, b"", b"", count, 0.0) for count in (float("nan"), float("inf"), -1.0, 1e300, 2.0)]
     assert blackbox.count_requests(table(*rows)) == 2
 

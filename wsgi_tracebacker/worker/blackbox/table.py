@@ -87,7 +87,13 @@ class Table:
 
     def count(self, counter: str) -> None:
         """Add 1 to a counter of Counted. Only the watchdog's thread may: of two threads, one could undo the other's."""
-        offset = table_layout.counter_offset(counter)
+        self._add(table_layout.counter_offset(counter))
+
+    def count_kind(self, action: str, verdict: str) -> None:
+        """Add 1 to the overdue requests with this action and verdict; again only for the watchdog's thread."""
+        self._add(table_layout.kind_offset(action, verdict))
+
+    def _add(self, offset: int) -> None:
         (value,) = table_layout.COUNTER.unpack_from(self._memory, offset)
         table_layout.COUNTER.pack_into(self._memory, offset, value + 1)
 

@@ -68,6 +68,12 @@ class Publisher:
         if table is not None and core.number is not None:
             table.describe(core.number, token, request.remote_address, request.request_id, resident_bytes)
 
+    def count_kind(self, action: str, verdict: str) -> None:
+        """Count an overdue request by what was done about it, and its verdict."""
+        table = self._table()
+        if table is not None:
+            table.count_kind(action, verdict)
+
     def admit(self, kind: str, key: object, subject: str, now: float) -> bool:
         """Whether to log a report of this kind; if not, it is counted with those that have the same key."""
         return self._repeats[kind].admit(key, subject, now)

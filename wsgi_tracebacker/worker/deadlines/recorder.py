@@ -207,6 +207,12 @@ class Recorder:
         self._ask_after_seconds *= 2
         self._ask_at = self._runs[-1].to_seconds + self._ask_after_seconds
 
+    def verdict_kind(self) -> str:
+        """The kind of the verdict where no report is made, by what is known of its last place already."""
+        kind = self._of_last_stretch().kind
+        is_wait_known = bool(self._runs) and self._place in self._runs[-1].waits
+        return "waiting" if is_wait_known and kind in _WAITS_INSTEAD else kind
+
     def change_thread(self) -> None:
         """The next sample is of another thread: the CPU time until then is not known."""
         self._cpu = self._delay = None

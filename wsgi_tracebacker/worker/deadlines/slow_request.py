@@ -233,7 +233,8 @@ class SlowRequest:
             self._sample(walked, now, 0.0)
         action = "log" if self._limit().source == DEFAULT else self._settings.harakiri_action
         if action == "kill":
-            self._announce_kill(stack, now, "killing this worker")
+            report = self._announce_kill(stack, now, "killing this worker")
+            self._publisher.count_kind(action, report.verdict.kind)
             return
         outcome = "logged, still running"
         if action == "raise" and is_websocket(self.core.environ):
@@ -249,6 +250,10 @@ class SlowRequest:
             self._publisher.publish(report, self._settings.on_harakiri, is_logged=is_logged)
             if is_logged and self._limit().source == SERVER:
                 self._stack_lines = tuple(report_format.stack_lines(report, self._publisher.fold))
+            verdict_kind = report.verdict.kind
+        else:
+            verdict_kind = self.recorder.verdict_kind()
+        self._publisher.count_kind(action, verdict_kind)
 
     def _make_report(self, stack: RawStack, now: float, action: str, outcome: str) -> HarakiriReport:
         request = describe(self.core, self.token, now, unix_time()) or self._aged(now - self.token)
@@ -286,7 +291,7 @@ class SlowRequest:
 
     # --- kill
 
-    def _announce_kill(self, stack: RawStack, now: float, outcome: str) -> None:
+    def _announce_kill(self, stack: RawStack, now: float, outcome: str) -> HarakiriReport:
         """Report that this process will be killed: when the report is logged, or logging takes too long."""
         # First, so that a fault in the report does not prevent the kill.
         self._kill_at = now + _KILL_WAITS_SECONDS
@@ -295,6 +300,7 @@ class SlowRequest:
             outcome += f", and with it the {plural(others, 'other request')} named below"
         report = self._make_report(stack, now, "kill", outcome)
         self._kill_entry = self._publisher.publish(report, self._settings.on_harakiri)
+        return report
 
     def _kill_when_logged(self, now: float) -> float:
         """Kill this process, or return when to check again. If the request ends before that, there is no kill."""

@@ -177,6 +177,19 @@ def test_counters_are_in_the_header(tmp_path: Path) -> None:
             assert table_layout.handed_on(content(successor)) == table_layout.Counted(2, 2, 1, restarts=2)
 
 
+def test_overdue_requests_are_counted_by_action_and_verdict(tmp_path: Path) -> None:
+    """Each pair has its own counter, and a successor goes on with them."""
+    with a_table(tmp_path) as table:
+        for kind in (("log", "waiting"), ("kill", "unknown"), ("kill", "unknown")):
+            table.count_kind(*kind)
+        handed_on = table_layout.handed_on(content(table))
+        with a_table(tmp_path, "successor", counted=handed_on) as successor:
+            successor.count_kind("log", "waiting")
+            kinds = table_layout.decode_header(content(successor)).counted.harakiri_kinds
+    found = {kind: count for kind, count in zip(table_layout.KINDS, kinds, strict=True) if count}
+    assert found == {("log", "waiting"): 2, ("kill", "unknown"): 2}
+
+
 def test_a_strangers_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     """With a link there: no table, an error with the reason, and the file is not changed."""
     victim = tmp_path / "victim"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.interpreters import needs_raise
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
+from wsgi_tracebacker.model.report import Verdict
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.worker.deadlines.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
@@ -43,6 +44,12 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
             core.started = 0.0
 
     reported: list[tuple[str, str]] = []
+
+    def make(_: SlowRequest, request: Request, **more: Any) -> Any:
+        reported.append((request.phase, more["outcome"]))
+        return _namespace(verdict=Verdict("frozen", ""))
+
+    counted: list[tuple[str, str]] = []
     slow = SlowRequest(
         core,
         core.started,
@@ -50,19 +57,20 @@ def test_what_was_not_raised_is_true_to_the_phase(phase: int, ends: bool, senten
         Request("GET", "/", None, None, None, 0.0, 0.0, "app"),
         Recorder(Places(None), CodeOwnership()),
         hubs=_namespace(of=proceed),
-        maker=_namespace(
-            make=lambda _, request, **more: reported.append((request.phase, more["outcome"])),
-            statement=lambda *_: None,
-            garbage=lambda _: None,
-        ),
+        maker=_namespace(make=make, statement=lambda *_: None, garbage=lambda _: None),
         publisher=_namespace(
-            count=lambda _: None, describe=lambda *_: None, admit=lambda *_: True, publish=lambda *_, **__: None
+            count=lambda _: None,
+            count_kind=lambda *kind: counted.append(kind),
+            describe=lambda *_: None,
+            admit=lambda *_: True,
+            publish=lambda *_, **__: None,
         ),
     )
     slow.check(greenlets.walk_with((core,), (), ()), 0.0)
     [(reported_phase, outcome)] = reported
     assert outcome.startswith(sentence)
     assert reported_phase == PHASES[APP if ends else phase]
+    assert counted == [("raise", "frozen")]
 
 
 def _namespace(**attributes: Any) -> Any:

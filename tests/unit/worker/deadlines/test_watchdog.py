@@ -113,7 +113,8 @@ def test_an_overdue_request_is_reported_once_and_again_when_it_has_ended(base: s
     with pytest.raises(AttributeError):
         report.pid = 1  # type: ignore[misc]
     table = Path(box_files.path_of(base, 1, table_layout.TABLE)).read_bytes()
-    assert table_layout.decode_header(table).counted == table_layout.Counted(harakiri=1, slow=1)
+    kinds = tuple(int(kind == ("log", report.verdict.kind)) for kind in table_layout.KINDS)
+    assert table_layout.decode_header(table).counted == table_layout.Counted(harakiri=1, slow=1, harakiri_kinds=kinds)
     assert table_layout.count_requests(table) == 1
 
 

@@ -1,0 +1,1 @@
+"""What is served over HTTP from outside the workers: the metrics."""
