@@ -43,6 +43,18 @@ def families(workers: Sequence[Measured], bases: Iterable[str] = ()) -> list[Fam
     return [*_gauges(of_base), *_of_workers(of_base)]
 
 
+def merge(of_host: Mapping[str, Sequence[Family] | None]) -> list[Family]:
+    """The metrics of several hosts, with a label for the host. None: it did not answer."""
+    up = tuple(Sample((("host", host),), int(found is not None)) for host, found in of_host.items())
+    merged = {"wsgi_tb_host_up": Family("wsgi_tb_host_up", "gauge", "Whether the host answered.", up)}
+    for host, found in of_host.items():
+        for family in found or ():
+            known = merged.setdefault(family.name, family._replace(samples=()))
+            samples = tuple(Sample((("host", host), *sample.labels), sample.value) for sample in family.samples)
+            merged[family.name] = known._replace(samples=known.samples + samples)
+    return list(merged.values())
+
+
 def _gauges(of_base: Mapping[str, Sequence[Measured]]) -> Iterable[Family]:
     def gauge(name: str, text: str, values: Callable[[Sequence[Measured]], Mapping[Labels, float]]) -> Family:
         samples = (

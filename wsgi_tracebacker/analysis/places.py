@@ -51,6 +51,7 @@ def _served_by(snapshot: Snapshot, routes: Routes) -> Iterable[ServedRequest]:
             other_thread=works_for(stack, snapshot),
             base=snapshot.worker.base,
             cwd=snapshot.worker.cwd,
+            host=snapshot.worker.host,
         )
 
 

@@ -40,7 +40,7 @@ def _compared(request: ServedRequest, earlier: Sequence[ServedRequest | None]) -
 
 
 def _thread(request: ServedRequest) -> Hashable:
-    return request.base, request.worker, request.pid, request.stack.name, request.stack.ident
+    return request.host, request.base, request.worker, request.pid, request.stack.name, request.stack.ident
 
 
 def _is_same(one: ServedRequest, other: ServedRequest) -> bool:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.host_options import hosts_options
 from wsgi_tracebacker.cli.options import workers
 from wsgi_tracebacker.cli.plain import are_named, bases_or_default
-from wsgi_tracebacker.model.snapshot import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model.worker_row import WorkerRow
+    from wsgi_tracebacker.reader.hosts import Hosts
     from wsgi_tracebacker.reader.survey import Answer, Survey
     from wsgi_tracebacker.reader.usage import Usage
 
@@ -46,6 +47,7 @@ Examples:
   wsgi-tb list                    all workers that you may read
   wsgi-tb list 4711               the workers of that process
   wsgi-tb list /run/app/tb /run/admin/tb
+  wsgi-tb list /run/app/tb --via 'ssh {}' --host web1 --host web2
   wsgi-tb list --format json | jq '.workers[] | select(.state == "busy")'
 
 \b
@@ -61,13 +63,18 @@ Exit codes:
 @click.command("list", epilog=EPILOG)
 @workers
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float | None, form: str) -> int:
+@hosts_options
+def list_workers(
+    bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float | None, form: str, hosts: Hosts | None
+) -> int:
     """List the workers: state, slots, waiting connections, oldest request, memory, CPU.
 
     BASE is the path that the middleware was given (the workers are BASE1, BASE2, ...), SOCKET one worker's socket,
     uWSGI's too, PID a process: its workers are listed. Without any it is $WSGI_TB_SOCKET, or else every base that has
     a worker and that you may read.
     """
+    if hosts is not None:
+        return _list_hosts(hosts, bases, numbers, timeout_seconds, form)
     from wsgi_tracebacker.reader import usage
     from wsgi_tracebacker.reader.processes import Processes
     from wsgi_tracebacker.reader.survey import survey
@@ -83,13 +90,56 @@ def list_workers(bases: tuple[str, ...], numbers: tuple[int, ...], timeout_secon
 
 
 def _json(found: Survey, used: dict[int, Usage]) -> bytes:
-    import json
+    from wsgi_tracebacker.wire import list_json
 
-    def document(row: WorkerRow) -> dict[str, object]:
-        return {**row._asdict(), "listen": [each._asdict() for each in row.listen]}
+    return list_json.encode([_row(answer, used) for answer in found.answers])
 
-    rows = [document(_row(answer, used)) for answer in found.answers]
-    return json.dumps({"schema": SCHEMA, "workers": rows}).encode("ascii") + b"\n"
+
+def _list_hosts(
+    hosts: Hosts, bases: tuple[str, ...], numbers: tuple[int, ...], timeout_seconds: float | None, form: str
+) -> int:
+    """The workers of all hosts, host by host; a line on stderr for each host or worker that did not answer."""
+    from wsgi_tracebacker.errors import FormatError
+    from wsgi_tracebacker.reader import hosts as remote
+    from wsgi_tracebacker.wire import list_json
+
+    options = [word for number in numbers for word in ("--worker", str(number))]
+    if timeout_seconds is not None:
+        options += ["--timeout", f"{timeout_seconds:.3f}"]
+    words = ("list", "--format", "json", "--percent-encoded", *options, *map(remote.encode, bases))
+    rows: list[WorkerRow] = []
+    failures = []
+    for ran in remote.run(hosts, words):
+        try:
+            rows += list_json.decode(ran.stdout, ran.target) if ran.stdout else []
+        except FormatError as error:
+            failures.append(f"{ran.target}: bad reply: {error}")
+            continue
+        if ran.exit_code or not ran.stdout:
+            failures.append(f"{ran.target}: {ran.complaint or f'it ended with {ran.exit_code}'}")
+    rows.sort(key=lambda row: (row.host or "", row.base, row.number or 0))
+    if form == "json":
+        output.write_bytes(list_json.encode(rows))
+    else:
+        output.write_text(_tables(rows))
+    for line in sorted(failures):
+        output.fail(line)
+    return output.EXIT_UNANSWERED if failures else 0
+
+
+def _tables(rows: list[WorkerRow]) -> Iterator[str]:
+    from itertools import groupby
+
+    from wsgi_tracebacker.text.screens.worker_list import lines
+    from wsgi_tracebacker.wire.escape import printable
+
+    now = time.time()
+    separator: tuple[str, ...] = ()
+    for (host, base), of_base in groupby(rows, lambda row: (row.host or "", row.base)):
+        yield from separator
+        yield f"{printable(host)}, base {printable(base)}"
+        yield from lines(list(of_base), lambda moment: output.local_time(moment, now))
+        separator = ("",)
 
 
 def _text(found: Survey, used: dict[int, Usage], *, is_named: bool) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.host_options import hosts_options
 from wsgi_tracebacker.cli.options import as_click, bases_argument, parse_address
 from wsgi_tracebacker.cli.plain import bases_or_default
 from wsgi_tracebacker.cli.read_options import TIMEOUT
@@ -17,10 +18,13 @@ from wsgi_tracebacker.errors import CannotListen, CannotWrite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_tracebacker.reader.hosts import Hosts
+
 EPILOG = """\b
 Examples:
   wsgi-tb metrics /run/app/tb
   wsgi-tb metrics /run/app/tb --listen 127.0.0.1:9180
+  wsgi-tb metrics /run/app/tb --via 'ssh {}' --hosts FILE
   wsgi-tb metrics -o /var/lib/prometheus/node-exporter/wsgi-tb.prom
 
 \b
@@ -49,8 +53,13 @@ _TIMEOUT = TIMEOUT._replace(help="How long each worker may take to answer; all a
     type=click.Path(dir_okay=False),
     help="Replace FILE, in one step: for node_exporter's textfile collector.",
 )
+@hosts_options
 def metrics(
-    bases: tuple[str, ...], timeout_seconds: float | None, address: tuple[str, int] | None, path: str | None
+    bases: tuple[str, ...],
+    timeout_seconds: float | None,
+    address: tuple[str, int] | None,
+    path: str | None,
+    hosts: Hosts | None,
 ) -> int:
     """Print the workers' metrics in Prometheus's text format.
 
@@ -61,6 +70,8 @@ def metrics(
         raise click.UsageError("--listen and --output exclude each other.")
 
     def exposition() -> bytes:
+        if hosts is not None:
+            return _of_hosts(hosts, bases, timeout_seconds)
         from wsgi_tracebacker.analysis.metrics import families
         from wsgi_tracebacker.reader.measure import measure
         from wsgi_tracebacker.wire import prometheus_text
@@ -75,6 +86,24 @@ def metrics(
     else:
         output.write_bytes(exposition())
     return 0
+
+
+def _of_hosts(hosts: Hosts, bases: tuple[str, ...], timeout_seconds: float | None) -> bytes:
+    """The metrics of all hosts, with a label for the host, and which of them answered."""
+    from wsgi_tracebacker.analysis.metrics import merge
+    from wsgi_tracebacker.errors import FormatError
+    from wsgi_tracebacker.reader import hosts as remote
+    from wsgi_tracebacker.wire import prometheus_text
+
+    options = [] if timeout_seconds is None else ["--timeout", f"{timeout_seconds:.3f}"]
+    words = ("metrics", "--percent-encoded", *options, *map(remote.encode, bases))
+    of_host = {}
+    for ran in remote.run(hosts, words):
+        try:
+            of_host[ran.target] = prometheus_text.decode(ran.stdout) if ran.exit_code == 0 else None
+        except FormatError:
+            of_host[ran.target] = None
+    return prometheus_text.encode(merge({target: of_host[target] for target in hosts.targets}))
 
 
 def _serve(address: tuple[str, int], exposition: Callable[[], bytes]) -> int:

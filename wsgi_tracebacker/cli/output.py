@@ -116,18 +116,13 @@ def end(survey: Survey, *, dead_are_shown: bool = False) -> int:
 
     :param dead_are_shown: stdout has that line already.
     """
-    lines, is_complete = _failures(survey, dead_are_shown=dead_are_shown)
+    lines, is_complete = failures(survey, dead_are_shown=dead_are_shown)
     for line in lines:
         fail(line)
     return 0 if is_complete else EXIT_UNANSWERED
 
 
-def failures(survey: Survey) -> list[str]:
-    """The lines that ``end`` writes."""
-    return _failures(survey, dead_are_shown=False)[0]
-
-
-def _failures(survey: Survey, *, dead_are_shown: bool) -> tuple[list[str], bool]:
+def failures(survey: Survey, *, dead_are_shown: bool = False) -> tuple[list[str], bool]:
     """The lines, and whether each base has a worker that answered and no other failure."""
     lines = list(survey.missing)
     is_complete = not survey.missing

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from wsgi_tracebacker.cli.host_options import hosts_options
 from wsgi_tracebacker.cli.options import EXIT_CODES, bases_argument, with_options
 from wsgi_tracebacker.cli.read_options import OPTIONS
 from wsgi_tracebacker.cli.show import show
@@ -23,6 +24,8 @@ Examples:
   wsgi-tb read --from-outside           without asking them: from their memory
   wsgi-tb read --no-signal              never signal a stalled worker
   wsgi-tb read --format html >now.html  a page for a ticket
+  wsgi-tb read monday.json -            documents of --format json
+  wsgi-tb read /run/app/tb --via 'ssh {{}}' --host web1 --host web2
   wsgi-tb read --format json | jq '.workers[].threads[].request.path'
 
 {EXIT_CODES}
@@ -32,6 +35,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @bases_argument
 @with_options(OPTIONS, show)
+@hosts_options
 def read(**options: Any) -> int:
     """Show what the workers are doing: every request in flight, put together by place, and the stack of each place.
 

@@ -1,14 +1,17 @@
 """Does the work of ``wsgi-tb read``: asks the workers and writes what they are doing, in one of four formats.
 
+Workers of other hosts are shown in the same way, from their documents: those that ``wsgi-tb read`` printed there.
+
 It is imported without click, which takes longer to load than all our own modules.
 
 ``--format json`` prints one document::
 
     {"schema": 1,
+     "host": "web1",
      "workers": [...],       the snapshot document of each worker that answered, as GET /snapshot gives it
      "unanswered": [         the workers that did not
        {"number": 3, "socket": "/tmp/tbsocket3", "pid": 4711, "reason": "timed out", "state": "busy",
-        "other_uid": null}]}
+        "other_uid": null, "host": "web1", "message": "it did not answer within 1 s"}]}
 
 ``reason`` is ``dead``, ``no permission``, ``timed out``, ``bad reply``, ``memory not readable`` or ``unreachable``;
 ``state`` is ``busy``,
@@ -23,20 +26,38 @@ says which; the ``phase`` of its requests is ``unknown``.
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.plain import bases_or_default
-from wsgi_tracebacker.model.snapshot import SCHEMA, Frame, Snapshot, Stack
+from wsgi_tracebacker.errors import Misuse
+from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack
 from wsgi_tracebacker.text.screens.reading import DEFAULT_LIMIT, Answered, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from wsgi_tracebacker.model.groups import Group, ServedRequest
+    from wsgi_tracebacker.model.reading import Unanswered
+    from wsgi_tracebacker.reader.gathered import Gathered
+    from wsgi_tracebacker.reader.hosts import Hosts
     from wsgi_tracebacker.reader.survey import Answer, Survey
+
+
+class Found(NamedTuple):
+    """All workers at one moment, of this machine or of others."""
+
+    workers: tuple[Answered, ...]
+    unanswered: tuple[Unanswered, ...]
+    #: For people, a line for each worker or host that did not answer.
+    failures: tuple[str, ...]
+    exit_code: int
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        return (worker.snapshot for worker in self.workers)
 
 
 def show(
@@ -58,11 +79,14 @@ def show(
     times: int = 1,
     every_seconds: float = 1.0,
     colour: str = "auto",
+    hosts: Hosts | None = None,
 ) -> int:
     """Ask the workers, write the result, and return the exit code."""
-    from wsgi_tracebacker.reader.survey import survey
+    is_for_people = form in ("text", "html")
 
-    def ask() -> Survey:
+    def ask_here() -> Found:
+        from wsgi_tracebacker.reader.survey import survey
+
         found = survey(
             bases_or_default(bases),
             timeout_seconds,
@@ -71,10 +95,15 @@ def show(
             may_read_memory=not no_memory,
             from_outside=from_outside,
         )
-        if form in ("text", "html"):
+        if is_for_people:
             found = found._replace(answers=tuple([answer.for_people() for answer in found.answers]))
-        return found
+        return of_survey(found)
 
+    flags = {"--no-signal": no_signal, "--no-memory": no_memory, "--from-outside": from_outside}
+    if timeout_seconds is not None:
+        flags |= {"--timeout": True, f"{timeout_seconds:.3f}": True}
+    words = [word for word, is_given in flags.items() if is_given]
+    ask = _elsewhere(bases, numbers, times, hosts, words) or ask_here
     earlier = _earlier(ask, times, every_seconds)
     found = ask()
     selection = Selection(older_seconds, path_pattern)
@@ -98,10 +127,58 @@ def show(
             palette=COLOURED if output.wants_colour(colour, sys.stdout) else PLAIN,
         )
         output.write_text(_text(found, earlier, selection, by, order, options))
-    return output.end(found)
+    for line in found.failures:
+        output.fail(line)
+    return found.exit_code
 
 
-def _earlier(ask: Callable[[], Survey], times: int, every_seconds: float) -> list[list[ServedRequest]]:
+def _elsewhere(
+    bases: tuple[str, ...], numbers: tuple[int, ...], times: int, hosts: Hosts | None, options: list[str]
+) -> Callable[[], Found] | None:
+    """What takes one look at workers of other hosts, or at documents; None: those of this machine are meant."""
+    if hosts is not None:
+        from wsgi_tracebacker.reader.gathered import from_hosts
+
+        there = hosts
+        return lambda: _of_others(from_hosts(there, bases, numbers, options))
+    if any(_may_be_document(base) for base in bases):
+        from wsgi_tracebacker.reader.documents import is_document
+        from wsgi_tracebacker.reader.gathered import from_documents
+
+        are_documents = [is_document(base) for base in bases]
+        if any(are_documents):
+            if not all(are_documents):
+                raise Misuse("documents and bases cannot be read together")
+            if times > 1:
+                raise Misuse("--times looks at workers several times, which documents do not allow")
+            return lambda: _of_others(from_documents(bases, numbers))
+    return None
+
+
+def _may_be_document(base: str) -> bool:
+    """Whether it is stdin or a file, so that it is worth to load what knows more."""
+    return base == "-" or os.path.isfile(base)
+
+
+def of_survey(survey: Survey) -> Found:
+    """The workers of this machine."""
+    lines, is_complete = output.failures(survey)
+    answers = [answer for answer in survey.answers if answer.snapshot is not None]
+    return Found(
+        tuple(Answered(answer.snapshot, answer.other_uid) for answer in answers if answer.snapshot is not None),
+        tuple(map(_unanswered, (answer for answer in survey.answers if answer.error is not None))),
+        tuple(lines),
+        0 if is_complete else output.EXIT_UNANSWERED,
+    )
+
+
+def _of_others(gathered: Gathered) -> Found:
+    workers = tuple(map(Answered, gathered.workers))
+    code = output.EXIT_UNANSWERED if gathered.failures else 0
+    return Found(workers, gathered.unanswered, gathered.failures, code)
+
+
+def _earlier(ask: Callable[[], Found], times: int, every_seconds: float) -> list[list[ServedRequest]]:
     """The requests of all looks but the last one, each a while before the next."""
     if times < 2:
         return []
@@ -112,13 +189,13 @@ def _earlier(ask: Callable[[], Survey], times: int, every_seconds: float) -> lis
     looks = []
     for _ in range(times - 1):
         began_at = time.monotonic()
-        looks.append(served_requests(_snapshots(ask())))
+        looks.append(served_requests(ask().snapshots()))
         time.sleep(max(0.0, began_at + every_seconds - time.monotonic()))
     return looks
 
 
 def _text(
-    found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
+    found: Found, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
 ) -> Iterator[str]:
     from wsgi_tracebacker.text.screens.reading import lines
 
@@ -127,28 +204,27 @@ def _text(
 
 
 def _html(
-    found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
+    found: Found, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str, options: Options
 ) -> bytes:
     from wsgi_tracebacker.text.screens.page import page
 
     workers, groups, left_out = _grouped(found, earlier, selection, by, order)
-    lines = page(workers, groups, left_out, options, output.failures(found))
+    lines = page(workers, groups, left_out, options, found.failures)
     # Not as stdout is encoded: the page says which encoding it has.
     return "".join([f"{line}\n" for line in lines]).encode("utf-8")
 
 
 def _grouped(
-    found: Survey, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str
+    found: Found, earlier: list[list[ServedRequest]], selection: Selection, by: str, order: str
 ) -> tuple[list[Answered], list[Group], int]:
     """The workers that can be shown, their requests put together, and how many of these were not asked for."""
     from wsgi_tracebacker.analysis.places import group, served_requests
 
     workers, left_out = [], 0
-    for answer in found.answers:
-        if answer.snapshot is not None:
-            snapshot, others = selection.wanted(answer.snapshot, with_resting=True)
-            workers.append(Answered(snapshot, answer.other_uid))
-            left_out += others
+    for worker in found.workers:
+        snapshot, others = selection.wanted(worker.snapshot, with_resting=True)
+        workers.append(worker._replace(snapshot=snapshot))
+        left_out += others
     requests = served_requests(worker.snapshot for worker in workers)
     if earlier:
         from wsgi_tracebacker.analysis.several_looks import compare
@@ -157,16 +233,15 @@ def _grouped(
     return workers, group(requests, by, order), left_out
 
 
-def _uwsgi(found: Survey, selection: Selection) -> bytes:
+def _uwsgi(found: Found, selection: Selection) -> bytes:
     from wsgi_tracebacker.wire import uwsgi_text
 
     return b"".join(
         uwsgi_text.encode(
-            _named_for_user(_request_for_stack(stack, answer.snapshot), answer.other_uid)
-            for stack in selection.wanted(answer.snapshot)[0].stacks
+            _named_for_user(_request_for_stack(stack, worker.snapshot), worker.other_uid)
+            for stack in selection.wanted(worker.snapshot)[0].stacks
         )
-        for answer in found.answers
-        if answer.snapshot is not None
+        for worker in found.workers
     )
 
 
@@ -189,28 +264,31 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
 
 
 def json_document(
-    found: Survey,
+    found: Found,
     selection: Selection = Selection(),  # noqa: B008  (it never changes)
     earlier: Sequence[Sequence[ServedRequest]] = (),
 ) -> bytes:
     """The document of ``--format json``; with earlier looks each request has ``looks``."""
     import json
 
-    from wsgi_tracebacker.wire import snapshot_json
+    from wsgi_tracebacker.wire import reading_json, snapshot_json
 
-    chosen = [selection.wanted(snapshot)[0] for snapshot in _snapshots(found)]
-    documents = [snapshot_json.encode(snapshot).rstrip() for snapshot in chosen]
+    here = os.uname().nodename
+    chosen = [selection.wanted(snapshot)[0] for snapshot in found.snapshots()]
+    documents = [snapshot_json.encode(_with_host(snapshot, here)).rstrip() for snapshot in chosen]
     if earlier:
         documents = [
             json.dumps(_with_looks(json.loads(document), snapshot, earlier)).encode("ascii")
             for document, snapshot in zip(documents, chosen, strict=True)
         ]
-    unanswered = json.dumps([_unanswered(answer) for answer in found.answers if answer.error is not None])
-    return b'{"schema":%d,"workers":[%s],"unanswered":%s}\n' % (
-        SCHEMA,
-        b",".join(documents),
-        unanswered.encode("ascii"),
-    )
+    unanswered = [one if one.host else one._replace(host=here) for one in found.unanswered]
+    hosts = {snapshot.worker.host or here for snapshot in chosen} | {one.host for one in unanswered}
+    return reading_json.encode(documents, unanswered, hosts.pop() if len(hosts) == 1 else None)
+
+
+def _with_host(snapshot: Snapshot, here: str) -> Snapshot:
+    worker = snapshot.worker
+    return snapshot if worker.host else snapshot._replace(worker=worker._replace(host=here))
 
 
 def _with_looks(
@@ -227,17 +305,16 @@ def _with_looks(
     return document
 
 
-def _unanswered(answer: Answer) -> dict[str, object]:
+def _unanswered(answer: Answer) -> Unanswered:
+    from wsgi_tracebacker.model.reading import Unanswered
+
     assert answer.error is not None
-    return {
-        "number": answer.number,
-        "socket": answer.target.socket,
-        "pid": answer.pid,
-        "reason": answer.error.reason,
-        "state": answer.state,
-        "other_uid": answer.other_uid,
-    }
-
-
-def _snapshots(found: Survey) -> Iterator[Snapshot]:
-    return (answer.snapshot for answer in found.answers if answer.snapshot is not None)
+    return Unanswered(
+        number=answer.number,
+        socket=answer.target.socket,
+        pid=answer.pid,
+        reason=answer.error.reason,
+        state=answer.state,
+        other_uid=answer.other_uid,
+        message=str(answer.error),
+    )

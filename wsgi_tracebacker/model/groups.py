@@ -54,6 +54,7 @@ class ServedRequest(NamedTuple):
     #: See ``Worker``.
     base: str | None = None
     cwd: str | None = None
+    host: str | None = None
 
     @property
     def request(self) -> Request | None:

@@ -28,12 +28,13 @@ def waiting_connections(snapshots: Iterable[Snapshot]) -> int | None:
 
     Workers that were forked share a socket: it is counted once.
     """
-    by_inode: dict[int, int] = {}
+    by_inode: dict[tuple[str | None, int], int] = {}
     inside: list[int] = []
     for snapshot in snapshots:
-        by_inode |= {socket.inode: socket.waiting for socket in snapshot.worker.listen if socket.waiting is not None}
-        if snapshot.worker.inner_queue is not None:
-            inside.append(snapshot.worker.inner_queue)
+        worker = snapshot.worker
+        by_inode |= {(worker.host, each.inode): each.waiting for each in worker.listen if each.waiting is not None}
+        if worker.inner_queue is not None:
+            inside.append(worker.inner_queue)
     return sum(by_inode.values()) + sum(inside) if by_inode or inside else None
 
 

@@ -183,6 +183,8 @@ class Worker(NamedTuple):
     #: How many workers with this number were there before it, as far as it was handed on.
     restarts: int | None = None
     listen: tuple[ListenSocket, ...] = ()
+    #: The host that it runs on, in a document of ``wsgi-tb read``; a worker itself does not say it.
+    host: str | None = None
 
 
 class Counters(NamedTuple):

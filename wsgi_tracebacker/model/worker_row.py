@@ -38,3 +38,5 @@ class WorkerRow(NamedTuple):
     #: Of a dead one: the Unix time at which it is known to have lived last.
     last_alive_at: float | None = None
     listen: tuple[ListenSocket, ...] = ()
+    #: Of a worker on another host: what the operator calls that.
+    host: str | None = None

@@ -11,7 +11,7 @@ from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.metrics import Counts, Measured
 from wsgi_tracebacker.reader.processes import DEAD, Processes
 from wsgi_tracebacker.reader.survey import survey
-from wsgi_tracebacker.reader.unanswered.table import Table
+from wsgi_tracebacker.reader.table import Table
 from wsgi_tracebacker.wire import table_layout
 
 if TYPE_CHECKING:

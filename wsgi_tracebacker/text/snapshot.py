@@ -46,6 +46,8 @@ def heading(snapshot: Snapshot, palette: Palette = PLAIN, other_uid: int | None 
     """The line that says who a worker is."""
     worker = snapshot.worker
     name = "worker" if worker.number is None else f"worker {worker.number}"
+    if worker.host is not None:
+        name = f"{printable(worker.host)} {name}"
     facts = [f"pid {worker.pid}" if worker.pid is not None else None]
     facts += [f"{OTHER_USER} {other_uid}" if other_uid is not None else None, worker.server, worker.application]
     if worker.started_at is not None:

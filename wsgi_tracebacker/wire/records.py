@@ -70,6 +70,9 @@ FLAG = Kind("true or false", lambda value: type(value) is bool, {True: "true", F
 #: In characters, which about 100 requests inside each other reach. Python would end deeper ones by a RecursionError.
 _LONGEST_PLACE = 1000
 
+#: How many repeated objects are remembered: the frames of a large application, and a few megabytes.
+_MAX_KNOWN = 10_000
+
 #: The default of a key that may neither be missing nor null.
 _REQUIRED: Any = object()
 
@@ -131,15 +134,33 @@ class Key:
 class Record(Generic[T]):
     """The table of one class of named tuples: every attribute has its key."""
 
-    def __init__(self, build: Callable[..., T], *keys: Key) -> None:
+    def __init__(self, build: Callable[..., T], *keys: Key, is_repeated: bool = False) -> None:
+        """``is_repeated``: most of its objects are equal to one that was read before, and become the same value."""
         self._build = build
         self._keys = keys
+        self._known: dict[object, T] | None = {} if is_repeated else None
         _records[build] = self
 
     def read(self, content: object, place: str) -> T:
         """The value of a JSON object that stands at ``place``. Raises FormatError."""
         if type(content) is not dict:
             raise FormatError(f"{place} is not an object")
+        if self._known is None:
+            return self._read(content, place)
+        items = tuple(content.items())
+        try:
+            found = self._known.get(items)
+        except TypeError:
+            # It has an object or a list, which this one has not.
+            return self._read(content, place)
+        if found is None:
+            found = self._read(content, place)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[items] = found
+        return found
+
+    def _read(self, content: dict[str, Any], place: str) -> T:
         return self._build(**{key.attribute: key.read(content.get(key.name), place) for key in self._keys})
 
     def prepare(self) -> None:

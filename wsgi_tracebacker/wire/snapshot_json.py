@@ -37,6 +37,7 @@ _FRAME = Record(
     Key("function", TEXT),
     Key("source", TEXT, None),
     Key("source_changed", FLAG, default=False),
+    is_repeated=True,
 )
 Record(
     Holder,
@@ -162,6 +163,7 @@ _WORKER = Record(
     Key("inner_queue", INTEGER, None),
     Key("restarts", INTEGER, None),
     Key("listen", ListenSocket, (), is_list=True),
+    Key("host", TEXT, None),
 )
 _COUNTERS = Record(
     Counters,
@@ -214,6 +216,11 @@ def encode(snapshot: Snapshot) -> bytes:
 def decode(data: bytes) -> Snapshot:
     """The snapshot that a document holds; FormatError if it holds none, or one of another schema."""
     return _SNAPSHOT.read(load(data, "document", "schema", SCHEMA), "document")
+
+
+def read_snapshot(content: object, place: str) -> Snapshot:
+    """The snapshot of a document inside another one, which stands at ``place`` there. Raises FormatError."""
+    return _SNAPSHOT.read(content, place)
 
 
 def worker_bytes(worker: Worker, counters: Counters) -> bytes:

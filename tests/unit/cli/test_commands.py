@@ -143,12 +143,22 @@ def test_a_time_limit_is_only_set_if_it_is_asked_for(asked: Asked) -> None:
         assert asked.timeout_seconds is None
 
 
-#: No argument of a program has a NUL.
 COMMANDS: dict[str, tuple[click.Command, Callable[..., int]]] = {"read": (read, show), "check": (check, probe.check)}
+
+#: How click has no other hosts: one argument of ``show`` instead.
+NO_HOSTS: dict[str, object] = {
+    "via": None,
+    "host": (),
+    "hosts_file": None,
+    "remote_command": "wsgi-tb",
+    "at_once": 32,
+    "percent_encoded": False,
+}
 
 
 def defaults(verb: str) -> dict[str, object]:
-    return {name: each.default for name, each in inspect.signature(COMMANDS[verb][1]).parameters.items()}
+    parameters = inspect.signature(COMMANDS[verb][1]).parameters
+    return {name: each.default for name, each in parameters.items() if name != "hosts"}
 
 
 def understood(verb: str, arguments: Sequence[str]) -> dict[str, object] | None:
@@ -157,6 +167,7 @@ def understood(verb: str, arguments: Sequence[str]) -> dict[str, object] | None:
     return None if found is None else {**defaults(verb), **found.keywords}
 
 
+#: No argument of a program has a NUL.
 ARGUMENTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
 
 
@@ -190,7 +201,7 @@ def test_a_command_line_means_what_click_makes_of_it(verb: str, arguments: list[
     """Whatever is understood without click means the same with click."""
     found = understood(verb, arguments)
     if found is not None:
-        assert COMMANDS[verb][0].make_context(verb, list(arguments)).params == found
+        assert COMMANDS[verb][0].make_context(verb, list(arguments)).params == {**found, **NO_HOSTS}
 
 
 @pytest.mark.parametrize(
@@ -393,12 +404,22 @@ def test_read_json_is_one_document(asked: Asked) -> None:
     asked.found = Survey((ALIVE, BUSY), ())
     result = run("read", "--format", "json")
     document = json.loads(result.stdout)
-    assert list(document) == ["schema", "workers", "unanswered"]
-    assert document["schema"] == 1
-    assert document["workers"] == [json.loads(documents.encode(SNAPSHOT))]
-    assert document["unanswered"] == [
-        {"number": 2, "socket": "/run/tb2", "pid": 43, "reason": "timed out", "state": "busy", "other_uid": None}
-    ]
+    assert list(document) == ["schema", "host", "workers", "unanswered"]
+    here = os.uname().nodename
+    assert (document["schema"], document["host"]) == (1, here)
+    on_this_host = SNAPSHOT._replace(worker=SNAPSHOT.worker._replace(host=here))
+    assert document["workers"] == [json.loads(documents.encode(on_this_host))]
+    [silent] = document["unanswered"]
+    assert silent.pop("message")
+    assert silent == {
+        "number": 2,
+        "socket": "/run/tb2",
+        "pid": 43,
+        "reason": "timed out",
+        "state": "busy",
+        "other_uid": None,
+        "host": here,
+    }
 
 
 def test_read_uwsgi_is_the_dump(asked: Asked) -> None:

@@ -166,6 +166,7 @@ workers = st.builds(
     busy=optional_integers,
     inner_queue=optional_integers,
     restarts=optional_integers,
+    host=optional_texts,
     listen=st.lists(
         st.builds(
             ListenSocket,

@@ -46,7 +46,7 @@ def test_the_keys_are_those_of_the_schema() -> None:
     assert list(document) == ["schema", "source", "state", "worker", "taken_at", "threads"]
     assert " ".join(document["worker"]) == (
         "number pid ppid uid started_at server application cwd python version base requests_finished requests_in_flight"
-        " oldest_request_seconds slots busy inner_queue restarts listen"
+        " oldest_request_seconds slots busy inner_queue restarts listen host"
     )
     assert set(thread) == {
         "name",

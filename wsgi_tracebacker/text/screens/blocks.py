@@ -99,11 +99,12 @@ def heading(group: Group) -> str:
 
 def who(served: ServedRequest, *, names_worker: bool, names_base: bool) -> str:
     """What the thread of a request is called."""
+    host = "" if served.host is None else f"{served.host} "
     if served.worker is None:
         # uWSGI's socket does not say who it is; the thread's name may.
-        return served.stack.name
+        return host + served.stack.name
     core = served.stack.core
-    name = f"worker {served.worker} core {'?' if core is None else core}"
+    name = f"{host}worker {served.worker} core {'?' if core is None else core}"
     if names_base and served.base:
         name += f" of {served.base}"
     if names_worker and served.pid is not None:
