@@ -70,6 +70,16 @@ $(VENV)-eventlet/.made: $(VENV)/.made
 	@$(VENV)-eventlet/bin/python -m pip --disable-pip-version-check --quiet install 'gunicorn>=25.1,<26' 'eventlet>=0.41,<0.42'
 	@touch $@
 
+# Finds what keeps people out of a page. Without npm its tests are skipped, except under CI=true.
+$(VENV)/.with-axe: $(VENV)/.made
+	@if command -v npm >/dev/null; then \
+	    echo "Installing axe-core into $(VENV)/axe"; \
+	    npm install --silent --no-fund --no-audit --prefix $(VENV)/axe axe-core@4; \
+	else \
+	    echo "No npm: axe-core is not installed; the tests with it are skipped, or fail under CI=true."; [ "$(CI)" != true ]; \
+	fi
+	@touch $@
+
 uwsgi:
 	@rm -f $(VENV)/.with-uwsgi
 	@$(MAKE) --no-print-directory $(VENV)/.with-uwsgi
@@ -84,10 +94,10 @@ SERVERS := $(VENV)/.with-servers $(VENV)/.with-uwsgi $(VENV)-eventlet/.made
 run_tests = $(RUN) pytest -n $(JOBS) --dist worksteal -m "not alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]; \
     $(RUN) pytest -m "alone $(1)" --durations 10 $(ARGS) || [ $$? = 5 ]
 
-test: $(VENV)/.with-test $(SERVERS)
+test: $(VENV)/.with-test $(SERVERS) $(VENV)/.with-axe
 	@set -e; $(call run_tests,and not slow)
 
-test-all: $(VENV)/.with-test $(SERVERS)
+test-all: $(VENV)/.with-test $(SERVERS) $(VENV)/.with-axe
 	@set -e; $(call run_tests)
 	@$(MAKE) --no-print-directory fuzz soak waits ARGS=
 

@@ -52,30 +52,36 @@ def _deadlock(path: str, core: int, lock: str, other: str) -> WaitsFor:
     return WaitsFor("deadlock", lock=lock, holders=(Holder("GET", path, 12.0, core, has=lock, wants=other),))
 
 
-class _Planted:
+#: Age, method, path, the innermost frame, and what it waits for.
+_Served = tuple[float, str, str, Frame, WaitsFor | None]
+
+
+class Planted:
     """The workers of the shop, as they are some seconds later."""
 
     def __init__(self, later_seconds: float) -> None:
         self._later_seconds = later_seconds
 
     def reading(self) -> Reading:
-        pay = (9.3, "POST", "/pay", _PAY, _WAITS_FOR_BANK)
-        first = [
+        first: list[_Served] = [
             (41.2 - number * 1.3, "GET", f"/checkout/{4711 + number}", _POOL, _WAITS_FOR_POOL) for number in range(8)
         ]
-        second = [
+        second: list[_Served] = [
             (12.0, "GET", "/buy", _BUY, _deadlock("/refund", 1, "stock_lock", "ledger_lock")),
             (12.0, "GET", "/refund", _REFUND, _deadlock("/buy", 0, "ledger_lock", "stock_lock")),
-            *[(age - 1.1 * number, *rest) for number in range(4) for age, *rest in (pay,)],
+            *[(9.3 - 1.1 * number, "POST", "/pay", _PAY, _WAITS_FOR_BANK) for number in range(4)],
         ]
-        third = [(7.1, "GET", "/export", _EXPORT, _WAITS_FOR_ROWS), (0.3, "GET", "/search", _SERVER[-1], None)]
+        third: list[_Served] = [
+            (7.1, "GET", "/export", _EXPORT, _WAITS_FOR_ROWS),
+            (0.3, "GET", "/search", _SERVER[-1], None),
+        ]
         workers = [self._worker(number, planted) for number, planted in enumerate((first, second, third), 1)]
         silent = WorkerReading(
             "/run/shop/tb4", 4, 1651, "busy", "4", "shop.wsgi", "timed out: it did not answer within 1 s"
         )
         return Reading(self._later_seconds, _NOW + self._later_seconds, (*workers, silent))
 
-    def _worker(self, number: int, planted: list[tuple[float, str, str, Frame, WaitsFor | None]]) -> WorkerReading:
+    def _worker(self, number: int, planted: list[_Served]) -> WorkerReading:
         stacks = []
         for core, (age, method, path, frame, waits) in enumerate(planted):
             is_running = waits is None
@@ -104,12 +110,12 @@ class _Planted:
         )
         snapshot = Snapshot(worker, _NOW + self._later_seconds, tuple(stacks))
         return WorkerReading(
-            f"/run/shop/tb{number}", number, worker.pid, "alive", str(number), "shop.wsgi", None, snapshot
+            f"/run/shop/tb{number}", number, worker.pid, "alive", str(number), "shop.wsgi", snapshot=snapshot
         )
 
 
 async def _draw(name: str, size: tuple[int, int], *keys: str) -> None:
-    first, second = (Taken(_Planted(later).reading(), Survey((), ())) for later in (0.0, 1.0))
+    first, second = (Taken(Planted(later).reading(), Survey((), ())) for later in (0.0, 1.0))
     # It asks for no other reading before the picture is drawn.
     app = TopApp(first, lambda: second, lambda _: "", every_seconds=10.0)
     async with app.run_test(size=size) as pilot:

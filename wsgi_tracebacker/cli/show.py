@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.reading import Unanswered
     from wsgi_tracebacker.reader.gathered import Gathered
     from wsgi_tracebacker.reader.hosts import Hosts
-    from wsgi_tracebacker.reader.survey import Answer, Survey
+    from wsgi_tracebacker.reader.survey import Survey
 
 
 class Found(NamedTuple):
@@ -97,7 +97,7 @@ def show(
         )
         if is_for_people:
             found = found._replace(answers=tuple([answer.for_people() for answer in found.answers]))
-        return of_survey(found)
+        return _of_survey(found)
 
     flags = {"--no-signal": no_signal, "--no-memory": no_memory, "--from-outside": from_outside}
     if timeout_seconds is not None:
@@ -109,7 +109,7 @@ def show(
     selection = Selection(older_seconds, path_pattern)
     what = "request" if by == "none" else by
     if form == "json":
-        output.write_bytes(json_document(found, selection, earlier))
+        output.write_bytes(_json_document(found, selection, earlier))
     elif form == "uwsgi":
         output.write_bytes(_uwsgi(found, selection))
     elif form == "html":
@@ -160,16 +160,26 @@ def _may_be_document(base: str) -> bool:
     return base == "-" or os.path.isfile(base)
 
 
-def of_survey(survey: Survey) -> Found:
+def _of_survey(survey: Survey) -> Found:
     """The workers of this machine."""
     lines, is_complete = output.failures(survey)
     answers = [answer for answer in survey.answers if answer.snapshot is not None]
     return Found(
         tuple(Answered(answer.snapshot, answer.other_uid) for answer in answers if answer.snapshot is not None),
-        tuple(map(_unanswered, (answer for answer in survey.answers if answer.error is not None))),
+        _unanswered(survey),
         tuple(lines),
         0 if is_complete else output.EXIT_UNANSWERED,
     )
+
+
+def _unanswered(survey: Survey) -> tuple[Unanswered, ...]:
+    silent = [answer for answer in survey.answers if answer.error is not None]
+    if not silent:
+        return ()
+    # Imported only here: nearly always every worker answers, and the command has to start soon.
+    from wsgi_tracebacker.reader.gathered import unanswered_of
+
+    return tuple(map(unanswered_of, silent))
 
 
 def _of_others(gathered: Gathered) -> Found:
@@ -263,19 +273,20 @@ def _request_for_stack(stack: Stack, snapshot: Snapshot) -> Stack:
     return stack._replace(frames=(Frame(f"<{snapshot.state}, no answer>", None, "request", line),))
 
 
-def json_document(
+def _json_document(
     found: Found,
-    selection: Selection = Selection(),  # noqa: B008  (it never changes)
-    earlier: Sequence[Sequence[ServedRequest]] = (),
+    selection: Selection,
+    earlier: Sequence[Sequence[ServedRequest]],
 ) -> bytes:
     """The document of ``--format json``; with earlier looks each request has ``looks``."""
     import json
 
+    from wsgi_tracebacker.reader.gathered import with_host
     from wsgi_tracebacker.wire import reading_json, snapshot_json
 
     here = os.uname().nodename
     chosen = [selection.wanted(snapshot)[0] for snapshot in found.snapshots()]
-    documents = [snapshot_json.encode(_with_host(snapshot, here)).rstrip() for snapshot in chosen]
+    documents = [snapshot_json.encode(with_host(snapshot, here)).rstrip() for snapshot in chosen]
     if earlier:
         documents = [
             json.dumps(_with_looks(json.loads(document), snapshot, earlier)).encode("ascii")
@@ -284,11 +295,6 @@ def json_document(
     unanswered = [one if one.host else one._replace(host=here) for one in found.unanswered]
     hosts = {snapshot.worker.host or here for snapshot in chosen} | {one.host for one in unanswered}
     return reading_json.encode(documents, unanswered, hosts.pop() if len(hosts) == 1 else None)
-
-
-def _with_host(snapshot: Snapshot, here: str) -> Snapshot:
-    worker = snapshot.worker
-    return snapshot if worker.host else snapshot._replace(worker=worker._replace(host=here))
 
 
 def _with_looks(
@@ -303,18 +309,3 @@ def _with_looks(
         if thread["request"] is not None and looks is not None:
             thread["request"]["looks"] = {"same": looks.same, "of": looks.of}
     return document
-
-
-def _unanswered(answer: Answer) -> Unanswered:
-    from wsgi_tracebacker.model.reading import Unanswered
-
-    assert answer.error is not None
-    return Unanswered(
-        number=answer.number,
-        socket=answer.target.socket,
-        pid=answer.pid,
-        reason=answer.error.reason,
-        state=answer.state,
-        other_uid=answer.other_uid,
-        message=str(answer.error),
-    )

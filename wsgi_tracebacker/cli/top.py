@@ -192,10 +192,10 @@ def _facts(live: LiveRequest, picture: Picture) -> dict[str, object]:
 
 def write(survey: Survey) -> str:
     """Write a reading to a new file in the current folder, which only its owner may read; return the file's name."""
-    from wsgi_tracebacker.cli.show import json_document, of_survey
+    from wsgi_tracebacker.reader.gathered import document_of
 
     name = time.strftime("wsgi-tb-%Y%m%d-%H%M%S.json")
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        file.write(json_document(of_survey(survey)))
+        file.write(document_of(survey))
     return name

@@ -19,6 +19,7 @@ VERBS = {
     "read": "read",
     "record": "record",
     "top": "top",
+    "web": "web",
 }
 
 

@@ -17,6 +17,7 @@ Examples:
   wsgi-tb list                       one line per worker
   wsgi-tb list 4711                  the workers of a process, such as a master
   wsgi-tb top                        the same as a live view
+  wsgi-tb web                        and as a page in the browser
   wsgi-tb check --oldest 60          one line and an exit code, for monitors
   wsgi-tb metrics --listen 127.0.0.1:9180    for Prometheus
   wsgi-tb postmortem                 what workers were doing when they died

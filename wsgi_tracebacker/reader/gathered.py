@@ -5,18 +5,49 @@ What comes from elsewhere is shown and nothing else: no file is read for it, and
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.reading import Document, Unanswered
 from wsgi_tracebacker.model.snapshot import Snapshot  # noqa: TC001  (a value needs it)
 from wsgi_tracebacker.reader import documents, hosts
-from wsgi_tracebacker.wire import reading_json
+from wsgi_tracebacker.wire import reading_json, snapshot_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from wsgi_tracebacker.reader.hosts import Hosts, Ran
+    from wsgi_tracebacker.reader.survey import Answer, Survey
+
+
+def document_of(survey: Survey) -> bytes:
+    """The document of ``wsgi-tb read --format json`` for the workers of this machine."""
+    here = os.uname().nodename
+    snapshots = [answer.snapshot for answer in survey.answers if answer.snapshot is not None]
+    workers = [snapshot_json.encode(with_host(snapshot, here)).rstrip() for snapshot in snapshots]
+    silent = [unanswered_of(answer)._replace(host=here) for answer in survey.answers if answer.error is not None]
+    return reading_json.encode(workers, silent, here)
+
+
+def with_host(snapshot: Snapshot, here: str) -> Snapshot:
+    """With its host: this one, unless it has another."""
+    worker = snapshot.worker
+    return snapshot if worker.host else snapshot._replace(worker=worker._replace(host=here))
+
+
+def unanswered_of(answer: Answer) -> Unanswered:
+    """What a document says of a worker of this machine that did not answer."""
+    assert answer.error is not None
+    return Unanswered(
+        number=answer.number,
+        socket=answer.target.socket,
+        pid=answer.pid,
+        reason=answer.error.reason,
+        state=answer.state,
+        other_uid=answer.other_uid,
+        message=str(answer.error),
+    )
 
 
 class Gathered(NamedTuple):

@@ -6,39 +6,17 @@ However many clients ask, the workers are asked once a second at most.
 from __future__ import annotations
 
 import socket
-import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+from wsgi_tracebacker.web.shared import Shared
 from wsgi_tracebacker.wire.prometheus_text import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A reading is given to everybody who asks within this.
-SHARED_SECONDS = 1.0
-
 #: How long a client may be silent.
 _SILENCE_SECONDS = 10.0
-
-
-class Shared:
-    """The result of a function that is costly: who asks while it is made, or shortly after, gets the same."""
-
-    def __init__(self, make: Callable[[], bytes], clock: Callable[[], float] = time.monotonic) -> None:
-        self._make = make
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._made: tuple[float, bytes] | None = None
-
-    def get(self) -> bytes:
-        """Raises what the function raises."""
-        with self._lock:
-            if self._made is None or self._clock() - self._made[0] >= SHARED_SECONDS:
-                content = self._make()
-                self._made = self._clock(), content
-            return self._made[1]
 
 
 class MetricsServer(ThreadingHTTPServer):

@@ -50,7 +50,7 @@ _HEAD = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">"""
 
-_CSS = """\
+CSS = """\
 :root { --paper: #fff; --ink: #1c1e21; --quiet: #5f6670; --line: #d8dce1; --box: #f5f6f8;
   --request: #0b5f86; --slow: #8a5a00; --stuck: #b3261e; --mark: #ffe69c; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e4e6e9; --quiet: #9aa2ad; --line: #363b42;
@@ -106,9 +106,9 @@ def page(
     snapshots = [worker.snapshot for worker in workers]
     requests = sum(len(group.requests) for group in groups)
     yield _HEAD
-    yield f"<title>{_html(totals(snapshots))}</title>"
-    yield f"<style>\n{_CSS}\n</style>\n</head>\n<body>"
-    yield f"<h1>{_html(totals(snapshots))}</h1>"
+    yield f"<title>{html(totals(snapshots))}</title>"
+    yield f"<style>\n{CSS}\n</style>\n</head>\n<body>"
+    yield f"<h1>{html(totals(snapshots))}</h1>"
     yield from _taken_at(snapshots)
     yield from _list(worker_lines(workers, _MARKS))
     yield from _list(_MARKS.paint(_MARKS.stuck, printable(line)) for line in unanswered)
@@ -120,8 +120,8 @@ def page(
     names_base = len({snapshot.worker.base for snapshot in snapshots}) > 1
     for number, group in enumerate(shown, 1):
         title = f"{number}  {heading(group)}" if requests > 1 else heading(group)
-        yield f'<details class="place" id="place-{number}" open>\n<summary>{_html(title)}</summary>'
-        yield from _place(group, names_worker=len(workers) > 1, names_base=names_base, is_open=options.full)
+        yield f'<details class="place" id="place-{number}" open>\n<summary>{html(title)}</summary>'
+        yield from place_block(group, names_worker=len(workers) > 1, names_base=names_base, is_open=options.full)
         yield "</details>"
     if options.all_threads:
         for worker in workers:
@@ -133,20 +133,20 @@ def page(
     yield "</body>\n</html>"
 
 
-def _html(line: str) -> str:
+def html(line: str) -> str:
     """A line that is fit for a terminal, as HTML; what was painted with ``_MARKS`` is in elements."""
-    html = escape(line)
+    escaped = escape(line)
     for style in _STYLES:
-        html = html.replace(f"\x02{style}\x02", f'<span class="{style}">')
-    return html.replace(_MARKS.end, "</span>")
+        escaped = escaped.replace(f"\x02{style}\x02", f'<span class="{style}">')
+    return escaped.replace(_MARKS.end, "</span>")
 
 
 def _quiet(line: str) -> str:
-    return f'<p class="quiet">{_html(line)}</p>'
+    return f'<p class="quiet">{html(line)}</p>'
 
 
 def _list(lines: Iterable[str]) -> Iterator[str]:
-    items = [f"<li>{_html(line)}</li>" for line in lines]
+    items = [f"<li>{html(line)}</li>" for line in lines]
     if items:
         yield "\n".join(("<ul>", *items, "</ul>"))
 
@@ -165,13 +165,13 @@ def _overview(groups: Sequence[Group]) -> Iterator[str]:
     yield f"<table>\n<thead>\n<tr>{''.join(headings)}</tr>\n</thead>\n<tbody>"
     for number, group in enumerate(groups, 1):
         found = row(group)
-        source = f"<code>{_html(found.source)}</code>" if found.source else ""
+        source = f"<code>{html(found.source)}</code>" if found.source else ""
         cells = (
-            _html(_MARKS.paint(age_style(found.age_seconds, _MARKS), found.age)),
-            _html(found.requests),
-            _html(found.request),
-            _html(found.waits_for),
-            f'<a href="#place-{number}">{_html(found.where)}</a>{source}',
+            html(_MARKS.paint(age_style(found.age_seconds, _MARKS), found.age)),
+            html(found.requests),
+            html(found.request),
+            html(found.waits_for),
+            f'<a href="#place-{number}">{html(found.where)}</a>{source}',
         )
         columns = (f"<td{_cell_class(name)}>{cell}</td>" for name, cell in zip(HEADINGS, cells, strict=True))
         yield f"<tr>{''.join(columns)}</tr>"
@@ -182,7 +182,7 @@ def _cell_class(name: str) -> str:
     return ' class="number"' if name in _NUMBERS else ""
 
 
-def _place(group: Group, *, names_worker: bool, names_base: bool, is_open: bool) -> Iterator[str]:
+def place_block(group: Group, *, names_worker: bool, names_base: bool, is_open: bool) -> Iterator[str]:
     """The requests of a group, and the stack of the oldest of them."""
     oldest = group.oldest
 
@@ -224,7 +224,7 @@ def _resting(worker: Answered, *, names_worker: bool, is_open: bool) -> Iterator
 
 
 def _details(summary: str, content: Iterable[str], *, is_open: bool) -> Iterator[str]:
-    yield f"<details{' open' if is_open else ''}>\n<summary>{_html(summary)}</summary>"
+    yield f"<details{' open' if is_open else ''}>\n<summary>{html(summary)}</summary>"
     yield from content
     yield "</details>"
 
@@ -234,7 +234,7 @@ def _stack(stack: Stack, source: str, ownership: CodeOwnership, cwd: str | None,
         return
     yield '<div class="stack">'
     for line in missing_lines(stack, source):
-        yield f"<div>{_html(line)}</div>"
+        yield f"<div>{html(line)}</div>"
     for run in runs(stack.frames, ownership):
         if run.line is None:
             yield from _calls(run.calls, ownership, cwd, "own")
@@ -251,12 +251,12 @@ def _calls(frames: Sequence[Frame], ownership: CodeOwnership, cwd: str | None, s
         full = printable(frame.filename)
         changed = ' <span class="slow">(source changed since start)</span>' if frame.source_changed else ""
         line = (
-            f'<div title="{escape(full)}"><span class="{style}">{_html(place(frame, ownership, cwd))}</span>{changed}'
+            f'<div title="{escape(full)}"><span class="{style}">{html(place(frame, ownership, cwd))}</span>{changed}'
             f"{_source(frame)}</div>"
         )
         yield from [line] * min(count, MAX_SHOWN_REPEATS)
         for more in repeated(count):
-            yield f"<div>{_html(more)}</div>"
+            yield f"<div>{html(more)}</div>"
 
 
 def _source(frame: Frame) -> str:
@@ -264,5 +264,5 @@ def _source(frame: Frame) -> str:
         return ""
     before, marked, after = source_parts(frame)
     if len(before) + len(marked) + len(after) > MAX_SOURCE_CHARACTERS:
-        return f"<code>{_html((before + marked + after)[:MAX_SOURCE_CHARACTERS])} ...</code>"
-    return f"<code>{_html(before)}{f'<mark>{_html(marked)}</mark>' if marked else ''}{_html(after)}</code>"
+        return f"<code>{html((before + marked + after)[:MAX_SOURCE_CHARACTERS])} ...</code>"
+    return f"<code>{html(before)}{f'<mark>{html(marked)}</mark>' if marked else ''}{html(after)}</code>"

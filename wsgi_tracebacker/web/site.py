@@ -1,0 +1,160 @@
+"""The page, the probes and the metrics as one WSGI application: what is asked, and who may ask it.
+
+``GET`` and ``HEAD`` only, and ``POST`` to ``/login``. It writes nothing, signals nobody and starts nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from http import HTTPStatus
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from wsgi_tracebacker.errors import LibraryMissing, Misuse, TracebackerError
+
+try:
+    from werkzeug.exceptions import HTTPException
+    from werkzeug.wrappers import Request, Response
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] not in ("werkzeug", "markupsafe"):
+        raise
+    raise LibraryMissing("web needs werkzeug: pip install 'wsgi-tracebacker[web]'") from None
+
+from wsgi_tracebacker.analysis.metrics import families
+from wsgi_tracebacker.reader.gathered import document_of
+from wsgi_tracebacker.reader.measure import measure
+from wsgi_tracebacker.top.readings import Question
+from wsgi_tracebacker.web import probes, views
+from wsgi_tracebacker.web.guard import COOKIE, HEADERS, Guard, is_from_our_page
+from wsgi_tracebacker.web.live import Live
+from wsgi_tracebacker.web.shared import Shared
+from wsgi_tracebacker.wire import prometheus_text
+from wsgi_tracebacker.wire.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_HTML, _TEXT, _JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
+
+#: The form has a token, and nothing else.
+_MAX_FORM_BYTES = 4096
+
+#: What is loaded by the page, with its type. It has nothing in it that needs a login.
+_ASSETS = {"/live.css": "text/css; charset=utf-8", "/live.js": "text/javascript; charset=utf-8"}
+
+
+class Site:
+    """The WSGI application. Several threads may call it."""
+
+    def __init__(
+        self,
+        bases: Sequence[str] = (),
+        timeout_seconds: float = 1.0,
+        *,
+        guard: Guard | None = None,
+        find: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
+        """``find`` finds what is read, instead of ``bases``, anew for each reading."""
+        self.guard = guard or Guard()
+        self._find = find or (lambda: _default(bases))
+        self.live = Live(lambda: Question(self._find(), (), timeout_seconds).ask_again())
+        self._metrics = Shared(self._measure)
+        self._assets = {path: _content(path) for path in _ASSETS}
+        self._version = hashlib.blake2b(b"".join(self._assets.values()), digest_size=6).hexdigest()
+        self._pages: dict[str, Callable[[Request], Response]] = {
+            "/": lambda request: Response(self._page(request), content_type=_HTML),
+            "/fragment": lambda request: Response(self._fragment(request), content_type=_HTML),
+            "/metrics": lambda _: Response(self._metrics.get(), content_type=prometheus_text.CONTENT_TYPE),
+            "/live": self._probe,
+            "/ready": self._probe,
+            "/api/readings": lambda _: Response(document_of(self.live.moment().survey), content_type=_JSON),
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        # A larger body is not read, whatever its length is said to be.
+        request.max_content_length = request.max_form_memory_size = _MAX_FORM_BYTES
+        try:
+            response = self._answer(request)
+        except HTTPException as error:
+            # A form that is too long, or none.
+            response = _text(HTTPStatus(error.code or HTTPStatus.BAD_REQUEST), error.name)
+        except TracebackerError as error:
+            status = HTTPStatus.BAD_REQUEST if isinstance(error, Misuse) else HTTPStatus.SERVICE_UNAVAILABLE
+            response = _text(status, printable(str(error)))
+        response.headers.extend(HEADERS)
+        return response(environ, start_response)
+
+    def _answer(self, request: Request) -> Response:
+        path = request.path
+        if not self.guard.names_us(request):
+            return _text(HTTPStatus.MISDIRECTED_REQUEST, "this is not the host that is listened on")
+        if not request.environ.get("PATH_INFO"):
+            # Where it is mounted: the page's links begin at its folder.
+            return Response("", HTTPStatus.PERMANENT_REDIRECT, {"Location": f"{request.root_path}/"})
+        is_login = path == "/login" and self.guard.token is not None
+        allowed = ("GET", "HEAD", "POST") if is_login else ("GET", "HEAD")
+        if request.method not in allowed:
+            response = _text(HTTPStatus.METHOD_NOT_ALLOWED, "this cannot be done here")
+            response.headers["Allow"] = ", ".join(allowed)
+            return response
+        if path in _ASSETS:
+            return Response(self._assets[path], content_type=_ASSETS[path])
+        if is_login:
+            return self._login(request)
+        if path not in self._pages:
+            return _text(HTTPStatus.NOT_FOUND, "there is no such page")
+        if not self.guard.may_read(request):
+            if path == "/":
+                return Response("", HTTPStatus.SEE_OTHER, {"Location": "login"})
+            return _text(HTTPStatus.UNAUTHORIZED, "a token is needed", {"WWW-Authenticate": "Bearer"})
+        return self._pages[path](request)
+
+    def _login(self, request: Request) -> Response:
+        if request.method != "POST":
+            return Response(views.login_page(self._version, has_failed=False), content_type=_HTML)
+        if not is_from_our_page(request):
+            return _text(HTTPStatus.FORBIDDEN, "this form was sent by another page")
+        if not self.guard.is_token(request.form.get("token", "")):
+            return Response(views.login_page(self._version, has_failed=True), HTTPStatus.FORBIDDEN, content_type=_HTML)
+        response = Response("", HTTPStatus.SEE_OTHER, {"Location": "."})
+        response.set_cookie(
+            COOKIE, self.guard.cookie(), httponly=True, samesite="Strict", path=f"{request.root_path}/", secure=False
+        )
+        return response
+
+    def _page(self, request: Request) -> str:
+        return views.page(self.live.moment().picture, views.Choice.of_query(request.args), self._version)
+
+    def _fragment(self, request: Request) -> str:
+        return views.fragment(self.live.moment().picture, views.Choice.of_query(request.args))
+
+    def _measure(self) -> bytes:
+        measured = measure(self._find())
+        return prometheus_text.encode(families(measured.workers, measured.missing))
+
+    def _probe(self, request: Request) -> Response:
+        limits, allows_none = probes.limits_of(request.args)
+        # Before the first request nobody is there, and that is no reason for a restart.
+        allows_none = allows_none or request.path == "/live"
+        is_healthy, line = probes.judge(self._find(), limits, allows_none=allows_none)
+        return _text(HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE, line)
+
+
+def _default(bases: Sequence[str]) -> Sequence[str]:
+    # Imported only here: it is needed only where nothing is named.
+    from wsgi_tracebacker.reader.everywhere import default_arguments, sockets_of  # noqa: PLC0415
+
+    if not bases:
+        return default_arguments()
+    return [each for base in bases for each in (sockets_of(int(base)) if base.isdecimal() else (base,))]
+
+
+def _content(path: str) -> bytes:
+    return (resources.files("wsgi_tracebacker.web") / path.removeprefix("/")).read_bytes()
+
+
+def _text(status: HTTPStatus, line: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(f"{line}\n", status, headers, content_type=_TEXT)
