@@ -17,7 +17,7 @@ from werkzeug.test import Client
 
 from tests.support import clients
 from tests.support.exposition import values
-from tests.support.programs import PROJECT, cannot_be_tried
+from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
@@ -172,6 +172,39 @@ def test_another_user_is_served_only_its_own(base: str, tmp_path: Path) -> None:
         assert ask(port_of(server), "/")[0] == 200
     with start(tmp_path / "other.log", base) as server:
         assert server.wait_for_log(r"/ shows (.*)")[1] == "the workers of all users, because it runs as root"
+
+
+def test_other_users_of_the_machine_are_refused(base: str, tmp_path: Path) -> None:
+    """Anybody can connect to a loopback address: only the own user and root are answered; with a token, who has it."""
+    if os.geteuid() != 0:
+        cannot_be_tried("only root can run a program of another user")
+    curl = require_program("curl")
+
+    def asked_by_nobody(server: Server, *more: str) -> str:
+        command = [
+            curl,
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            *more,
+            f"http://127.0.0.1:{port_of(server)}/metrics",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, user=65534, group=65534, cwd="/")
+        return done.stdout
+
+    with start(tmp_path / "root.log", base) as server:
+        assert asked_by_nobody(server) == "403"
+    with start(tmp_path / "nobody.log", base, "--user", "nobody") as server:
+        assert asked_by_nobody(server) == "200"
+        assert ask(port_of(server), "/metrics")[0] == 200
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    with start(tmp_path / "token.log", base, "--token-file", str(file)) as server:
+        assert asked_by_nobody(server) == "401"
+        assert asked_by_nobody(server, "-H", f"Authorization: Bearer {TOKEN}") == "200"
 
 
 def test_a_hundred_browsers_cost_the_workers_what_one_costs(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:

@@ -89,12 +89,14 @@ def web(
     with bind(host, port) as bound:
         # The port may have been 0.
         port = bound.getsockname()[1]
-        guard = Guard(hosts_of(host, port) if is_loopback(host) else None, token)
-        site = Site(timeout_seconds=timeout_seconds or DEFAULT_TIMEOUT_SECONDS, guard=guard, find=find)
+        site = Site(timeout_seconds=timeout_seconds or DEFAULT_TIMEOUT_SECONDS, find=find)
         # Before it becomes another user, who may not be able to read root's Python; and that before it listens.
         with server(bound, site) as serving:
             if user is not None:
                 _become(user)
+            # Who has the token may be anybody.
+            users = frozenset((0, os.geteuid())) if token is None else None
+            site.guard = Guard(hosts_of(host, port) if is_loopback(host) else None, token, users)
             bound.listen(_BACKLOG)
             shown = f"[{host}]" if ":" in host else host
             output.fail(f"http://{shown}:{port}/ shows {_whose()}{'; it asks for the token' if token else ''}")

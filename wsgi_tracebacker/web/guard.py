@@ -1,4 +1,6 @@
-"""Who may ask: by the Host that is named, by where the question comes from, and by a token.
+"""Who may ask: by the Host that is named, by where the question comes from, by the user, and by a token.
+
+Every user of the machine can connect to a loopback port, so without a token the user has to be ours, or root.
 
 Any page in the operator's browser can send questions to a loopback port, and a name of its own may lead there (DNS
 rebinding). So the Host has to be the one that was listened on, and only this page may send a form.
@@ -10,6 +12,8 @@ import hashlib
 import hmac
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
+
+from wsgi_tracebacker.linux.tcp_peers import uid_of_peer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +46,15 @@ class Guard(NamedTuple):
     #: The values of the header Host that are right; None: any.
     hosts: frozenset[str] | None = None
     token: str | None = None
+    #: Whose programs on this machine may ask; None: everybody's. It is for a loopback address without a token.
+    users: frozenset[int] | None = None
+
+    def is_of_user(self, request: Request) -> bool:
+        """Whether the other end of the connection belongs to one of the users. Who cannot be told is refused."""
+        if self.users is None:
+            return True
+        connection = request.environ.get("werkzeug.socket")
+        return connection is not None and uid_of_peer(connection) in self.users
 
     def names_us(self, request: Request) -> bool:
         """Whether the Host is ours."""

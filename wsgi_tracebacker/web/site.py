@@ -91,6 +91,8 @@ class Site:
         path = request.path
         if not self.guard.names_us(request):
             return _text(HTTPStatus.MISDIRECTED_REQUEST, "this is not the host that is listened on")
+        if not self.guard.is_of_user(request):
+            return _text(HTTPStatus.FORBIDDEN, "without a token only the user that this runs as, and root, may ask")
         if not request.environ.get("PATH_INFO"):
             # Where it is mounted: the page's links begin at its folder.
             return Response("", HTTPStatus.PERMANENT_REDIRECT, {"Location": f"{request.root_path}/"})
