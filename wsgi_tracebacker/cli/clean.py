@@ -6,7 +6,7 @@ import click
 
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options import bases_argument
-from wsgi_tracebacker.cli.plain import bases_or_default
+from wsgi_tracebacker.cli.plain import are_named, bases_or_default
 
 EPILOG = """\b
 Examples:
@@ -28,15 +28,16 @@ Exit codes:
 def clean(bases: tuple[str, ...]) -> int:
     """Remove the files of dead workers: sockets, cards, black boxes and postmortems.
 
-    Only files of your own user are removed, and none of a worker that lives. Without BASE the dead workers of all bases
-    go that you may read.
+    Only files of your own user are removed, and none of a worker that lives. Without BASE it is $WSGI_TB_SOCKET, or
+    else every base that you may read.
     """
     from wsgi_tracebacker.reader import cleaning, everywhere
     from wsgi_tracebacker.reader.discovery import DEFAULT_BASE
     from wsgi_tracebacker.wire.escape import printable
 
-    named = bases_or_default(bases) if bases else tuple({DEFAULT_BASE, *(base.path for base in everywhere.bases())})
-    cleaned = cleaning.clean(named, orphans=not bases)
+    is_named = are_named(bases)
+    named = bases_or_default(bases) if is_named else tuple({DEFAULT_BASE, *(base.path for base in everywhere.bases())})
+    cleaned = cleaning.clean(named, orphans=not is_named)
     output.write_text(f"removed {printable(socket)}" for socket in sorted(cleaned.removed))
     for fault in cleaned.faults:
         output.fail(fault)

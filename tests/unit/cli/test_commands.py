@@ -24,7 +24,7 @@ from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
 from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.model.worker_row import WorkerRow
-from wsgi_tracebacker.reader import everywhere, postmortems
+from wsgi_tracebacker.reader import cleaning, everywhere, postmortems
 from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.discovery import Target
 from wsgi_tracebacker.reader.postmortems import Found
@@ -286,6 +286,24 @@ def test_an_address_is_an_error_that_says_what_to_name(verb: str, address: str) 
     assert (result.exit_code, result.stdout) == (2, "")
     assert "is an address" in result.stderr
     assert "Name the base path" in result.stderr
+
+
+def test_clean_keeps_to_the_base_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only who names none, and has none set, cleans all bases, and black boxes that nobody can name."""
+    asked: list[tuple[Sequence[str], bool]] = []
+
+    def stand_in(bases: Sequence[str], *, orphans: bool) -> cleaning.Cleaned:
+        asked.append((bases, orphans))
+        return cleaning.Cleaned((), ())
+
+    monkeypatch.setattr(cleaning, "clean", stand_in)
+    monkeypatch.setattr(everywhere, "bases", list)
+    monkeypatch.setenv("WSGI_TB_SOCKET", "/run/shop/tb")
+    run("clean")
+    run("clean", "/run/admin/tb")
+    monkeypatch.delenv("WSGI_TB_SOCKET")
+    run("clean")
+    assert asked == [(("/run/shop/tb",), False), (("/run/admin/tb",), False), (("/tmp/tbsocket",), True)]
 
 
 def test_only_read_signals_and_not_against_its_users_will(asked: Asked) -> None:
