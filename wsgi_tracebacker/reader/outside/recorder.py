@@ -41,6 +41,8 @@ _RENEW_SECONDS = 1.0
 
 #: Different stacks that are kept; what comes beyond is added up without frames.
 _MAX_STACKS = 50_000
+#: Paths whose routes are remembered.
+_MAX_PATHS = 10_000
 
 
 class _Key(NamedTuple):
@@ -61,6 +63,7 @@ class Totals:
         self.outcomes = {EXACT: 0, CUT: 0, TORN: 0}
         self.requests: set[tuple[int, int, float]] = set()
         self._routes = Routes()
+        self._known_routes: dict[tuple[str, str], str] = {}
         self._stacks: dict[_Key, tuple[tuple[Frame, ...], int]] = {}
         self._torn: Counter[int] = Counter()
 
@@ -76,10 +79,19 @@ class Totals:
             self._torn[pid] += 1
             return
         frames = look.frames if len(self._stacks) < _MAX_STACKS else ()
-        route = self._routes.route(flight.method, flight.path)
+        route = self._route(flight.method, flight.path)
         key = _Key(pid, route, waits_for, tuple(map(id, frames)), look.outcome == CUT)
         frames, samples = self._stacks.get(key, (frames, 0))
         self._stacks[key] = (frames, samples + 1)
+
+    def _route(self, method: str, path: str) -> str:
+        """The route of a request; to find it takes longer than to look at the request."""
+        found = self._known_routes.get((method, path))
+        if found is None:
+            if len(self._known_routes) >= _MAX_PATHS:
+                self._known_routes.clear()
+            found = self._known_routes[method, path] = self._routes.route(method, path)
+        return found
 
     def stacks(self, each: dict[int, tuple[int, float]]) -> tuple[RecordedStack, ...]:
         """The stacks, those with the most seconds first.
@@ -139,7 +151,8 @@ class WorkerRecorder:
             return False
         self._first_at, self._last_at, self._looks = self._first_at or now, now, self._looks + 1
         for core, ident in self._cores.items():
-            flight = table_layout.decode_flight(self._table.flight(core))
+            raw = self._table.flight(core)
+            flight = table_layout.decode_flight(raw)
             if flight is None or not totals.wanted(flight.path) or self._shares_thread(core, ident):
                 continue
             if (flight.ident != ident or ident not in self._threads) and not self._renew(now):
@@ -151,7 +164,8 @@ class WorkerRecorder:
             row = self._table_at + table_layout.row_offset(core), table_layout.DETAIL_OFFSET
             look = self._memory.look(thread, row)
             # It may be the next request by now, or none: what counts is the one that stood there during the look.
-            looked_at = table_layout.decode_flight(look.mark) if look.outcome != TORN else flight
+            is_same = look.outcome == TORN or look.mark == raw
+            looked_at = flight if is_same else table_layout.decode_flight(look.mark)
             if looked_at is not None and looked_at.ident == thread.ident and totals.wanted(looked_at.path):
                 totals.add(looked_at, self.card.pid, core, waits_for, look)
         return True
