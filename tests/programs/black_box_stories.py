@@ -190,6 +190,7 @@ def fork(base: str) -> None:
             content = bytearray(file.read())
         # The parent's threads go on, and say so.
         table_layout.BEAT.pack_into(content, table_layout.BEAT_OFFSET, 0.0)
+        table_layout.RESIDENT.pack_into(content, table_layout.RESIDENT_OFFSET, 0)
         return bytes(content)
 
     def end_in_child() -> None:

@@ -190,7 +190,8 @@ class Desk:
 
     def result(self) -> None:
         seconds = self.seconds()
-        self.truth = COMPUTES
+        # It may start a thread, and wait for that.
+        self.truth = Truth("starts")
         future = self.shop.executor.submit(time.sleep, seconds)
         self.is_about_to("result")
         future.result()

@@ -282,8 +282,8 @@ class Watchdog:
             self._garbage.stop()
         wake_at = min(wake_at, self._hub_watch.check(now, late_seconds))
         wake_at = min(wake_at, self._publisher.log_summaries(now))
-        if table is not None and now >= self._measured_at + _MEASURE_SECONDS:
-            # At the end, because it releases the GIL.
+        if table is not None and wake_at != NEVER and now >= self._measured_at + _MEASURE_SECONDS:
+            # At the end, because it releases the GIL; not in an idle worker.
             self._measured_at = now
             table.set_resident(proc.resident_bytes("/proc/self") or 0)
         self._set_stall_timer(wake_at)
