@@ -155,9 +155,14 @@ class WorkerRecorder:
             flight = table_layout.decode_flight(raw)
             if flight is None or not totals.wanted(flight.path) or self._shares_thread(core, ident):
                 continue
-            if (flight.ident != ident or ident not in self._threads) and not self._renew(now):
-                return False
+            if flight.ident != ident:
+                # Not a new key: the loop goes on.
+                self._cores[core] = flight.ident
             thread = self._threads.get(flight.ident)
+            if thread is None or thread.native_id != flight.native_id:
+                # A thread that ended leaves its ident to another one.
+                self._threads = {each.ident: each for each in self._memory.interpreter.threads()}
+                thread = self._threads.get(flight.ident)
             if thread is None:
                 continue
             waits_for = self._waits_of(flight.native_id).now()

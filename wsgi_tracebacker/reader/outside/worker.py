@@ -28,6 +28,8 @@ _LISTENING = "/worker/listening/"
 
 #: The listener runs for some microseconds when somebody asks it.
 _CHECKS = 20
+#: Threads of which it is remembered where their frames were; some servers start one for each request.
+_MAX_STACKS = 1000
 #: How often a stack is read again that was not exact: a person looks once, and wants all of it.
 _LOOKS = 10
 
@@ -44,7 +46,7 @@ class MemoryOfWorker:
         """``card`` has to be of a process that can be seen from here. Raises MemoryUnreadable, with the reason."""
         self.interpreter = attach(card.pid)
         self._paths = Paths()
-        self._stacks: dict[int, ThreadStack] = {}
+        self._stacks: dict[ThreadState, ThreadStack] = {}
         try:
             # Its memory may be that of a process that was given the pid meanwhile.
             if not processes.runs(card.pid, card.start_ticks):
@@ -60,9 +62,11 @@ class MemoryOfWorker:
 
     def look(self, thread: ThreadState, mark_at: tuple[int, int] | None = None) -> Look:
         """The stack of one thread, as it is now; ``mark_at`` is that of ``ThreadStack.look``."""
-        if thread.address not in self._stacks:
-            self._stacks[thread.address] = ThreadStack(self.interpreter, thread.address, self._paths)
-        return self._stacks[thread.address].look(mark_at)
+        if thread not in self._stacks:
+            if len(self._stacks) >= _MAX_STACKS:
+                self._stacks.clear()
+            self._stacks[thread] = ThreadStack(self.interpreter, thread.address, self._paths)
+        return self._stacks[thread].look(mark_at)
 
     def _check(self, header: Header) -> None:
         own = {ident for ident, native_id in header.own_threads if native_id == header.listener}
