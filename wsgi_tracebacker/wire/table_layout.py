@@ -66,6 +66,7 @@ A row is whole if its head equals its tail in two reads that are equal: head and
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import os
 import struct
@@ -208,9 +209,6 @@ def file_name(base: str, number: int, uid: int, kind: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _hash_of(base: str) -> str:
-    # Imported only here: who reads a table by its card needs no name for it, and waits for the command to start.
-    import hashlib  # noqa: PLC0415
-
     return hashlib.blake2b(os.fsencode(base), digest_size=8).hexdigest()
 
 
