@@ -614,7 +614,7 @@ def test_root_reads_no_file_to_a_worker(sticky: str, short_path: Path) -> None:
                 worker.stdin.write(f"{path}\n")
                 worker.stdin.flush()
                 assert worker.stdout.readline() == "ready\n"
-                done = watched("read", sticky, "--full", "--timeout", "10")
+                done = watched("read", sticky, "--full", "--timeout", "10", "--no-memory")
                 assert f'File "{path}", line 2, in <module>' in done.out.decode(), done.err.decode()
                 assert (b"is on every line" in done.out) == (name == "public.py")
                 assert b"stalled" in done.out
