@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.test_worker_processes import fork_without_our_hook, in_child
+from tests.support.interpreters import only_on_cpython
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
@@ -213,7 +214,17 @@ assert hanging.has_begun.wait(30)
     assert ("a later line" in ended.stderr) == ("late" in end)
 
 
-@pytest.mark.parametrize("configure", ["", "logging.basicConfig()"], ids=["no handler", "a handler"])
+@pytest.mark.parametrize(
+    "configure",
+    [
+        pytest.param("", id="no handler"),
+        pytest.param(
+            "logging.basicConfig()",
+            id="a handler",
+            marks=only_on_cpython("PyPy waits for the lock of sys.stderr at its end"),
+        ),
+    ],
+)
 def test_a_stderr_that_nobody_reads_does_not_keep_the_process_from_ending(configure: str) -> None:
     """A log collector that hangs: the pipe is full, and what does not fit is left out."""
     program = f"""

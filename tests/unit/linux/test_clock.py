@@ -11,6 +11,7 @@ from unittest import mock
 import freezegun
 import pytest
 
+from tests.support.interpreters import only_on_cpython
 from tests.unit.wsgi import environ, request_in_flight, serve
 from wsgi_tracebacker import HarakiriReport, TracebackerMiddleware
 from wsgi_tracebacker.linux import clock
@@ -34,7 +35,10 @@ TOOLS = pytest.mark.parametrize(
     "replaced",
     [
         lambda: freezegun.freeze_time(FAR_AWAY),
-        lambda: freezegun.freeze_time(FAR_AWAY, tick=True),
+        pytest.param(
+            lambda: freezegun.freeze_time(FAR_AWAY, tick=True),
+            marks=only_on_cpython("freezegun's clock ticks on CPython only"),
+        ),
         lambda: pytest.importorskip("time_machine").travel(FAR_AWAY, tick=False),
         mocked,
     ],
