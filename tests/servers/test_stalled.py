@@ -83,9 +83,9 @@ def listening(base: str) -> set[str]:
     return {each[7] for each in sockets if len(each) == 8 and each[3] == "00010000" and each[7].startswith(base)}
 
 
-def check_stalled(document: dict[str, Any], number: int) -> str:
+def check_stalled(document: dict[str, Any], number: int, err: str = "") -> str:
     """That a snapshot shows a stalled worker with its request and the line; its request's path."""
-    assert (document["state"], document["source"]) == ("stalled", "memory")
+    assert (document["state"], document["source"]) == ("stalled", "memory"), err
     assert document["worker"]["number"] == number
     serving = [thread for thread in document["threads"] if thread["request"]]
     [thread] = serving
@@ -109,7 +109,7 @@ def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base:
         took = time.monotonic() - began
         document = json.loads(result.stdout)
         assert len(document["workers"]) == WORKERS, result.stderr
-        paths = {check_stalled(worker, number) for number, worker in enumerate(document["workers"], 1)}
+        paths = {check_stalled(worker, number, result.stderr) for number, worker in enumerate(document["workers"], 1)}
         assert len(paths) == WORKERS
         assert all(path.startswith("/stall/") for path in paths)
         assert [worker["state"] for worker in document["unanswered"]] == ["stalled"] * WORKERS

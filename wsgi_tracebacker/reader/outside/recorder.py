@@ -119,7 +119,7 @@ class WorkerRecorder:
         self.card = card
         self._table = Table(card)
         try:
-            self._memory = MemoryOfWorker(card, self._table.read().header, processes)
+            self._memory = MemoryOfWorker(card, self._table.read(), processes)
             if self._memory.interpreter.layout.minor == 10:
                 raise MemoryUnreadable("it runs Python 3.10, whose running threads cannot be read well from outside")
         except BaseException:

@@ -42,8 +42,11 @@ _HOLDER_SECONDS = 0.3
 class MemoryOfWorker:
     """The threads of one worker that runs. Close it when done."""
 
-    def __init__(self, card: Card, header: Header, processes: Processes) -> None:
-        """``card`` has to be of a process that can be seen from here. Raises MemoryUnreadable, with the reason."""
+    def __init__(self, card: Card, reading: Reading, processes: Processes) -> None:
+        """``card`` has to be of a process that can be seen from here, and ``reading`` its table.
+
+        Raises MemoryUnreadable, with the reason.
+        """
         self.interpreter = attach(card.pid)
         self._paths = Paths()
         self._stacks: dict[ThreadState, ThreadStack] = {}
@@ -51,7 +54,7 @@ class MemoryOfWorker:
             # Its memory may be that of a process that was given the pid meanwhile.
             if not processes.runs(card.pid, card.start_ticks):
                 raise MemoryUnreadable("its process has ended")
-            self._check(header)
+            self._check(reading)
         except BaseException:
             self.close()
             raise
@@ -68,13 +71,18 @@ class MemoryOfWorker:
             self._stacks[thread] = ThreadStack(self.interpreter, thread.address, self._paths)
         return self._stacks[thread].look(mark_at)
 
-    def _check(self, header: Header) -> None:
-        own = {ident for ident, native_id in header.own_threads if native_id == header.listener}
-        for _ in range(_CHECKS if header.listener else 0):
+    def _check(self, reading: Reading) -> None:
+        header = reading.header
+        expected = {ident: _LISTENING for ident, native_id in header.own_threads if native_id == header.listener}
+        if not header.listener:
+            # The first request has held the GIL ever since it started the listener: that request is in our code.
+            expected = dict.fromkeys((row.ident for row in reading.rows), "")
+        for _ in range(_CHECKS):
             for thread in self.interpreter.threads():
-                if thread.ident in own and thread.native_id in (0, header.listener):
+                where = expected.get(thread.ident)
+                if where is not None and thread.native_id in (0, *_native_ids(reading, thread.ident)):
                     frames = self.look(thread).frames
-                    if any(is_this_package(each.filename) and _LISTENING in each.filename for each in frames):
+                    if any(is_this_package(each.filename) and where in each.filename for each in frames):
                         return
         raise MemoryUnreadable(
             "the thread that listens in it is not found where it is, so what is read would not be right"
@@ -146,3 +154,8 @@ def _name(header: Header, core: int | None, native_id: int | None) -> str:
     if core is not None:
         return f"WSGIWorker{header.number}Core{core}"
     return "MainThread" if native_id == header.pid else f"Thread-{native_id or '?'}"
+
+
+def _native_ids(reading: Reading, ident: int) -> list[int]:
+    """Those that go with an ident: of our own threads, and of those that serve."""
+    return [native_id for own, native_id in (*reading.header.own_threads, *reading.owners.values()) if own == ident]

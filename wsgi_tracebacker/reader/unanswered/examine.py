@@ -174,7 +174,7 @@ class SilentWorker:
         from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker  # noqa: PLC0415
 
         try:
-            self._memory = MemoryOfWorker(self.card, self._table.read().header, self.processes)
+            self._memory = MemoryOfWorker(self.card, self._table.read(), self.processes)
         except (MemoryUnreadable, OSError, FormatError) as error:
             self.notes.append(f"its memory is not read: {error}")
         return self.has_memory()
