@@ -1,6 +1,7 @@
 """Reads the stacks of a worker from its memory, and puts them to the requests of its black box.
 
-Before anything is shown the listener's thread has to be found in its own code: then the layout is the right one.
+Before anything is shown the listener's thread has to be found in its own code, or a request in the middleware's: then
+the layout is the right one.
 """
 
 from __future__ import annotations
@@ -73,10 +74,9 @@ class MemoryOfWorker:
 
     def _check(self, reading: Reading) -> None:
         header = reading.header
-        expected = {ident: _LISTENING for ident, native_id in header.own_threads if native_id == header.listener}
-        if not header.listener:
-            # The first request has held the GIL ever since it started the listener: that request is in our code.
-            expected = dict.fromkeys((row.ident for row in reading.rows), "")
+        # If the first request has held the GIL ever since, the listener never got there. But a request is in our code.
+        expected = dict.fromkeys((row.ident for row in reading.rows), "")
+        expected |= {ident: _LISTENING for ident, native_id in header.own_threads if native_id == header.listener}
         for _ in range(_CHECKS):
             for thread in self.interpreter.threads():
                 where = expected.get(thread.ident)
@@ -85,7 +85,7 @@ class MemoryOfWorker:
                     if any(is_this_package(each.filename) and where in each.filename for each in frames):
                         return
         raise MemoryUnreadable(
-            "the thread that listens in it is not found where it is, so what is read would not be right"
+            "neither the thread that listens in it nor a request is found where it is: what is read would not be right"
         )
 
     def keeps_gil(self) -> Generator[float, int, bool]:
