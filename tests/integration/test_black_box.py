@@ -117,7 +117,9 @@ def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
         result = command("read", base, "--format", "json", "--timeout", "5")
         document = json.loads(result.stdout)
         [stopped] = document["workers"]
-        assert (stopped["state"], stopped["source"]) == ("stopped", "table")
+        # Its memory, where the kernel lets us read that.
+        assert stopped["state"] == "stopped"
+        assert stopped["source"] in ("memory", "table")
         assert sum(thread["request"] is not None for thread in stopped["threads"]) == table_layout.ROWS
         assert f"{BEYOND} of its cores are not in its table" in result.stderr
     shown = command("postmortem", base)

@@ -76,7 +76,8 @@ def test_the_application_is_wrapped_from_outside(
     worker_class: tuple[str, ...], preload: tuple[str, ...], gunicorn: StartGunicorn, base: str, tmp_path: Path
 ) -> None:
     """Each worker listens before any request, each request is seen, and an end in order leaves nothing."""
-    server = gunicorn(UNWRAPPED, *OURS, "--workers", "2", *worker_class, *preload)
+    # gevent's and eventlet's workers take a second to end, and files go at the very end.
+    server = gunicorn(UNWRAPPED, *OURS, "--workers", "2", "--graceful-timeout", "10", *worker_class, *preload)
     wait_until(lambda: set(asking.pids(base).values()) == set(server.workers()), lambda: str(asking.pids(base)))
     worker = asking.ask(base, 1, "/worker")["worker"]
     assert worker["application"] == UNWRAPPED
