@@ -150,6 +150,10 @@ class ReportMaker:
         if waits_for is not None and stack is not None and self.wait_of(core, stack) is not None:
             slow.recorder.add_wait(waits_for.sentence)
         verdict = slow.recorder.verdict(waits_for)
+        if waits_for is None and verdict.kind == "frozen" and slow.known_wait and slow.known_wait[0] == stack:
+            # Who tries again and again, as SQLite does for a lock, waits for nothing between two tries.
+            waits_for = slow.known_wait[1]
+            verdict = slow.recorder.verdict(waits_for)
         # If its greenlet is suspended, the thread runs something else, and so its state in the kernel is not reported.
         asked_id = slow.native_id if is_in_flight and slow.greenlet != greenlets.SUSPENDED else None
         own_stack = None

@@ -28,6 +28,7 @@ from wsgi_tracebacker.worker.tracking.handle import notes_of
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import HarakiriReport
+    from wsgi_tracebacker.model.waits import WaitsFor
     from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
     from wsgi_tracebacker.worker.deadlines.publisher import Publisher
     from wsgi_tracebacker.worker.deadlines.recorder import Recorder
@@ -79,6 +80,8 @@ class SlowRequest:
         #: The worker's resident size after the first sample. Not before: reading it releases the GIL, and a request
         #: that kept it would end unseen.
         self.resident_bytes: int | None = None
+        #: What it was last known to wait for, and its stack then.
+        self.known_wait: tuple[RawStack, WaitsFor] | None = None
         #: The phase that it was seen in last.
         self._phase = APP
         self._begun = core.begun
@@ -209,6 +212,8 @@ class SlowRequest:
         if self.recorder.wants_wait() and self._maker.may_ask(now):
             waits_for = self._maker.wait_of(self.core, stack)
             self.recorder.add_wait(waits_for.sentence if waits_for is not None else None)
+            if waits_for is not None:
+                self.known_wait = stack, waits_for
 
     def _greenlet_times(self, cpu: float | None, delay: float | None) -> tuple[float | None, float | None]:
         """A greenlet's part of its thread's times: what passed between two samples that both saw it running."""

@@ -44,11 +44,14 @@ from wsgi_tracebacker.worker.reporting import faults, logs, reporter
 from wsgi_tracebacker.worker.reporting.reporter import Repeats
 from wsgi_tracebacker.worker.threads.waker import Waker
 from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY
+from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from wsgi_tracebacker.model.waits import WaitsFor
 
 NEVER = math.inf
 
@@ -736,3 +739,34 @@ def test_the_timeline_names_the_call_and_what_it_waited_for(base: str, logged: L
     assert report.request.waits_for.kind == "queue"
     assert span.waits_for == report.request.waits_for.sentence
     assert re.search(r"> \S*queue\.py:\d+ (Queue\.)?get  \(waiting\)  waits for queue\.get", line)
+
+
+@only_on_cpython("what other threads wait for is not read from PyPy's frames")
+def test_a_cause_that_is_not_seen_at_the_last_look_counts_on_at_the_same_stack(
+    base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tries of SQLite's for a lock, nothing is waited for at that moment."""
+    entries: queue.Queue[bytes] = queue.Queue()
+    find = WaitSources.find
+    known: list[WaitsFor] = []
+
+    def find_once(*arguments: Any, **keywords: Any) -> dict[Any, Any]:
+        found = {} if known else find(*arguments, **keywords)
+        known.extend(found.values())
+        return found
+
+    monkeypatch.setattr(WaitSources, "find", find_once)
+
+    def application(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        content = entries.get()
+        start_response("200 OK", [])
+        return [content]
+
+    def publish(report: HarakiriReport) -> None:
+        logged.reports.append(report)
+        entries.put(b"")
+
+    serve(TracebackerMiddleware(application, base, slow=0.1, harakiri=1.5, on_harakiri=publish), environ("/x"))
+    [report] = logged.reports
+    assert [waits_for.kind for waits_for in known] == ["queue"]
+    assert (report.request.waits_for, report.verdict.kind) == (known[0], "waiting")
