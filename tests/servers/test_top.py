@@ -168,11 +168,12 @@ def test_a_worker_that_is_killed_is_a_row(server: Gunicorn, base: str, tmp_path:
     # What the worker that was killed left goes with its successor, if that has served a request.
 
 
-def test_no_text_of_a_request_reaches_the_terminal_raw(server: Gunicorn, base: str, tmp_path: Path) -> None:
-    """Neither escape sequences nor markup: they are shown."""
+def test_no_text_of_a_request_reaches_the_terminal_raw(gunicorn: StartGunicorn, base: str, tmp_path: Path) -> None:
+    """Neither escape sequences nor markup: they are shown, and other letters as they are."""
+    ours = ("-c", "python:wsgi_tracebacker.servers.gunicorn", "--worker-class", "gthread", "--threads", "2")
+    server = gunicorn("example_app.slow:application", *ours)
     with clients.in_flight(server.address, f"{HOSTILE}?seconds=60"), top(base, 200, 50, tmp_path) as terminal:
-        terminal.type("j")
-        terminal.wait_for("GET /slow")
+        terminal.wait_for("GET /slow/\\x1b[31mred[red]\N{ARABIC LETTER AIN}")
 
 
 def test_once_prints_the_screen(server: Gunicorn, base: str) -> None:

@@ -141,16 +141,15 @@ def last_requests(snapshots: Sequence[Snapshot]) -> list[str]:
 
 
 def counted(snapshots: Sequence[Snapshot], left_out: int, *, all_threads: bool) -> str:
-    counts = []
-    if left_out:
-        counts.append(f"{plural(left_out, 'request')} not shown: younger, or of another path")
+    parts = [f"{plural(left_out, 'request')} not shown: younger, or of another path"] if left_out else []
     resting = [stack for each in snapshots for stack in each.stacks if not is_serving(stack, each)]
     if all_threads or not resting:
-        return ", ".join(counts)
+        return "; ".join(parts)
+    counts = []
     idle = sum(stack.core is not None for stack in resting)
     others = len(resting) - idle
     if idle:
         counts.append(plural(idle, "idle thread"))
     if others:
         counts.append(f"{plural(others, 'other thread')} that {'serves' if others == 1 else 'serve'} no requests")
-    return f"{', '.join(counts)}; --all shows them"
+    return "; ".join([*parts, ", ".join(counts), "--all shows them"])
