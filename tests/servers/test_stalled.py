@@ -85,9 +85,7 @@ def listening(base: str) -> set[str]:
 
 def check_stalled(document: dict[str, Any], number: int, err: str = "") -> str:
     """That a snapshot shows a stalled worker with its request and the line; its request's path."""
-    assert document["state"] == "stalled", err
-    # What is read of its memory may be in doubt; then it is asked by the signal.
-    assert document["source"] in ("memory", "faulthandler"), err
+    assert (document["state"], document["source"]) == ("stalled", "memory"), err
     assert document["worker"]["number"] == number
     serving = [thread for thread in document["threads"] if thread["request"]]
     [thread] = serving
