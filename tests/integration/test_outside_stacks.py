@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.programs import known_calls
 from tests.support.programs import PROJECT
 from tests.support.pythons import VERSIONS, needs_known_memory, require_python
+from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import MemoryUnreadable
 from wsgi_tracebacker.reader.outside.interpreter import Interpreter, attach
 from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Paths, ThreadStack
@@ -95,6 +97,10 @@ def test_of_twenty_thousand_looks_none_is_wrong(version: str, story: str, kind: 
     assert outcomes[TORN] < (8_000 if version == "3.10" else 1_000), outcomes
 
 
+def _cpu_seconds(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_holder_of_the_gil_is_known(version: str) -> None:
     """The thread in a C call that keeps the GIL holds it in every look, and every stack is exact all the same."""
@@ -117,6 +123,9 @@ def test_the_holder_of_the_gil_is_known(version: str) -> None:
                 main = stacks[-1][1]
                 while "matching" not in [frame.function for frame in main.look().frames]:
                     pass
+                # The expression is compiled in Python; then it is in C for ever.
+                began = _cpu_seconds(process.pid)
+                wait_until(lambda: _cpu_seconds(process.pid) > began + 0.1, "it is in the C call")
                 for _ in range(100):
                     holder = next(stack for each, stack in stacks if each.address == interpreter.gil_holder())
                     look = holder.look()
