@@ -223,10 +223,8 @@ def test_what_ended_before_it_could_be_raised_into_is_not_said_to_have_been(
         started = start(kind, harakiri="1", slow="0.2", harakiri_action="raise")
         response = started.get(f"{path}?2")
         assert (response.status, response.text) == (200, "done\n")
-        # It may also end between two steps of the watchdog's; then the line on the stall names it.
-        started.wait_for_record(
-            f"(slow: GET {path} .*; (overdue and reported, ended at last|ended)|stall: .* GET {path}\\b)"
-        )
+        # What stalls Python is told in any case; the request itself only if the watchdog comes before its end.
+        started.wait_for_record("stall: |slow: ")
         assert not started.records(f"GET {path} .* ended after HarakiriTimeout was raised")
         assert not started.records(f"GET {path} .*phase app; HarakiriTimeout waits for the next chunk")
 
