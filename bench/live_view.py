@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,17 +98,9 @@ def workers() -> Iterator[tuple[str, list[int]]]:
             pids = []
             for number in range(1, WORKERS + 1):
                 path = f"{base}{number}"
-                processes.wait_until(lambda path=path: _serves_all(path), path, process)  # type: ignore[misc]
+                processes.wait_until(partial(processes.has_requests, path, THREADS), path, process)
                 pids.append(card_format.decode(Path(f"{path}.worker").read_bytes()).pid)
             yield base, pids
-
-
-def _serves_all(path: str) -> bool:
-    try:
-        return processes.ask(path, b"GET /snapshot HTTP/1.0\r\n\r\n").count(b'"path":') == THREADS
-    except (ConnectionRefusedError, FileNotFoundError):
-        # It has not begun to listen.
-        return False
 
 
 def main() -> None:

@@ -73,6 +73,14 @@ def ask(path: str, question: bytes) -> bytes:
     return b"".join(parts)
 
 
+def has_requests(path: str, count: int) -> bool:
+    """Whether a worker's snapshot has so many requests; False as well while its socket has not begun to listen."""
+    try:
+        return ask(path, b"GET /snapshot HTTP/1.0\r\n\r\n").count(b'"path":') == count
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+
+
 def ask_until(path: str, end: bytes) -> bytes:
     """Connect, say nothing, read until what has come ends so: for one that goes on talking after it."""
     parts: list[bytes] = []

@@ -16,6 +16,7 @@ import contextlib
 import os
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -136,14 +137,10 @@ def workers(count: int) -> Iterator[Workers]:
         numbers = range(1, count + 1)
         with processes.running(start, {"WSGI_TB_SOCKET": base, "BENCH_THREADS": "1", "BENCH_BUSY": "0"}) as process:
             for path in [f"{base}{number}" for number in numbers]:
-                processes.wait_until(lambda path=path: _answers(path), path, process)  # type: ignore[misc]
+                processes.wait_until(partial(processes.has_requests, path, 1), path, process)
             cards = [card_format.decode(Path(f"{base}{number}.worker").read_bytes()) for number in numbers]
             sockets = [] if uwsgi is None else [f"{folder}/uwsgi{number}" for number in numbers]
             yield Workers(base, [card.pid for card in cards], sockets)
-
-
-def _answers(path: str) -> bool:
-    return Path(path).exists() and b'"path":' in processes.ask(path, b"GET /snapshot HTTP/1.0\r\n\r\n")
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:  # noqa: ARG001

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,7 +143,7 @@ def _reader_share() -> float:
     with scratch_folder() as folder:
         command = [sys.executable, "-m", "bench.recorder_load", "none", "30"]
         with processes.running(command, {**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"}) as process:
-            processes.wait_until(lambda: os.path.exists(f"{folder}/tb1"), "it serves", process)
+            processes.wait_until(partial(processes.has_requests, f"{folder}/tb1", 8), "it serves", process)
             used = []
             for seconds in (1, 9):
                 before = resource.getrusage(resource.RUSAGE_CHILDREN)
