@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.reader import postmortems
+from wsgi_tracebacker.reader.dead import postmortems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

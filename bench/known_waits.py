@@ -19,9 +19,9 @@ from bench.samples import Row, in_turns, row
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.waits import Holder
 from wsgi_tracebacker.worker.stacks import walk
-from wsgi_tracebacker.worker.waits import frame_texts
 from wsgi_tracebacker.worker.waits.calls import Calls, Subject
-from wsgi_tracebacker.worker.waits.expressions import Expressions, path_of
+from wsgi_tracebacker.worker.waits.frames import frame_texts
+from wsgi_tracebacker.worker.waits.frames.expressions import Expressions, path_of
 from wsgi_tracebacker.worker.waits.look import Look
 from wsgi_tracebacker.worker.waits.sources import MAX_REQUESTS
 

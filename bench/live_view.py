@@ -24,7 +24,7 @@ from bench.samples import Row, row
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.top.app import TopApp
 from wsgi_tracebacker.top.readings import Question, Taken
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire.documents import card_json as card_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from bench import pauses
 from bench.samples import Row, in_turns, row
 from wsgi_tracebacker.worker.stacks import walk
 from wsgi_tracebacker.worker.waits import locks
-from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.frames.expressions import Expressions
 from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:

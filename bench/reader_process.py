@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from bench import environ, processes, stacks
 from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, missing, row, usable
-from wsgi_tracebacker.wire import card_json as card_format
+from wsgi_tracebacker.wire.documents import card_json as card_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,8 +21,9 @@ from docs import record
 from tests.support.programs import PROJECT, require_program
 from wsgi_tracebacker import TracebackerMiddleware, errors
 from wsgi_tracebacker.analysis import live, metrics
-from wsgi_tracebacker.cli import output, verbs
-from wsgi_tracebacker.cli import top as top_command
+from wsgi_tracebacker.cli import group as verbs
+from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.verbs import top as top_command
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.metrics import Counts, Measured
 from wsgi_tracebacker.model.report import (
@@ -50,24 +51,30 @@ from wsgi_tracebacker.model.snapshot import (
 )
 from wsgi_tracebacker.model.waits import KINDS as KINDS_OF_WAITING
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
-from wsgi_tracebacker.reader import client, discovery, postmortems, processes
+from wsgi_tracebacker.reader.asking import client
+from wsgi_tracebacker.reader.dead import postmortems
+from wsgi_tracebacker.reader.finding import discovery, processes
 from wsgi_tracebacker.reader.unanswered import examine, stall
 from wsgi_tracebacker.top import app as top_app
 from wsgi_tracebacker.top import views as top_views
-from wsgi_tracebacker.wire import card_json as card_format
-from wsgi_tracebacker.wire import dead_table, report_json
 from wsgi_tracebacker.wire import http10 as http
-from wsgi_tracebacker.wire import postmortem_json as postmortem_format
-from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire.black_box import dead_table
+from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.documents import card_json as card_format
+from wsgi_tracebacker.wire.documents import postmortem_json as postmortem_format
+from wsgi_tracebacker.wire.documents import report_json
+from wsgi_tracebacker.wire.documents import snapshot_json as json_format
 from wsgi_tracebacker.worker import option_values, settings, startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files, stacks_file
-from wsgi_tracebacker.worker.deadlines import kill_timer, publisher, recorder, slow_request, timeout_delivery
+from wsgi_tracebacker.worker.deadlines import publisher, slow_request
+from wsgi_tracebacker.worker.deadlines.raising import timeout_delivery
+from wsgi_tracebacker.worker.deadlines.recording import recorder
+from wsgi_tracebacker.worker.deadlines.timers import kill_timer
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.listening.client import CONNECTION_SECONDS
 from wsgi_tracebacker.worker.reporting import logs, reporter
 from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY, RequestHandle
-from wsgi_tracebacker.worker.waits.known_frames import KNOWN
+from wsgi_tracebacker.worker.waits.frames.known_frames import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

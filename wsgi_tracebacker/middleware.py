@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.linux.clock import monotonic
-from wsgi_tracebacker.wire.table_layout import FLIGHT
+from wsgi_tracebacker.wire.black_box.table_layout import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled, startup_warnings
 from wsgi_tracebacker.worker.blackbox import other_interpreters
-from wsgi_tracebacker.worker.deadlines import interrupt, interruptible
 from wsgi_tracebacker.worker.deadlines.begin import load_timers
+from wsgi_tracebacker.worker.deadlines.raising import interrupt, interruptible
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options, suggestion
 from wsgi_tracebacker.worker.stacks.walk import SERVING_CODE

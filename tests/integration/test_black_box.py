@@ -25,8 +25,8 @@ from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import postmortem_json as postmortem
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.documents import postmortem_json as postmortem
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.reporting import faults

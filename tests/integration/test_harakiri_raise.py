@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import Served, environ, serve
 from wsgi_tracebacker import HarakiriTimeout, RequestTimedOut, TracebackerMiddleware
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.deadlines import interrupt
+from wsgi_tracebacker.worker.deadlines.raising import interrupt
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.tracking.core import BODY
 

@@ -20,7 +20,7 @@ from tests.support.servers import Gunicorn
 from tests.support.sshd import sshd
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.wire import reading_json, snapshot_json
+from wsgi_tracebacker.wire.documents import reading_json, snapshot_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

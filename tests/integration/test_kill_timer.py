@@ -18,10 +18,10 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.stalling import stalling
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.wire import dead_table, table_layout
+from wsgi_tracebacker.wire.black_box import dead_table, table_layout
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
-from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
+from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.tracking.core import Core
 
@@ -299,7 +299,7 @@ def test_a_request_that_did_not_wait_for_the_timers_is_followed_by_one_that_has_
         start_response("200 OK", [])
         return [b""]
 
-    monkeypatch.setattr("wsgi_tracebacker.worker.deadlines.kill_timer.KillTimer", make)
+    monkeypatch.setattr("wsgi_tracebacker.worker.deadlines.timers.kill_timer.KillTimer", make)
     limits = {"/": 600.0, "/short": 60.0}
     wrapped = TracebackerMiddleware(application, base, harakiri=limits, harakiri_action="kill")
     first = threading.Thread(target=serve, args=(wrapped,))

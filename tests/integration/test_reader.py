@@ -18,13 +18,14 @@ from tests.support.strangers import BYSTANDER, STRANGER, needs_root
 from wsgi_tracebacker.errors import BadReply, NoWorkersFound, PermissionDenied, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import client, discovery
 from wsgi_tracebacker.reader import survey as surveys
-from wsgi_tracebacker.reader.reply import Reply
+from wsgi_tracebacker.reader.asking import client
+from wsgi_tracebacker.reader.asking.reply import Reply
+from wsgi_tracebacker.reader.finding import discovery
 from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.reader.unanswered.examine import Findings
-from wsgi_tracebacker.wire import card_json as cards
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
+from wsgi_tracebacker.wire.documents import card_json as cards
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

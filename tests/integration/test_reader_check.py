@@ -22,7 +22,7 @@ from tests.unit.worker.listening.test_slot import card
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.model.health import MOVES, SILENT
 from wsgi_tracebacker.reader.look import look
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

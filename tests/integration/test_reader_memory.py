@@ -19,8 +19,8 @@ from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_known_memory
 from tests.support.stalling import telling
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.reader.processes import Processes
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.reader.finding.processes import Processes
+from wsgi_tracebacker.wire.black_box import table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

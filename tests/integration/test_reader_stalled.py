@@ -25,10 +25,10 @@ from tests.support.interpreters import needs_outside_help, needs_pydll
 from tests.support.programs import PROJECT
 from tests.support.stalling import telling
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request
-from wsgi_tracebacker.wire import card_json as cards
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.documents import card_json as cards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,21 +25,21 @@ from tests.support.listeners import answering, http, listener, silent
 from tests.support.programs import PROJECT
 from tests.support.strangers import BYSTANDER, STRANGER, Watched, as_stranger, needs_root, tries, watched
 from tests.support.waiting import wait_until
+from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
 from tests.unit.wire.hostile import is_fit
-from tests.unit.wire.test_table_layout import HEADER, row, table
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Counters, Frame, LastRequest, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import client
-from wsgi_tracebacker.reader.processes import Processes
-from wsgi_tracebacker.reader.reply import Reply
+from wsgi_tracebacker.reader.asking import client
+from wsgi_tracebacker.reader.asking.reply import Reply
+from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request
-from wsgi_tracebacker.wire import card_json as cards
-from wsgi_tracebacker.wire import dead_table
-from wsgi_tracebacker.wire import postmortem_json as postmortems
-from wsgi_tracebacker.wire import snapshot_json as snapshots
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire.black_box import dead_table
+from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.documents import card_json as cards
+from wsgi_tracebacker.wire.documents import postmortem_json as postmortems
+from wsgi_tracebacker.wire.documents import snapshot_json as snapshots
 from wsgi_tracebacker.worker import settings
 from wsgi_tracebacker.worker.blackbox import box_files
 
@@ -150,9 +150,10 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
     program = (
         "import os, sys\n"
         "from wsgi_tracebacker.cli.main import main\n"
-        "import click, json, wsgi_tracebacker.cli.read, wsgi_tracebacker.cli.list_workers\n"
-        "import wsgi_tracebacker.cli.postmortem, wsgi_tracebacker.reader.postmortems\n"
-        "import wsgi_tracebacker.reader.survey, wsgi_tracebacker.reader.everywhere, wsgi_tracebacker.reader.usage\n"
+        "import click, json, wsgi_tracebacker.cli.verbs.read, wsgi_tracebacker.cli.verbs.list_workers\n"
+        "import wsgi_tracebacker.cli.verbs.postmortem, wsgi_tracebacker.reader.dead.postmortems\n"
+        "import wsgi_tracebacker.reader.survey, wsgi_tracebacker.reader.usage\n"
+        "import wsgi_tracebacker.reader.finding.everywhere\n"
         "import wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.text.screens.worker_list\n"
         "import wsgi_tracebacker.reader.hosts\n"
         f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"

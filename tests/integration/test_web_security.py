@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.web import application
-from wsgi_tracebacker.wire import snapshot_json
+from wsgi_tracebacker.wire.documents import snapshot_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,8 +22,9 @@ from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, requests_in, serve, snapshot
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware, stop
-from wsgi_tracebacker.linux import peers, proc
-from wsgi_tracebacker.wire import snapshot_json as json_format
+from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux.net import peers
+from wsgi_tracebacker.wire.documents import snapshot_json as json_format
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.listening import listener, slot
 from wsgi_tracebacker.worker.reporting import faults

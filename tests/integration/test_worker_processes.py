@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, request_in_flight, requests_in, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker import agent
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from tests.support.leftovers import holdings
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.wire import snapshot_json as json_format
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
+from wsgi_tracebacker.wire.documents import snapshot_json as json_format
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.stacks import walk
 

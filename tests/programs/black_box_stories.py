@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker import agent, settings
 from wsgi_tracebacker.worker.blackbox import box_files
 

@@ -18,8 +18,8 @@ from tests.servers.matrix.starting import eventlet_python
 from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire import postmortem_json as postmortem
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.documents import postmortem_json as postmortem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

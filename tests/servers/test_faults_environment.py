@@ -17,7 +17,7 @@ from tests.servers.faulty import can_be_read, check_served, look_on, said, wait_
 from tests.support import black_boxes
 from tests.support.programs import cannot_be_tried
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire import table_layout as layout
+from wsgi_tracebacker.wire.black_box import table_layout as layout
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from tests.programs import hanging
 from tests.servers import asking
 from tests.support import clients
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:

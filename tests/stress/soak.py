@@ -50,10 +50,10 @@ from tests.support.programs import PROJECT, default_signals
 from tests.support.servers import Gunicorn, processes
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire import card_json as card_format
-from wsgi_tracebacker.wire import snapshot_json as json_format
-from wsgi_tracebacker.wire import table_layout as layout
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
+from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.documents import card_json as card_format
+from wsgi_tracebacker.wire.documents import snapshot_json as json_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

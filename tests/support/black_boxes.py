@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire import card_json, table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.documents import card_json
 
 SHARED_MEMORY = Path("/dev/shm")
 

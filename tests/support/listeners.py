@@ -7,7 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.wire import snapshot_json as json
+from wsgi_tracebacker.wire.documents import snapshot_json as json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -38,8 +38,8 @@ def note(event, arguments):
         os.write(EVENTS, json.dumps([event, [str(argument) for argument in arguments]]).encode() + b"\\n")
 from wsgi_tracebacker.cli.main import main
 # What may be imported late is not the question.
-import json, wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.cli.read
-import wsgi_tracebacker.wire.postmortem_json
+import json, wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.cli.verbs.read
+import wsgi_tracebacker.wire.documents.postmortem_json
 import signal
 if hasattr(signal, "pidfd_send_signal"):  # PyPy has none
     send = signal.pidfd_send_signal

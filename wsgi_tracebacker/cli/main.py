@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from wsgi_tracebacker.cli.option import parse
+from wsgi_tracebacker.cli.options.option import parse
 from wsgi_tracebacker.cli.output import EXIT_INTERRUPTED, fail, have_streams
 from wsgi_tracebacker.cli.verb_names import correction
 from wsgi_tracebacker.errors import CannotWrite, Misuse, TracebackerError
@@ -20,7 +20,7 @@ from wsgi_tracebacker.errors import CannotWrite, Misuse, TracebackerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from wsgi_tracebacker.cli.option import Option
+    from wsgi_tracebacker.cli.options.option import Option
 
 #: Set by a shell that completes a command line, see click.shell_completion.
 COMPLETION = "_WSGI_TB_COMPLETE"
@@ -47,7 +47,7 @@ def run_command() -> int:
                 return run_plainly()
             if (wrong := correction(sys.argv[1:])) is not None:
                 raise Misuse(wrong)
-        from wsgi_tracebacker.cli.verbs import run
+        from wsgi_tracebacker.cli.group import run
 
         return run()
     except KeyboardInterrupt:
@@ -69,7 +69,8 @@ def without_click(arguments: Sequence[str]) -> partial[int] | None:
     work: Callable[..., int]
     options: Sequence[Option]
     if arguments[:1] == ["read"]:
-        from wsgi_tracebacker.cli import read_options, show
+        from wsgi_tracebacker.cli import show
+        from wsgi_tracebacker.cli.options import read as read_options
 
         work, options = show.show, read_options.OPTIONS
     elif arguments[:1] == ["check"]:

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.option import Option
-from wsgi_tracebacker.cli.plain import bases_or_default
+from wsgi_tracebacker.cli.options.arguments import bases_or_default
+from wsgi_tracebacker.cli.options.option import Option
 from wsgi_tracebacker.errors import NoWorkersFound
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def check(
     """Look at the workers, write the line, and return the exit code."""
     from wsgi_tracebacker.analysis import checks
     from wsgi_tracebacker.model.health import Limits
+    from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.look import look, seconds_left
-    from wsgi_tracebacker.reader.processes import Processes
     from wsgi_tracebacker.text.screens.health import line
 
     limits = Limits(oldest, saturated, waiting, silent, dead)

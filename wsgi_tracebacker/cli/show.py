@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
-from wsgi_tracebacker.cli.plain import bases_or_default
+from wsgi_tracebacker.cli.options.arguments import bases_or_default
 from wsgi_tracebacker.errors import Misuse
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack
 from wsgi_tracebacker.text.screens.reading import DEFAULT_LIMIT, Answered, Options
@@ -282,7 +282,7 @@ def _json_document(
     import json
 
     from wsgi_tracebacker.reader.gathered import with_host
-    from wsgi_tracebacker.wire import reading_json, snapshot_json
+    from wsgi_tracebacker.wire.documents import reading_json, snapshot_json
 
     here = os.uname().nodename
     chosen = [selection.wanted(snapshot)[0] for snapshot in found.snapshots()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: By verb: the module beside this one, and the function of the same name in it.
+#: By verb: the module in ``verbs``, and the function of the same name in it.
 VERBS = {
     "check": "check",
     "clean": "clean",

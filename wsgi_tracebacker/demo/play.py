@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.reader import postmortems
+from wsgi_tracebacker.reader.dead import postmortems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

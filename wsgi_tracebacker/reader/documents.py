@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire import reading_json
+from wsgi_tracebacker.wire.documents import reading_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

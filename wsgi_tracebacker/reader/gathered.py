@@ -12,7 +12,7 @@ from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.reading import Document, Unanswered
 from wsgi_tracebacker.model.snapshot import Snapshot  # noqa: TC001  (a value needs it)
 from wsgi_tracebacker.reader import documents, hosts
-from wsgi_tracebacker.wire import reading_json, snapshot_json
+from wsgi_tracebacker.wire.documents import reading_json, snapshot_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence

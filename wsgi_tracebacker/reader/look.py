@@ -14,16 +14,17 @@ from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.health import ANSWERS, MOVES, REFUSES, SILENT, WorkerHealth
 from wsgi_tracebacker.model.health import DEAD as ENDED
 from wsgi_tracebacker.model.questions import in_flight, oldest_seconds
-from wsgi_tracebacker.reader import discovery, table
-from wsgi_tracebacker.reader.processes import DEAD, UNKNOWN, Processes
+from wsgi_tracebacker.reader import table
+from wsgi_tracebacker.reader.finding import discovery
+from wsgi_tracebacker.reader.finding.processes import DEAD, UNKNOWN, Processes
 from wsgi_tracebacker.reader.survey import Answer, Survey, survey
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsgi_tracebacker.model.snapshot import Snapshot
-    from wsgi_tracebacker.reader.discovery import Target
+    from wsgi_tracebacker.reader.finding.discovery import Target
 
 #: How long each worker has to answer.
 LOOK_SECONDS = 0.5

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.metrics import Counts, Measured
-from wsgi_tracebacker.reader.processes import DEAD, Processes
+from wsgi_tracebacker.reader.finding.processes import DEAD, Processes
 from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.reader.table import Table
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

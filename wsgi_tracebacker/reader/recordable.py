@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
-from wsgi_tracebacker.reader import discovery
+from wsgi_tracebacker.reader.finding import discovery
+from wsgi_tracebacker.reader.finding.processes import GONE, SAME, Processes
 from wsgi_tracebacker.reader.outside.recorder import WorkerRecorder
-from wsgi_tracebacker.reader.processes import GONE, SAME, Processes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.snapshot import Frame, Stack
-    from wsgi_tracebacker.reader.processes import Identity
+    from wsgi_tracebacker.reader.finding.processes import Identity
 
 
 #: Paths that mean another file in every process.

@@ -21,9 +21,20 @@ from wsgi_tracebacker.errors import (
     WrongCard,
     WrongPeer,
 )
-from wsgi_tracebacker.reader import client, deaths, peer_check, reply
-from wsgi_tracebacker.reader.discovery import MAX_USER_WORKERS, Target, find
-from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, DISK_WAIT, GONE, SAME, STOPPED, UNKNOWN, Processes
+from wsgi_tracebacker.reader.asking import client, peer_check, reply
+from wsgi_tracebacker.reader.dead import deaths
+from wsgi_tracebacker.reader.finding.discovery import MAX_USER_WORKERS, Target, find
+from wsgi_tracebacker.reader.finding.processes import (
+    ALIVE,
+    BUSY,
+    DEAD,
+    DISK_WAIT,
+    GONE,
+    SAME,
+    STOPPED,
+    UNKNOWN,
+    Processes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Sequence
@@ -150,7 +161,7 @@ def _without_old_deaths(answers: Iterable[Answer]) -> tuple[list[Answer], list[s
 
 def _other_bases() -> list[str]:
     # Imported only here: it searches the whole machine.
-    from wsgi_tracebacker.reader import everywhere  # noqa: PLC0415
+    from wsgi_tracebacker.reader.finding import everywhere  # noqa: PLC0415
 
     return everywhere.bases_line()
 

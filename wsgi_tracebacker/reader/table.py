@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
-    from wsgi_tracebacker.wire.table_layout import Header, Row
+    from wsgi_tracebacker.wire.black_box.table_layout import Header, Row
 
 
 class Reading(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from wsgi_tracebacker.reader.processes import Processes
+    from wsgi_tracebacker.reader.finding.processes import Processes
 
 #: The moment over which CPU is measured: long enough to tell a busy process from an idle one, too short to be noticed.
 LOOK_SECONDS = 0.1

@@ -39,7 +39,7 @@ from wsgi_tracebacker.servers.application import wrapped
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
 from wsgi_tracebacker.text.snapshot import lines as snapshot_lines
 from wsgi_tracebacker.text.units import plural
-from wsgi_tracebacker.wire import postmortem_json, snapshot_json
+from wsgi_tracebacker.wire.documents import postmortem_json, snapshot_json
 from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker.blackbox import predecessor
 from wsgi_tracebacker.worker.deadlines.begin import load_timers

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
 from wsgi_tracebacker.text.units import OTHER_USER, plural, size
-from wsgi_tracebacker.wire import faulthandler_text
-from wsgi_tracebacker.wire.dead_table import CLOCK_TICK_SECONDS
+from wsgi_tracebacker.wire.black_box import faulthandler_text
+from wsgi_tracebacker.wire.black_box.dead_table import CLOCK_TICK_SECONDS
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:

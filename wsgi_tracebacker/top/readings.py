@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.analysis.live import Reading, WorkerReading
 from wsgi_tracebacker.errors import NoWorkersFound
-from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.survey import Survey, survey
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import hmac
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.linux.tcp_peers import uid_of_peer
+from wsgi_tracebacker.linux.net.tcp_peers import uid_of_peer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

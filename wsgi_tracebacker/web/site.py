@@ -147,7 +147,7 @@ class Site:
 
 def _default(bases: Sequence[str]) -> Sequence[str]:
     # Imported only here: it is needed only where nothing is named.
-    from wsgi_tracebacker.reader.everywhere import default_arguments, sockets_of  # noqa: PLC0415
+    from wsgi_tracebacker.reader.finding.everywhere import default_arguments, sockets_of  # noqa: PLC0415
 
     if not bases:
         return default_arguments()

@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.linux import peers
+from wsgi_tracebacker.linux.net import peers
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
 from wsgi_tracebacker.worker import at_exit, disabled, last_act, startup_warnings

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux.clock import monotonic
-from wsgi_tracebacker.linux.listen_sockets import ListenSockets
+from wsgi_tracebacker.linux.net.listen_sockets import ListenSockets
 from wsgi_tracebacker.model.snapshot import Counters, Worker
-from wsgi_tracebacker.wire import http10, snapshot_json
+from wsgi_tracebacker.wire import http10
+from wsgi_tracebacker.wire.documents import snapshot_json
 from wsgi_tracebacker.worker import server_slots
 from wsgi_tracebacker.worker.identity import working_directory
 from wsgi_tracebacker.worker.reporting import faults

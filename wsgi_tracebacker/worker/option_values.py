@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.model.report import ACTIONS
-from wsgi_tracebacker.wire.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
+from wsgi_tracebacker.wire.documents.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
 from wsgi_tracebacker.worker import limits
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text.postmortem import lines as postmortem_lines
-from wsgi_tracebacker.wire import postmortem_json
+from wsgi_tracebacker.wire.documents import postmortem_json
 from wsgi_tracebacker.worker import last_act, startup_warnings
 from wsgi_tracebacker.worker.blackbox import predecessor
 from wsgi_tracebacker.worker.blackbox.black_box import BlackBox

@@ -15,22 +15,23 @@ from hypothesis import strategies as st
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import main as command
 from wsgi_tracebacker.cli import output, probe
-from wsgi_tracebacker.cli.check import check
-from wsgi_tracebacker.cli.read import read
+from wsgi_tracebacker.cli.group import cli
 from wsgi_tracebacker.cli.show import show
 from wsgi_tracebacker.cli.verb_names import VERBS
-from wsgi_tracebacker.cli.verbs import cli
+from wsgi_tracebacker.cli.verbs.check import check
+from wsgi_tracebacker.cli.verbs.read import read
 from wsgi_tracebacker.errors import NoWorkersFound, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
 from wsgi_tracebacker.model.snapshot import Frame, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.model.worker_row import WorkerRow
-from wsgi_tracebacker.reader import cleaning, everywhere, postmortems
 from wsgi_tracebacker.reader import survey as surveys
-from wsgi_tracebacker.reader.discovery import Target
-from wsgi_tracebacker.reader.postmortems import Found
+from wsgi_tracebacker.reader.dead import cleaning, postmortems
+from wsgi_tracebacker.reader.dead.postmortems import Found
+from wsgi_tracebacker.reader.finding import everywhere
+from wsgi_tracebacker.reader.finding.discovery import Target
 from wsgi_tracebacker.reader.survey import Answer, Survey
-from wsgi_tracebacker.wire import snapshot_json as documents
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
+from wsgi_tracebacker.wire.documents import snapshot_json as documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker import code_places, startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.identity import Identity

@@ -14,10 +14,11 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.swapping import Swapper
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.reader import discovery, table
-from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.reader import table
+from wsgi_tracebacker.reader.finding import discovery
+from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request
-from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.wire.documents import card_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.linux import file_locks, sockets
+from wsgi_tracebacker.linux import file_locks
+from wsgi_tracebacker.linux.net import sockets
 from wsgi_tracebacker.linux.own_memory import OwnMemory
 from wsgi_tracebacker.linux.system_calls import SystemCallFile, parse
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.wire.test_reading_json import GENUINE, SILENT
+from tests.unit.wire.documents.test_reading_json import GENUINE, SILENT
 from wsgi_tracebacker.errors import NoWorkersFound
 from wsgi_tracebacker.reader import documents, gathered
 from wsgi_tracebacker.reader.documents import is_document

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.look import END_SECONDS, LEAST_SECONDS, LOOK_SECONDS, seconds_left
-from wsgi_tracebacker.reader.processes import Processes
 
 
 def test_a_command_that_started_late_looks_for_a_shorter_time() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.swapping import Swapper
 from wsgi_tracebacker.model.snapshot import Frame, Stack
-from wsgi_tracebacker.reader.processes import Identity
+from wsgi_tracebacker.reader.finding.processes import Identity
 from wsgi_tracebacker.reader.sources import Sources
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
 from tests.unit.wire.hostile import renders
-from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader import table as tables
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import table_layout as blackbox
 
 UID = os.geteuid()
 OWN = HEADER._replace(uid=UID)

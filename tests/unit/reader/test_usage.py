@@ -7,7 +7,7 @@ import os
 import pytest
 
 from wsgi_tracebacker.reader import usage
-from wsgi_tracebacker.reader.processes import Processes
+from wsgi_tracebacker.reader.finding.processes import Processes
 
 
 class FakeProcesses(Processes):

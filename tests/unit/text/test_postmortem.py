@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 
+from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
 from tests.unit.wire.strategies import postmortems
-from tests.unit.wire.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.text.postmortem import lines
-from wsgi_tracebacker.wire import dead_table
-from wsgi_tracebacker.wire import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import dead_table
+from wsgi_tracebacker.wire.black_box import table_layout as blackbox
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
 from wsgi_tracebacker.text.report import hub_lines, one_line, stall_line
 from wsgi_tracebacker.text.waits import with_sentence
-from wsgi_tracebacker.wire.report_json import document, stall_document
+from wsgi_tracebacker.wire.documents.report_json import document, stall_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

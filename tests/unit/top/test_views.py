@@ -10,7 +10,7 @@ import pytest
 from tests.unit.analysis.served import IN_PAY, SERVER, serving, snapshot
 from tests.unit.top.readings import picture, reading, silent, worker
 from wsgi_tracebacker.analysis.live import Picture, WorkerReading, advance
-from wsgi_tracebacker.cli.top import VIEW_NAMES
+from wsgi_tracebacker.cli.verbs.top import VIEW_NAMES
 from wsgi_tracebacker.model.snapshot import Frame, LastRequest, ListenSocket, Stack
 from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.text.columns import width

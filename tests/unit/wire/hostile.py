@@ -21,8 +21,8 @@ from tests.unit.wire.strategies import texts
 from wsgi_tracebacker.analysis.places import group, served_requests
 from wsgi_tracebacker.text import snapshot as traceback
 from wsgi_tracebacker.text.screens import reading
-from wsgi_tracebacker.wire import snapshot_json as json
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi
+from wsgi_tracebacker.wire.documents import snapshot_json as json
 
 if sys.implementation.name == "cpython":
     import tracemalloc

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.wire.test_card_json import CARD
-from wsgi_tracebacker.wire import card_json
+from tests.unit.wire.documents.test_card_json import CARD
+from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker import startup_warnings
 from wsgi_tracebacker.worker.identity import Identity
 from wsgi_tracebacker.worker.startup_warnings import nothing_respawns

@@ -21,16 +21,16 @@ from wsgi_tracebacker.reader.outside.thread_waits import ThreadWaits
 from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Look
 from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
 from wsgi_tracebacker.reader.table import Table
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Frame
+    from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.outside.interpreter import ThreadState
-    from wsgi_tracebacker.reader.processes import Processes
-    from wsgi_tracebacker.wire.table_layout import Flight
+    from wsgi_tracebacker.wire.black_box.table_layout import Flight
 
 #: The share of the interval by which a look may come early or late: looks at a fixed distance would keep step with an
 #: application that does something at a fixed distance itself.

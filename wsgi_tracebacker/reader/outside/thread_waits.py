@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.linux import proc, sockets, system_calls
-from wsgi_tracebacker.linux.services import service_of
+from wsgi_tracebacker.linux import proc, system_calls
+from wsgi_tracebacker.linux.net import sockets
+from wsgi_tracebacker.linux.net.services import service_of
 from wsgi_tracebacker.model.recording import FOR_GIL, ON_CPU
 from wsgi_tracebacker.reader.outside.layouts import GIL_BYTES
 

@@ -16,14 +16,14 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.reader.processes import SAME
-from wsgi_tracebacker.wire import faulthandler_text, table_layout
+from wsgi_tracebacker.reader.finding.processes import SAME
+from wsgi_tracebacker.wire.black_box import faulthandler_text, table_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from wsgi_tracebacker.model.card import Card
-    from wsgi_tracebacker.reader.processes import Processes
+    from wsgi_tracebacker.reader.finding.processes import Processes
 
 #: How long to wait for another reader's lock, which is held for some milliseconds.
 _LOCK_SECONDS = 1.0

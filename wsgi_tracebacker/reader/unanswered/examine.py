@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
 from wsgi_tracebacker.reader import table
-from wsgi_tracebacker.reader.processes import ALIVE, BUSY, DEAD, SAME, STALLED, STOPPED
+from wsgi_tracebacker.reader.finding.processes import ALIVE, BUSY, DEAD, SAME, STALLED, STOPPED
 from wsgi_tracebacker.reader.sources import Sources
 from wsgi_tracebacker.reader.unanswered import dump_request, stall
 from wsgi_tracebacker.reader.unanswered.join import join
-from wsgi_tracebacker.wire import faulthandler_text
+from wsgi_tracebacker.wire.black_box import faulthandler_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Snapshot, Stack
+    from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
-    from wsgi_tracebacker.reader.processes import Processes
     from wsgi_tracebacker.reader.table import Reading, Table
     from wsgi_tracebacker.reader.unanswered.stall import Sample
-    from wsgi_tracebacker.wire.faulthandler_text import Dump
+    from wsgi_tracebacker.wire.black_box.faulthandler_text import Dump
 
 #: When the first sample is taken: two samples, half a second apart, then fit into the second that a worker has.
 FIRST_SAMPLE_SECONDS = 0.5

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from wsgi_tracebacker.model.snapshot import Stack
-    from wsgi_tracebacker.wire.faulthandler_text import Dump
+    from wsgi_tracebacker.wire.black_box.faulthandler_text import Dump
 
 #: Where threads of the standard library wait: these functions release the GIL before they sleep. A C function that the
 #: application calls may not.

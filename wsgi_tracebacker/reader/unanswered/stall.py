@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from wsgi_tracebacker.reader.processes import Processes, ThreadTimes
+    from wsgi_tracebacker.reader.finding.processes import Processes, ThreadTimes
 
 #: Between two samples.
 INTERVAL_SECONDS = 0.5

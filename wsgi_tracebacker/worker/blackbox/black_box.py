@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 
 SHARED_MEMORY = table_layout.SHARED_MEMORY
 

@@ -11,7 +11,8 @@ import os
 import sys
 
 from wsgi_tracebacker.linux import files, proc
-from wsgi_tracebacker.wire import card_json, table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
 from wsgi_tracebacker.worker.reporting import faults

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux.clock import unix_time
-from wsgi_tracebacker.wire import card_json, dead_table, postmortem_json, table_layout
-from wsgi_tracebacker.wire.table_layout import Counted
+from wsgi_tracebacker.wire.black_box import dead_table, table_layout
+from wsgi_tracebacker.wire.black_box.table_layout import Counted
+from wsgi_tracebacker.wire.documents import card_json, postmortem_json
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import Postmortem
-    from wsgi_tracebacker.wire.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_layout import Header
 
 #: How long the files of a dead worker stay if no worker takes its number.
 OLD_SECONDS = 24 * 3600.0

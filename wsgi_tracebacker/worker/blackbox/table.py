@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.wire.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_layout import Header
 
 #: A row's memory, its offset there, and its head.
 Row = tuple["mmap.mmap | memoryview[int]", int, "memoryview[float]"]

@@ -17,7 +17,7 @@ from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.tracking.core import Core
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
     from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
     from wsgi_tracebacker.worker.settings import Settings
 
@@ -31,8 +31,8 @@ def load_timers() -> None:
     Not at import of this package, because ctypes takes 10 ms, and only action kill and some servers need it.
     """
     try:
-        importlib.import_module("wsgi_tracebacker.worker.deadlines.kill_timer")
-        importlib.import_module("wsgi_tracebacker.worker.deadlines.stall_timer")
+        importlib.import_module("wsgi_tracebacker.worker.deadlines.timers.kill_timer")
+        importlib.import_module("wsgi_tracebacker.worker.deadlines.timers.stall_timer")
     except ImportError:
         # Without ctypes there are no timers. The first request logs that.
         pass

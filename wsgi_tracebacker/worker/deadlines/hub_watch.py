@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.wire.documents import report_json
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 
 if TYPE_CHECKING:

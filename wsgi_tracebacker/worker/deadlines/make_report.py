@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.snapshot import Frame, Request
     from wsgi_tracebacker.model.waits import WaitsFor
-    from wsgi_tracebacker.worker.deadlines.garbage import GarbageWatch
+    from wsgi_tracebacker.worker.deadlines.recording.garbage import GarbageWatch
     from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
     from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
     from wsgi_tracebacker.worker.stacks.places import Places

@@ -6,8 +6,8 @@ import os
 import weakref
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.worker.deadlines import interrupt
 from wsgi_tracebacker.worker.deadlines.begin import on_begin
+from wsgi_tracebacker.worker.deadlines.raising import interrupt
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, kill_deadline
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.worker.deadlines.begin import Begin
-    from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
-    from wsgi_tracebacker.worker.deadlines.stall_timer import StallTimer
+    from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.deadlines.timers.stall_timer import StallTimer
     from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
     from wsgi_tracebacker.worker.lifecycle import Lifecycle
     from wsgi_tracebacker.worker.settings import Settings
@@ -172,7 +172,7 @@ class DeadlineParts:
             return
         try:
             # Here and not above: ctypes is 10 ms. The server's configuration has loaded it already.
-            from wsgi_tracebacker.worker.deadlines.stall_timer import StallTimer  # noqa: PLC0415
+            from wsgi_tracebacker.worker.deadlines.timers.stall_timer import StallTimer  # noqa: PLC0415
 
             watchdog.stall_timer = self._stall_timer = StallTimer(dump_signal, *self._server_timeout)
         except (ImportError, OSError, AttributeError, RuntimeError) as error:
@@ -183,7 +183,7 @@ class DeadlineParts:
             return self.kill_timer
         try:
             # Here and not above: ctypes is 10 ms, and only with this action. The middleware has loaded it already.
-            from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer  # noqa: PLC0415
+            from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer  # noqa: PLC0415
 
             watchdog.kill_timer = self.kill_timer = KillTimer(
                 dump_signal=self._dump_signal(),

@@ -14,7 +14,7 @@ from wsgi_tracebacker.linux.clock import strftime
 from wsgi_tracebacker.model.report import SERVER
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
-from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.wire.documents import report_json
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.reporting import logs
 from wsgi_tracebacker.worker.reporting.reporter import Entry, Repeats

@@ -16,10 +16,10 @@ from wsgi_tracebacker.model.report import DEFAULT, SERVER
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.units import plural
-from wsgi_tracebacker.wire import report_json
-from wsgi_tracebacker.worker.deadlines.repeated_statement import RepeatedStatement
+from wsgi_tracebacker.wire.documents import report_json
+from wsgi_tracebacker.worker.deadlines.raising.timeout_delivery import TimeoutDelivery
+from wsgi_tracebacker.worker.deadlines.recording.repeated_statement import RepeatedStatement
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, Limit, limit_of, thresholds
-from wsgi_tracebacker.worker.deadlines.timeout_delivery import TimeoutDelivery
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.tracking.core import APP, BODY
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.waits import WaitsFor
     from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
     from wsgi_tracebacker.worker.deadlines.publisher import Publisher
-    from wsgi_tracebacker.worker.deadlines.recorder import Recorder
+    from wsgi_tracebacker.worker.deadlines.recording.recorder import Recorder
     from wsgi_tracebacker.worker.reporting.reporter import Entry
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hubs

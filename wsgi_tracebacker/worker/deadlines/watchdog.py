@@ -33,13 +33,13 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.wire import report_json
+from wsgi_tracebacker.wire.documents import report_json
 from wsgi_tracebacker.worker.deadlines.client_watch import CHECK_SECONDS, ClientWatch
-from wsgi_tracebacker.worker.deadlines.garbage import GarbageWatch
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
-from wsgi_tracebacker.worker.deadlines.recorder import Recorder
+from wsgi_tracebacker.worker.deadlines.recording.garbage import GarbageWatch
+from wsgi_tracebacker.worker.deadlines.recording.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER, first_threshold, thresholds
 from wsgi_tracebacker.worker.reporting import faults
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.text.report import Fold
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
-    from wsgi_tracebacker.worker.deadlines.kill_timer import KillTimer
-    from wsgi_tracebacker.worker.deadlines.stall_timer import StallTimer
+    from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
+    from wsgi_tracebacker.worker.deadlines.timers.stall_timer import StallTimer
     from wsgi_tracebacker.worker.reporting.reporter import Reporter
     from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hubs

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker.reporting import faults
 
 if TYPE_CHECKING:

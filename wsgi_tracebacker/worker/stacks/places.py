@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import Frame
-from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
+from wsgi_tracebacker.wire import uwsgi_text
+from wsgi_tracebacker.wire.documents import snapshot_json
 from wsgi_tracebacker.worker.code_places import position, read_source
 
 if TYPE_CHECKING:

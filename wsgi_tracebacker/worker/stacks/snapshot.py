@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.linux import threads as kernel_threads
 from wsgi_tracebacker.linux.clock import monotonic, unix_time
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, UNREAD_KIND, Snapshot, Stack
-from wsgi_tracebacker.wire import snapshot_json, uwsgi_text
+from wsgi_tracebacker.wire import uwsgi_text
+from wsgi_tracebacker.wire.documents import snapshot_json
 from wsgi_tracebacker.worker.blackbox.own_threads import RUN_CODE
 from wsgi_tracebacker.worker.stacks import greenlets, walk
 from wsgi_tracebacker.worker.threads import interpreters

@@ -15,8 +15,9 @@ from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.waits import place_name
 from wsgi_tracebacker.worker import frame_entries
 from wsgi_tracebacker.worker.code_places import position
-from wsgi_tracebacker.worker.waits import frame_texts, masking, native_calls, system_calls
-from wsgi_tracebacker.worker.waits.known_frames import KnownFrames, own_entry, rank
+from wsgi_tracebacker.worker.waits import masking, system_calls
+from wsgi_tracebacker.worker.waits.frames import frame_texts, native_calls
+from wsgi_tracebacker.worker.waits.frames.known_frames import KnownFrames, own_entry, rank
 from wsgi_tracebacker.worker.waits.system_calls import Kernel, KernelWait
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.code_ownership import CodeOwnership
     from wsgi_tracebacker.model.waits import Holder
-    from wsgi_tracebacker.worker.waits.expressions import Expressions
-    from wsgi_tracebacker.worker.waits.frame_texts import Text, Wanted
-    from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
-    from wsgi_tracebacker.worker.waits.known_frames import Known
+    from wsgi_tracebacker.worker.waits.frames.expressions import Expressions
+    from wsgi_tracebacker.worker.waits.frames.frame_texts import Text, Wanted
+    from wsgi_tracebacker.worker.waits.frames.held_frames import HeldFrame
+    from wsgi_tracebacker.worker.waits.frames.known_frames import Known
     from wsgi_tracebacker.worker.waits.look import Look
 
 #: So many calls of libraries, from the innermost one, are looked at.

@@ -10,7 +10,7 @@ import sys
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.linux.tcp_state import TcpState, states_by_own_port, tcp_state
+from wsgi_tracebacker.linux.net.tcp_state import TcpState, states_by_own_port, tcp_state
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.worker.tracking.core import value_in
 

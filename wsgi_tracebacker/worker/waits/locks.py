@@ -13,15 +13,15 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.worker.threads import primitives
-from wsgi_tracebacker.worker.waits import values
+from wsgi_tracebacker.worker.waits.frames import values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import CodeType
 
     from wsgi_tracebacker.linux.source import SourceFile
-    from wsgi_tracebacker.worker.waits.expressions import Expressions, Waiting
-    from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
+    from wsgi_tracebacker.worker.waits.frames.expressions import Expressions, Waiting
+    from wsgi_tracebacker.worker.waits.frames.held_frames import HeldFrame
     from wsgi_tracebacker.worker.waits.look import Look
 
     Stack = list[tuple[CodeType, int]]

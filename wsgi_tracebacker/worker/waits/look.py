@@ -16,14 +16,14 @@ from wsgi_tracebacker.linux import own_memory
 from wsgi_tracebacker.linux.system_calls import SystemCallFile, parse
 from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER
 from wsgi_tracebacker.worker.tracking.cores import known_thread, native_id_of
-from wsgi_tracebacker.worker.waits import held_frames
+from wsgi_tracebacker.worker.waits.frames import held_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import CodeType
 
     from wsgi_tracebacker.linux.system_calls import SystemCall
-    from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
+    from wsgi_tracebacker.worker.waits.frames.held_frames import HeldFrame
 
     Stack = list[tuple[CodeType, int]]
 

@@ -10,15 +10,15 @@ import threading
 from concurrent import futures
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.worker.waits.expressions import path_of
-from wsgi_tracebacker.worker.waits.values import MISSING
+from wsgi_tracebacker.worker.waits.frames.expressions import path_of
+from wsgi_tracebacker.worker.waits.frames.values import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import CodeType
 
-    from wsgi_tracebacker.worker.waits.expressions import Expression
-    from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
+    from wsgi_tracebacker.worker.waits.frames.expressions import Expression
+    from wsgi_tracebacker.worker.waits.frames.held_frames import HeldFrame
     from wsgi_tracebacker.worker.waits.look import Look
 
 

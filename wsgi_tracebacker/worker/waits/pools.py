@@ -10,15 +10,15 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wsgi_tracebacker.worker.waits.expressions import path_of
-from wsgi_tracebacker.worker.waits.values import class_name
+from wsgi_tracebacker.worker.waits.frames.expressions import path_of
+from wsgi_tracebacker.worker.waits.frames.values import class_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import CodeType
 
-    from wsgi_tracebacker.worker.waits.expressions import Expression
-    from wsgi_tracebacker.worker.waits.held_frames import HeldFrame
+    from wsgi_tracebacker.worker.waits.frames.expressions import Expression
+    from wsgi_tracebacker.worker.waits.frames.held_frames import HeldFrame
     from wsgi_tracebacker.worker.waits.look import Look
 
 

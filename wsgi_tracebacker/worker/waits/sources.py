@@ -17,7 +17,7 @@ from wsgi_tracebacker.worker.tracking.cores import thread_name
 from wsgi_tracebacker.worker.waits import locks, other_threads, pools
 from wsgi_tracebacker.worker.waits.calls import Calls, Statement, Subject
 from wsgi_tracebacker.worker.waits.clients import Clients
-from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.frames.expressions import Expressions
 from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import stat
 import struct
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from wsgi_tracebacker.linux import file_locks, proc, sockets
+from wsgi_tracebacker.linux import file_locks, proc
+from wsgi_tracebacker.linux.net import sockets
+from wsgi_tracebacker.linux.net.services import service_of
 from wsgi_tracebacker.linux.own_memory import OwnMemory
-from wsgi_tracebacker.linux.services import service_of
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.worker.waits.look import waits_for_gil
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.wire.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
-from wsgi_tracebacker.reader.processes import SAME, Processes, ThreadTimes
+from wsgi_tracebacker.reader.finding.processes import SAME, Processes, ThreadTimes
 from wsgi_tracebacker.reader.unanswered import stall
 from wsgi_tracebacker.reader.unanswered.examine import Timeouts, examine
 from wsgi_tracebacker.reader.unanswered.join import join
 from wsgi_tracebacker.reader.unanswered.stall import Sample
-from wsgi_tracebacker.wire.faulthandler_text import Dump
+from wsgi_tracebacker.wire.black_box.faulthandler_text import Dump
 
 if TYPE_CHECKING:
     from pathlib import Path

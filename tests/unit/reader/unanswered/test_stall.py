@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from wsgi_tracebacker.reader.processes import Processes, ThreadTimes
+from wsgi_tracebacker.reader.finding.processes import Processes, ThreadTimes
 from wsgi_tracebacker.reader.unanswered import stall
 from wsgi_tracebacker.reader.unanswered.stall import Sample
 

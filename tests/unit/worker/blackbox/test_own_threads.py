@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.unit.worker.blackbox.test_table import a_table, content
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
 from wsgi_tracebacker.worker.threads import primitives
 

@@ -13,8 +13,9 @@ from tests.servers import asking
 from tests.support import black_boxes
 from tests.unit.worker.listening.test_slot import card
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire import postmortem_json, table_layout
-from wsgi_tracebacker.wire.table_layout import FLIGHT
+from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box.table_layout import FLIGHT
+from wsgi_tracebacker.wire.documents import postmortem_json
 from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
 from wsgi_tracebacker.worker.blackbox.table import Table

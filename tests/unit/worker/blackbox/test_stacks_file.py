@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.blackbox.stacks_file import MAX_STACKS_BYTES, StacksFile
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.linux.tcp_state import tcp_state
+from wsgi_tracebacker.linux.net.tcp_state import tcp_state
 from wsgi_tracebacker.worker.deadlines.client_watch import CHECK_SECONDS, ClientWatch
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.tracking.core import Core

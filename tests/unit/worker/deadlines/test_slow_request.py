@@ -11,7 +11,7 @@ from tests.support.interpreters import needs_raise
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
 from wsgi_tracebacker.model.report import Verdict
 from wsgi_tracebacker.model.snapshot import PHASES, Request
-from wsgi_tracebacker.worker.deadlines.recorder import Recorder
+from wsgi_tracebacker.worker.deadlines.recording.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets

@@ -34,7 +34,7 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.wire import table_layout
+from wsgi_tracebacker.wire.black_box import table_layout
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.deadlines import watchdog

@@ -16,7 +16,7 @@ import pytest
 
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.card import Card
-from wsgi_tracebacker.wire import card_json
+from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker.listening import slot
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from wsgi_tracebacker.model.report import OtherRequest
 from wsgi_tracebacker.model.snapshot import HubState
 from wsgi_tracebacker.text.folding import folded
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.deadlines.garbage import GarbageWatch
 from wsgi_tracebacker.worker.deadlines.hub_watch import HubWatch
-from wsgi_tracebacker.worker.deadlines.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
 from wsgi_tracebacker.worker.deadlines.publisher import Publisher
+from wsgi_tracebacker.worker.deadlines.raising.interrupt import Throw
+from wsgi_tracebacker.worker.deadlines.recording.garbage import GarbageWatch
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
 from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets, places, walk

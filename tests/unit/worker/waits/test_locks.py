@@ -14,7 +14,7 @@ from tests.support.interpreters import needs_reference_counts, only_on_cpython
 from tests.support.waiting import wait_until
 from tests.unit.worker.waits.waiting_threads import look, running
 from wsgi_tracebacker.worker.waits import locks
-from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.frames.expressions import Expressions
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.waits.locks import LockWait

@@ -13,9 +13,9 @@ import pytest
 from tests.support.waiting import wait_until
 from tests.unit.worker.waits.waiting_threads import look, running
 from wsgi_tracebacker.model.code_ownership import CodeOwnership
-from wsgi_tracebacker.worker.waits import frame_texts
 from wsgi_tracebacker.worker.waits.calls import Calls, Statement, Subject
-from wsgi_tracebacker.worker.waits.expressions import Expressions
+from wsgi_tracebacker.worker.waits.frames import frame_texts
+from wsgi_tracebacker.worker.waits.frames.expressions import Expressions
 from wsgi_tracebacker.worker.waits.look import Look
 
 if TYPE_CHECKING:

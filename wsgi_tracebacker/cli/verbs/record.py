@@ -1,0 +1,238 @@
+"""``wsgi-tb record``: where the time of requests goes, as a flame graph or for other programs."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.resources
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from wsgi_tracebacker._version import __version__
+from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.cli.options.arguments import bases_or_default
+from wsgi_tracebacker.cli.options.shared import EXIT_CODES, Seconds, bases_argument, worker_option
+from wsgi_tracebacker.errors import CannotWrite, FormatError, MemoryUnreadable, Misuse, NoWorkersFound
+from wsgi_tracebacker.text import flame_page
+from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire.escape import printable
+from wsgi_tracebacker.wire.profiles import folded, pprof, raw, rows, speedscope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsgi_tracebacker.model.recording import Recording
+    from wsgi_tracebacker.reader.outside.recorder import Totals, WorkerRecorder
+
+#: By format: the ending of a file's name.
+FORMATS = {
+    "html": ".html",
+    "folded": ".folded",
+    "speedscope": ".speedscope.json",
+    "pprof": ".pb.gz",
+    "jsonl": ".jsonl",
+}
+
+#: A longer recording is several: what it shows would be a mixture of too much.
+MAX_RECORD_SECONDS = 600
+MAX_RATE = 1000
+
+_BAR = 20
+
+EPILOG = f"""\b
+Examples:
+  wsgi-tb record                         10 seconds, as a page
+  wsgi-tb record -o now.speedscope.json  for speedscope
+  wsgi-tb record -d 60 -o a.pb.gz        a minute, for pprof
+  wsgi-tb record --route '/pay*' -o pay.folded
+  wsgi-tb record -o raw.jsonl            to be converted later:
+  wsgi-tb record --from raw.jsonl -o now.folded --by wait
+
+{EXIT_CODES}
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--duration",
+    "-d",
+    "seconds",
+    metavar="SECONDS",
+    type=Seconds(min=0, min_open=True, max=MAX_RECORD_SECONDS),
+    default=10.0,
+    show_default=True,
+    help="How long to record. Ctrl-C ends it early, and what there is by then is written.",
+)
+@click.option(
+    "--rate",
+    "-r",
+    metavar="N",
+    type=click.IntRange(min=1, max=MAX_RATE),
+    default=100,
+    show_default=True,
+    help="Looks a second at each request.",
+)
+@click.option(
+    "--output", "-o", "path", metavar="FILE", help="Where to write it; - is stdout.  [default: wsgi-tb-record.html]"
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    help="The form.  [default: by the ending of FILE: .html, .folded, .speedscope.json, .pb.gz, .jsonl]",
+)
+@click.option("--from", "source", metavar="FILE", help="Record nothing: convert what was written as .jsonl.")
+@click.option(
+    "--route", "route", metavar="GLOB", help="Only requests whose whole path matches; * also matches slashes."
+)
+@click.option(
+    "--by",
+    type=click.Choice(rows.GROUPINGS),
+    default="route",
+    show_default=True,
+    help="What the stacks begin with: the route, or before it the worker, or what was waited for.",
+)
+@click.option("--cpu", is_flag=True, help="Only where threads were on a CPU.")
+@worker_option
+@bases_argument
+def record(
+    bases: tuple[str, ...],
+    numbers: tuple[int, ...],
+    seconds: float,
+    rate: int,
+    path: str | None,
+    form: str | None,
+    source: str | None,
+    route: str | None,
+    by: str,
+    cpu: bool,
+) -> int:
+    """Record where the time of requests goes: by route, call by call, down to what was waited for.
+
+    Only requests in flight are looked at, on the wall clock, so three requests that sleep for three seconds are nine.
+    The workers are read from outside: nothing runs in them, and nothing stops them. For that the kernel has to let you
+    read their memory: as root, or as their own user if they were started as that user.
+    """
+    path = path or f"wsgi-tb-record{FORMATS[form or 'html']}"
+    form = form or _form_of(path)
+    recording, code = (_read(source), 0) if source is not None else _recorded(bases, numbers, seconds, rate, route)
+    if cpu:
+        recording = rows.only_cpu(recording)
+    _write(_encoded(recording, form, by), path)
+    for line in _summary(recording):
+        output.say(line)
+    if path != "-":
+        output.say(printable(f"written to {path}"))
+    return code
+
+
+def _form_of(path: str) -> str:
+    found = next((form for form, ending in FORMATS.items() if path.endswith(ending)), None)
+    if found is None:
+        endings = ", ".join(FORMATS.values())
+        raise Misuse(f"what form {path!r} is to have is not known: name it {endings}, or give --format")
+    return found
+
+
+def _encoded(recording: Recording, form: str, by: str) -> bytes:
+    if form == "html":
+        return flame_page.page(recording, _beside("flame_graph.js"), _beside("flame_graph.css")).encode("utf-8")
+    if form == "speedscope":
+        return speedscope.encode(recording, by, __version__)
+    if form == "pprof":
+        return pprof.encode(recording, by)
+    found = raw.lines(recording) if form == "jsonl" else folded.lines(recording, by)
+    return "".join(f"{line}\n" for line in found).encode("utf-8", "backslashreplace")
+
+
+def _beside(name: str) -> str:
+    return importlib.resources.files("wsgi_tracebacker.text").joinpath(name).read_text(encoding="utf-8")
+
+
+def _write(content: bytes, path: str) -> None:
+    if path == "-":
+        output.write_bytes(content)
+        return
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _read(path: str) -> Recording:
+    try:
+        with open(path, encoding="utf-8", errors="backslashreplace") as file:
+            return raw.parse(file)
+    except OSError as error:
+        raise Misuse(f"{path} cannot be read: {error.strerror}") from error
+    except FormatError as error:
+        raise Misuse(f"{path} cannot be read: {error}") from error
+
+
+def _recorded(
+    bases: tuple[str, ...], numbers: tuple[int, ...], seconds: float, rate: int, route: str | None
+) -> tuple[Recording, int]:
+    """The recording, and the exit code: 1 if some worker could not be recorded."""
+    from wsgi_tracebacker.reader.outside import recorder
+    from wsgi_tracebacker.reader.recordable import open_workers
+
+    arguments = bases_or_default(bases)
+    found, refused = open_workers(arguments, numbers, set())
+    for name, reason in refused:
+        output.fail(f"{name}: {MemoryUnreadable.reason}: {reason}")
+    if not found:
+        if refused:
+            raise MemoryUnreadable("no worker can be recorded")
+        raise NoWorkersFound(f"no workers behind {', '.join(arguments)}")
+    wanted = (lambda path: fnmatch.fnmatchcase(path, route)) if route is not None else (lambda _: True)
+    totals = recorder.Totals(wanted)
+
+    def find_new(known: set[int]) -> list[WorkerRecorder]:
+        return open_workers(arguments, numbers, known)[0]
+
+    output.say(f"recording {plural(len(found), 'worker')} for {seconds:g} s; Ctrl-C ends it early")
+    bar = _progress(totals, seconds)
+    recording = recorder.record(found, totals, seconds, rate, find_new=find_new, progress=bar)
+    if sys.stderr.isatty():
+        output.say("\r\x1b[K", end="")
+    return recording, 1 if refused else 0
+
+
+def _progress(totals: Totals, seconds: float) -> Callable[[float], None]:
+    """What draws the bar; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return lambda _: None
+
+    def draw(passed: float) -> None:
+        done = min(_BAR, int(_BAR * passed / seconds))
+        torn = totals.outcomes["torn"] / max(1, totals.looks)
+        output.say(
+            f"\r\x1b[K{'#' * done}{'.' * (_BAR - done)}  {passed:.1f} of {seconds:g} s"
+            f"  {plural(len(totals.requests), 'request')}  {plural(totals.looks, 'sample')}  {torn:.1%} thrown away",
+            end="",
+        )
+
+    return draw
+
+
+def _summary(recording: Recording) -> list[str]:
+    partial = recording.seconds < recording.wanted_seconds - 0.05
+    length = (
+        f"partial, {recording.seconds:.1f} of {recording.wanted_seconds:g} s"
+        if partial
+        else f"{recording.seconds:.1f} s"
+    )
+    looks = recording.exact + recording.cut + recording.torn
+    whose = f"{plural(recording.requests, 'request')} in {plural(len(recording.workers), 'worker')}"
+    total, cpu = recording.total_seconds, recording.cpu_seconds
+    cut = f"{recording.cut / max(1, looks):.1%} without their innermost calls"
+    lines = [
+        f"{length}: {whose}, {total:.1f} s of their time; their threads were on a CPU for {cpu:.1f} s",
+        f"{plural(looks, 'sample')}: {cut}, {recording.torn_share:.1%} thrown away",
+    ]
+    if not recording.requests:
+        lines.append("no request was in flight: send some while it records")
+    return [printable(line) for line in lines]

@@ -1,0 +1,1 @@
+"""The JSON documents: cards, snapshots, readings, reports, and what they are read and written by."""

@@ -1,0 +1,1 @@
+"""Raises HarakiriTimeout into one overdue request, and into nothing else."""

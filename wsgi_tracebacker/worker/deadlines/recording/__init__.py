@@ -1,0 +1,1 @@
+"""The flight recorder: where the time of a slow request goes."""

@@ -1,0 +1,1 @@
+"""Timers of the kernel, for a worker in which Python cannot run any more."""

@@ -1,0 +1,1 @@
+"""What frames of other threads say of a wait, without running anybody's code."""
