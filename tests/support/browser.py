@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def chromium(folder: Path) -> Iterator[WebDriver]:
         arguments.append("--no-sandbox")
     for argument in arguments:
         options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = Chrome(options, Service(require_program("chromedriver")))
     try:
         driver.set_script_timeout(60)
@@ -47,6 +48,13 @@ def complaints(driver: WebDriver) -> list[str]:
     """What stands in the console since it was last looked at."""
     entries: list[dict[str, Any]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
     return [f"{entry['level']}: {entry['message']}" for entry in entries]
+
+
+def requested(driver: WebDriver) -> list[str]:
+    """The addresses that were asked for since this was called last, the page's own among them."""
+    entries: list[dict[str, Any]] = driver.get_log("performance")  # type: ignore[no-untyped-call]
+    events = [json.loads(entry["message"])["message"] for entry in entries]
+    return [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
 
 
 def violations(driver: WebDriver) -> list[str]:

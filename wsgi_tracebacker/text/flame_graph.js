@@ -5,17 +5,26 @@
   const byId = (id) => document.getElementById(id);
   const canvas = byId("graph"), pen = canvas.getContext("2d");
   const ROW = 20, OWN = 1, LIBRARY = 2, WAIT = 3, ROUTE = 4;
-  let root, zoomed, focused, boxes = [], found = 0;
+  let root, zoomed, focused, boxes = [];
 
-  // --- the tree: a node is {name, place, kind, seconds, parent, children}
+  // --- what is recorded: calls, routes and waits. There are some thousands of them.
 
-  const node = (name, place, kind, parent) =>
-    ({ name, place, kind, parent, seconds: 0, children: new Map(), matches: false });
+  const item = (name, place, kind) => ({ name, place, kind, matches: false });
+  const everything = item("all requests", "", ROUTE), more = item("(more calls)", "", LIBRARY);
+  const routes = data.routes.map((name) => item(name, "", ROUTE));
+  const waits = data.waits.map((name) => item(name, "", WAIT));
+  const calls = data.frames.map(([name, file, line, isOwn]) =>
+    item(name, line === null ? file : `${file}:${line}`, isOwn ? OWN : LIBRARY));
 
-  function child(parent, name, place, kind) {
-    const key = `${kind}\n${name}\n${place}`;
-    let below = parent.children.get(key);
-    if (!below) parent.children.set(key, (below = node(name, place, kind, parent)));
+  // --- the tree: a node is {what, seconds, parent, children}, and there may be half a million. Without any: null.
+
+  const node = (what, parent) => ({ what, seconds: 0, parent, children: null });
+
+  function child(parent, what, seconds) {
+    const children = parent.children || (parent.children = new Map());
+    let below = children.get(what);
+    if (!below) children.set(what, (below = node(what, parent)));
+    below.seconds += seconds;
     return below;
   }
 
@@ -26,28 +35,28 @@
   }
 
   function build() {
-    root = node("all requests", "", ROUTE, null);
+    root = node(everything, null);
     const server = byId("server").checked;
-    for (const stack of wanted()) {
-      let at = root;
-      at.seconds += stack.seconds;
-      const down = (name, place, kind) => { at = child(at, name, place, kind); at.seconds += stack.seconds; };
-      down(data.routes[stack.route], "", ROUTE);
-      stack.frames.slice(server ? 0 : stack.server).forEach((index) => {
-        const [name, file, line, isOwn] = data.frames[index];
-        down(name, line === null ? file : `${file}:${line}`, isOwn ? OWN : LIBRARY);
-      });
-      if (stack.cut) down("(more calls)", "", LIBRARY);
-      down(data.waits[stack.wait], "", WAIT);
+    for (const { route, frames, server: first, wait, cut, seconds } of wanted()) {
+      root.seconds += seconds;
+      let at = child(root, routes[route], seconds);
+      for (let index = server ? 0 : first; index < frames.length; index++) at = child(at, calls[frames[index]], seconds);
+      if (cut) at = child(at, more, seconds);
+      child(at, waits[wait], seconds);
     }
     zoomed = focused = root;
     search();
+    lines();
   }
 
-  const sorted = (parent) => [...parent.children.values()].sort((a, b) => b.seconds - a.seconds);
+  const sorted = (parent) => [...(parent.children || new Map()).values()].sort((a, b) => b.seconds - a.seconds);
   const share = (at) => `${(100 * at.seconds / (root.seconds || 1)).toFixed(1)} %`;
-  const spoken = (at) =>
-    `${at.name}${at.place ? ", " + at.place : ""}, ${at.seconds.toFixed(2)} s, ${share(at)}`;
+  const spoken = (at) => {
+    const { name, place, kind } = at.what;
+    const said = kind !== WAIT ? name : name === "CPU" ? "on a CPU" : `waits for ${name}`;
+    const whose = kind === OWN ? ", your code" : "";
+    return `${said}${place ? ", " + place : ""}${whose}, ${at.seconds.toFixed(2)} s, ${share(at)}`;
+  };
 
   // --- drawing
 
@@ -81,21 +90,26 @@
     const fills = { [OWN]: colour("--own"), [LIBRARY]: colour("--library"), [WAIT]: colour("--wait"), [ROUTE]: colour("--route") };
     const ink = colour("--ink"), match = colour("--match");
     for (const { at, row, x, width: part } of boxes) {
+      const { name, place, kind, matches } = at.what;
       const left = x * width, wide = part * width, top = row * ROW;
-      pen.fillStyle = at.matches ? match : fills[at.kind];
+      pen.fillStyle = matches ? match : fills[kind];
       pen.fillRect(left, top, Math.max(wide - 0.5, 0.3), ROW - 1);
-      if (at.kind === OWN && wide > 3) {
+      if (kind === OWN && wide > 3) {
         pen.fillStyle = ink;
         pen.fillRect(left, top, 2, ROW - 1);
+      }
+      if (matches) {
+        pen.fillStyle = ink;
+        pen.fillRect(left, top + ROW - 4, Math.max(wide - 0.5, 0.3), 3);
       }
       if (wide > 24) {
         pen.save();
         pen.beginPath();
         pen.rect(left, top, wide - 2, ROW);
         pen.clip();
-        pen.font = `${at.kind === OWN ? "bold " : at.kind === WAIT ? "italic " : ""}12px system-ui, sans-serif`;
+        pen.font = `${kind === OWN ? "bold " : kind === WAIT ? "italic " : ""}12px system-ui, sans-serif`;
         pen.fillStyle = ink;
-        pen.fillText(at.place ? `${at.name}  ${at.place.split("/").pop()}` : at.name, left + 5, top + ROW / 2);
+        pen.fillText(place ? `${name}  ${place.split("/").pop()}` : name, left + 5, top + ROW / 2);
         pen.restore();
       }
       if (at === focused && document.activeElement === canvas) {
@@ -125,16 +139,19 @@
 
   function search() {
     const text = byId("search").value.toLowerCase();
-    found = 0;
-    const visit = (at, above) => {
-      at.matches = text !== "" && `${at.name} ${at.place}`.toLowerCase().includes(text);
-      if (at.matches && !above) found += at.seconds;
-      at.children.forEach((below) => visit(below, above || at.matches));
+    [...routes, ...calls, ...waits].forEach((what) => {
+      what.matches = text !== "" && `${what.name} ${what.place}`.toLowerCase().includes(text);
+    });
+    // Of calls that match within one that does, the time counts once.
+    const total = (at) => {
+      if (at.what.matches) return at.seconds;
+      let sum = 0;
+      if (at.children) for (const below of at.children.values()) sum += total(below);
+      return sum;
     };
-    visit(root, false);
+    const found = text ? total(root) : 0;
     byId("found").textContent = text ? `${found.toFixed(2)} s, ${(100 * found / (root.seconds || 1)).toFixed(1)} %` : "";
     show();
-    lines();
   }
 
   function lines() {

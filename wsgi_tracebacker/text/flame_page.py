@@ -41,7 +41,7 @@ _PAGE = """<!DOCTYPE html>
 </div>
 <canvas id="graph" tabindex="0" role="application" aria-label="Flame graph. Arrow keys move, Enter zooms, Escape shows all." aria-describedby="said"></canvas>
 <p id="said" aria-live="polite"></p>
-<p class="quiet">Width is seconds of requests. Bold with a bar: your own code; the last row, in italics: what was waited for, or CPU. Click or Enter zooms, Escape goes back, / searches.</p>
+<p class="quiet">Width is seconds of requests. Bold with a bar: your own code; the last row, in italics: what was waited for, or CPU. A bar below: found by the search. Click or Enter zooms, Escape goes back, / searches.</p>
 <div id="tip" hidden></div>
 <h2>Your hottest lines</h2>
 <div class="lines"><table>
