@@ -58,8 +58,7 @@ from wsgi_tracebacker.reader.unanswered import stall
 from wsgi_tracebacker.top import app as top_app
 from wsgi_tracebacker.top import views as top_views
 from wsgi_tracebacker.wire import http10 as http
-from wsgi_tracebacker.wire.black_box import dead_table
-from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.black_box import dead_table, file_names, table_header, table_rows
 from wsgi_tracebacker.wire.documents import card_json as card_format
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire.documents import report_json
@@ -286,10 +285,10 @@ def layout_in(page: str, heading: str) -> list[tuple[int, int, str, str]]:
 def test_every_field_of_the_header_is_in_the_reference() -> None:
     """Each field stands where the page says: what is written there is what is read back by that name."""
     fields = layout_in(reference("black-box"), "Header")
-    content = bytearray(layout.FILE_BYTES)
+    content = bytearray(table_rows.FILE_BYTES)
     expected: dict[str, object] = {}
     fixed = {"magic", "version", "rows", "header_bytes", "row_bytes"}
-    header = set(layout.Header._fields) - {"counted"} | set(layout.Counted._fields)
+    header = set(table_header.Header._fields) - {"counted"} | set(table_header.Counted._fields)
     assert {name for *_, name in fields} == fixed | header
     for number, (offset, length, kind, name) in enumerate(fields):
         if name in fixed:
@@ -310,44 +309,48 @@ def test_every_field_of_the_header_is_in_the_reference() -> None:
         expected[name] = value
     for offset, length, _, name in fields:
         if name in fixed:
-            constant = {"version": layout.VERSION, "rows": layout.ROWS, "header_bytes": layout.HEADER_BYTES}
-            number = constant.get(name, layout.ROW_BYTES)
-            content[offset : offset + length] = layout.MAGIC if name == "magic" else struct.pack("<I", number)
-    read = layout.decode_header(bytes(content))
+            constant = {
+                "version": table_header.VERSION,
+                "rows": table_rows.ROWS,
+                "header_bytes": table_rows.HEADER_BYTES,
+            }
+            number = constant.get(name, table_rows.ROW_BYTES)
+            content[offset : offset + length] = table_header.MAGIC if name == "magic" else struct.pack("<I", number)
+    read = table_header.decode_header(bytes(content))
     assert {**read._asdict(), **read.counted._asdict(), "counted": None} == {**expected, "counted": None}
-    assert f"{layout.FILE_BYTES:,} bytes" in reference("black-box")
-    assert f"{layout.ROWS:,} rows of {layout.ROW_BYTES} bytes" in reference("black-box")
+    assert f"{table_rows.FILE_BYTES:,} bytes" in reference("black-box")
+    assert f"{table_rows.ROWS:,} rows of {table_rows.ROW_BYTES} bytes" in reference("black-box")
 
 
 def test_every_field_of_a_row_is_in_the_reference() -> None:
     """A row that is written by the page is read back with the same values."""
     fields = {name: (offset, length, kind) for offset, length, kind, name in layout_in(reference("black-box"), "Row")}
-    assert sum(length for _, length, _ in fields.values()) == layout.DETAIL_OFFSET + layout.DETAIL.size
+    assert sum(length for _, length, _ in fields.values()) == table_rows.DETAIL_OFFSET + table_rows.DETAIL.size
     values: dict[str, Any] = {
         "head": 2.5, "method": "GET", "path": "/a", "requests": 6.0, "tail": 2.5, "ident": 3, "native_id": 4, "core": 5,
         "detail_of": 2.5, "remote_address": "::1", "request_id": "7f3a", "resident_bytes": 7,
     }  # fmt: skip
     assert set(fields) == set(values)
-    content = bytearray(layout.FILE_BYTES)
+    content = bytearray(table_rows.FILE_BYTES)
     for name, (offset, length, kind) in fields.items():
         form = {("unsigned", 4): "<I", ("unsigned", 8): "<Q", ("signed", 4): "<i", ("double", 8): "<d"}
         value = values[name]
         if kind == "text":
-            struct.pack_into(f"{length}s", content, layout.HEADER_BYTES + offset, value.encode())
+            struct.pack_into(f"{length}s", content, table_rows.HEADER_BYTES + offset, value.encode())
         else:
-            struct.pack_into(form[kind, length], content, layout.HEADER_BYTES + offset, value)
-    [row], torn = layout.decode_rows(bytes(content), bytes(content))
+            struct.pack_into(form[kind, length], content, table_rows.HEADER_BYTES + offset, value)
+    [row], torn = table_rows.decode_rows(bytes(content), bytes(content))
     assert torn == 0
-    assert row == layout.Row(5, 3, 4, 2.5, "GET", "/a", "::1", "7f3a", 7)
-    assert layout.count_requests(bytes(content)) == 6
-    assert f"the first {layout.FLIGHT.size} bytes" in reference("black-box")
+    assert row == table_rows.Row(5, 3, 4, 2.5, "GET", "/a", "::1", "7f3a", 7)
+    assert table_rows.count_requests(bytes(content)) == 6
+    assert f"the first {table_rows.FLIGHT.size} bytes" in reference("black-box")
 
 
 def test_the_files_of_the_black_box_have_the_documented_names() -> None:
     """Each of its files has a row, under the name that a worker takes, in shared memory and beside the socket."""
     page = reference("black-box")
-    for kind in (layout.TABLE, layout.STACKS, layout.POSTMORTEM):
-        name = layout.file_name("/b", 3, 1000, kind)
+    for kind in (file_names.TABLE, file_names.STACKS, file_names.POSTMORTEM):
+        name = file_names.file_name("/b", 3, 1000, kind)
         pattern = re.escape(f"/dev/shm/wsgi_tracebacker.<uid>.<name>.<N>.{kind}")
         assert re.search(rf"^\| `{pattern}` \|", page, re.MULTILINE)
         assert re.fullmatch(rf"wsgi_tracebacker\.1000\.[0-9a-f]{{16}}\.3\.{kind}", name)
@@ -473,7 +476,7 @@ def test_the_file_of_the_last_reports_has_the_documented_name(tmp_path: Path) ->
     text = section(reference("harakiri"), "The file of the last reports")
     [pattern] = re.findall(r"^/dev/shm/.*$", text, re.MULTILINE)
     name = re.escape(pattern).replace("<uid>", str(os.geteuid())).replace("<name>", "[0-9a-f]{16}").replace("<N>", "3")
-    assert re.fullmatch(name, box_files.path_of(str(tmp_path / "tb"), 3, layout.STACKS))
+    assert re.fullmatch(name, box_files.path_of(str(tmp_path / "tb"), 3, file_names.STACKS))
 
 
 def test_every_error_and_every_logger_is_in_the_reference() -> None:

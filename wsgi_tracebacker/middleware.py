@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from wsgi_tracebacker.bodies import NO_KIND, GeneratorBody, followed_kind
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.linux.clock import monotonic
-from wsgi_tracebacker.wire.black_box.table_layout import FLIGHT
+from wsgi_tracebacker.wire.black_box.table_rows import FLIGHT
 from wsgi_tracebacker.worker import agent, disabled, startup_warnings
 from wsgi_tracebacker.worker.blackbox import other_interpreters
 from wsgi_tracebacker.worker.deadlines.begin import load_timers

@@ -25,7 +25,7 @@ from tests.support.programs import PROJECT, cannot_be_tried
 from tests.support.waiting import wait_until
 from wsgi_tracebacker import TracebackerMiddleware, stop
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names, table_header, table_rows
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortem
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_SECONDS = 60.0
-BEYOND = CROWD - table_layout.ROWS
+BEYOND = CROWD - table_rows.ROWS
 
 
 @contextlib.contextmanager
@@ -108,10 +108,10 @@ def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
     with worker(base, "crowded") as process:
         document = json.loads(clients.request(f"{base}1", "/worker").body)
         assert document["worker"]["requests_in_flight"] == CROWD
-        content = black_boxes.path_of(base, 1, table_layout.TABLE).read_bytes()
-        rows, torn = table_layout.decode_rows(content, content)
-        assert (torn, table_layout.decode_header(content).unrecorded_cores) == (0, BEYOND)
-        assert sorted(row.core for row in rows) == list(range(table_layout.ROWS))
+        content = black_boxes.path_of(base, 1, file_names.TABLE).read_bytes()
+        rows, torn = table_rows.decode_rows(content, content)
+        assert (torn, table_header.decode_header(content).unrecorded_cores) == (0, BEYOND)
+        assert sorted(row.core for row in rows) == list(range(table_rows.ROWS))
 
         process.send_signal(signal.SIGSTOP)
         result = command("read", base, "--format", "json", "--timeout", "5")
@@ -120,11 +120,11 @@ def test_of_more_requests_than_rows_the_rest_is_counted(base: str) -> None:
         # Its memory, where the kernel lets us read that.
         assert stopped["state"] == "stopped"
         assert stopped["source"] in ("memory", "table")
-        assert sum(thread["request"] is not None for thread in stopped["threads"]) == table_layout.ROWS
+        assert sum(thread["request"] is not None for thread in stopped["threads"]) == table_rows.ROWS
         assert f"{BEYOND} of its cores are not in its table" in result.stderr
     shown = command("postmortem", base)
-    assert f"pid {process.pid}, died with {table_layout.ROWS} requests in flight" in shown.stdout
-    assert f"\n  {table_layout.ROWS - postmortem.MAX_REQUESTS} requests more, begun later" in shown.stdout
+    assert f"pid {process.pid}, died with {table_rows.ROWS} requests in flight" in shown.stdout
+    assert f"\n  {table_rows.ROWS - postmortem.MAX_REQUESTS} requests more, begun later" in shown.stdout
     assert f"\n  threads beyond its table: {BEYOND}; what they served, if anything, is not known" in shown.stdout
 
 
@@ -146,7 +146,7 @@ def test_of_a_worker_that_lost_its_card_no_death_is_logged(base: str, caplog: py
         os.unlink(f"{base}1.worker")
         assert served(TracebackerMiddleware(application, base))
         assert messages(caplog) == []
-        assert not black_boxes.path_of(base, 1, table_layout.POSTMORTEM).exists()
+        assert not black_boxes.path_of(base, 1, file_names.POSTMORTEM).exists()
         assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["pid"] == os.getpid()
 
         def is_back() -> bool:
@@ -212,7 +212,7 @@ def test_no_room_for_the_table_is_one_warning(
     assert message.startswith("no black box ([Errno 28] No space left on device)")
     assert json.loads(clients.request(f"{base}1", "/worker").body)["worker"]["requests_finished"] == 3
     assert json.loads(Path(f"{base}1.worker").read_bytes())["black_box"] is None
-    assert not black_boxes.path_of(base, 1, table_layout.TABLE).exists()
+    assert not black_boxes.path_of(base, 1, file_names.TABLE).exists()
 
 
 def no_room(*_: object) -> int:
@@ -253,41 +253,41 @@ def header(base: str, **changes: object) -> bytes:
         "python": None,
         **changes,
     }
-    content = table_layout.encode_header(table_layout.Header(**fields)).ljust(table_layout.HEADER_BYTES, b"\0")  # type: ignore[arg-type]
-    row = table_layout.FLIGHT.pack(11.0, b"GET", b"/before", 1.0, 11.0) + table_layout.OWNER.pack(1, 1, 0)
-    return (content + row).ljust(table_layout.FILE_BYTES, b"\0")
+    content = table_header.encode_header(table_header.Header(**fields)).ljust(table_rows.HEADER_BYTES, b"\0")  # type: ignore[arg-type]
+    row = table_rows.FLIGHT.pack(11.0, b"GET", b"/before", 1.0, 11.0) + table_rows.OWNER.pack(1, 1, 0)
+    return (content + row).ljust(table_rows.FILE_BYTES, b"\0")
 
 
 def predecessors(base: str) -> dict[str, bytes]:
     whole = header(base)
-    infinite = table_layout.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"), float("inf"))
+    infinite = table_rows.FLIGHT.pack(float("inf"), b"GET", b"/before", float("inf"), float("inf"))
     return {
         "empty": b"",
         "cut short": whole[:-1],
         "only a head": whole[:100],
         "too long": whole + b"\0",
         "of another version": whole[:16] + b"\x09" + whole[17:],
-        "garbage": b"\xff" * table_layout.FILE_BYTES,
-        "garbage after its name": table_layout.MAGIC + b"\xff" * (table_layout.FILE_BYTES - len(table_layout.MAGIC)),
-        "rows of garbage": whole[: table_layout.HEADER_BYTES]
-        + b"\x7f" * (table_layout.FILE_BYTES - table_layout.HEADER_BYTES),
+        "garbage": b"\xff" * table_rows.FILE_BYTES,
+        "garbage after its name": table_header.MAGIC + b"\xff" * (table_rows.FILE_BYTES - len(table_header.MAGIC)),
+        "rows of garbage": whole[: table_rows.HEADER_BYTES]
+        + b"\x7f" * (table_rows.FILE_BYTES - table_rows.HEADER_BYTES),
         "times without end": header(base, unix=float("inf"), started_at=float("nan")),
-        "a request without beginning": whole[: table_layout.HEADER_BYTES]
+        "a request without beginning": whole[: table_rows.HEADER_BYTES]
         + infinite
-        + whole[table_layout.HEADER_BYTES + len(infinite) :],
+        + whole[table_rows.HEADER_BYTES + len(infinite) :],
     }
 
 
 @pytest.mark.parametrize("kind", predecessors(""))
 def test_no_table_of_a_predecessor_harms_its_successor(kind: str, base: str, caplog: pytest.LogCaptureFixture) -> None:
     """It is served, has a table of its own, and nothing but a postmortem is logged: no fault of ours."""
-    path = black_boxes.path_of(base, 1, table_layout.TABLE)
+    path = black_boxes.path_of(base, 1, file_names.TABLE)
     path.write_bytes(predecessors(base)[kind])
     path.chmod(0o600)
     assert served(TracebackerMiddleware(application, base))
     content = path.read_bytes()
-    assert table_layout.decode_header(content).pid == os.getpid()
-    assert table_layout.decode_rows(content, content) == ([], 0)
+    assert table_header.decode_header(content).pid == os.getpid()
+    assert table_rows.decode_rows(content, content) == ([], 0)
     stop()
     assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {
         "wsgi_tracebacker.postmortem"
@@ -298,7 +298,7 @@ def test_a_death_is_reported_without_the_stacks_of_an_earlier_one(base: str) -> 
     """A worker without a signal opens its stacks file when it has something to report: until then there is none, and
     not that of whoever had its number before.
     """
-    stacks = black_boxes.path_of(base, 1, table_layout.STACKS)
+    stacks = black_boxes.path_of(base, 1, file_names.STACKS)
     with worker(base, "without-signal") as first:
         stacks.write_text("the first one's report\n")
     with worker(base, "without-signal") as second:
@@ -314,11 +314,11 @@ def test_counters_survive_a_death(base: str) -> None:
     with worker(base, "without-signal"):
         pass
     with worker(base, "without-signal"):
-        header = table_layout.decode_header(black_boxes.path_of(base, 1, table_layout.TABLE).read_bytes())
-        assert header.counted == table_layout.Counted(restarts=1, requests_before=1)
+        header = table_header.decode_header(black_boxes.path_of(base, 1, file_names.TABLE).read_bytes())
+        assert header.counted == table_header.Counted(restarts=1, requests_before=1)
 
 
-KINDS = [table_layout.TABLE, table_layout.STACKS, table_layout.POSTMORTEM]
+KINDS = [file_names.TABLE, file_names.STACKS, file_names.POSTMORTEM]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -331,8 +331,8 @@ def test_what_is_not_ours_is_left_as_it_is(
         cannot_be_tried("only root can make files of others")
     path = black_boxes.path_of(base, 1, kind)
     # Somebody has died here, so that there is a postmortem to be kept.
-    black_boxes.path_of(base, 1, table_layout.TABLE).write_bytes(header(base))
-    precious = header(base) if kind == table_layout.TABLE else b"precious"
+    black_boxes.path_of(base, 1, file_names.TABLE).write_bytes(header(base))
+    precious = header(base) if kind == file_names.TABLE else b"precious"
     victim = black_boxes.path_of(base, 1, "victim")
     victim.write_bytes(precious)
     path.unlink(missing_ok=True)
@@ -361,14 +361,14 @@ def test_what_is_not_ours_is_left_as_it_is(
         )
         assert victim.read_bytes() == precious
         said = messages(caplog)
-        if kind == table_layout.TABLE:
+        if kind == file_names.TABLE:
             [warning] = said
             assert re.search("is no regular file|belongs to uid 12345|has 2 names", warning)
         else:
             # That of the predecessor, and where the stacks cannot be kept, that.
             told = [message for message in said if "worker 1, pid 4000000, died with 1 request in flight" in message]
             assert len(told) == 1
-            assert len(said) == (2 if kind == table_layout.STACKS else 1)
+            assert len(said) == (2 if kind == file_names.STACKS else 1)
     finally:
         if what == "a folder":
             path.rmdir()

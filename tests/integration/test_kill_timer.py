@@ -18,7 +18,7 @@ from tests.support.interpreters import needs_outside_help
 from tests.support.stalling import stalling
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.wire.black_box import dead_table, table_layout
+from wsgi_tracebacker.wire.black_box import dead_table, file_names
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
@@ -44,9 +44,9 @@ def test_a_stalled_worker_is_killed_and_its_stacks_are_kept(base: str) -> None:
     """The regular expression holds the GIL for ever; the timers kill the process after its stacks were written."""
     with worker(base, "stall") as process:
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
-    stacks = box_files.read(box_files.path_of(base, 1, table_layout.STACKS))[0] or b""
+    stacks = box_files.read(box_files.path_of(base, 1, file_names.STACKS))[0] or b""
     assert b"in backtrack_for_ever" in stacks
-    table = box_files.read(box_files.path_of(base, 1, table_layout.TABLE))[0] or b""
+    table = box_files.read(box_files.path_of(base, 1, file_names.TABLE))[0] or b""
     postmortem = dead_table.read_postmortem(table, base, time.time(), stacks)
     assert postmortem is not None
     assert [(request.method, request.path) for request in postmortem.requests] == [("GET", "/stall")]

@@ -22,7 +22,7 @@ from tests.unit.worker.listening.test_slot import card
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.model.health import MOVES, SILENT
 from wsgi_tracebacker.reader.look import look
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names, table_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +127,7 @@ def test_a_worker_that_is_too_busy_to_answer_is_alive(base: str) -> None:
         "pid_namespace": proc.pid_namespace(),
     }
     slot = leave(base, in_flight=True, pid=os.getpid(), **facts)
-    path = black_boxes.path_of(base, 1, table_layout.TABLE)
+    path = black_boxes.path_of(base, 1, file_names.TABLE)
     slot.write_card(card(1, base)._replace(pid=os.getpid(), uid=os.geteuid(), black_box=str(path), **facts))
     try:
         [silent] = look([base], 0.1).workers
@@ -137,8 +137,8 @@ def test_a_worker_that_is_too_busy_to_answer_is_alive(base: str) -> None:
         def beat() -> None:
             with path.open("r+b") as file:
                 while not ended.wait(0.01):
-                    file.seek(table_layout.BEAT_OFFSET)
-                    file.write(table_layout.BEAT.pack(time.monotonic()))
+                    file.seek(table_header.BEAT_OFFSET)
+                    file.write(table_header.BEAT.pack(time.monotonic()))
                     file.flush()
 
         thread = threading.Thread(target=beat)

@@ -102,7 +102,8 @@ def test_reading_loads_no_more_than_it_needs(worker: str, options: tuple[str, ..
         "html",
         "inspect",
         "wsgi_tracebacker.reader.unanswered.examine",
-        "wsgi_tracebacker.wire.black_box.table_layout",
+        "wsgi_tracebacker.wire.black_box.table_header",
+        "wsgi_tracebacker.wire.black_box.table_rows",
     }
     slow = ours | {"asyncio", "email", "http", "importlib.metadata", "logging", "urllib", "uuid", "werkzeug"}
     # Nothing of the serving side is wanted here.

@@ -20,7 +20,7 @@ from tests.support.pythons import needs_known_memory
 from tests.support.stalling import telling
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.reader.finding.processes import Processes
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def functions(thread: dict[str, Any]) -> list[str]:
 
 
 def was_signalled(base: str) -> bool:
-    return black_boxes.path_of(base, 1, table_layout.STACKS).stat().st_size > 0
+    return black_boxes.path_of(base, 1, file_names.STACKS).stat().st_size > 0
 
 
 def test_a_stalled_worker_is_shown_at_once_without_a_signal(base: str) -> None:

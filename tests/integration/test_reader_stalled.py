@@ -27,7 +27,7 @@ from tests.support.stalling import telling
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request
-from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.wire.documents import card_json as cards
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def stalled() -> Iterator[Stalled]:
 
 
 def dumps_so_far(base: str) -> int:
-    return black_boxes.path_of(base, 1, blackbox.STACKS).stat().st_size
+    return black_boxes.path_of(base, 1, file_names.STACKS).stat().st_size
 
 
 @needs_outside_help
@@ -161,7 +161,7 @@ def test_readers_at_the_same_time_do_not_mix_their_dumps(stalled: Stalled) -> No
             [document] = json.loads(reader.communicate(timeout=60)[0])["workers"]
             [thread] = document["threads"]
             assert [frame["function"] for frame in thread["frames"]].count("backtrack_for_ever") == 1
-        content = black_boxes.path_of(base, 1, blackbox.STACKS).read_bytes()[dumps:]
+        content = black_boxes.path_of(base, 1, file_names.STACKS).read_bytes()[dumps:]
         assert content.count(b"in backtrack_for_ever") == len(readers)
 
 
@@ -169,7 +169,7 @@ def test_readers_at_the_same_time_do_not_mix_their_dumps(stalled: Stalled) -> No
 def test_a_full_stacks_file_starts_anew(base: str) -> None:
     """The worker cannot keep its bound while it is stalled, so readers keep it."""
     with worker(base, "backtrack"):
-        os.truncate(black_boxes.path_of(base, 1, blackbox.STACKS), dump_request.MAX_STACKS_BYTES + 1)
+        os.truncate(black_boxes.path_of(base, 1, file_names.STACKS), dump_request.MAX_STACKS_BYTES + 1)
         assert read(base)["source"] == "faulthandler"
         assert dumps_so_far(base) < dump_request.MAX_STACKS_BYTES
 
@@ -240,7 +240,7 @@ def test_a_table_that_cannot_be_believed_is_reported(stalled: Stalled, tmp_path:
     """The worker is busy, the reason stands on stderr, nothing is shown, nothing signalled."""
     base, process = stalled
     dumps = dumps_so_far(base)
-    path = black_boxes.path_of(base, 1, blackbox.TABLE)
+    path = black_boxes.path_of(base, 1, file_names.TABLE)
     aside = path.with_name(f"{path.name}.aside")
     path.rename(aside)
     try:

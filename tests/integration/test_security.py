@@ -25,7 +25,7 @@ from tests.support.listeners import answering, http, listener, silent
 from tests.support.programs import PROJECT
 from tests.support.strangers import BYSTANDER, STRANGER, Watched, as_stranger, needs_root, tries, watched
 from tests.support.waiting import wait_until
-from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_rows import HEADER, row, table
 from tests.unit.wire.hostile import is_fit
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
@@ -35,8 +35,7 @@ from wsgi_tracebacker.reader.asking import client
 from wsgi_tracebacker.reader.asking.reply import Reply
 from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.reader.unanswered import dump_request
-from wsgi_tracebacker.wire.black_box import dead_table
-from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.black_box import dead_table, file_names
 from wsgi_tracebacker.wire.documents import card_json as cards
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortems
 from wsgi_tracebacker.wire.documents import snapshot_json as snapshots
@@ -46,7 +45,7 @@ from wsgi_tracebacker.worker.blackbox import box_files
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KINDS = (layout.TABLE, layout.STACKS, layout.POSTMORTEM)
+KINDS = (file_names.TABLE, file_names.STACKS, file_names.POSTMORTEM)
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ def test_another_user_gets_nothing(sticky: str) -> None:
     """Not a byte of socket, card, table, stacks and postmortem, and no way to change, remove or replace one of them."""
     needs_root()
     with held(sticky):
-        for kind in (layout.STACKS, layout.POSTMORTEM):
+        for kind in (file_names.STACKS, file_names.POSTMORTEM):
             # As a report and a successor make them.
             assert box_files.write(box_files.path_of(sticky, 1, kind), b"secret")
         files = [str(black_boxes.path_of(sticky, 1, kind)) for kind in KINDS]
@@ -562,7 +561,7 @@ def test_root_empties_no_file_that_a_card_names(forger: Forger) -> None:
     processes = Processes()
     content = b"x" * (dump_request.MAX_STACKS_BYTES + 1)
     path = forger.put("home.bak", content)
-    name = os.path.join(os.path.dirname(path), layout.file_name(forger.base, 1, STRANGER, layout.STACKS))
+    name = os.path.join(os.path.dirname(path), file_names.file_name(forger.base, 1, STRANGER, file_names.STACKS))
     os.rename(path, name)
     card = card_of(forger.base, 1, forger.pid, stacks=name, dump_signal=signal.SIGUSR1)
     with pytest.raises(dump_request.Refused, match=f"its stacks file is full, and only a reader of uid {STRANGER} may"):
@@ -626,20 +625,20 @@ def test_root_reads_no_file_to_a_worker(sticky: str, short_path: Path) -> None:
                 worker.communicate()
 
 
-@pytest.mark.parametrize("kind", [layout.TABLE, layout.POSTMORTEM])
+@pytest.mark.parametrize("kind", [file_names.TABLE, file_names.POSTMORTEM])
 def test_no_file_of_the_dead_has_root_open_what_it_leads_to(forger: Forger, kind: str) -> None:
     """Links, pipes, folders, second names, sparse files and garbage in shared memory and beside the socket."""
     secret = forger.put("secret", SECRET, 0)
     whole = table(row(path=b"/told"), header=HEADER._replace(pid=1 << 22, uid=STRANGER, number=9))
-    if kind == layout.POSTMORTEM:
+    if kind == file_names.POSTMORTEM:
         found = dead_table.read_postmortem(table(row(path=b"/told")), forger.base, 3.0, None)
         assert found is not None
         whole = postmortems.encode(found)
     made = []
 
     def place(number: int, beside: bool) -> str:
-        name = layout.file_name(forger.base, number, STRANGER, kind)
-        path = layout.beside_socket(forger.base, number, kind) if beside else f"{box_files.SHARED_MEMORY}/{name}"
+        name = file_names.file_name(forger.base, number, STRANGER, kind)
+        path = file_names.beside_socket(forger.base, number, kind) if beside else f"{box_files.SHARED_MEMORY}/{name}"
         made.append(path)
         return path
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names, table_header, table_rows
 from wsgi_tracebacker.worker import agent, settings
 from wsgi_tracebacker.worker.blackbox import box_files
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 #: More than there are rows in the table.
-CROWD = table_layout.ROWS + 6
+CROWD = table_rows.ROWS + 6
 #: Threads that write into their rows while there is no shared memory left.
 CORES_WHEN_FULL = 64
 #: More address space than the process has when it begins to be hungry.
@@ -115,7 +115,7 @@ def out_of_memory(base: str) -> None:
 def growing(base: str) -> None:
     """A slow request loads much, and once that was measured its worker is killed."""
     worker = Worker(base, slow=0.1, harakiri=60)
-    table = box_files.path_of(base, 1, table_layout.TABLE)
+    table = box_files.path_of(base, 1, file_names.TABLE)
 
     def content() -> bytes:
         time.sleep(0.02)
@@ -123,10 +123,10 @@ def growing(base: str) -> None:
 
     def grow() -> None:
         say("ready")
-        while not (before := table_layout.decode_rows(found := content(), found)[0][0].resident_bytes):
+        while not (before := table_rows.decode_rows(found := content(), found)[0][0].resident_bytes):
             pass
         loaded = b"x" * SPARE_BYTES
-        while table_layout.decode_header(content()).resident_bytes < before + len(loaded) // 2:
+        while table_header.decode_header(content()).resident_bytes < before + len(loaded) // 2:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -186,11 +186,11 @@ def fork(base: str) -> None:
     told: list[bytes] = []
 
     def table() -> bytes:
-        with open(box_files.path_of(base, 1, table_layout.TABLE), "rb") as file:
+        with open(box_files.path_of(base, 1, file_names.TABLE), "rb") as file:
             content = bytearray(file.read())
         # The parent's threads go on, and say so.
-        table_layout.BEAT.pack_into(content, table_layout.BEAT_OFFSET, 0.0)
-        table_layout.RESIDENT.pack_into(content, table_layout.RESIDENT_OFFSET, 0)
+        table_header.BEAT.pack_into(content, table_header.BEAT_OFFSET, 0.0)
+        table_header.RESIDENT.pack_into(content, table_header.RESIDENT_OFFSET, 0)
         return bytes(content)
 
     def end_in_child() -> None:
@@ -221,9 +221,9 @@ def fork(base: str) -> None:
         assert table() == told[0]
         worker.request("/child")
         assert table() == told[0]
-        assert os.path.exists(box_files.path_of(base, 2, table_layout.TABLE))
+        assert os.path.exists(box_files.path_of(base, 2, file_names.TABLE))
         sys.exit(0)
-    rows, torn = table_layout.decode_rows(table(), table())
+    rows, torn = table_rows.decode_rows(table(), table())
     assert (rows, torn) == ([], 0)
     say("served on")
 

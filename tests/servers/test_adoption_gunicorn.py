@@ -18,7 +18,7 @@ from tests.servers.matrix.starting import eventlet_python
 from tests.support import black_boxes, clients
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortem
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ def test_the_master_says_once_what_a_killed_worker_was_serving(
     assert re.fullmatch(rf"\[.*\] \[{server.pid}\] \[ERROR\] ", said[0][0])
     assert said[0][1].startswith(f"worker 1, pid {killed}, died with 1 request in flight")
     assert re.search(r"^  GET /wait  \(core 0, since ", server.log_text(), re.MULTILINE)
-    kept = postmortem.decode(black_boxes.path_of(base, 1, blackbox.POSTMORTEM).read_bytes())
+    kept = postmortem.decode(black_boxes.path_of(base, 1, file_names.POSTMORTEM).read_bytes())
     assert (kept.pid, [request.path for request in kept.requests]) == (killed, ["/wait"])
 
 

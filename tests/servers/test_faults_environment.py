@@ -17,7 +17,7 @@ from tests.servers.faulty import can_be_read, check_served, look_on, said, wait_
 from tests.support import black_boxes
 from tests.support.programs import cannot_be_tried
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.black_box import file_names, table_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,13 +71,13 @@ def test_its_black_box_is_deleted(faulty: StartFaulty, base: str, tmp_path: Path
     with server.in_flight(f"/wait/for/it?{gate}"):
         wait_until(lambda: asking.serving(base, "/wait/for/it"), "it is in flight")
         black_boxes.remove(base)
-        table = black_boxes.path_of(base, 1, layout.TABLE)
+        table = black_boxes.path_of(base, 1, file_names.TABLE)
         wait_until(table.exists, "there is a table again")
         check_served(server)
 
         def row_paths() -> list[str]:
             content = table.read_bytes()
-            return [row.path for row in layout.decode_rows(content, content)[0]]
+            return [row.path for row in table_rows.decode_rows(content, content)[0]]
 
         wait_until(lambda: row_paths() == ["/wait/for/it"], lambda: f"it has the request: {row_paths()}")
         assert can_be_read(base)

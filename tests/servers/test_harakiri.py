@@ -18,7 +18,7 @@ from tests.programs import hanging
 from tests.servers import asking
 from tests.support import clients
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def what_the_killed_left(base: str) -> Iterator[None]:
     """A worker that was killed leaves its last reports in shared memory, on purpose."""
     yield
     for number in range(1, 9):
-        Path(box_files.path_of(base, number, table_layout.STACKS)).unlink(missing_ok=True)
+        Path(box_files.path_of(base, number, file_names.STACKS)).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_kill_waits_for_nobody(hang: Callable[..., Gunicorn], log: Path, gunicor
         ):
             hung.getresponse()
         assert time.monotonic() - began < 10
-        left = Path(box_files.path_of(base, 1, table_layout.STACKS)).read_text(encoding="utf-8")
+        left = Path(box_files.path_of(base, 1, file_names.STACKS)).read_text(encoding="utf-8")
         assert "harakiri: GET /sleep" in left
         assert f"pid {pid}," in left
         assert "(logging hangs): harakiri: GET /sleep" in server.log_text()
@@ -312,7 +312,7 @@ def test_a_new_process_is_watched_again(
     server.end_signal = signal.SIGTERM
     server.stop()
     assert asking.files(base) == []
-    assert not os.path.exists(box_files.path_of(base, 1, table_layout.STACKS))
+    assert not os.path.exists(box_files.path_of(base, 1, file_names.STACKS))
 
 
 @kinds

@@ -51,7 +51,7 @@ from tests.support.servers import Gunicorn, processes
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
-from wsgi_tracebacker.wire.black_box import table_layout as layout
+from wsgi_tracebacker.wire.black_box import table_rows
 from wsgi_tracebacker.wire.documents import card_json as card_format
 from wsgi_tracebacker.wire.documents import snapshot_json as json_format
 
@@ -613,7 +613,7 @@ class Reaper:
                 card = card_format.decode(Path(f"{self.base}{number}.worker").read_bytes())
                 if card.pid == pid and card.black_box is not None:
                     content = Path(card.black_box).read_bytes()
-                    rows, torn = layout.decode_rows(content, content)
+                    rows, torn = table_rows.decode_rows(content, content)
                     if torn:
                         self.tally.count("moving: rows caught half-written")
                     return frozenset(row.path.rpartition("/")[2] for row in rows)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.wire.documents import card_json
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -15,7 +15,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 def files_of(base: str) -> list[Path]:
     """What workers of a base have left in shared memory, whoever they ran as."""
-    of_base = table_layout.file_name(base, 0, 0, "").split(".")[2]
+    of_base = file_names.file_name(base, 0, 0, "").split(".")[2]
     return sorted(SHARED_MEMORY.glob(f"wsgi_tracebacker.*.{of_base}.*"))
 
 
@@ -31,7 +31,7 @@ def named_in(folder: Path) -> list[Path]:
 
 def path_of(base: str, number: int, kind: str) -> Path:
     """Where a worker of ours keeps one of them."""
-    return SHARED_MEMORY / table_layout.file_name(base, number, os.geteuid(), kind)
+    return SHARED_MEMORY / file_names.file_name(base, number, os.geteuid(), kind)
 
 
 def remove(base: str) -> None:

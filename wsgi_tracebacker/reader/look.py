@@ -18,7 +18,7 @@ from wsgi_tracebacker.reader import table
 from wsgi_tracebacker.reader.finding import discovery
 from wsgi_tracebacker.reader.finding.processes import DEAD, UNKNOWN, Processes
 from wsgi_tracebacker.reader.survey import Answer, Survey, survey
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +115,7 @@ def _signs(target: Target) -> bytes | None:
     if opened is None:
         return None
     try:
-        return table_layout.signs_of_life(opened.content())
+        return table_header.signs_of_life(opened.content())
     except (OSError, FormatError):
         return None
     finally:

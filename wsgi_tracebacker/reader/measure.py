@@ -12,7 +12,7 @@ from wsgi_tracebacker.model.metrics import Counts, Measured
 from wsgi_tracebacker.reader.finding.processes import DEAD, Processes
 from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.reader.table import Table
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_header, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,11 +73,11 @@ def _counts(answer: Answer) -> Counts | None:
         return None
     finally:
         table.close()
-    counted = table_layout.decode_header(content).counted
+    counted = table_header.decode_header(content).counted
     return Counts(
-        requests=counted.requests_before + table_layout.count_requests(content),
+        requests=counted.requests_before + table_rows.count_requests(content),
         slow=counted.slow,
         clients_gone=counted.clients_gone,
         deaths=counted.restarts + (answer.state == DEAD),
-        harakiri=tuple(zip(table_layout.KINDS, counted.harakiri_kinds, strict=True)),
+        harakiri=tuple(zip(table_header.KINDS, counted.harakiri_kinds, strict=True)),
     )

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_header, table_rows
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
-    from wsgi_tracebacker.wire.black_box.table_layout import Header, Row
+    from wsgi_tracebacker.wire.black_box.table_header import Header
+    from wsgi_tracebacker.wire.black_box.table_rows import Row
 
 
 class Reading(NamedTuple):
@@ -50,8 +51,8 @@ class Table:
     def content(self) -> bytes:
         """The whole file. Raises FormatError if it is not the table of the card's worker."""
         # One byte more than a table has, so that a longer file is rejected.
-        content = files.read_at_most(self._descriptor, table_layout.FILE_BYTES + 1)
-        header = table_layout.decode_header(content)
+        content = files.read_at_most(self._descriptor, table_rows.FILE_BYTES + 1)
+        header = table_header.decode_header(content)
         card = self._card
         if (header.number, header.pid, header.start_ticks, header.uid) != (
             card.number,
@@ -63,26 +64,26 @@ class Table:
         return content
 
     def flight(self, core: int) -> bytes:
-        """The row of a core as it is now, for ``table_layout.decode_flight``. Whose table it is, is not checked."""
-        return os.pread(self._descriptor, table_layout.DETAIL_OFFSET, table_layout.row_offset(core))
+        """The row of a core as it is now, for ``table_rows.decode_flight``. Whose table it is, is not checked."""
+        return os.pread(self._descriptor, table_rows.DETAIL_OFFSET, table_rows.row_offset(core))
 
     def read(self) -> Reading:
         """Read it. Raises OSError or FormatError."""
         content = self.content()
-        rows, torn = table_layout.decode_rows(content, self.content())
+        rows, torn = table_rows.decode_rows(content, self.content())
         return Reading(
-            header=table_layout.decode_header(content),
+            header=table_header.decode_header(content),
             rows=tuple(sorted(rows, key=lambda row: row.started)),
             torn=torn,
-            owners=table_layout.decode_owners(content),
+            owners=table_rows.decode_owners(content),
             content=content,
         )
 
 
 def threads_of(content: bytes) -> tuple[int, frozenset[int]]:
     """Native ids: of the listener, 0 if it never ran, and of the threads that serve requests."""
-    serving = (native_id for _, native_id in table_layout.decode_owners(content).values())
-    return table_layout.decode_header(content).listener, frozenset(serving)
+    serving = (native_id for _, native_id in table_rows.decode_owners(content).values())
+    return table_header.decode_header(content).listener, frozenset(serving)
 
 
 def snapshot(

@@ -15,7 +15,7 @@ from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux.clock import clock_gettime, monotonic, unix_time
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Worker
-from wsgi_tracebacker.wire.black_box.table_layout import Counted, Header
+from wsgi_tracebacker.wire.black_box.table_header import Counted, Header
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_rows import HEADER, row, table
 from tests.unit.wire.hostile import renders
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.reader import table as tables
-from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import table_rows
 
 UID = os.geteuid()
 OWN = HEADER._replace(uid=UID)
@@ -84,7 +84,7 @@ def test_a_table_of_another_process_is_not_the_workers(path: Path, change: dict[
 def test_a_file_that_is_cut_short_is_an_error(path: Path) -> None:
     """Also while it is open: it is read, never mapped."""
     opened = tables.Table(card(path))
-    os.truncate(path, blackbox.FILE_BYTES - 1)
+    os.truncate(path, table_rows.FILE_BYTES - 1)
     with pytest.raises(FormatError, match="cut short"):
         opened.read()
     opened.close()
@@ -120,7 +120,7 @@ _garbled = st.builds(
     )
     | st.just(_GENUINE),
     st.lists(
-        st.tuples(st.integers(0, blackbox.HEADER_BYTES + 2 * blackbox.ROW_BYTES), st.binary(max_size=9)), max_size=5
+        st.tuples(st.integers(0, table_rows.HEADER_BYTES + 2 * table_rows.ROW_BYTES), st.binary(max_size=9)), max_size=5
     ),
 )
 

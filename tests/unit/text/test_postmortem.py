@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 
-from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_rows import HEADER, row, table
 from tests.unit.wire.strategies import postmortems
 from wsgi_tracebacker.text.postmortem import lines
-from wsgi_tracebacker.wire.black_box import dead_table
-from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import dead_table, table_rows
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def test_it_reads_well() -> None:
     """Who died, what was in flight since when and for whom, and the last stacks; no control character."""
-    detail = blackbox.detail_bytes(40.0, "127.0.0.1", "id\x1b[31m")
+    detail = table_rows.detail_bytes(40.0, "127.0.0.1", "id\x1b[31m")
     found = dead_table.read_postmortem(table(row(detail=detail)), "/tmp/tb", 0.0, b"one\ntwo\x1b\n")
     assert found is not None
     head, request, *stacks = lines(found)

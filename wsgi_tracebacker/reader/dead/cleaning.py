@@ -15,7 +15,7 @@ from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.finding.discovery import find
 from wsgi_tracebacker.reader.finding.processes import GONE, UNKNOWN, Processes
-from wsgi_tracebacker.wire.black_box import table_head, table_layout
+from wsgi_tracebacker.wire.black_box import file_names, table_head, table_header, table_rows
 from wsgi_tracebacker.wire.documents import card_json
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.reader.finding.discovery import Target
-    from wsgi_tracebacker.wire.black_box.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_header import Header
 
-_KINDS = (table_layout.TABLE, table_layout.STACKS, table_layout.POSTMORTEM)
+_KINDS = (file_names.TABLE, file_names.STACKS, file_names.POSTMORTEM)
 
 
 class Cleaned(NamedTuple):
@@ -105,10 +105,10 @@ def _unlink_socket(path: str) -> None:
 
 def _remove_black_box(base: str, number: int) -> None:
     for kind in _KINDS:
-        name = table_layout.file_name(base, number, os.geteuid(), kind)
+        name = file_names.file_name(base, number, os.geteuid(), kind)
         for path in (
-            os.path.join(table_layout.SHARED_MEMORY, name),
-            table_layout.beside_socket(base, number, kind),
+            os.path.join(file_names.SHARED_MEMORY, name),
+            file_names.beside_socket(base, number, kind),
         ):
             files.unlink_own(path)
 
@@ -118,9 +118,9 @@ def _clean_orphans(processes: Processes) -> Iterator[str]:
     for name in filter(table_head.TABLE_NAME.fullmatch, _shared_names()):
         try:
             content, _ = files.read_file_of(
-                os.path.join(table_head.SHARED_MEMORY, name), os.geteuid(), table_layout.FILE_BYTES + 1
+                os.path.join(table_head.SHARED_MEMORY, name), os.geteuid(), table_rows.FILE_BYTES + 1
             )
-            header = table_layout.decode_header(content)
+            header = table_header.decode_header(content)
             if header.base is not None and _is_orphan(header, header.base, name, processes):
                 _remove_black_box(header.base, header.number)
                 yield card_json.socket_path(header.base, header.number)
@@ -136,7 +136,7 @@ def _shared_names() -> list[str]:
 
 
 def _is_orphan(header: Header, base: str, name: str, processes: Processes) -> bool:
-    if name != table_layout.file_name(base, header.number, os.geteuid(), table_layout.TABLE):
+    if name != file_names.file_name(base, header.number, os.geteuid(), file_names.TABLE):
         return False
     if os.path.lexists(card_json.card_path(base, header.number)):
         return False

@@ -21,13 +21,13 @@ def last_alive_at(target: Target) -> float | None:
         return None
     # Imported only here: nearly always no worker is dead.
     from wsgi_tracebacker.reader.table import Table  # noqa: PLC0415
-    from wsgi_tracebacker.wire.black_box import table_layout  # noqa: PLC0415
+    from wsgi_tracebacker.wire.black_box import table_header  # noqa: PLC0415
 
     if target.card.uid == target.card_owner:
         try:
             table = Table(target.card)
             try:
-                return table_layout.last_alive_at(table_layout.decode_header(table.content()))
+                return table_header.last_alive_at(table_header.decode_header(table.content()))
             finally:
                 table.close()
         except (OSError, FormatError):

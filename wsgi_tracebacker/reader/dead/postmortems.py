@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError, WorkerUnreachable
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.finding.processes import Processes
-from wsgi_tracebacker.wire.black_box import dead_table, table_layout
+from wsgi_tracebacker.wire.black_box import dead_table, file_names, table_header, table_rows
 from wsgi_tracebacker.wire.documents import postmortem_json
 from wsgi_tracebacker.wire.documents.card_json import socket_path
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from wsgi_tracebacker.model.report import Postmortem
-    from wsgi_tracebacker.wire.black_box.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_header import Header
 
 #: The largest of our files: a table, a full stacks file, a postmortem with a part of one.
 _MAX_BYTES = 2 * 1024 * 1024
@@ -65,7 +65,7 @@ def find(
     bases: Sequence[str],
     numbers: Collection[int] = (),
     processes: Processes | None = None,
-    shared_memory: str = table_layout.SHARED_MEMORY,
+    shared_memory: str = file_names.SHARED_MEMORY,
 ) -> Found:
     """Return the postmortems of these bases (or sockets), only of workers with one of ``numbers`` if any are given."""
     processes = processes or Processes()
@@ -86,7 +86,7 @@ def find(
                 left_out[owner] += 1
                 continue
             read_of[owner] += _OPENING_BYTES
-            if file.kind == table_layout.POSTMORTEM:
+            if file.kind == file_names.POSTMORTEM:
                 read = _read_postmortem(file, read_of)
             else:
                 read = _make_postmortem(file, processes, read_of)
@@ -128,7 +128,7 @@ def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File
         if match is None:
             continue
         uid, number, kind = int(match[1]), int(match[2]), match[3]
-        if name == table_layout.file_name(inner, number, uid, kind) and only in (None, number):
+        if name == file_names.file_name(inner, number, uid, kind) and only in (None, number):
             yield _File(os.path.join(shared_memory, name), base, number, uid, kind)
     folder, prefix = os.path.split(base)
     for name in _names(folder):
@@ -146,11 +146,11 @@ def _files_of(base: str, only: int | None, shared_memory: str) -> Iterator[_File
 
 def clear(base: str) -> None:
     """Remove what our workers of a base left in shared memory, if they will have no successors."""
-    start = table_layout.file_name(base, 1, os.geteuid(), "").removesuffix("1.")
-    for name in _names(table_layout.SHARED_MEMORY):
+    start = file_names.file_name(base, 1, os.geteuid(), "").removesuffix("1.")
+    for name in _names(file_names.SHARED_MEMORY):
         if name.startswith(start):
             try:
-                os.unlink(os.path.join(table_layout.SHARED_MEMORY, name))
+                os.unlink(os.path.join(file_names.SHARED_MEMORY, name))
             except OSError:
                 continue
 
@@ -171,13 +171,13 @@ def _read_postmortem(file: _File, read_of: Counter[int]) -> Postmortem | None:
 
 def _make_postmortem(file: _File, processes: Processes, read_of: Counter[int]) -> Postmortem | None:
     """The postmortem of a table whose worker is dead and has no successor yet."""
-    content, _ = files.read_file_of(file.path, file.owner, table_layout.FILE_BYTES + 1)
-    header = table_layout.decode_header(content)
+    content, _ = files.read_file_of(file.path, file.owner, table_rows.FILE_BYTES + 1)
+    header = table_header.decode_header(content)
     if not _is_dead(header, file, processes):
         return None
     # Counted only now: most tables are those of living workers, and must not use up the limit.
     read_of[file.owner] += len(content)
-    stacks_path = f"{os.path.splitext(file.path)[0]}.{table_layout.STACKS}"
+    stacks_path = f"{os.path.splitext(file.path)[0]}.{file_names.STACKS}"
     try:
         stacks, written_at = files.read_file_of(stacks_path, file.owner, _MAX_BYTES)
     except OSError:

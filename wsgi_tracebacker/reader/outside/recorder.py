@@ -21,7 +21,7 @@ from wsgi_tracebacker.reader.outside.thread_waits import ThreadWaits
 from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Look
 from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
 from wsgi_tracebacker.reader.table import Table
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.snapshot import Frame
     from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.outside.interpreter import ThreadState
-    from wsgi_tracebacker.wire.black_box.table_layout import Flight
+    from wsgi_tracebacker.wire.black_box.table_rows import Flight
 
 #: The share of the interval by which a look may come early or late: looks at a fixed distance would keep step with an
 #: application that does something at a fixed distance itself.
@@ -152,7 +152,7 @@ class WorkerRecorder:
         self._first_at, self._last_at, self._looks = self._first_at or now, now, self._looks + 1
         for core, ident in self._cores.items():
             raw = self._table.flight(core)
-            flight = table_layout.decode_flight(raw)
+            flight = table_rows.decode_flight(raw)
             if flight is None or not totals.wanted(flight.path) or self._shares_thread(core, ident):
                 continue
             if flight.ident != ident:
@@ -166,11 +166,11 @@ class WorkerRecorder:
             if thread is None:
                 continue
             waits_for = self._waits_of(flight.native_id).now()
-            row = self._table_at + table_layout.row_offset(core), table_layout.DETAIL_OFFSET
+            row = self._table_at + table_rows.row_offset(core), table_rows.DETAIL_OFFSET
             look = self._memory.look(thread, row)
             # It may be the next request by now, or none: what counts is the one that stood there during the look.
             is_same = look.outcome == TORN or look.mark == raw
-            looked_at = flight if is_same else table_layout.decode_flight(look.mark)
+            looked_at = flight if is_same else table_rows.decode_flight(look.mark)
             if looked_at is not None and looked_at.ident == thread.ident and totals.wanted(looked_at.path):
                 totals.add(looked_at, self.card.pid, core, waits_for, look)
         return True
@@ -184,7 +184,7 @@ class WorkerRecorder:
     def _shares_thread(self, core: int, ident: int) -> bool:
         """Whether another request is in flight in the same thread: of greenlets it is not known which one runs."""
         others = [other for other, its_ident in self._cores.items() if its_ident == ident and other != core]
-        return any(table_layout.decode_flight(self._table.flight(other)) is not None for other in others)
+        return any(table_rows.decode_flight(self._table.flight(other)) is not None for other in others)
 
     def seconds_of_a_look(self) -> float:
         """How long each look stands for: all alike, because one that a busy machine delays says no more than others."""
@@ -207,7 +207,7 @@ class WorkerRecorder:
         except (OSError, FormatError):
             return False
         self._table_at = self._find_table()
-        self._cores = {core: ident for core, (ident, _) in reading.owners.items() if core < table_layout.ROWS}
+        self._cores = {core: ident for core, (ident, _) in reading.owners.items() if core < table_rows.ROWS}
         threads = self._memory.interpreter.threads()
         self._threads = {each.ident: each for each in threads}
         there = {native_id for _, native_id in reading.owners.values()}

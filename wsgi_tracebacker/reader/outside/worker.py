@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.outside.interpreter import ThreadState
     from wsgi_tracebacker.reader.table import Reading
-    from wsgi_tracebacker.wire.black_box.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_header import Header
 
 #: Where the listener's thread always is.
 _LISTENING = "/worker/listening/"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.reader.finding.processes import SAME
-from wsgi_tracebacker.wire.black_box import faulthandler_text, table_layout
+from wsgi_tracebacker.wire.black_box import faulthandler_text, file_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -100,8 +100,8 @@ def _make_room(descriptor: int, card: Card) -> int:
 
 
 def _in_shared_memory(card: Card) -> str:
-    name = table_layout.file_name(card.base, card.number, card.uid, table_layout.STACKS)
-    return os.path.join(table_layout.SHARED_MEMORY, name)
+    name = file_names.file_name(card.base, card.number, card.uid, file_names.STACKS)
+    return os.path.join(file_names.SHARED_MEMORY, name)
 
 
 def _send(card: Card, processes: Processes, number: int, why_no_longer: Callable[[], str | None]) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from wsgi_tracebacker.model.report import LostRequest, Postmortem
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_header, table_rows
 from wsgi_tracebacker.wire.documents.postmortem_json import MAX_REQUESTS
 from wsgi_tracebacker.wire.documents.records import is_time
 
@@ -27,11 +27,11 @@ def read_postmortem(
     ``stacks`` is the content of its stacks file, ``stacks_written_at`` the Unix time at which that was last written.
     Raises FormatError if the content is not a table. Nobody writes the table of a dead worker, so one read is enough.
     """
-    header = table_layout.decode_header(content)
-    rows, torn = table_layout.decode_rows(content, content)
+    header = table_header.decode_header(content)
+    rows, torn = table_rows.decode_rows(content, content)
     if header.is_closed or not (rows or torn or header.unrecorded_cores):
         return None
-    last_start = table_layout.decode_last_start(content)
+    last_start = table_rows.decode_last_start(content)
     to_unix = header.unix - header.monotonic
     last_written_at = (header.monotonic if last_start is None else last_start) + to_unix
     last_stacks = _last(stacks.decode("utf-8", "backslashreplace")) if stacks else None
@@ -40,7 +40,7 @@ def read_postmortem(
         stacks_written_at is None or stacks_written_at >= last_written_at - CLOCK_TICK_SECONDS
     ):
         own_idents = {ident for ident, _ in header.own_threads}
-        idents = {core: ident for core, (ident, _) in table_layout.decode_owners(content).items()}
+        idents = {core: ident for core, (ident, _) in table_rows.decode_owners(content).items()}
         last_stacks = _serving_first(last_stacks, own_idents, idents, {row.core for row in rows})
     elif last_stacks is not None:
         last_stacks = last_stacks[-MAX_STACKS_CHARACTERS:]

@@ -1,4 +1,4 @@
-"""What the first bytes of a black box say of its worker: the part of ``table_layout`` that finding workers needs.
+"""What the first bytes of a black box say of its worker: the part of ``table_header`` that finding workers needs.
 
 Beside that module because it loads in a tenth of the time, and ``wsgi-tb read`` without an argument starts with this.
 """

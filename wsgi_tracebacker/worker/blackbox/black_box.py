@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.dump_signal import DumpSignal
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
@@ -36,7 +36,7 @@ class BlackBox:
         if vanished is not None:
             vanished.close(remove=True)
         # Also if we never write one of our own: a predecessor's reports must not be read with our table.
-        stacks_path = box_files.path_of(identity.base, number, table_layout.STACKS)
+        stacks_path = box_files.path_of(identity.base, number, file_names.STACKS)
         box_files.remove(stacks_path)
         self.stacks_file = StacksFile(stacks_path)
         self._make_table(old_table)
@@ -46,7 +46,7 @@ class BlackBox:
     def _make_table(self, old: Table | None) -> None:
         header = self._identity.header(self._number, predecessor.counted(self._identity.base, self._number))
         try:
-            self.table = Table(box_files.path_of(self._identity.base, self._number, table_layout.TABLE), header)
+            self.table = Table(box_files.path_of(self._identity.base, self._number, file_names.TABLE), header)
         except (OSError, ValueError) as error:
             refusal = "no black box (%s); after a crash nobody will know what was served"
             self.refused.append(("black box", refusal, error))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 
 from wsgi_tracebacker.linux import files
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 
-SHARED_MEMORY = table_layout.SHARED_MEMORY
+SHARED_MEMORY = file_names.SHARED_MEMORY
 
 #: No file of ours is larger: a table, or a stacks file that is full.
 _MAX_BYTES = 2 * 1024 * 1024
@@ -22,8 +22,8 @@ _MAX_BYTES = 2 * 1024 * 1024
 def path_of(base: str, number: int, kind: str) -> str:
     """Where a file of worker ``number`` is."""
     if os.path.isdir(SHARED_MEMORY) and os.access(SHARED_MEMORY, os.W_OK):
-        return os.path.join(SHARED_MEMORY, table_layout.file_name(base, number, os.geteuid(), kind))
-    return table_layout.beside_socket(base, number, kind)
+        return os.path.join(SHARED_MEMORY, file_names.file_name(base, number, os.geteuid(), kind))
+    return file_names.beside_socket(base, number, kind)
 
 
 def make(path: str, flags: int) -> int:

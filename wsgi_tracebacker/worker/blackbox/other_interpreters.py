@@ -11,7 +11,7 @@ import os
 import sys
 
 from wsgi_tracebacker.linux import files, proc
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.wire.documents import card_json
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
@@ -36,7 +36,7 @@ def _remove_files(base: str) -> None:
         for number in slot.numbers_at(base):
             card = slot.read_card(base, number)
             if card is not None and card.pid == os.getpid() and proc.runs_since("/proc/self", card.start_ticks):
-                for kind in (table_layout.TABLE, table_layout.STACKS):
+                for kind in (file_names.TABLE, file_names.STACKS):
                     box_files.remove(box_files.path_of(base, number, kind))
                 for path in (card_json.socket_path(base, number), card_json.card_path(base, number)):
                     files.unlink_if(path, files.inode_at(path))

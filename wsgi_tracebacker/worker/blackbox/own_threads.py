@@ -10,7 +10,7 @@ import _thread
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from wsgi_tracebacker.wire.black_box.table_layout import THREADS
+from wsgi_tracebacker.wire.black_box.table_header import THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.linux.clock import unix_time
-from wsgi_tracebacker.wire.black_box import dead_table, table_layout
-from wsgi_tracebacker.wire.black_box.table_layout import Counted
+from wsgi_tracebacker.wire.black_box import dead_table, file_names, table_header
+from wsgi_tracebacker.wire.black_box.table_header import Counted
 from wsgi_tracebacker.wire.documents import card_json, postmortem_json
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.listening import slot
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.report import Postmortem
-    from wsgi_tracebacker.wire.black_box.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_header import Header
 
 #: How long the files of a dead worker stay if no worker takes its number.
 OLD_SECONDS = 24 * 3600.0
@@ -38,20 +38,20 @@ _counted: dict[tuple[str, int], Counted] = {}
 
 def make_postmortem(base: str, number: int) -> Postmortem | None:
     """Make and keep the postmortem of the last worker with this number, if it died with requests in flight."""
-    content, _ = box_files.read(box_files.path_of(base, number, table_layout.TABLE))
+    content, _ = box_files.read(box_files.path_of(base, number, file_names.TABLE))
     if content is None:
         return None
     try:
-        if _lives(table_layout.decode_header(content)):
+        if _lives(table_header.decode_header(content)):
             return None
-        _counted[base, number] = table_layout.handed_on(content)
-        stacks, written_at = box_files.read(box_files.path_of(base, number, table_layout.STACKS))
+        _counted[base, number] = table_header.handed_on(content)
+        stacks, written_at = box_files.read(box_files.path_of(base, number, file_names.STACKS))
         postmortem = dead_table.read_postmortem(content, base, unix_time(), stacks, written_at)
     except FormatError:
         return None
     if postmortem is not None:
         # It replaces the one before.
-        path, document = box_files.path_of(base, number, table_layout.POSTMORTEM), postmortem_json.encode(postmortem)
+        path, document = box_files.path_of(base, number, file_names.POSTMORTEM), postmortem_json.encode(postmortem)
         if not box_files.write(path, document):
             # There is no room: remove table and stacks, which were read and which the caller would remove next. If that
             # is not enough, the postmortem is logged and not kept.
@@ -104,17 +104,17 @@ def clean_up_old(base: str, now: float) -> list[Postmortem]:
 
 def _last_sign(base: str, number: int) -> float:
     """The Unix time at which a worker is known to have lived last."""
-    content, _ = box_files.read(box_files.path_of(base, number, table_layout.TABLE))
+    content, _ = box_files.read(box_files.path_of(base, number, file_names.TABLE))
     try:
         if content is not None:
-            return table_layout.last_alive_at(table_layout.decode_header(content))
+            return table_header.last_alive_at(table_header.decode_header(content))
         return os.lstat(card_json.card_path(base, number)).st_mtime
     except (FormatError, OSError):
         return math.inf
 
 
 def _remove(base: str, number: int) -> None:
-    for kind in (table_layout.TABLE, table_layout.STACKS):
+    for kind in (file_names.TABLE, file_names.STACKS):
         box_files.remove(box_files.path_of(base, number, kind))
 
 

@@ -1,4 +1,4 @@
-"""Makes and writes the table of requests in flight: one row for each core, in the layout of ``wire.table_layout``.
+"""Makes and writes the table of requests in flight: one row for each core, in the layout of ``table_rows``.
 
 Its file is allocated in full (writing to a sparse file is SIGBUS when memory runs out), never truncated while another
 process may have it mapped, and never synced.
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.descriptor import OwnDescriptor
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_header, table_rows
 from wsgi_tracebacker.worker.blackbox import box_files
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.wire.black_box.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_header import Header
 
 #: A row's memory, its offset there, and its head.
 Row = tuple["mmap.mmap | memoryview[int]", int, "memoryview[float]"]
@@ -29,7 +29,7 @@ _kept: list[mmap.mmap] = []
 def scratch_row() -> Row:
     """A row in private memory, which no other process sees."""
     # A view: packing into a bytearray itself takes 60 ns more.
-    buffer = memoryview(bytearray(table_layout.ROW_BYTES))
+    buffer = memoryview(bytearray(table_rows.ROW_BYTES))
     return buffer, 0, buffer[:8].cast("d")
 
 
@@ -46,11 +46,11 @@ class Table:
         descriptor = self._descriptor.number
         try:
             # PyPy returns the error's number instead of raising it.
-            error: int | None = os.posix_fallocate(descriptor, 0, table_layout.FILE_BYTES)  # type: ignore[func-returns-value]
+            error: int | None = os.posix_fallocate(descriptor, 0, table_rows.FILE_BYTES)  # type: ignore[func-returns-value]
             if error:
                 raise OSError(error, os.strerror(error))
-            self._memory = mmap.mmap(descriptor, table_layout.FILE_BYTES)
-            content = table_layout.encode_header(header)
+            self._memory = mmap.mmap(descriptor, table_rows.FILE_BYTES)
+            content = table_header.encode_header(header)
             self._memory[: len(content)] = content
         except (OSError, ValueError):
             os.unlink(path)
@@ -59,13 +59,13 @@ class Table:
 
     def row(self, core: int, ident: int, native_id: int | None) -> Row | None:
         """The row of a core, after its thread's ids were written to it; None if the table has no such row."""
-        if core >= table_layout.ROWS:
+        if core >= table_rows.ROWS:
             return None
         row = self._rows.get(core)
         if row is None:
-            offset = table_layout.row_offset(core)
+            offset = table_rows.row_offset(core)
             row = self._rows[core] = self._memory, offset, memoryview(self._memory)[offset : offset + 8].cast("d")
-        table_layout.OWNER.pack_into(self._memory, row[1] + table_layout.OWNER_OFFSET, ident, native_id or 0, core)
+        table_rows.OWNER.pack_into(self._memory, row[1] + table_rows.OWNER_OFFSET, ident, native_id or 0, core)
         return row
 
     def describe(
@@ -77,50 +77,50 @@ class Table:
         resident_bytes: int | None = None,
     ) -> None:
         """Add details to the row of a request that lasts long. ``resident_bytes``: None for what is there already."""
-        if core < table_layout.ROWS:
-            offset = table_layout.row_offset(core) + table_layout.DETAIL_OFFSET
+        if core < table_rows.ROWS:
+            offset = table_rows.row_offset(core) + table_rows.DETAIL_OFFSET
             if resident_bytes is None:
-                detail_of, _, _, known = table_layout.DETAIL.unpack_from(self._memory, offset)
+                detail_of, _, _, known = table_rows.DETAIL.unpack_from(self._memory, offset)
                 resident_bytes = known if detail_of == token else 0
-            content = table_layout.detail_bytes(token, remote_address, request_id, resident_bytes)
+            content = table_rows.detail_bytes(token, remote_address, request_id, resident_bytes)
             self._memory[offset : offset + len(content)] = content
 
     def count(self, counter: str) -> None:
         """Add 1 to a counter of Counted. Only the watchdog's thread may: of two threads, one could undo the other's."""
-        self._add(table_layout.counter_offset(counter))
+        self._add(table_header.counter_offset(counter))
 
     def count_kind(self, action: str, verdict: str) -> None:
         """Add 1 to the overdue requests with this action and verdict; again only for the watchdog's thread."""
-        self._add(table_layout.kind_offset(action, verdict))
+        self._add(table_header.kind_offset(action, verdict))
 
     def _add(self, offset: int) -> None:
-        (value,) = table_layout.COUNTER.unpack_from(self._memory, offset)
-        table_layout.COUNTER.pack_into(self._memory, offset, value + 1)
+        (value,) = table_header.COUNTER.unpack_from(self._memory, offset)
+        table_header.COUNTER.pack_into(self._memory, offset, value + 1)
 
     def beat(self, now: float) -> None:
         """Write that Python runs at this monotonic time."""
-        table_layout.BEAT.pack_into(self._memory, table_layout.BEAT_OFFSET, now)
+        table_header.BEAT.pack_into(self._memory, table_header.BEAT_OFFSET, now)
 
     def set_resident(self, resident_bytes: int) -> None:
         """Write the resident size of this process."""
-        table_layout.RESIDENT.pack_into(self._memory, table_layout.RESIDENT_OFFSET, resident_bytes)
+        table_header.RESIDENT.pack_into(self._memory, table_header.RESIDENT_OFFSET, resident_bytes)
 
     def set_unrecorded(self, cores: int) -> None:
         """Write how many cores have no row."""
-        table_layout.NUMBER.pack_into(self._memory, table_layout.UNRECORDED_OFFSET, cores)
+        table_header.NUMBER.pack_into(self._memory, table_header.UNRECORDED_OFFSET, cores)
 
     def set_listener(self, native_id: int) -> None:
         """Write which thread answers the socket."""
-        table_layout.NUMBER.pack_into(self._memory, table_layout.LISTENER_OFFSET, native_id)
+        table_header.NUMBER.pack_into(self._memory, table_header.LISTENER_OFFSET, native_id)
 
     def set_own_thread(self, place: int, ident: int, native_id: int) -> None:
         """Write a thread of ours to a place in the header; zeros for none."""
-        table_layout.THREAD.pack_into(self._memory, table_layout.thread_offset(place), ident, native_id)
+        table_header.THREAD.pack_into(self._memory, table_header.thread_offset(place), ident, native_id)
 
     def go_on_from(self, old: Table) -> None:
         """Copy the content of this worker's former table, whose file was deleted."""
         self.restarts = old.restarts
-        self._memory[table_layout.COUNTED_OFFSET :] = old._memory[table_layout.COUNTED_OFFSET :]
+        self._memory[table_header.COUNTED_OFFSET :] = old._memory[table_header.COUNTED_OFFSET :]
 
     def is_there(self) -> bool:
         """Whether the path still leads to this table."""
@@ -133,7 +133,7 @@ class Table:
 
     def mark_closed(self) -> None:
         """Write that its worker ended in order: whoever finds it reports no death."""
-        table_layout.NUMBER.pack_into(self._memory, table_layout.CLOSED_OFFSET, 1)
+        table_header.NUMBER.pack_into(self._memory, table_header.CLOSED_OFFSET, 1)
 
     def close(self, *, remove: bool) -> None:
         """Close the file; ``remove`` it when the worker ends in order.

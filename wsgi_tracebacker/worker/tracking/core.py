@@ -17,7 +17,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsgi_tracebacker.model.snapshot import PHASES
-from wsgi_tracebacker.wire.black_box.table_layout import FLIGHT, decode_path
+from wsgi_tracebacker.wire.black_box.table_rows import FLIGHT, decode_path
 from wsgi_tracebacker.worker.blackbox.table import scratch_row
 from wsgi_tracebacker.worker.tracking.handle import RequestHandle
 

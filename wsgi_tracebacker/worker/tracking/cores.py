@@ -14,7 +14,7 @@ from threading import main_thread
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.linux.clock import monotonic
-from wsgi_tracebacker.wire.black_box.table_layout import ROWS
+from wsgi_tracebacker.wire.black_box.table_rows import ROWS
 from wsgi_tracebacker.worker.blackbox.table import scratch_row
 from wsgi_tracebacker.worker.tracking.core import AbandonedCore, Core
 

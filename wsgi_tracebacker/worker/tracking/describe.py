@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.model.snapshot import PHASES, LastRequest, Request
-from wsgi_tracebacker.wire.black_box.table_layout import PATH_BYTES
+from wsgi_tracebacker.wire.black_box.table_rows import PATH_BYTES
 from wsgi_tracebacker.worker.tracking.core import value_in
 from wsgi_tracebacker.worker.tracking.handle import notes_of
 

@@ -12,7 +12,7 @@ from tests.unit.worker.blackbox.test_predecessor import leave
 from tests.unit.worker.listening.test_slot import card
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.reader.dead import cleaning
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 
 if TYPE_CHECKING:
     import pytest
@@ -59,7 +59,7 @@ def test_a_card_of_a_process_that_runs(base: str) -> None:
 def test_black_boxes_without_a_card(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody removed the folder, the black box of a dead worker goes if all bases are cleaned."""
     leave(base, in_flight=True).release()
-    table, stacks = (black_boxes.path_of(base, 1, kind) for kind in (table_layout.TABLE, table_layout.STACKS))
+    table, stacks = (black_boxes.path_of(base, 1, kind) for kind in (file_names.TABLE, file_names.STACKS))
     assert left(base) == [stacks, table]
     # Those of other tests are left alone.
     monkeypatch.setattr(cleaning, "_shared_names", lambda: [table.name, stacks.name, "x"])

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.strangers import STRANGER, needs_root
-from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_rows import HEADER, row, table
 from wsgi_tracebacker.reader.dead import postmortems
 from wsgi_tracebacker.reader.dead.postmortems import Found
-from wsgi_tracebacker.wire.black_box import dead_table
-from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import dead_table, file_names, table_rows
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortem
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.wire.black_box.table_layout import Header
+    from wsgi_tracebacker.wire.black_box.table_header import Header
 
 UID = os.geteuid()
 
@@ -44,7 +43,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def put(shared: Path, base: str, header: Header, number: int = 3, uid: int = UID) -> Path:
-    path = shared / blackbox.file_name(base, number, uid, blackbox.TABLE)
+    path = shared / file_names.file_name(base, number, uid, file_names.TABLE)
     path.write_bytes(table(row(path=b"/lost"), header=header))
     return path
 
@@ -57,7 +56,7 @@ def kept(shared: Path, base: str, number: int, died_at: float, uid: int = UID) -
     found = dead_table.read_postmortem(table(row(), header=HEADER._replace(number=number)), base, died_at, None)
     assert found is not None
     found = found._replace(last_written_at=died_at)
-    path = shared / blackbox.file_name(base, number, uid, blackbox.POSTMORTEM)
+    path = shared / file_names.file_name(base, number, uid, file_names.POSTMORTEM)
     path.write_bytes(postmortem.encode(found))
     return path
 
@@ -132,7 +131,7 @@ def test_a_file_that_is_no_workers_is_reported_and_not_followed(harm: str, share
     path = put(shared, base, own_header(start_ticks=1), uid=UID + 1 if harm == "owner" else UID)
     content = path.read_bytes()
     if harm == "garbage":
-        path.write_bytes(b"\xff" * blackbox.FILE_BYTES)
+        path.write_bytes(b"\xff" * table_rows.FILE_BYTES)
     elif harm == "short":
         path.write_bytes(content[:-1])
     elif harm == "version":
@@ -189,7 +188,7 @@ def test_tables_of_living_workers_do_not_use_up_the_limit(
     shared: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most tables are of living workers."""
-    monkeypatch.setattr(postmortems, "MAX_USER_BYTES", blackbox.FILE_BYTES)
+    monkeypatch.setattr(postmortems, "MAX_USER_BYTES", table_rows.FILE_BYTES)
     for number in range(1, 9):
         put(shared, base, own_header(number=number), number)
     put(shared, base, own_header(number=9, start_ticks=1), 9)

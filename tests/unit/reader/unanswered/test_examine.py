@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_rows import HEADER, row, table
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, Request, Stack
 from wsgi_tracebacker.reader.finding.processes import SAME, Processes, ThreadTimes

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.wire.black_box.test_table_layout import HEADER, row, table
+from tests.unit.wire.black_box.test_table_rows import HEADER, row, table
 from tests.unit.wire.documents.test_postmortem_json import can_be_shown
 from tests.unit.wire.strategies import optional_texts, texts
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.text.postmortem import lines
-from wsgi_tracebacker.wire.black_box import dead_table
-from wsgi_tracebacker.wire.black_box import table_layout as blackbox
+from wsgi_tracebacker.wire.black_box import dead_table, table_header, table_rows
 
 
 def test_a_dead_workers_table_tells_what_it_served() -> None:
@@ -46,7 +45,7 @@ def dump_of(*idents: int) -> bytes:
 
 def owned(ident: int, started: float, core: int) -> bytes:
     return row(started, core=core).replace(
-        blackbox.OWNER.pack(77, 4713 + core, core), blackbox.OWNER.pack(ident, 1, core)
+        table_rows.OWNER.pack(77, 4713 + core, core), table_rows.OWNER.pack(ident, 1, core)
     )
 
 
@@ -69,7 +68,7 @@ def test_of_very_many_requests_the_oldest_are_told() -> None:
     """The others are counted, not lost in silence."""
     content = bytearray(table())
     for index in range(600):
-        offset = blackbox.row_offset(index)
+        offset = table_rows.row_offset(index)
         whole = row(1000.0 - index, core=index)
         content[offset : offset + len(whole)] = whole
     found = dead_table.read_postmortem(bytes(content), "/tmp/tb", 0.0, None)
@@ -123,7 +122,7 @@ _headers = st.builds(
 
 @given(_headers, _numbers, texts, st.none() | st.binary(max_size=200), st.none() | _numbers)
 def test_any_table_is_a_postmortem_or_a_format_error(
-    header: blackbox.Header, started: float, path: str, stacks: bytes | None, written_at: float | None
+    header: table_header.Header, started: float, path: str, stacks: bytes | None, written_at: float | None
 ) -> None:
     """Whatever times a dead worker's table has, and whatever stacks it left."""
     content = table(row(started, path.encode("utf-8", "surrogateescape")[:192]), header=header)

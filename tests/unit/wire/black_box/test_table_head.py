@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.wire.black_box.test_table_layout import HEADER, table
-from wsgi_tracebacker.wire.black_box import table_head, table_layout
+from tests.unit.wire.black_box.test_table_rows import HEADER, table
+from wsgi_tracebacker.wire.black_box import table_head, table_header
 from wsgi_tracebacker.wire.black_box.table_head import Head
 
 
@@ -16,7 +16,7 @@ def test_the_head_of_a_table() -> None:
     base = "/srv/gr\udcf6\udcdfe/tb"
     content = table(header=HEADER._replace(base=base))
     assert table_head.decode(content[: table_head.HEAD_BYTES]) == Head(HEADER.pid, HEADER.number, HEADER.uid, base)
-    assert table_layout.decode_header(content).base == base
+    assert table_header.decode_header(content).base == base
 
 
 @pytest.mark.parametrize("base", [None, "relative/tb", "/a/../b"])
@@ -41,18 +41,18 @@ def test_any_bytes(content: bytes) -> None:
 
 def test_the_beat() -> None:
     """A worker lived at its last beat, and before the first one when it made its table."""
-    assert table_layout.last_alive_at(HEADER) == HEADER.unix
-    beaten = table_layout.decode_header(table(header=HEADER._replace(beat=HEADER.monotonic + 5)))
-    assert table_layout.last_alive_at(beaten) == HEADER.unix + 5
+    assert table_header.last_alive_at(HEADER) == HEADER.unix
+    beaten = table_header.decode_header(table(header=HEADER._replace(beat=HEADER.monotonic + 5)))
+    assert table_header.last_alive_at(beaten) == HEADER.unix + 5
 
 
 def test_signs_of_life() -> None:
     """A beat, and a request that began or ended, are signs; what a reader does not write changes nothing."""
-    from tests.unit.wire.black_box.test_table_layout import row
+    from tests.unit.wire.black_box.test_table_rows import row
 
     idle, busy = table(), table(row())
     beaten = table(header=HEADER._replace(beat=1.0))
-    signs = [table_layout.signs_of_life(each) for each in (idle, busy, beaten)]
+    signs = [table_header.signs_of_life(each) for each in (idle, busy, beaten)]
     assert len(set(signs)) == 3
     named = table(header=HEADER._replace(listener=99))
-    assert table_layout.signs_of_life(named) == signs[0]
+    assert table_header.signs_of_life(named) == signs[0]

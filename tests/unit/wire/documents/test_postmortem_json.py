@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.wire.black_box.test_table_layout import row, table
+from tests.unit.wire.black_box.test_table_rows import row, table
 from tests.unit.wire.hostile import documents, is_fit
 from tests.unit.wire.strategies import postmortems
 from wsgi_tracebacker.errors import FormatError

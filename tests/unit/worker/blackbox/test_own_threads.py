@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.unit.worker.blackbox.test_table import a_table, content
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import table_header
 from wsgi_tracebacker.worker.blackbox.own_threads import OwnThreads
 from wsgi_tracebacker.worker.threads import primitives
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def named(table: Table) -> tuple[tuple[int, int], ...]:
-    return table_layout.decode_header(content(table)).own_threads
+    return table_header.decode_header(content(table)).own_threads
 
 
 def test_they_stand_in_the_header_while_they_run(tmp_path: Path) -> None:
@@ -62,10 +62,10 @@ def test_more_than_there_are_places_run(tmp_path: Path) -> None:
 
     with a_table(tmp_path) as table:
         threads.write_to(table)
-        for _ in range(table_layout.THREADS + 1):
+        for _ in range(table_header.THREADS + 1):
             threads.start(work)
-        wait_until(lambda: len(run) == table_layout.THREADS + 1, "all run")
-        assert len(named(table)) == table_layout.THREADS
+        wait_until(lambda: len(run) == table_header.THREADS + 1, "all run")
+        assert len(named(table)) == table_header.THREADS
         may_end.release()
         wait_until(lambda: not named(table), "all have ended")
 

@@ -13,8 +13,8 @@ from tests.servers import asking
 from tests.support import black_boxes
 from tests.unit.worker.listening.test_slot import card
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.wire.black_box import table_layout
-from wsgi_tracebacker.wire.black_box.table_layout import FLIGHT
+from wsgi_tracebacker.wire.black_box import file_names, table_header
+from wsgi_tracebacker.wire.black_box.table_rows import FLIGHT
 from wsgi_tracebacker.wire.documents import postmortem_json
 from wsgi_tracebacker.worker.blackbox import box_files, predecessor
 from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
@@ -34,7 +34,7 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
     assert taken is not None
     taken.write_card(card(taken.number, base)._replace(pid=pid))
     taken.bind(None)
-    header = table_layout.Header(
+    header = table_header.Header(
         pid=pid,
         number=taken.number,
         uid=os.geteuid(),
@@ -52,14 +52,14 @@ def leave(base: str, *, in_flight: bool, pid: int = DEAD, **whose: Any) -> Slot:
         python="CPython",
         base=base,
     )
-    table = Table(box_files.path_of(base, taken.number, table_layout.TABLE), header._replace(**whose))
+    table = Table(box_files.path_of(base, taken.number, file_names.TABLE), header._replace(**whose))
     row = table.row(0, 1, 1)
     assert row is not None
     if in_flight:
         now = monotonic()
         FLIGHT.pack_into(row[0], row[1], now, b"GET", b"/lost", 3.0, now)
     table.close(remove=False)
-    stacks = StacksFile(box_files.path_of(base, taken.number, table_layout.STACKS))
+    stacks = StacksFile(box_files.path_of(base, taken.number, file_names.STACKS))
     stacks.write("its last words\n")
     stacks.close(remove=False)
     return taken
@@ -72,7 +72,7 @@ def left(base: str) -> list[str]:
 def test_a_dead_workers_files_are_removed(base: str) -> None:
     """The postmortem has its requests and is kept, its files are removed; a second postmortem cannot be made."""
     leave(base, in_flight=True).forget()
-    os.utime(black_boxes.path_of(base, 1, table_layout.STACKS), (1_000.0, 1_234.0))
+    os.utime(black_boxes.path_of(base, 1, file_names.STACKS), (1_000.0, 1_234.0))
     assert asking.files(base) == ["1", "1.worker"]
     died = predecessor.clean_up_after(base, DEAD)
     assert died is not None
@@ -98,7 +98,7 @@ def test_the_files_of_old_deaths_are_removed(base: str) -> None:
     living.release()
 
 
-@pytest.mark.parametrize("frees", [table_layout.TABLE, table_layout.STACKS, None])
+@pytest.mark.parametrize("frees", [file_names.TABLE, file_names.STACKS, None])
 def test_without_room_its_own_files_make_some(frees: str | None, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files are removed first, to make room for the postmortem; if that is not enough, it is still returned."""
     leave(base, in_flight=True).forget()
@@ -116,7 +116,7 @@ def test_without_room_its_own_files_make_some(frees: str | None, base: str, monk
     assert died.stacks == "its last words\n"
     assert left(base) == ([] if frees is None else ["postmortem"])
     if frees is not None:
-        kept = black_boxes.path_of(base, 1, table_layout.POSTMORTEM).read_bytes()
+        kept = black_boxes.path_of(base, 1, file_names.POSTMORTEM).read_bytes()
         assert postmortem_json.decode(kept) == died
 
 
@@ -139,7 +139,7 @@ def test_who_lives_is_not_told_dead(base: str) -> None:
     before = left(base)
     assert predecessor.make_postmortem(base, 1) is None
     assert left(base) == before
-    assert predecessor.counted(base, 1) == table_layout.Counted()
+    assert predecessor.counted(base, 1) == table_header.Counted()
 
 
 @pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "boot"}, {"pid_namespace": 1}, {"is_closed": True}])
@@ -159,10 +159,10 @@ def test_of_one_that_served_nothing_there_is_no_postmortem(base: str) -> None:
 
 def test_what_it_had_counted_is_its_successors(base: str) -> None:
     """It starts with the counters of its predecessor once, also if the master removed the files."""
-    leave(base, in_flight=True, counted=table_layout.Counted(harakiri=5, requests_before=20)).forget()
+    leave(base, in_flight=True, counted=table_header.Counted(harakiri=5, requests_before=20)).forget()
     predecessor.clean_up_after(base, DEAD)
-    assert predecessor.counted(base, 1) == table_layout.Counted(harakiri=5, restarts=1, requests_before=23)
-    assert predecessor.counted(base, 1) == table_layout.Counted()
+    assert predecessor.counted(base, 1) == table_header.Counted(harakiri=5, restarts=1, requests_before=23)
+    assert predecessor.counted(base, 1) == table_header.Counted()
 
 
 def test_what_is_locked_is_left_alone(base: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.blackbox.stacks_file import MAX_STACKS_BYTES, StacksFile
 
@@ -92,7 +92,7 @@ def test_only_our_own_file_is_removed(tmp_path: Path) -> None:
 def test_each_slot_has_a_path_of_its_own() -> None:
     """Its name depends on base, number and user, also for bases that are too long for a file name."""
     paths = {
-        box_files.path_of(base, number, table_layout.STACKS)
+        box_files.path_of(base, number, file_names.STACKS)
         for base in ("/a/tb", "/b/tb", "/" + "x" * 90)
         for number in (1, 2)
     }
@@ -103,4 +103,4 @@ def test_each_slot_has_a_path_of_its_own() -> None:
 def test_without_shared_memory_it_is_beside_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers may have no /dev/shm."""
     monkeypatch.setattr(box_files, "SHARED_MEMORY", "/no/such/folder")
-    assert box_files.path_of("/run/x/tb", 3, table_layout.STACKS) == "/run/x/tb3.stacks"
+    assert box_files.path_of("/run/x/tb", 3, file_names.STACKS) == "/run/x/tb3.stacks"

@@ -34,7 +34,7 @@ from wsgi_tracebacker import (
     set_harakiri,
 )
 from wsgi_tracebacker.text import report as report_format
-from wsgi_tracebacker.wire.black_box import table_layout
+from wsgi_tracebacker.wire.black_box import file_names, table_header, table_rows
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
 from wsgi_tracebacker.worker.deadlines import watchdog
@@ -115,10 +115,10 @@ def test_an_overdue_request_is_reported_once_and_again_when_it_has_ended(base: s
     assert report.stack.frames[-1].function.rpartition(".")[2] == "wait_until"
     with pytest.raises(AttributeError):
         report.pid = 1  # type: ignore[misc]
-    table = Path(box_files.path_of(base, 1, table_layout.TABLE)).read_bytes()
-    kinds = tuple(int(kind == ("log", report.verdict.kind)) for kind in table_layout.KINDS)
-    assert table_layout.decode_header(table).counted == table_layout.Counted(harakiri=1, slow=1, harakiri_kinds=kinds)
-    assert table_layout.count_requests(table) == 1
+    table = Path(box_files.path_of(base, 1, file_names.TABLE)).read_bytes()
+    kinds = tuple(int(kind == ("log", report.verdict.kind)) for kind in table_header.KINDS)
+    assert table_header.decode_header(table).counted == table_header.Counted(harakiri=1, slow=1, harakiri_kinds=kinds)
+    assert table_rows.count_requests(table) == 1
 
 
 def sleeps_to_its_end(_: WSGIEnvironment, start_response: StartResponse) -> Any:
@@ -542,7 +542,7 @@ def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
     """It is written before it is logged, and the file is deleted by an orderly stop."""
-    path = box_files.path_of(base, 1, table_layout.STACKS)
+    path = box_files.path_of(base, 1, file_names.STACKS)
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
     with open(path, encoding="utf-8") as file:
         assert "harakiri: GET / 0.1" in file.read()
