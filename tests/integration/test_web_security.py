@@ -18,6 +18,7 @@ from werkzeug.test import Client
 from tests.support import clients
 from tests.support.exposition import values
 from tests.support.programs import PROJECT, cannot_be_tried, require_program
+from tests.support.pythons import needs_known_memory
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
@@ -86,9 +87,12 @@ def test_only_the_host_that_is_listened_on(port: int) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_nothing_can_be_done(port: int, method: str) -> None:
     """Every other method than GET and HEAD is refused, on every path."""
-    for path in ("/", "/fragment", "/metrics", "/live", "/login", "/record", "/nowhere"):
+    for path in ("/", "/fragment", "/metrics", "/live", "/login", "/nowhere"):
         status, _, headers = ask(port, path, method)
         assert (status, headers["Allow"]) == (405, "GET, HEAD")
+    if method != "POST":
+        status, _, headers = ask(port, "/record", method)
+        assert (status, headers["Allow"]) == (405, "POST")
     status, text, _ = ask(port, "/metrics", "HEAD")
     assert (status, text) == (200, "")
 
@@ -114,6 +118,7 @@ def test_without_the_token_there_is_nothing(guarded: int) -> None:
         assert ask(guarded, path, Authorization="Bearer wrong")[0] == 401
         assert ask(guarded, path, Cookie=f"wsgi_tb={TOKEN}")[0] == 401
         assert ask(guarded, path, Authorization=f"Bearer {TOKEN}")[0] in (200, 503)
+    assert ask(guarded, "/record", "POST", "seconds=1", Origin=f"http://127.0.0.1:{guarded}")[0] == 401
 
 
 def test_only_our_own_form_logs_in(guarded: int) -> None:
@@ -139,6 +144,26 @@ def test_only_our_own_form_logs_in(guarded: int) -> None:
         assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
         assert TOKEN not in cookie
         assert ask(guarded, "/metrics", Cookie=cookie.partition(";")[0])[0] == 200
+
+
+def test_only_our_own_page_records(port: int) -> None:
+    """Nothing is recorded for another site, for a client that says nothing, or by a GET."""
+    form = {"Content_Type": "application/x-www-form-urlencoded"}
+    for where in (
+        {},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "none", "Origin": f"http://127.0.0.1:{port}"},
+    ):
+        assert ask(port, "/record", "POST", "seconds=1", **form, **where)[0] == 403
+    ours = {"Origin": f"http://127.0.0.1:{port}"}
+    assert ask(port, "/record", "POST", "seconds=1", Host="evil.example", **form, **ours)[0] == 421
+    for seconds in ("", "0", "-1", "61", "nan", "x"):
+        assert ask(port, "/record", "POST", f"seconds={seconds}", **form, **ours)[0] == 400
+    assert ask(port, "/record", "POST", "seconds=1&worker=/etc/passwd", **form, **ours)[0] == 404
+    assert ask(port, "/record", "POST", "seconds=1", **form, **ours)[0] == 503, "there is no worker"
+    assert ask(port, "/record?seconds=1", **ours)[0] == 405
 
 
 def refused(*arguments: str) -> str:
@@ -239,9 +264,8 @@ def test_probes_and_documents(gunicorn: StartGunicorn, base: str, port: int) -> 
     query = "/ready?silent=0&dead=0&saturated=0.9&waiting=5"
     wait_until(lambda: ask(port, query)[:2] == healthy, lambda: str(ask(port, query)))
     with server.in_flight("/slow?seconds=60"):
-        query = "/ready?saturated=0.5"
-        wait_until(lambda: ask(port, query)[0] == 503, lambda: str(ask(port, query)))
-        assert ask(port, query)[1].startswith("failed: 50% of the slots busy")
+        status, line, _ = ask(port, "/ready?saturated=0.5")
+        assert (status, line.startswith("failed: 50% of the slots busy")) == (503, True)
     for query in ("x=1", "oldest=nan", "oldest=-1", "waiting=1.5"):
         assert ask(port, f"/ready?{query}")[0] == 400
     assert values(ask(port, "/metrics")[1], "workers", state="alive") == {base: 1}
@@ -266,3 +290,18 @@ def test_it_is_mounted_in_another_application(base: str) -> None:
     assert client.get("/ops/workers/live.js").status_code == 200
     assert client.get("/ops/workers/login").status_code == 404
     assert client.post("/ops/workers/").status_code == 405
+    assert client.post("/ops/workers/record", data={"seconds": "1"}).status_code == 403
+
+
+@needs_known_memory
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="running threads of CPython 3.11 and up are recorded")
+def test_it_records_where_it_is_mounted(gunicorn: StartGunicorn, base: str) -> None:
+    """The form answers with a page whose script is not in it."""
+    server = gunicorn("example_app.wsgi:application", *CONFIGURATION, "--threads", "2")
+    client = Client(DispatcherMiddleware(application(), {"/ops/workers": application(base)}))
+    with server.in_flight("/slow?seconds=600"):
+        wait_until(lambda: "GET /slow" in client.get("/ops/workers/").text, "it is in flight")
+        page = client.post("/ops/workers/record", data={"seconds": "1"}, headers={"Origin": "http://localhost"})
+    assert (page.status_code, "1 request in 1 worker" in page.text) == (200, True)
+    assert re.search(r'<script src="flame_graph\.js\?\w+"></script>', page.text)
+    assert "unsafe" not in page.headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""An application whose every text is markup: its path, its note, its source. Each request waits for two minutes."""
+"""An application whose every text is markup: its path, its note, its source. Each request waits for ten minutes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def dormi() -> None:
-    time.sleep(120.0 if "<script>alert(1)</script>" else 0.0)
+    time.sleep(600.0 if "<script>alert(1)</script>" else 0.0)
 
 
 def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -96,7 +96,7 @@ def test_each_view_is_shown_and_nobody_is_kept_out(page: WebDriver) -> None:
 def test_a_request_opens_its_stack(page: WebDriver) -> None:
     """Folded at first; what is opened stays so when the page renews itself, until it is closed again."""
     click(page, FIRST_LINK)
-    wait_for_text(page, "tr.opened", "time.sleep(120.0")
+    wait_for_text(page, "tr.opened", "time.sleep(600.0")
     wait_for_text(page, "tr.opened", "calls of gunicorn")
     click(page, "tr.opened details summary")
     before = page.execute_script("return document.querySelector('time').textContent")

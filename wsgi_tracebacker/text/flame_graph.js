@@ -1,6 +1,12 @@
 // A flame graph of requests: the outermost call on top, width is seconds of wall clock. No library, no network.
 "use strict";
-(() => {
+let endFlameGraph = null;
+
+// Brings the graph to life that stands in the page; one that was shown before lets go of the page's events.
+function showFlameGraph() {
+  if (endFlameGraph) endFlameGraph.abort();
+  endFlameGraph = new AbortController();
+  const whileShown = { signal: endFlameGraph.signal };
   const data = JSON.parse(document.getElementById("recording").textContent);
   const byId = (id) => document.getElementById(id);
   const canvas = byId("graph"), pen = canvas.getContext("2d");
@@ -60,7 +66,7 @@
 
   // --- drawing
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colour = (name) => getComputedStyle(canvas).getPropertyValue(name).trim();
 
   function place() {
     boxes = [];
@@ -232,11 +238,11 @@
     event.preventDefault();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "/" && document.activeElement !== byId("search")) {
+    if (event.key === "/" && !event.defaultPrevented && document.activeElement.tagName !== "INPUT") {
       byId("search").focus();
       event.preventDefault();
     }
-  });
+  }, whileShown);
   canvas.addEventListener("focus", draw);
   canvas.addEventListener("blur", draw);
   byId("search").addEventListener("input", search);
@@ -245,12 +251,14 @@
   });
   ["route", "cpu", "server"].forEach((id) => byId(id).addEventListener("change", build));
   byId("reset").addEventListener("click", () => { byId("search").value = ""; search(); zoom(root); });
-  window.addEventListener("resize", show);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  window.addEventListener("resize", show, whileShown);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, whileShown);
 
   const seconds = new Map();
   data.stacks.forEach((stack) => seconds.set(stack.route, (seconds.get(stack.route) || 0) + stack.seconds));
   [...seconds].sort((a, b) => b[1] - a[1]).forEach(([route, total]) =>
     byId("route").add(new Option(`${data.routes[route]}  (${total.toFixed(1)} s)`, route)));
   build();
-})();
+}
+
+if (document.getElementById("recording")) showFlameGraph();

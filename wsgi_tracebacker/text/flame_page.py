@@ -1,6 +1,7 @@
 """A recording as one HTML page: a flame graph with a menu of routes, a search, and a table of the hottest own lines.
 
-The page loads nothing: its policy allows its own style and script only, by their hashes.
+The file loads nothing: its policy allows its own style and script only, by their hashes. In ``wsgi-tb web`` the same
+graph stands inside the live page.
 """
 
 from __future__ import annotations
@@ -9,29 +10,32 @@ import base64
 import hashlib
 import html
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership, is_this_package
 from wsgi_tracebacker.text.units import plural
+from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wsgi_tracebacker.model.recording import RecordedStack, Recording
     from wsgi_tracebacker.model.snapshot import Frame
 
-_PAGE = """<!DOCTYPE html>
+_HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '{style_hash}'; style-src-attr 'unsafe-inline'; script-src '{script_hash}'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
+"""
+
+#: In a page of its own, or in another one: then its headings are one level lower.
+_GRAPH = """\
+<h{level} id="flame-title">{title}</h{level}>
 <p>{facts}</p>
 <p class="quiet">{quality}</p>
+<noscript><p>The graph needs its script; the table of lines does not.</p></noscript>
 <div class="tools">
 <label>Route <select id="route"><option value="">all requests</option></select></label>
 <label>Search <input type="search" id="search" aria-describedby="found"></label> <span id="found" role="status"></span>
@@ -43,25 +47,47 @@ _PAGE = """<!DOCTYPE html>
 <p id="said" aria-live="polite"></p>
 <p class="quiet">Width is seconds of requests. Bold with a bar: your own code; the last row, in italics: what was waited for, or CPU. A bar below: found by the search. Click or Enter zooms, Escape goes back, / searches.</p>
 <div id="tip" hidden></div>
-<h2>Your hottest lines</h2>
+<h{lower}>Your hottest lines</h{lower}>
 <div class="lines"><table>
 <thead><tr><th>seconds</th><th>share</th><th>line</th><th>function</th><th>mostly</th></tr></thead>
-<tbody id="lines"></tbody>
+<tbody id="lines">{lines}</tbody>
 </table></div>
-</main>
 <script type="application/json" id="recording">{data}</script>
-<script>{script}</script>
-</body>
-</html>
 """  # noqa: E501  (HTML)
+
+#: So many lines are in the table; the script shows as many.
+_HOTTEST = 20
 
 
 def page(recording: Recording, script: str, style: str) -> str:
-    """The whole page.
+    """The whole page, as one file.
 
     :param script: the content of ``flame_graph.js``, which stands beside this module.
     :param style: that of ``flame_graph.css``.
     """
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; style-src-attr 'unsafe-inline'; script-src '{_hash(script)}'"
+    )
+    return (
+        f'{_HEAD}<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{html.escape(_title(recording))}</title>\n<style>{style}</style>\n</head>\n"
+        f'<body class="flame">\n<main>\n{graph(recording, level=1)}</main>\n<script>{script}</script>\n'
+        "</body>\n</html>\n"
+    )
+
+
+def linked_page(recording: Recording, script_address: str, style_address: str) -> str:
+    """The whole page for a site that serves its script and style beside it."""
+    return (
+        f"{_HEAD}<title>{html.escape(_title(recording))}</title>\n"
+        f'<link rel="stylesheet" href="{style_address}">\n<link rel="icon" href="data:,">\n</head>\n'
+        f'<body class="flame">\n<main>\n<p><a href=".">Back to the workers</a></p>\n'
+        f'{graph(recording, level=1)}</main>\n<script src="{script_address}"></script>\n</body>\n</html>\n'
+    )
+
+
+def graph(recording: Recording, level: int) -> str:
+    """What ``flame_graph.js`` brings to life, inside an element of the class ``flame``. ``level``: of its heading."""
     waiting = sum(stack.seconds for stack in recording.stacks if stack.waits_for != "CPU")
     total = recording.total_seconds
     partial = recording.seconds < recording.wanted_seconds - 0.05
@@ -80,22 +106,44 @@ def page(recording: Recording, script: str, style: str) -> str:
         f"{plural(looks, 'sample')}, {recording.rate:g} a second: {recording.cut / max(1, looks):.1%} without their"
         f" innermost calls, {recording.torn_share:.1%} thrown away"
     )
-    return _PAGE.format(
-        title=html.escape(f"Where the time goes: {recording.application or 'requests'}, on {recording.host}"),
+    ownership = _ownership(recording)
+    return _GRAPH.format(
+        level=level,
+        lower=level + 1,
+        title=html.escape(_title(recording)),
         facts=html.escape(facts),
         quality=html.escape(quality),
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
+        lines="".join(_hottest_lines(recording, ownership)),
         # A name could hold the end of the element.
-        data=json.dumps(_data(recording), separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(_data(recording, ownership), separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 
-def _data(recording: Recording) -> dict[str, Any]:
+def _title(recording: Recording) -> str:
+    return f"Where the time goes: {recording.application or 'requests'}, on {recording.host}"
+
+
+def _ownership(recording: Recording) -> CodeOwnership:
     starts = (frame for stack in recording.stacks for frame in stack.frames[:3])
-    ownership = CodeOwnership.of_frames(recording.application, starts)
+    return CodeOwnership.of_frames(recording.application, starts)
+
+
+def _hottest_lines(recording: Recording, ownership: CodeOwnership) -> Iterator[str]:
+    """The rows of the table for those who read it without its script, which makes the same ones."""
+    hottest: dict[Frame, Counter[str]] = {}
+    for stack in recording.stacks:
+        own = next((frame for frame in reversed(stack.frames) if ownership.is_own(frame.filename)), None)
+        if own is not None:
+            hottest.setdefault(own, Counter())[stack.waits_for] += stack.seconds  # type: ignore[assignment]  # of floats
+    total = recording.total_seconds or 1.0
+    for frame, waits in sorted(hottest.items(), key=lambda each: -sum(each[1].values()))[:_HOTTEST]:
+        seconds = sum(waits.values())
+        place = f"{ownership.short_path(frame.filename, recording.cwd)}:{frame.lineno}"
+        cells = (f"{seconds:.2f}", f"{100 * seconds / total:.1f} %", place, frame.function, waits.most_common(1)[0][0])
+        yield f"<tr>{''.join(f'<td>{html.escape(printable(cell))}</td>' for cell in cells)}</tr>"
+
+
+def _data(recording: Recording, ownership: CodeOwnership) -> dict[str, Any]:
     routes: dict[str, int] = {}
     waits: dict[str, int] = {}
     frames: dict[Frame, int] = {}

@@ -80,14 +80,67 @@ document.addEventListener("click", (event) => {
     go(link.href);
   } else if (event.target.id === "pause") {
     setPaused(!isPaused);
+  } else if (event.target.id === "close") {
+    showRecording("");
+    document.getElementById("recorded").textContent = "";
+    document.getElementById("record").focus();
   }
 });
 
 document.addEventListener("submit", (event) => {
   if (event.target.id === "filter-form") {
     event.preventDefault();
+  } else if (event.target.id === "record-form") {
+    event.preventDefault();
+    record(event.target, event.submitter);
   }
 });
+
+// The answer comes when the recording is over; meanwhile the page goes on.
+async function record(form, button) {
+  const progress = document.getElementById("progress");
+  const recorded = document.getElementById("recorded");
+  const seconds = Number(form.elements.seconds.value);
+  const began = performance.now();
+  const passed = () => { progress.value = (performance.now() - began) / 1000; };
+  progress.max = seconds;
+  progress.hidden = false;
+  passed();
+  const ticking = setInterval(passed, 200);
+  recorded.className = "";
+  recorded.textContent = `recording for ${seconds} s`;
+  document.getElementById("record").disabled = true;
+  try {
+    const body = new URLSearchParams(new FormData(form, button));
+    const headers = { "X-Requested-With": "live.js" };
+    const answer = await fetch(form.action, { method: "POST", body, headers, credentials: "same-origin" });
+    const said = await answer.text();
+    if (!answer.ok) {
+      throw new Error(said.trim());
+    }
+    showRecording(said);
+    recorded.textContent = "recorded";
+  } catch (error) {
+    recorded.className = "stuck";
+    recorded.textContent = error.message;
+  } finally {
+    clearInterval(ticking);
+    progress.hidden = true;
+    document.getElementById("record").disabled = false;
+  }
+}
+
+function showRecording(html) {
+  const flame = document.getElementById("flame");
+  flame.innerHTML = html;
+  flame.hidden = html === "";
+  document.getElementById("close").hidden = flame.hidden;
+  if (flame.hidden) {
+    endFlameGraph.abort();
+  } else {
+    showFlameGraph();
+  }
+}
 
 document.addEventListener("input", (event) => {
   if (event.target.id === "filter") {
@@ -100,6 +153,10 @@ document.addEventListener("input", (event) => {
 
 document.addEventListener("keydown", (event) => {
   const isWriting = event.target.tagName === "INPUT";
+  // The flame graph has keys of its own.
+  if (event.target.closest("#flame")) {
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey) {
     return;
   }

@@ -1,6 +1,7 @@
 """The page, the probes and the metrics as one WSGI application: what is asked, and who may ask it.
 
-``GET`` and ``HEAD`` only, and ``POST`` to ``/login``. It writes nothing, signals nobody and starts nothing.
+``GET`` and ``HEAD`` only, and ``POST`` to ``/login`` and ``/record``. It writes nothing, signals nobody and starts
+nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ except ModuleNotFoundError as error:
 from wsgi_tracebacker.analysis.metrics import families
 from wsgi_tracebacker.reader.gathered import document_of
 from wsgi_tracebacker.reader.measure import measure
+from wsgi_tracebacker.text import flame_page
+from wsgi_tracebacker.text.screens.page import CSS
 from wsgi_tracebacker.top.readings import Question
 from wsgi_tracebacker.web import probes, views
 from wsgi_tracebacker.web.guard import COOKIE, HEADERS, Guard, is_from_our_page
 from wsgi_tracebacker.web.live import Live
+from wsgi_tracebacker.web.recorder import Recorder, record, seconds_of
 from wsgi_tracebacker.web.shared import Shared
 from wsgi_tracebacker.wire import prometheus_text
 from wsgi_tracebacker.wire.escape import printable
@@ -38,11 +42,18 @@ if TYPE_CHECKING:
 
 _HTML, _TEXT, _JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
 
-#: The form has a token, and nothing else.
+#: A form has a token, or what is to be recorded.
 _MAX_FORM_BYTES = 4096
 
-#: What is loaded by the page, with its type. It has nothing in it that needs a login.
-_ASSETS = {"/live.css": "text/css; charset=utf-8", "/live.js": "text/javascript; charset=utf-8"}
+_STYLE, _SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+
+#: What is loaded by the page, with its type and its package. It has nothing in it that needs a login.
+_ASSETS = {
+    "/live.css": (_STYLE, "wsgi_tracebacker.web"),
+    "/live.js": (_SCRIPT, "wsgi_tracebacker.web"),
+    "/flame_graph.css": (_STYLE, "wsgi_tracebacker.text"),
+    "/flame_graph.js": (_SCRIPT, "wsgi_tracebacker.text"),
+}
 
 
 class Site:
@@ -60,8 +71,13 @@ class Site:
         self.guard = guard or Guard()
         self._find = find or (lambda: _default(bases))
         self.live = Live(lambda: Question(self._find(), (), timeout_seconds).ask_again())
+        self._recorder = Recorder(
+            lambda seconds, worker: record(self._find() if worker is None else (worker.socket,), seconds)
+        )
         self._metrics = Shared(self._measure)
         self._assets = {path: _content(path) for path in _ASSETS}
+        # The page is the one of ``wsgi-tb read --format html``, and more.
+        self._assets["/live.css"] = CSS.encode() + self._assets["/live.css"]
         self._version = hashlib.blake2b(b"".join(self._assets.values()), digest_size=6).hexdigest()
         self._pages: dict[str, Callable[[Request], Response]] = {
             "/": lambda request: Response(self._page(request), content_type=_HTML),
@@ -97,22 +113,44 @@ class Site:
             # Where it is mounted: the page's links begin at its folder.
             return Response("", HTTPStatus.PERMANENT_REDIRECT, {"Location": f"{request.root_path}/"})
         is_login = path == "/login" and self.guard.token is not None
-        allowed = ("GET", "HEAD", "POST") if is_login else ("GET", "HEAD")
+        allowed = ("GET", "HEAD", "POST") if is_login else ("POST",) if path == "/record" else ("GET", "HEAD")
         if request.method not in allowed:
             response = _text(HTTPStatus.METHOD_NOT_ALLOWED, "this cannot be done here")
             response.headers["Allow"] = ", ".join(allowed)
             return response
         if path in _ASSETS:
-            return Response(self._assets[path], content_type=_ASSETS[path])
+            return Response(self._assets[path], content_type=_ASSETS[path][0])
         if is_login:
             return self._login(request)
-        if path not in self._pages:
+        if path not in self._pages and path != "/record":
             return _text(HTTPStatus.NOT_FOUND, "there is no such page")
         if not self.guard.may_read(request):
             if path == "/":
                 return Response("", HTTPStatus.SEE_OTHER, {"Location": "login"})
             return _text(HTTPStatus.UNAUTHORIZED, "a token is needed", {"WWW-Authenticate": "Bearer"})
+        if path == "/record":
+            return self._record(request)
         return self._pages[path](request)
+
+    def _record(self, request: Request) -> Response:
+        """Answers when the recording is over: for the script with the graph, else with a page of its own."""
+        if not is_from_our_page(request):
+            return _text(HTTPStatus.FORBIDDEN, "this form was sent by another page")
+        seconds = seconds_of(request.form.get("seconds", ""))
+        named = request.form.get("worker")
+        worker = None
+        if named:
+            workers = self.live.moment().picture.reading.workers
+            worker = next((each for each in workers if views.name_of(each) == named), None)
+            if worker is None:
+                return _text(HTTPStatus.NOT_FOUND, "this worker is not there any more")
+        recording = self._recorder.record(seconds, worker)
+        if recording is None:
+            return _text(HTTPStatus.CONFLICT, "another recording is being made: try again when it is over")
+        if request.headers.get("X-Requested-With") == "live.js":
+            return Response(flame_page.graph(recording, level=2), content_type=_HTML)
+        script, style = (f"{name}?{self._version}" for name in ("flame_graph.js", "flame_graph.css"))
+        return Response(flame_page.linked_page(recording, script, style), content_type=_HTML)
 
     def _login(self, request: Request) -> Response:
         if request.method != "POST":
@@ -155,7 +193,7 @@ def _default(bases: Sequence[str]) -> Sequence[str]:
 
 
 def _content(path: str) -> bytes:
-    return (resources.files("wsgi_tracebacker.web") / path.removeprefix("/")).read_bytes()
+    return (resources.files(_ASSETS[path][1]) / path.removeprefix("/")).read_bytes()
 
 
 def _text(status: HTTPStatus, line: str, headers: dict[str, str] | None = None) -> Response:

@@ -23,12 +23,13 @@ from wsgi_tracebacker.top.request_rows import where, without_verb
 from wsgi_tracebacker.top.view import Row, View, look_of_age, number, sorted_rows, text
 from wsgi_tracebacker.top.views import VIEWS as TOP_VIEWS
 from wsgi_tracebacker.top.worker_rows import head
+from wsgi_tracebacker.web.recorder import DEFAULT_SECONDS, MAX_SECONDS
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from wsgi_tracebacker.analysis.live import Picture
+    from wsgi_tracebacker.analysis.live import Picture, WorkerReading
 
 #: So many rows are sent: nobody reads more, and a browser shows ten times as many only slowly.
 MAX_ROWS = 300
@@ -113,14 +114,36 @@ def page(picture: Picture, choice: Choice, asset_version: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(_title(picture))}</title>\n"
+        f'<link rel="stylesheet" href="flame_graph.css?{asset_version}">\n'
         f'<link rel="stylesheet" href="live.css?{asset_version}">\n<link rel="icon" href="data:,">\n'
+        f'<script src="flame_graph.js?{asset_version}" defer></script>\n'
         f'<script src="live.js?{asset_version}" defer></script>\n</head>\n<body>\n'
+        f"{_recorder()}"
         f'<div id="live">\n{fragment(picture, choice)}</div>\n'
         '<footer class="quiet">\n'
         '<p class="keys" hidden>Keys: / filter, space pause, up and down select, enter opens or closes.</p>\n'
         "<noscript><p>Without its script the page does not renew itself: load it again.</p></noscript>\n</footer>\n"
         "</body>\n</html>\n"
     )
+
+
+def _recorder() -> str:
+    """The form, and where its flame graph is shown. It is no part of what is renewed."""
+    return (
+        '<section id="recorder" aria-label="Recording">\n<form id="record-form" action="record" method="post">\n'
+        '<label for="seconds">Record where the time goes, for</label>\n'
+        f'<input type="number" id="seconds" name="seconds" min="1" max="{MAX_SECONDS}" value="{DEFAULT_SECONDS}"'
+        ' required> s\n<button type="submit" id="record">Record</button>\n'
+        f'<progress id="progress" aria-label="Recording" hidden></progress>\n'
+        '<span id="recorded" role="status"></span>\n'
+        '<button type="button" id="close" hidden>Close the graph</button>\n</form>\n'
+        '<div id="flame" class="flame" hidden></div>\n</section>\n'
+    )
+
+
+def name_of(worker: WorkerReading) -> str:
+    """What names a worker in the form: not its socket, which would let the form name any."""
+    return _digest(worker.key)
 
 
 def fragment(picture: Picture, choice: Choice) -> str:
@@ -215,7 +238,11 @@ def _class(column: Column) -> str:
 
 def _id_of(row: Row) -> str:
     """Of the thing that the row is about, the same in every reading."""
-    return hashlib.blake2b(repr(row.key).encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
+    return _digest(row.key)
+
+
+def _digest(key: object) -> str:
+    return hashlib.blake2b(repr(key).encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
 
 
 def _stacks(row: Row, *, full: bool) -> Iterator[str]:
@@ -230,6 +257,9 @@ def _stacks(row: Row, *, full: bool) -> Iterator[str]:
         yield "</section>"
     if len(places) > _MAX_PLACES:
         yield f'<p class="quiet">{plural(len(places) - _MAX_PLACES, "more place")}</p>'
+    if row.worker is not None:
+        named, label = name_of(row.worker), escape(f"Record worker {printable(row.worker.label)}")
+        yield f'<button form="record-form" name="worker" value="{named}" id="w{named}">{label}</button>'
 
 
 def login_page(asset_version: str, *, has_failed: bool) -> str:
