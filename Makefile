@@ -10,6 +10,7 @@
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md
 #     make docs       the documentation as a site, in build/docs
+#     make release-check  sdist and wheel: built, installed and tried on every Python, the sdist's own tests run
 #     make fuzz       the tests' properties, for as long as SECONDS says
 #     make soak       a minute of every load, reader and end of a worker at once; longer: make soak SOAK_SECONDS=3600
 #     make waits      ten minutes and 100,000 looks: is what is said of waits what requests really wait for?
@@ -32,7 +33,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --quiet
 
-.PHONY: help demo docs test test-all check lint format types contracts bench bench-page fuzz soak waits test-matrix uwsgi server-table dist clean
+.PHONY: help demo docs test test-all check lint format types contracts bench bench-page fuzz soak waits test-matrix uwsgi server-table dist release-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -148,8 +149,12 @@ docs: $(VENV)/.with-docs
 	@$(RUN) sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
 	@echo "build/docs/index.html"
 
-dist: $(VENV)/.with-dev
+dist: $(VENV)/.with-release
 	@$(RUN) build
+
+# Those Pythons that are not on the machine are taken from a newer Debian, as root and with debootstrap.
+release-check: $(VENV)/.with-release
+	@$(RUN) tests.release $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-eventlet build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

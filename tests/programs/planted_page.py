@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 
-from docs.screenshots import Planted
+from tests.support.planted import Planted
 from wsgi_tracebacker.reader.survey import Survey
 from wsgi_tracebacker.top.readings import Taken
 from wsgi_tracebacker.web import server

@@ -186,10 +186,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("width", "height", "scheme"), [(360, 720, "dark"), (360, 720, "light"), (1200, 700, "light")])
-def test_on_a_telephone_and_in_the_dark(
-    driver: WebDriver, shop: str, width: int, height: int, scheme: str, tmp_path: Path
-) -> None:
-    """Nothing is cut off at the right, and all of it can be read. The pictures of the documents are made here."""
+def test_on_a_telephone_and_in_the_dark(driver: WebDriver, shop: str, width: int, height: int, scheme: str) -> None:
+    """Nothing is cut off at the right, and all of it can be read."""
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -206,9 +204,6 @@ def test_on_a_telephone_and_in_the_dark(
     assert violations(driver) == []
     background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 300) == (scheme == "dark")
-    file = Path(os.environ.get("SCREENSHOTS") or tmp_path) / f"web-{scheme}-{width}.png"
-    assert driver.save_screenshot(str(file))
-    assert file.stat().st_size > 10_000
     assert complaints(driver) == []
 
 

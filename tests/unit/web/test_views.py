@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docs.screenshots import Planted
+from tests.support.planted import Planted
 from wsgi_tracebacker.analysis.live import Reading, WorkerReading, advance
 from wsgi_tracebacker.model.snapshot import Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.web.views import MAX_OPEN, MAX_ROWS, VIEWS, Choice, fragment, page
