@@ -64,7 +64,8 @@ class Bank:
 
     def __init__(self, answers_after_seconds: float | None) -> None:
         self._seconds = answers_after_seconds
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        # Ports that the kernel chooses are not shown in a flame graph: they are of no service.
+        self._listening = socket.create_server(("127.0.0.1", 8378))
         self.url = f"http://localhost:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._take, daemon=True).start()
 

@@ -537,7 +537,8 @@ def test_limits_by_a_callable_wake_the_watchdog_only_where_they_get_shorter(
     assert 1 <= len(woken) <= 5
     hanging = hanging_until(lambda: logged.of("harakiri"))
     serve(TracebackerMiddleware(hanging, base, harakiri=lambda _: 0.3), environ("/short"))
-    assert wait_for(logged, "harakiri")[0].startswith("harakiri: GET /short 0.3")
+    # On a busy machine it may be a little late.
+    assert re.match(r"harakiri: GET /short [\d.]+ s \(limit 0\.3 s\)", wait_for(logged, "harakiri")[0])
 
 
 def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Logged) -> None:
@@ -545,7 +546,7 @@ def test_the_report_stands_in_the_stacks_file_until_a_stop(base: str, logged: Lo
     path = box_files.path_of(base, 1, file_names.STACKS)
     serve(TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1))
     with open(path, encoding="utf-8") as file:
-        assert "harakiri: GET / 0.1" in file.read()
+        assert re.search(r"harakiri: GET / [\d.]+ s \(limit 0\.1 s\)", file.read())
     agent.stop()
     assert not os.path.exists(path)
 
@@ -624,6 +625,16 @@ def test_a_limit_that_is_taken_away_ends_the_recording(base: str, logged: Logged
     assert logged.of("slow") == []
 
 
+def let_it_sleep() -> None:
+    """Wait until the watchdog has checked: a stall that begins while it does is not noticed."""
+    (found,) = agent._agents.values()
+    dog = found.deadlines.watchdog
+    assert dog is not None
+    begun = time.monotonic()
+    dog.wake()
+    wait_until(lambda: dog.wakes_at < NEVER and dog._sleeps_at > begun, "the watchdog sleeps")
+
+
 @needs_pydll
 def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> None:
     """It names the request that kept the GIL and is still in flight; that request is reported as overdue too."""
@@ -631,6 +642,7 @@ def test_python_that_could_not_run_is_one_line(base: str, logged: Logged) -> Non
     libc = ctypes.PyDLL(None)
 
     def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        let_it_sleep()
         libc.usleep(1_500_000)
         wait_for(logged, "stall")
         wait_for(logged, "harakiri")
@@ -652,6 +664,7 @@ def test_a_request_that_ended_before_python_ran_elsewhere_is_named(base: str, lo
     libc = ctypes.PyDLL(None)
 
     def hold(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        let_it_sleep()
         libc.usleep(1_500_000)
         start_response("200 OK", [])
         return [b""]
