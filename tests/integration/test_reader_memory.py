@@ -19,7 +19,10 @@ from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_known_memory
 from tests.support.stalling import telling
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.reader.asking import client, reply
+from wsgi_tracebacker.reader.finding import discovery
 from wsgi_tracebacker.reader.finding.processes import Processes
+from wsgi_tracebacker.reader.outside.recorder import WorkerRecorder
 from wsgi_tracebacker.wire.black_box import file_names
 
 if TYPE_CHECKING:
@@ -118,6 +121,28 @@ def test_a_healthy_worker_is_read_from_outside_without_being_asked(base: str) ->
             reply = b"".join(iter(lambda: connection.recv(65536), b""))
         # The two that asked: the first reader, and this one.
         assert json.loads(reply.partition(b"\r\n\r\n")[2])["counters"]["clients_accepted"] == 2
+
+
+def test_a_worker_is_held_against_its_own_snapshot(base: str) -> None:
+    """It agrees with it, and not with one whose lines or functions are others."""
+    with worker(base, "wait"):
+        [targets] = discovery.find([base]).targets
+        assert isinstance(targets, tuple)
+        [target] = targets
+        assert target.card is not None
+        [answer] = client.ask_all([(target.socket, 60.0)])
+        assert isinstance(answer, reply.Reply)
+        snapshot = reply.snapshot(answer, 0.0)
+        with contextlib.closing(WorkerRecorder(target.card, Processes())) as recorder:
+            assert recorder.agrees_with(snapshot)
+            for other in ({"lineno": 4711}, {"function": "elsewhere"}):
+                stacks = [
+                    stack._replace(frames=tuple(each._replace(**other) for each in stack.frames))
+                    for stack in snapshot.stacks
+                ]
+                assert not recorder.agrees_with(snapshot._replace(stacks=tuple(stacks)))
+            # Nothing to compare it with.
+            assert recorder.agrees_with(snapshot._replace(stacks=()))
 
 
 def _connected(path: str) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from wsgi_tracebacker.model.card import Card
-    from wsgi_tracebacker.model.snapshot import Frame
+    from wsgi_tracebacker.model.snapshot import Frame, Snapshot
     from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.outside.interpreter import ThreadState
     from wsgi_tracebacker.wire.black_box.table_rows import Flight
@@ -133,6 +133,10 @@ class WorkerRecorder:
         self._cores: dict[int, int] = {}
         self._renewed_at = self._first_at = self._last_at = 0.0
         self._looks = 0
+
+    def agrees_with(self, snapshot: Snapshot) -> bool:
+        """Whether its memory shows its threads where the worker's own snapshot does."""
+        return self._memory.agrees_with(snapshot)
 
     def close(self) -> None:
         self._memory.close()

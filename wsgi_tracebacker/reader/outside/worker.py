@@ -1,7 +1,7 @@
 """Reads the stacks of a worker from its memory, and puts them to the requests of its black box.
 
 Before anything is shown the listener's thread has to be found in its own code, or a request in the middleware's: then
-the layout is the right one.
+the layout is the right one. A worker that answers has to be where it says itself too: ``agrees_with``.
 """
 
 from __future__ import annotations
@@ -88,6 +88,23 @@ class MemoryOfWorker:
         raise MemoryUnreadable(
             "neither the thread that listens in it nor a request is found where it is: what is read would not be right"
         )
+
+    def agrees_with(self, snapshot: Snapshot) -> bool:
+        """Whether some thread has the outermost call, with its line, that the worker's own snapshot has of it.
+
+        That call lasts as long as its thread, so it is there in both, although the worker runs meanwhile. Also true if
+        there is nothing to compare: under uWSGI, threads that serve no request are in no Python.
+        """
+        said: dict[int, set[tuple[str, int | None]]] = {}
+        for stack in snapshot.stacks:
+            if stack.ident and stack.frames:
+                said.setdefault(stack.ident, set()).add((stack.frames[0].function, stack.frames[0].lineno))
+        found = []
+        for thread in self.interpreter.threads():
+            frames = self.look(thread).frames if thread.ident in said else ()
+            if frames:
+                found.append((frames[0].function, frames[0].lineno) in said[thread.ident])
+        return any(found) or not found
 
     def keeps_gil(self) -> Generator[float, int, bool]:
         """Whether one thread holds the GIL all the time. Yields the seconds until its next look."""
