@@ -336,7 +336,7 @@ def test_a_fault_in_the_report_does_not_keep_the_process_alive(
 def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
     base: str, kills: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The handler never returns from the line about the fault: the next request is killed in time, both on stderr."""
+    """The handler never returns from the first of two lines: the request is killed in time, both are on stderr."""
     let_go = threading.Event()
     hanging: list[str] = []
 
@@ -359,8 +359,7 @@ def test_a_fault_while_logging_hangs_does_not_stop_the_watchdog(
         serve(TracebackerMiddleware(hanging_until(lambda: kills), base, harakiri=0.2, harakiri_action="kill"))
     finally:
         let_go.set()
-    assert len(hanging) >= 1
-    assert "a fault of wsgi_tracebacker, in the watchdog" in hanging[0]
+    assert hanging
     lines = capfd.readouterr().err
     assert "ERROR wsgi_tracebacker (logging hangs): a fault of wsgi_tracebacker, in the watchdog" in lines
     assert "OSError: of ours" in lines
