@@ -54,7 +54,7 @@ from wsgi_tracebacker.model.waits import Holder, WaitsFor
 from wsgi_tracebacker.reader.asking import client
 from wsgi_tracebacker.reader.dead import postmortems
 from wsgi_tracebacker.reader.finding import discovery, processes
-from wsgi_tracebacker.reader.unanswered import examine, stall
+from wsgi_tracebacker.reader.unanswered import stall
 from wsgi_tracebacker.top import app as top_app
 from wsgi_tracebacker.top import views as top_views
 from wsgi_tracebacker.wire import http10 as http
@@ -399,7 +399,7 @@ def test_numbers_of_the_signal_and_the_timers_are_those_of_the_code() -> None:
     assert f"{stall._WAITING_SWITCHES_PER_SECOND:g} times a second" in rule
     assert f"{stall._ALWAYS_SHARE * 100:g} % of the time" in rule
     assert f"{stall._NOBODY_SHARE * 100:g} % of the time" in rule
-    assert (stall.INTERVAL_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE, examine._RUNNING_SAMPLES) == (0.5, 3, 0.25, 5)
+    assert (stall.INTERVAL_SECONDS, stall._SLEEPS, stall._OTHERS_SHARE) == (0.5, 3, 0.25)
     text = section(reference("harakiri"), "A stalled worker")
     assert f"{kill_timer.DUMP_SECONDS:g} seconds later SIGKILL" in text
     margin = rows(section(reference("harakiri"), "Options"))["harakiri_margin"][0]

@@ -38,10 +38,6 @@ FIRST_SAMPLE_SECONDS = 0.5
 #: process in which two threads spin in turns, half a second each, would be examined for ever.
 _LATE_SAMPLES = 3
 
-#: How often, and how far apart, the running threads are read: a thread that waits for the GIL runs briefly every 5 ms.
-_RUNNING_SAMPLES = 5
-_RUNNING_SECONDS = 0.003
-
 
 class Timeouts(NamedTuple):
     """The time limit of a worker."""
@@ -66,7 +62,7 @@ class _Stacks(NamedTuple):
     """The stacks of a stalled worker."""
 
     dump: Dump
-    #: Native ids of the threads that ran in every sample, and of those that wait for the GIL.
+    #: Native ids of the thread that wanted a CPU all the time, if there is one, and of those that wait for the GIL.
     running: set[int]
     waiting: set[int]
 
@@ -132,13 +128,7 @@ def _stacks(worker: SilentWorker, samples: list[Sample]) -> Generator[float, int
     except (dump_request.Refused, OSError, FormatError) as error:
         worker.notes.append(f"no stacks: {error}")
         return None
-    pid, processes = worker.card.pid, worker.processes
-    running = set(processes.threads(pid))
-    for number in range(_RUNNING_SAMPLES):
-        if number:
-            yield _RUNNING_SECONDS
-        running = {native_id for native_id in running if processes.letter(pid, native_id) == "R"}
-    return _Stacks(dump, running, stall.waiting(samples[0], samples[-1]))
+    return _Stacks(dump, stall.never_released(samples[0], samples[-1]), stall.waiting(samples[0], samples[-1]))
 
 
 class SilentWorker:

@@ -35,7 +35,7 @@ def join(
     """Return the requests of a table with their stacks, then the stacks of the other threads.
 
     ``owners``: ident and native id of each core's thread. ``own_idents``: our own threads, which are left out, as in a
-    worker's own snapshot. ``alive``: native ids of all threads, ``running``: of those that ran in every sample,
+    worker's own snapshot. ``alive``: native ids of all threads, ``running``: of the one that wanted a CPU all the time,
     ``waiting``: of those that wait for the GIL. If exactly one thread runs, and it serves a request, it may hold the
     GIL; that is proven if none of the others can hold it while it sleeps.
     """

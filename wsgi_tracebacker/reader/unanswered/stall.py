@@ -97,7 +97,7 @@ def why_not(first: Sample, second: Sample, third: Sample) -> str | None:
             return reason
     if not _waiting(first, second) & _waiting(second, third):
         return _NOT_WAITING
-    if _never_released(first, second) & _never_released(second, third):
+    if never_released(first, second) & never_released(second, third):
         return None
     if _nobody_wanted(first, second) and _nobody_wanted(second, third):
         return None
@@ -122,7 +122,7 @@ def why_not_so_far(first: Sample, second: Sample) -> str | None:
     reason = _why_not_between(first, second)
     if reason is None and not _waiting(first, second):
         reason = _NOT_WAITING
-    if reason is None and not _never_released(first, second) and not _nobody_wanted(first, second):
+    if reason is None and not never_released(first, second) and not _nobody_wanted(first, second):
         reason = _AT_WORK
     return reason
 
@@ -159,7 +159,7 @@ def _waiting(earlier: Sample, later: Sample) -> set[int]:
     return found
 
 
-def _never_released(earlier: Sample, later: Sample) -> set[int]:
+def never_released(earlier: Sample, later: Sample) -> set[int]:
     """The thread that wanted a CPU all the time, did not sleep, and had most of the CPU time; at most one."""
     always = (later.at - earlier.at) * _ALWAYS_SHARE * _NANOSECONDS
     ran = {native_id: after.ran - earlier.threads[native_id].ran for native_id, after in later.threads.items()}

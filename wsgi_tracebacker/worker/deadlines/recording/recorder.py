@@ -52,6 +52,9 @@ _WAITS_INSTEAD = ("frozen", "starved", "unknown")
 #: What the request waits for is asked when it has been in one place for so long: before, it may be anything else by the
 #: time that the answer is there. Then again after twice that time, and so on.
 _ASK_SECONDS = 0.5
+#: So often it is asked before that time doubles while nothing is known: what sleeps in short naps, as SQLite does for a
+#: lock, may be awake whenever it is looked at.
+_ASKS = 8
 
 
 class _Place(NamedTuple):
@@ -149,6 +152,8 @@ class Recorder:
         self._delay: float | None = None
         #: The age at which to ask what the request waits for, and how long after the beginning of the run that is.
         self._ask_at = self._ask_after_seconds = 0.0
+        #: How often it was asked in this run without an answer.
+        self._asked_in_vain = 0
 
     @property
     def runs(self) -> int:
@@ -191,6 +196,7 @@ class Recorder:
         self._runs.append(_Run(self._key, age_seconds, age_seconds, {self._place: 1}))
         self._ask_after_seconds = _ASK_SECONDS
         self._ask_at = age_seconds + _ASK_SECONDS
+        self._asked_in_vain = 0
         if len(self._runs) > MAX_RUNS:
             _merge_one(self._runs)
 
@@ -204,7 +210,10 @@ class Recorder:
             return
         if waits_for is not None:
             self._runs[-1].waits[self._place] = waits_for
-        self._ask_after_seconds *= 2
+        else:
+            self._asked_in_vain += 1
+        if waits_for is not None or self._asked_in_vain >= _ASKS:
+            self._ask_after_seconds *= 2
         self._ask_at = self._runs[-1].to_seconds + self._ask_after_seconds
 
     def verdict_kind(self) -> str:

@@ -198,9 +198,21 @@ def test_what_a_request_waits_for_is_asked_where_it_stays() -> None:
         if made.wants_wait():
             asked.append(tenths / 10)
             made.add_wait("resolves bank" if tenths < 40 else None if tenths < 50 else "sleeps")
-    assert asked == [0.5, 1.5, 3.5, 4.5, 5.5]
+    assert asked == [0.5, 1.5, 3.5, 4.5, 5.0]
     assert [span.waits_for for span in made.timeline()] == ["resolves bank", "sleeps"]
     assert span_line(made.timeline()[1]).endswith("(waiting)  sleeps")
+
+
+def test_a_request_that_naps_is_asked_until_it_is_caught_asleep() -> None:
+    """SQLite waits for a lock in naps: every half second while nothing is known, and more rarely after eight times."""
+    made = recorder()
+    asked: list[float] = []
+    for tenths in range(80):
+        made.sample(tenths / 10, Where(0, 0).stack, 0.0, 0.0)
+        if made.wants_wait():
+            asked.append(tenths / 10)
+            made.add_wait(None)
+    assert asked == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 7.0]
 
 
 def test_a_request_that_ended_reaches_to_its_end() -> None:
