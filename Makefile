@@ -81,6 +81,16 @@ $(VENV)/.with-axe: $(VENV)/.made
 	fi
 	@touch $@
 
+# Reads the files of recordings. As above.
+$(VENV)/.with-speedscope: $(VENV)/.made
+	@if command -v npm >/dev/null; then \
+	    echo "Installing speedscope into $(VENV)/speedscope"; \
+	    npm install --silent --no-fund --no-audit --prefix $(VENV)/speedscope speedscope@1; \
+	else \
+	    echo "No npm: speedscope is not installed; the tests with it are skipped, or fail under CI=true."; [ "$(CI)" != true ]; \
+	fi
+	@touch $@
+
 uwsgi:
 	@rm -f $(VENV)/.with-uwsgi
 	@$(MAKE) --no-print-directory $(VENV)/.with-uwsgi
@@ -98,7 +108,7 @@ run_tests = $(RUN) pytest -n $(JOBS) --dist worksteal -m "not alone $(1)" --dura
 test: $(VENV)/.with-test $(SERVERS) $(VENV)/.with-axe
 	@set -e; $(call run_tests,and not slow)
 
-test-all: $(VENV)/.with-test $(SERVERS) $(VENV)/.with-axe
+test-all: $(VENV)/.with-test $(SERVERS) $(VENV)/.with-axe $(VENV)/.with-speedscope
 	@set -e; $(call run_tests)
 	@$(MAKE) --no-print-directory fuzz soak waits ARGS=
 
