@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.reader.dead import postmortems
+from wsgi_tracebacker.text.palette import COLOURED, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,12 +42,11 @@ _POLL_SECONDS = 0.05
 #: As many as a server with two workers may need until each has enough of them.
 _MAX_CONNECTIONS = 200
 
-_INTRO = (
-    "A shop under {server}, with two workers and five requests that hang: two are in a deadlock, one waits for a bank "
-    "that never answers, one computes for ever, and one keeps the GIL, so that its worker does nothing else."
-)
+_INTRO = "A shop under {server}: five requests hang, for four reasons.\n"
+_ENDED = "\nAll of it has been ended."
+_IN_BROWSER = " The same in the browser: wsgi-tb demo --web"
 _NEXT = """
-All of it has been ended. Next, for an application of yours, then `wsgi-tb read`:
+Next, an application of yours, and then wsgi-tb read:
   gunicorn -c python:wsgi_tracebacker.servers.gunicorn mysite.wsgi
 """
 
@@ -68,19 +68,22 @@ class DemoError(Exception):
 class Demo:
     """One run, in a folder of its own."""
 
-    def __init__(self, folder: Path, write: Callable[[str], object], *, colour: bool) -> None:
+    def __init__(self, folder: Path, write: Callable[[str], object], *, colour: bool, web: bool) -> None:
         """``write`` takes text with its line ends."""
         self._folder = folder
         self._write = write
         self._colour = ("--color", "always") if colour else ()
+        self._palette = COLOURED if colour else PLAIN
+        self._web = web
         self._base = str(folder / "tb")
         self._log = folder / "log"
+        self._columns = shutil.get_terminal_size().columns
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("WSGI_TB_")},
             "WSGI_TB_SOCKET": self._base,
             "WSGI_TB_HARAKIRI": "1",
             "WSGI_TB_APP": "shop:shop",
-            "COLUMNS": str(shutil.get_terminal_size().columns),
+            "COLUMNS": str(self._columns),
             "TMPDIR": str(folder),
         }
         # The commands run there; this module may be one of a checkout in the present folder.
@@ -92,8 +95,7 @@ class Demo:
         """Show everything. Raises DemoError, OSError or HTTPException."""
         shutil.copy(Path(__file__).with_name("shop.py"), self._folder)
         has_gunicorn = find_spec("gunicorn") is not None
-        intro = _INTRO.format(server="gunicorn" if has_gunicorn else "the standard library's server")
-        self._write(textwrap.fill(intro, 80) + "\n")
+        self._write(_INTRO.format(server="gunicorn" if has_gunicorn else "Python's own server"))
         servers = self._gunicorn() if has_gunicorn else self._own_servers()
         # It takes connections, and never answers.
         bank = socket.create_server(("127.0.0.1", 0))
@@ -102,10 +104,13 @@ class Demo:
             try:
                 self._ask(processes, clients)
                 self._show()
+                if self._web:
+                    self._serve_page()
             except DemoError:
                 self._write(f"\nThe log of the server:\n{self._log.read_text()}")
                 raise
-        self._write(_NEXT)
+        has_page = not self._web and find_spec("werkzeug") is not None
+        self._write(_ENDED + (_IN_BROWSER if has_page else "") + _NEXT)
 
     # --- the server
 
@@ -184,16 +189,39 @@ class Demo:
     # --- what is shown
 
     def _show(self) -> None:
-        self._write(f"\n$ wsgi-tb list\n{self._said('list')}")
+        self._write(f"{self._prompt('wsgi-tb list')}{self._said('list')}")
         text = self._said("read", *self._colour)
         overview = _FIRST_PLACE.split(text, maxsplit=1)[0].rstrip()
-        self._write(f"\n$ wsgi-tb read | head -n {overview.count(chr(10)) + 1}\n{overview}\n")
+        self._write(f"{self._prompt(f'wsgi-tb read | head -n {overview.count(chr(10)) + 1}')}{overview}\n")
         # On a busy machine the proof that a worker is stalled takes several tries.
         one = ("read", "--path", STALL, "--timeout", "5")
-        self._write(f"\n$ wsgi-tb {' '.join(one)}\n{self._said(*one, *self._colour)}")
+        stack = self._said(*one, *self._colour).strip()
+        # The last paragraph says what is not shown.
+        stack = stack.rpartition("\n\n")[0]
+        command = f"wsgi-tb {' '.join(one)} | head -n {stack.count(chr(10)) + 1}"
+        self._write(f"{self._prompt(command)}{stack}\n")
         found = re.search(r"^.*harakiri: GET /charge .*\n(?:  .*\n)+", self._log.read_text(), re.MULTILINE)
         report = found[0].split("\n")[:2] if found is not None else []
-        self._write("\n$ grep -A 1 'harakiri: GET /charge' log\n" + "".join(f"{line}\n" for line in report))
+        lines = [line for each in report for line in self._wrapped(each)]
+        self._write(self._prompt("grep -A 1 'harakiri: GET /charge' log") + "".join(f"{line}\n" for line in lines))
+
+    def _serve_page(self) -> None:
+        """Until it is interrupted."""
+        with self._started("wsgi_tracebacker", "web", "--listen", "127.0.0.1:0", self._base) as process:
+            page = re.compile(r"http://127\.0\.0\.1:\d+/(?= shows)")
+            self._wait(lambda: bool(page.search(self._log.read_text())), "the page is served", [process])
+            [address] = page.findall(self._log.read_text())
+            self._write(f"\nThe same in the browser, until Ctrl-C ends it: {address}\n")
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+
+    def _prompt(self, command: str) -> str:
+        return f"\n{self._palette.paint(self._palette.heading, '$ ' + command)}\n"
+
+    def _wrapped(self, line: str) -> list[str]:
+        """A line of the log as a terminal of that width shows it, but broken between words."""
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        return textwrap.wrap(line, self._columns, subsequent_indent=indent, break_long_words=False)
 
     def _said(self, *arguments: str) -> str:
         """What a command prints. Its exit code says that one worker, which is stalled, did not answer by itself."""
@@ -214,12 +242,15 @@ class Demo:
         )
 
 
-def play(write: Callable[[str], object], *, colour: bool) -> None:
-    """Show the demonstration. Raises DemoError, OSError or HTTPException."""
+def play(write: Callable[[str], object], *, colour: bool, web: bool = False) -> None:
+    """Show the demonstration; with ``web`` the page too, until it is interrupted.
+
+    Raises DemoError, OSError or HTTPException.
+    """
     # Not where TMPDIR says: the path of a UNIX socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="wsgi-tb-", dir="/tmp") as name:
         try:
-            Demo(Path(name), write, colour=colour).run()
+            Demo(Path(name), write, colour=colour, web=web).run()
         finally:
             # Its workers are killed, and these leave their black boxes for a successor.
             postmortems.clear(str(Path(name) / "tb"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import signal
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
 
 from wsgi_tracebacker.cli import output
+from wsgi_tracebacker.errors import LibraryMissing
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   wsgi-tb demo
+  wsgi-tb demo --web
   python -m wsgi_tracebacker demo
 
 \b
@@ -27,7 +30,8 @@ Exit codes:
 
 
 @click.command(epilog=EPILOG)
-def demo() -> int:
+@click.option("--web", is_flag=True, help="Then serve the page of wsgi-tb web on the shop, until Ctrl-C ends it.")
+def demo(*, web: bool) -> int:
     """Show in ten seconds what this command is for.
 
     Runs a small shop under gunicorn, or under the standard library's server if gunicorn is not installed, and asks for
@@ -35,6 +39,8 @@ def demo() -> int:
     """
     from wsgi_tracebacker.demo import play
 
+    if web and find_spec("werkzeug") is None:
+        raise LibraryMissing("--web needs werkzeug: pip install 'wsgi-tracebacker[web]'")
     signal.signal(signal.SIGTERM, _end)
     # Under nohup it is ignored.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -44,7 +50,7 @@ def demo() -> int:
         output.write_text([text.removesuffix("\n")])
 
     try:
-        play.play(write, colour=output.wants_colour("auto", sys.stdout))
+        play.play(write, colour=output.wants_colour("auto", sys.stdout), web=web)
     except (play.DemoError, OSError, http.client.HTTPException) as error:
         output.fail(f"the demonstration failed: {error}")
         return output.EXIT_UNANSWERED

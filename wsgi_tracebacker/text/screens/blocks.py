@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.text.columns import wrap_all
+from wsgi_tracebacker.text.kernel_waits import HOLDS_GIL
 from wsgi_tracebacker.text.palette import PLAIN, Palette
 from wsgi_tracebacker.text.screens import looks
 from wsgi_tracebacker.text.threads import other_thread, request_lines, stack_lines
@@ -61,7 +62,8 @@ def block(
             yield f"{_INDENT}{line}"
     if len(group.requests) > most:
         yield f"{_INDENT}{palette.paint(palette.quiet, f'… {len(group.requests) - most} more; --full lists them')}"
-    if number is None and group.waits_for is not None:
+    # The line of a request that holds the GIL says so.
+    if number is None and group.waits_for not in (None, HOLDS_GIL):
         for line in wrap_all(printable(group.waits_for), columns - len(_INDENT * 2)):
             yield f"{_INDENT * 2}{palette.paint(palette.heading, line)}"
     oldest = group.oldest
