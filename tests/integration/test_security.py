@@ -154,7 +154,7 @@ def test_another_users_command_shows_nothing(sticky: str) -> None:
         "import wsgi_tracebacker.reader.survey, wsgi_tracebacker.reader.usage\n"
         "import wsgi_tracebacker.reader.finding.everywhere\n"
         "import wsgi_tracebacker.reader.unanswered.examine, wsgi_tracebacker.text.screens.worker_list\n"
-        "import wsgi_tracebacker.reader.hosts\n"
+        "import wsgi_tracebacker.reader.elsewhere.hosts\n"
         f"os.setgroups([]); os.setresgid({STRANGER}, {STRANGER}, {STRANGER})\n"
         f"os.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
         "main()\n"

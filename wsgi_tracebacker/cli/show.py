@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wsgi_tracebacker.analysis.selection import Selection
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options.arguments import bases_or_default
-from wsgi_tracebacker.errors import Misuse
+from wsgi_tracebacker.errors import Misuse, NoWorkersFound
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack
 from wsgi_tracebacker.text.screens.reading import DEFAULT_LIMIT, Answered, Options
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.groups import Group, ServedRequest
     from wsgi_tracebacker.model.reading import Unanswered
-    from wsgi_tracebacker.reader.gathered import Gathered
-    from wsgi_tracebacker.reader.hosts import Hosts
+    from wsgi_tracebacker.reader.elsewhere.gathered import Gathered
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
     from wsgi_tracebacker.reader.survey import Survey
 
 
@@ -78,6 +78,7 @@ def show(
     from_outside: bool = False,
     times: int = 1,
     every_seconds: float = 1.0,
+    for_seconds: float | None = None,
     colour: str = "auto",
     hosts: Hosts | None = None,
 ) -> int:
@@ -103,10 +104,14 @@ def show(
     if timeout_seconds is not None:
         flags |= {"--timeout": True, f"{timeout_seconds:.3f}": True}
     words = [word for word, is_given in flags.items() if is_given]
+    if for_seconds is not None and (form != "json" or times > 1):
+        raise Misuse("--for goes with --format json, and not with --times")
     ask = _elsewhere(bases, numbers, times, hosts, words) or ask_here
+    selection = Selection(older_seconds, path_pattern)
+    if for_seconds is not None:
+        return _print_on(ask, selection, every_seconds, for_seconds)
     earlier = _earlier(ask, times, every_seconds)
     found = ask()
-    selection = Selection(older_seconds, path_pattern)
     what = "request" if by == "none" else by
     if form == "json":
         output.write_bytes(_json_document(found, selection, earlier))
@@ -132,18 +137,42 @@ def show(
     return found.exit_code
 
 
+def _print_on(ask: Callable[[], Found], selection: Selection, every_seconds: float, for_seconds: float) -> int:
+    """A document a line until the time is over, or until nobody reads them any more."""
+    import gc
+    import time
+
+    from wsgi_tracebacker.model.reading import Unanswered
+
+    # It lasts, unlike other readings, for which ``main`` turns it off.
+    gc.enable()
+    ends_at = time.monotonic() + for_seconds
+    while True:
+        began_at = time.monotonic()
+        try:
+            found = ask()
+        except NoWorkersFound as error:
+            none = tuple(Unanswered(message=line) for line in str(error).splitlines())
+            found = Found((), none, (), NoWorkersFound.exit_code)
+        sys.stdout.buffer.write(_json_document(found, selection, ()))
+        sys.stdout.buffer.flush()
+        if began_at + every_seconds > ends_at:
+            return 0
+        time.sleep(max(0.0, began_at + every_seconds - time.monotonic()))
+
+
 def _elsewhere(
     bases: tuple[str, ...], numbers: tuple[int, ...], times: int, hosts: Hosts | None, options: list[str]
 ) -> Callable[[], Found] | None:
     """What takes one look at workers of other hosts, or at documents; None: those of this machine are meant."""
     if hosts is not None:
-        from wsgi_tracebacker.reader.gathered import from_hosts
+        from wsgi_tracebacker.reader.elsewhere.gathered import from_hosts
 
         there = hosts
         return lambda: _of_others(from_hosts(there, bases, numbers, options))
     if any(_may_be_document(base) for base in bases):
-        from wsgi_tracebacker.reader.documents import is_document
-        from wsgi_tracebacker.reader.gathered import from_documents
+        from wsgi_tracebacker.reader.elsewhere.documents import is_document
+        from wsgi_tracebacker.reader.elsewhere.gathered import from_documents
 
         are_documents = [is_document(base) for base in bases]
         if any(are_documents):
@@ -177,7 +206,7 @@ def _unanswered(survey: Survey) -> tuple[Unanswered, ...]:
     if not silent:
         return ()
     # Imported only here: nearly always every worker answers, and the command has to start soon.
-    from wsgi_tracebacker.reader.gathered import unanswered_of
+    from wsgi_tracebacker.reader.elsewhere.gathered import unanswered_of
 
     return tuple(map(unanswered_of, silent))
 
@@ -281,7 +310,7 @@ def _json_document(
     """The document of ``--format json``; with earlier looks each request has ``looks``."""
     import json
 
-    from wsgi_tracebacker.reader.gathered import with_host
+    from wsgi_tracebacker.reader.elsewhere.gathered import with_host
     from wsgi_tracebacker.wire.documents import reading_json, snapshot_json
 
     here = os.uname().nodename

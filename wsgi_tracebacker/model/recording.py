@@ -29,6 +29,8 @@ class RecordedStack(NamedTuple):
     #: Of requests' wall clock: three requests that stood here for a second are three.
     seconds: float
     samples: int
+    #: What the operator calls its host; None for this machine.
+    host: str | None = None
 
 
 class Recording(NamedTuple):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from textual import events
 
+    from wsgi_tracebacker.reader.elsewhere.gathered import Gathered
     from wsgi_tracebacker.reader.survey import Survey
 
 #: Seconds between two readings, from the fastest to the slowest that ``+`` and ``-`` choose from.
@@ -115,7 +116,7 @@ class TopApp(App[None]):
         self,
         first: Taken,
         ask: Callable[[], Taken],
-        write: Callable[[Survey], str],
+        write: Callable[[Survey | Gathered], str],
         every_seconds: float,
         view_name: str = VIEWS[0].name,
     ) -> None:
@@ -123,11 +124,11 @@ class TopApp(App[None]):
 
         :param first: a reading, so that the screen is never empty.
         :param ask: takes another one; called on a thread of its own.
-        :param write: writes a survey to a new file and returns its name; OSError if it cannot.
+        :param write: writes what was found to a new file and returns its name; OSError if it cannot.
         """
         super().__init__()
         self._picture = advance(None, first.reading)
-        self._survey = first.survey
+        self._found = first.found
         self._write = write
         self._every_seconds = every_seconds
         self._readings = Readings(ask, self._deliver, every_seconds)
@@ -171,7 +172,7 @@ class TopApp(App[None]):
     def on_top_app_arrived(self, message: Arrived) -> None:
         if self._is_paused:
             return
-        self._survey = message.taken.survey
+        self._found = message.taken.found
         self._picture = advance(self._picture, message.taken.reading)
         self._show()
 
@@ -314,9 +315,9 @@ class TopApp(App[None]):
         self._show_head()
 
     async def action_write(self) -> None:
-        survey = self._survey
+        found = self._found
         try:
-            self._note = f"written to {await asyncio.to_thread(self._write, survey)}"
+            self._note = f"written to {await asyncio.to_thread(self._write, found)}"
         except OSError as error:
             self._note = f"not written: {error.strerror or error}"
         self._show_message()

@@ -15,14 +15,15 @@ from wsgi_tracebacker.reader.survey import Survey, survey
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from wsgi_tracebacker.reader.elsewhere.gathered import Gathered
     from wsgi_tracebacker.reader.survey import Answer
 
 
 class Taken(NamedTuple):
-    """One reading, and the survey that it was made from."""
+    """One reading, and what it was made from."""
 
     reading: Reading
-    survey: Survey
+    found: Survey | Gathered
 
 
 class Question(NamedTuple):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.analysis.live import Picture
+    from wsgi_tracebacker.reader.elsewhere.gathered import Gathered
     from wsgi_tracebacker.reader.survey import Survey
     from wsgi_tracebacker.top.readings import Taken
 
@@ -25,7 +26,7 @@ class Moment(NamedTuple):
     """One reading for everybody who asks within a second."""
 
     picture: Picture
-    survey: Survey
+    found: Survey | Gathered
 
 
 class Live:
@@ -46,4 +47,4 @@ class Live:
         if before is not None and taken.reading.at - before.reading.at > _FORGOTTEN_SECONDS:
             before = None
         self._before = advance(before, taken.reading)
-        return Moment(self._before, taken.survey)
+        return Moment(self._before, taken.found)

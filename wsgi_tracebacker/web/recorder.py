@@ -9,12 +9,10 @@ import math
 import threading
 from typing import TYPE_CHECKING
 
-from wsgi_tracebacker.errors import MemoryUnreadable, Misuse, NoWorkersFound
-from wsgi_tracebacker.reader.outside import recorder
-from wsgi_tracebacker.reader.recordable import open_workers
+from wsgi_tracebacker.errors import Misuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from wsgi_tracebacker.analysis.live import WorkerReading
     from wsgi_tracebacker.model.recording import Recording
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 #: Somebody waits for it, and browsers and proxies wait for a minute or two.
 MAX_SECONDS = 60
 DEFAULT_SECONDS = 10
-_RATE = 100
 
 
 class Recorder:
@@ -41,20 +38,6 @@ class Recorder:
             return self._record(seconds, worker)
         finally:
             self._lock.release()
-
-
-def record(arguments: Sequence[str], seconds: float) -> Recording:
-    """Record the workers of this machine behind the arguments.
-
-    Raises MemoryUnreadable if no worker can be recorded, NoWorkersFound if there is none.
-    """
-    found, refused = open_workers(arguments, (), ())
-    if not found:
-        if refused:
-            raise MemoryUnreadable("; ".join(f"{name}: {reason}" for name, reason in refused))
-        raise NoWorkersFound("there is no worker to be recorded")
-    find_new = lambda known: open_workers(arguments, (), known)[0]  # noqa: E731  (used once)
-    return recorder.record(found, recorder.Totals(), seconds, _RATE, find_new=find_new)
 
 
 def seconds_of(word: str) -> float:

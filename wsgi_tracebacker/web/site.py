@@ -21,17 +21,15 @@ except ModuleNotFoundError as error:
         raise
     raise LibraryMissing("web needs werkzeug: pip install 'wsgi-tracebacker[web]'") from None
 
-from wsgi_tracebacker.analysis.metrics import families
-from wsgi_tracebacker.reader.gathered import document_of
-from wsgi_tracebacker.reader.measure import measure
+from wsgi_tracebacker.reader.elsewhere.gathered import document_of
 from wsgi_tracebacker.text import flame_page
 from wsgi_tracebacker.text.screens.page import CSS
-from wsgi_tracebacker.top.readings import Question
 from wsgi_tracebacker.web import probes, views
 from wsgi_tracebacker.web.guard import COOKIE, HEADERS, Guard, is_from_our_page
 from wsgi_tracebacker.web.live import Live
-from wsgi_tracebacker.web.recorder import Recorder, record, seconds_of
+from wsgi_tracebacker.web.recorder import Recorder, seconds_of
 from wsgi_tracebacker.web.shared import Shared
+from wsgi_tracebacker.web.workers import OfThisMachine
 from wsgi_tracebacker.wire import prometheus_text
 from wsgi_tracebacker.wire.escape import printable
 
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from wsgi_tracebacker.web.workers import Workers
 
 _HTML, _TEXT, _JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
 
@@ -65,16 +65,14 @@ class Site:
         timeout_seconds: float = 1.0,
         *,
         guard: Guard | None = None,
-        find: Callable[[], Sequence[str]] | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        """``find`` finds what is read, instead of ``bases``, anew for each reading."""
+        """``workers``: what is shown, instead of those behind ``bases``."""
         self.guard = guard or Guard()
-        self._find = find or (lambda: _default(bases))
-        self.live = Live(lambda: Question(self._find(), (), timeout_seconds).ask_again())
-        self._recorder = Recorder(
-            lambda seconds, worker: record(self._find() if worker is None else (worker.socket,), seconds)
-        )
-        self._metrics = Shared(self._measure)
+        self._workers = workers or OfThisMachine(lambda: _default(bases), timeout_seconds)
+        self.live = Live(self._workers.ask)
+        self._recorder = Recorder(self._workers.record)
+        self._metrics = Shared(self._workers.measure)
         self._assets = {path: _content(path) for path in _ASSETS}
         # The page is the one of ``wsgi-tb read --format html``, and more.
         self._assets["/live.css"] = CSS.encode() + self._assets["/live.css"]
@@ -85,7 +83,7 @@ class Site:
             "/metrics": lambda _: Response(self._metrics.get(), content_type=prometheus_text.CONTENT_TYPE),
             "/live": self._probe,
             "/ready": self._probe,
-            "/api/readings": lambda _: Response(document_of(self.live.moment().survey), content_type=_JSON),
+            "/api/readings": lambda _: Response(document_of(self.live.moment().found), content_type=_JSON),
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -171,15 +169,11 @@ class Site:
     def _fragment(self, request: Request) -> str:
         return views.fragment(self.live.moment().picture, views.Choice.of_query(request.args))
 
-    def _measure(self) -> bytes:
-        measured = measure(self._find())
-        return prometheus_text.encode(families(measured.workers, measured.missing))
-
     def _probe(self, request: Request) -> Response:
         limits, allows_none = probes.limits_of(request.args)
         # Before the first request nobody is there, and that is no reason for a restart.
         allows_none = allows_none or request.path == "/live"
-        is_healthy, line = probes.judge(self._find(), limits, allows_none=allows_none)
+        is_healthy, line = self._workers.judge(limits, allows_none=allows_none)
         return _text(HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE, line)
 
 

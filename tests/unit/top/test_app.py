@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from textual.pilot import Pilot
 
     from wsgi_tracebacker.analysis.live import WorkerReading
+    from wsgi_tracebacker.reader.elsewhere.gathered import Gathered
 
     Piloted = Callable[[Callable[["Screen"], Coroutine[Any, Any, None]]], Callable[[], None]]
 
@@ -38,7 +39,9 @@ TWO = (serving("/checkout/1", 5.0), PAY)
 class Screen:
     """The application with readings that the test hands to it, and what it shows."""
 
-    def __init__(self, *workers: WorkerReading, write: Callable[[Survey], str] = lambda _: "file.json") -> None:
+    def __init__(
+        self, *workers: WorkerReading, write: Callable[[Survey | Gathered], str] = lambda _: "file.json"
+    ) -> None:
         self._at = 0.0
         # Its own thread asks once in ten seconds: no reading comes unless the test delivers it.
         self.app = TopApp(self._taken(workers), lambda: self._taken(workers), write, every_seconds=10.0)
@@ -258,10 +261,10 @@ async def test_plus_and_minus_change_the_interval(screen: Screen) -> None:
 
 def test_w_writes_the_reading_that_is_shown() -> None:
     """The last line has the name of the file, or why it was not written."""
-    written: list[Survey] = []
+    written: list[Survey | Gathered] = []
 
-    def write(survey: Survey) -> str:
-        written.append(survey)
+    def write(found: Survey | Gathered) -> str:
+        written.append(found)
         if len(written) > 1:
             raise PermissionError(13, "Permission denied")
         return "wsgi-tb-1.json"

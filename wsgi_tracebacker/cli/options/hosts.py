@@ -28,10 +28,12 @@ def hosts_options(command: F) -> F:
         bases: tuple[str, ...],
         **options: Any,
     ) -> Any:
-        from wsgi_tracebacker.reader import hosts
+        from wsgi_tracebacker.reader.elsewhere import hosts
 
         if percent_encoded:
             bases = tuple(map(hosts.decode, bases))
+            if options.get("route") is not None:
+                options["route"] = hosts.decode(options["route"])
         if via is None and not host and hosts_file is None:
             return command(bases=bases, hosts=None, **options)
         if via is None:
@@ -40,7 +42,7 @@ def hosts_options(command: F) -> F:
         return command(bases=bases, hosts=hosts.parse(via, named, remote_command, at_once), **options)
 
     for decorate in (
-        click.option("--percent-encoded", is_flag=True, help="BASE is percent-encoded, as --via sends it."),
+        click.option("--percent-encoded", is_flag=True, help="Names are percent-encoded, as --via sends them."),
         click.option(
             "--at-once",
             metavar="N",

@@ -57,7 +57,15 @@ OPTIONS = (
     Option(
         "every_seconds",
         ("--every",),
-        "With --times: from one look to the next.",
+        "With --times or --for: from one look to the next.",
+        "SECONDS",
+        is_least_excluded=True,
+        most=MAX_SECONDS,
+    ),
+    Option(
+        "for_seconds",
+        ("--for",),
+        "With --format json: go on for so long, with a document a line every --every seconds.",
         "SECONDS",
         is_least_excluded=True,
         most=MAX_SECONDS,

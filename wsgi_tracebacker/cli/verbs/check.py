@@ -11,7 +11,7 @@ from wsgi_tracebacker.cli.options.hosts import hosts_options
 from wsgi_tracebacker.cli.options.shared import bases_argument, with_options
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.reader.hosts import Hosts
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
 
 EPILOG = """\b
 Examples:
@@ -43,21 +43,23 @@ def check(hosts: Hosts | None, **values: Any) -> int:
 
 
 def _check_hosts(
-    hosts: Hosts, *, bases: tuple[str, ...], evidence: str | None, allow_none: bool, **limits: float | None
+    hosts: Hosts,
+    *,
+    bases: tuple[str, ...],
+    evidence: str | None,
+    allow_none: bool,
+    oldest: float | None,
+    saturated: float | None,
+    waiting: int | None,
+    silent: int | None,
+    dead: int | None,
 ) -> int:
     """A line for each host; 1 if one of them is not healthy, or does not answer."""
-    from wsgi_tracebacker.reader import hosts as remote
+    from wsgi_tracebacker.model.health import Limits
+    from wsgi_tracebacker.reader.elsewhere import checks
 
     if evidence is not None:
         raise click.UsageError("--evidence is for this machine: it cannot be used with --via.")
-    given = {f"--{name}": limit for name, limit in limits.items() if limit is not None}
-    options = [word for name, limit in given.items() for word in (name, f"{limit:.6g}")]
-    options += ["--allow-none"] * allow_none
-
-    words = ("check", "--percent-encoded", *options, *map(remote.encode, bases))
-    found = {}
-    for ran in remote.run(hosts, words):
-        line = ran.stdout.decode("utf-8", "replace").strip() or f"failed: {ran.complaint or 'it printed nothing'}"
-        found[ran.target] = (ran.exit_code, output.one_line(f"{ran.target}: {line}"))
-    output.write_text(found[target][1] for target in hosts.targets)
-    return output.EXIT_UNANSWERED if any(code for code, _ in found.values()) else 0
+    found = checks.check(hosts, bases, Limits(oldest, saturated, waiting, silent, dead), allows_none=allow_none)
+    output.write_text(each.line for each in found)
+    return 0 if all(each.is_healthy for each in found) else output.EXIT_UNANSWERED

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.model.worker_row import WorkerRow
-    from wsgi_tracebacker.reader.hosts import Hosts
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
     from wsgi_tracebacker.reader.survey import Answer, Survey
     from wsgi_tracebacker.reader.usage import Usage
 
@@ -100,7 +100,7 @@ def _list_hosts(
 ) -> int:
     """The workers of all hosts, host by host; a line on stderr for each host or worker that did not answer."""
     from wsgi_tracebacker.errors import FormatError
-    from wsgi_tracebacker.reader import hosts as remote
+    from wsgi_tracebacker.reader.elsewhere import hosts as remote
     from wsgi_tracebacker.wire.documents import list_json
 
     options = [word for number in numbers for word in ("--worker", str(number))]

@@ -18,7 +18,7 @@ from wsgi_tracebacker.errors import CannotListen, CannotWrite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_tracebacker.reader.hosts import Hosts
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
 
 EPILOG = """\b
 Examples:
@@ -71,7 +71,9 @@ def metrics(
 
     def exposition() -> bytes:
         if hosts is not None:
-            return _of_hosts(hosts, bases, timeout_seconds)
+            from wsgi_tracebacker.reader.elsewhere import metrics as of_hosts
+
+            return of_hosts.exposition(hosts, bases, timeout_seconds)
         from wsgi_tracebacker.analysis.metrics import families
         from wsgi_tracebacker.reader.measure import measure
         from wsgi_tracebacker.wire import prometheus_text
@@ -86,24 +88,6 @@ def metrics(
     else:
         output.write_bytes(exposition())
     return 0
-
-
-def _of_hosts(hosts: Hosts, bases: tuple[str, ...], timeout_seconds: float | None) -> bytes:
-    """The metrics of all hosts, with a label for the host, and which of them answered."""
-    from wsgi_tracebacker.analysis.metrics import merge
-    from wsgi_tracebacker.errors import FormatError
-    from wsgi_tracebacker.reader import hosts as remote
-    from wsgi_tracebacker.wire import prometheus_text
-
-    options = [] if timeout_seconds is None else ["--timeout", f"{timeout_seconds:.3f}"]
-    words = ("metrics", "--percent-encoded", *options, *map(remote.encode, bases))
-    of_host = {}
-    for ran in remote.run(hosts, words):
-        try:
-            of_host[ran.target] = prometheus_text.decode(ran.stdout) if ran.exit_code == 0 else None
-        except FormatError:
-            of_host[ran.target] = None
-    return prometheus_text.encode(merge({target: of_host[target] for target in hosts.targets}))
 
 
 def _serve(address: tuple[str, int], exposition: Callable[[], bytes]) -> int:

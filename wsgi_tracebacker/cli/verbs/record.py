@@ -13,6 +13,7 @@ import click
 from wsgi_tracebacker._version import __version__
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options.arguments import bases_or_default
+from wsgi_tracebacker.cli.options.hosts import hosts_options
 from wsgi_tracebacker.cli.options.shared import EXIT_CODES, Seconds, bases_argument, worker_option
 from wsgi_tracebacker.errors import CannotWrite, FormatError, MemoryUnreadable, Misuse, NoWorkersFound
 from wsgi_tracebacker.text import flame_page
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.model.recording import Recording
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
     from wsgi_tracebacker.reader.outside.recorder import Totals, WorkerRecorder
 
 #: By format: the ending of a file's name.
@@ -47,6 +49,7 @@ Examples:
   wsgi-tb record -o now.speedscope.json  for speedscope
   wsgi-tb record -d 60 -o a.pb.gz        a minute, for pprof
   wsgi-tb record --route '/pay*' -o pay.folded
+  wsgi-tb record /run/app/tb --via 'ssh {{}}' --hosts FILE
   wsgi-tb record -o raw.jsonl            to be converted later:
   wsgi-tb record --from raw.jsonl -o now.folded --by wait
 
@@ -97,6 +100,7 @@ Examples:
 @click.option("--cpu", is_flag=True, help="Only where threads were on a CPU.")
 @worker_option
 @bases_argument
+@hosts_options
 def record(
     bases: tuple[str, ...],
     numbers: tuple[int, ...],
@@ -108,6 +112,7 @@ def record(
     route: str | None,
     by: str,
     cpu: bool,
+    hosts: Hosts | None,
 ) -> int:
     """Record where the time of requests goes: by route, call by call, down to what was waited for.
 
@@ -117,7 +122,12 @@ def record(
     """
     path = path or f"wsgi-tb-record{FORMATS[form or 'html']}"
     form = form or _form_of(path)
-    recording, code = (_read(source), 0) if source is not None else _recorded(bases, numbers, seconds, rate, route)
+    if source is not None:
+        recording, code = _read(source), 0
+    elif hosts is not None:
+        recording, code = _recorded_there(hosts, bases, numbers, seconds, rate, route)
+    else:
+        recording, code = _recorded(bases, numbers, seconds, rate, route)
     if cpu:
         recording = rows.only_cpu(recording)
     _write(_encoded(recording, form, by), path)
@@ -170,6 +180,22 @@ def _read(path: str) -> Recording:
         raise Misuse(f"{path} cannot be read: {error.strerror}") from error
     except FormatError as error:
         raise Misuse(f"{path} cannot be read: {error}") from error
+
+
+def _recorded_there(
+    hosts: Hosts, bases: tuple[str, ...], numbers: tuple[int, ...], seconds: float, rate: int, route: str | None
+) -> tuple[Recording, int]:
+    """The recording of all hosts, and the exit code: 1 if one of them, or some worker, could not be recorded."""
+    from wsgi_tracebacker.analysis.recordings import merge
+    from wsgi_tracebacker.reader.elsewhere import recordings
+
+    output.say(f"recording on {plural(len(hosts.targets), 'host')} for {seconds:g} s")
+    found = recordings.record(hosts, bases, numbers, seconds, rate, route)
+    for line in found.failures:
+        output.fail(line)
+    if not found.recordings:
+        raise NoWorkersFound("no host has recorded anything")
+    return merge(found.recordings), output.EXIT_UNANSWERED if found.failures else 0
 
 
 def _recorded(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -16,6 +17,7 @@ import click
 
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options.arguments import bases_or_default
+from wsgi_tracebacker.cli.options.hosts import hosts_options
 from wsgi_tracebacker.cli.options.shared import EXIT_CODES, Seconds, workers
 from wsgi_tracebacker.errors import LibraryMissing
 from wsgi_tracebacker.model.snapshot import SCHEMA
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wsgi_tracebacker.analysis.live import LiveRequest, Picture
+    from wsgi_tracebacker.reader.elsewhere.gathered import Gathered
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
     from wsgi_tracebacker.reader.survey import Survey
+    from wsgi_tracebacker.top.other_hosts import HostsQuestion
     from wsgi_tracebacker.top.readings import Question
 
 #: Each worker has so long to answer: a screen that is renewed twice a second must not wait long for one that hangs.
@@ -41,6 +46,7 @@ Examples:
   wsgi-tb top
   wsgi-tb top /run/app/tb --every 0.5
   wsgi-tb top --once --view places
+  wsgi-tb top /run/app/tb --via 'ssh {{}}' --host web1 --host web2
   wsgi-tb top --once --format jsonl | jq 'select(.age_seconds > 10) | .path'
 
 {EXIT_CODES}
@@ -70,6 +76,7 @@ Examples:
     show_default=True,
     help="jsonl: a line a request; without --once for every reading, until it is interrupted.",
 )
+@hosts_options
 def top(
     bases: tuple[str, ...],
     numbers: tuple[int, ...],
@@ -78,6 +85,7 @@ def top(
     view_name: str,
     once: bool,
     form: str,
+    hosts: Hosts | None,
 ) -> int:
     """Watch the workers: every request in flight, its age, what it waits for and where it stands.
 
@@ -85,15 +93,30 @@ def top(
     uWSGI's too, PID a process: its workers. Without any it is $WSGI_TB_SOCKET, or else every base that has a worker and
     that you may read. Press ? for the keys.
     """
-    from wsgi_tracebacker.top.readings import Question
-
     # It lasts, unlike other verbs, for which ``main`` turns it off.
     gc.enable()
-    question = Question(bases_or_default(bases), numbers, timeout_seconds or DEFAULT_TIMEOUT_SECONDS)
-    if once:
-        return _print_once(question, every_seconds, view_name, form)
-    if form == "jsonl":
-        return _print_on(question, every_seconds)
+    seconds = timeout_seconds or DEFAULT_TIMEOUT_SECONDS
+    with contextlib.ExitStack() as opened:
+        question: Question | HostsQuestion
+        if hosts is None:
+            from wsgi_tracebacker.top.readings import Question
+
+            question = Question(bases_or_default(bases), numbers, seconds)
+        else:
+            from wsgi_tracebacker.reader.elsewhere.followed import Followed
+            from wsgi_tracebacker.top.other_hosts import HostsQuestion
+
+            question = HostsQuestion(Followed(hosts, bases, numbers, seconds, every_seconds))
+            opened.callback(question.stop)
+        if once:
+            return _print_once(question, every_seconds, view_name, form)
+        if form == "jsonl":
+            return _print_on(question, every_seconds)
+        return _run(question, every_seconds, view_name)
+
+
+def _run(question: Question | HostsQuestion, every_seconds: float, view_name: str) -> int:
+    """The live view."""
     try:
         from wsgi_tracebacker.top.app import TopApp
     except ModuleNotFoundError as error:
@@ -107,8 +130,9 @@ def top(
     return 0
 
 
-def _print_once(question: Question, every_seconds: float, view_name: str, form: str) -> int:
+def _print_once(question: Question | HostsQuestion, every_seconds: float, view_name: str, form: str) -> int:
     from wsgi_tracebacker.analysis.live import advance
+    from wsgi_tracebacker.reader.survey import Survey
 
     before = advance(None, question.ask().reading)
     time.sleep(every_seconds)
@@ -118,10 +142,14 @@ def _print_once(question: Question, every_seconds: float, view_name: str, form: 
         output.write_bytes(b"".join(json_lines(picture)))
     else:
         output.write_text(_screen(picture, view_name))
-    return output.end(taken.survey)
+    if isinstance(taken.found, Survey):
+        return output.end(taken.found)
+    for failure in taken.found.failures:
+        output.fail(failure)
+    return output.EXIT_UNANSWERED if taken.found.failures else 0
 
 
-def _print_on(question: Question, every_seconds: float) -> int:
+def _print_on(question: Question | HostsQuestion, every_seconds: float) -> int:
     """Lines for each reading, until it is interrupted or nobody reads them any more."""
     from wsgi_tracebacker.analysis.live import advance
 
@@ -165,6 +193,7 @@ def _facts(live: LiveRequest, picture: Picture) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "taken_at": picture.reading.taken_at,
+        "host": None if live.worker.snapshot is None else live.worker.snapshot.worker.host,
         "worker": live.worker.number,
         "pid": live.worker.pid,
         "socket": live.worker.socket,
@@ -190,12 +219,12 @@ def _facts(live: LiveRequest, picture: Picture) -> dict[str, object]:
     }
 
 
-def write(survey: Survey) -> str:
+def write(found: Survey | Gathered) -> str:
     """Write a reading to a new file in the current folder, which only its owner may read; return the file's name."""
-    from wsgi_tracebacker.reader.gathered import document_of
+    from wsgi_tracebacker.reader.elsewhere.gathered import document_of
 
     name = time.strftime("wsgi-tb-%Y%m%d-%H%M%S.json")
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        file.write(document_of(survey))
+        file.write(document_of(found))
     return name

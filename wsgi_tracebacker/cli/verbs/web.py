@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import stat
@@ -11,12 +12,15 @@ import click
 
 from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options.arguments import bases_or_default
+from wsgi_tracebacker.cli.options.hosts import hosts_options
 from wsgi_tracebacker.cli.options.read import TIMEOUT
 from wsgi_tracebacker.cli.options.shared import as_click, bases_argument, parse_address
 from wsgi_tracebacker.errors import Misuse
+from wsgi_tracebacker.text.units import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
+    from wsgi_tracebacker.web.workers import Workers
 
 DEFAULT_TIMEOUT_SECONDS = 1.0
 
@@ -28,6 +32,7 @@ Examples:
   wsgi-tb web                          http://127.0.0.1:9181/
   wsgi-tb web /run/app/tb --listen 127.0.0.1:8080
   wsgi-tb web --listen 0.0.0.0:9181 --token-file /etc/wsgi-tb.token
+  wsgi-tb web /run/app/tb --via 'ssh {}' --hosts FILE
   ssh -L 9181:127.0.0.1:9181 web1 wsgi-tb web     that of another host
 
 \b
@@ -58,12 +63,14 @@ Exit codes:
 )
 @click.option("--user", metavar="NAME", help="Become this user first: then its workers are shown, and no others.")
 @as_click(TIMEOUT._replace(help="How long each worker may take to answer; all are asked at once.  [default: 1]"))
+@hosts_options
 def web(
     bases: tuple[str, ...],
     address: tuple[str, int],
     token_file: str | None,
     user: str | None,
     timeout_seconds: float | None,
+    hosts: Hosts | None,
 ) -> int:
     """Serve the live page: every request in flight, its age, what it waits for and where it stands.
 
@@ -75,7 +82,7 @@ def web(
     from wsgi_tracebacker.web.server import bind, server
 
     # Not at the first page: what is named wrongly is said now.
-    if bases:
+    if bases and hosts is None:
         bases_or_default(bases)
     host, port = address
     token = None if token_file is None else _token(token_file)
@@ -83,13 +90,23 @@ def web(
         raise Misuse(f"{host} is no loopback address: whoever reaches it would see the source of the application. Use"
                      " --token-file, or listen on 127.0.0.1 and go there through ssh -L")  # fmt: skip
 
-    def find() -> Sequence[str]:
-        return bases_or_default(bases)
+    seconds = timeout_seconds or DEFAULT_TIMEOUT_SECONDS
+    with bind(host, port) as bound, contextlib.ExitStack() as opened:
+        if hosts is None:
+            from wsgi_tracebacker.web.workers import OfThisMachine
 
-    with bind(host, port) as bound:
+            workers: Workers = OfThisMachine(lambda: bases_or_default(bases), seconds)
+        else:
+            from wsgi_tracebacker.reader.elsewhere.followed import Followed
+            from wsgi_tracebacker.top.other_hosts import HostsQuestion
+            from wsgi_tracebacker.web.workers import OfHosts
+
+            question = HostsQuestion(Followed(hosts, bases, (), seconds, 1.0))
+            opened.callback(question.stop)
+            workers = OfHosts(hosts, bases, seconds, question)
         # The port may have been 0.
         port = bound.getsockname()[1]
-        site = Site(timeout_seconds=timeout_seconds or DEFAULT_TIMEOUT_SECONDS, find=find)
+        site = Site(workers=workers)
         # Before it becomes another user, who may not be able to read root's Python; and that before it listens.
         with server(bound, site) as serving:
             if user is not None:
@@ -99,7 +116,8 @@ def web(
             site.guard = Guard(hosts_of(host, port) if is_loopback(host) else None, token, users)
             bound.listen(_BACKLOG)
             shown = f"[{host}]" if ":" in host else host
-            output.fail(f"http://{shown}:{port}/ shows {_whose()}{'; it asks for the token' if token else ''}")
+            whose = _whose() if hosts is None else f"the workers of {plural(len(hosts.targets), 'host')}"
+            output.fail(f"http://{shown}:{port}/ shows {whose}{'; it asks for the token' if token else ''}")
             serving.serve_forever()
     return 0
 

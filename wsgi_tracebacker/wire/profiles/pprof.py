@@ -36,7 +36,7 @@ def encode(recording: Recording, by: str = "route") -> bytes:
         labels = {
             "route": stack.route,
             "worker": str(stack.worker),
-            "host": recording.host,
+            "host": stack.host or recording.host,
             "waits_for": stack.waits_for,
         }
         samples.append(

@@ -63,6 +63,7 @@ def _stack(document: dict[str, Any], frames: list[Frame]) -> RecordedStack:
         is_cut=bool(document["is_cut"]),
         seconds=_seconds(document["seconds"]),
         samples=int(document["samples"]),
+        host=None if document.get("host") is None else str(document["host"]),
     )
 
 

@@ -29,7 +29,8 @@ class Row(NamedTuple):
 
 def rows(stack: RecordedStack, by: str = "route") -> list[Row]:
     """Outermost first: ``METHOD route``, the calls, then what was waited for."""
-    first = {"worker": [Row(f"worker {stack.worker}")], "wait": [Row(stack.waits_for)]}.get(by, [])
+    worker = f"worker {stack.worker}" if stack.host is None else f"{stack.host} worker {stack.worker}"
+    first = {"worker": [Row(worker)], "wait": [Row(stack.waits_for)]}.get(by, [])
     calls = [Row(frame.function, frame) for frame in stack.frames]
     cut = [Row(CUT_ROW)] if stack.is_cut else []
     return [*first, Row(stack.route), *calls, *cut, Row(stack.waits_for)]

@@ -48,6 +48,7 @@ stacks = st.builds(
     is_cut=st.booleans(),
     seconds=st.floats(0, 1e6),
     samples=st.integers(0, 2**40),
+    host=st.none() | st.text(),
 )
 recordings = st.builds(
     RECORDING._replace,

@@ -102,16 +102,16 @@ def run(hosts: Hosts, arguments: Sequence[str]) -> Iterator[Ran]:
     A host that takes longer than its time is killed. Whatever still runs when this is closed is killed too.
     """
     waiting = list(reversed(hosts.targets))
-    running: set[_Process] = set()
+    running: set[Process] = set()
     selector = selectors.DefaultSelector()
     try:
         while waiting or running:
             while waiting and len(running) < hosts.at_once:
                 target = waiting.pop()
                 try:
-                    running.add(_Process(target, hosts.words(target, arguments), hosts.seconds, selector))
+                    running.add(Process(target, hosts.words(target, arguments), hosts.seconds, selector))
                 except (OSError, ValueError) as error:
-                    yield Ran(target, b"", f"{hosts.template[0]}: {getattr(error, 'strerror', None) or error}", 127)
+                    yield cannot_start(hosts, target, error)
             if running:
                 rest = min(process.deadline for process in running) - time.monotonic()
                 for key, _ in selector.select(max(0.0, rest)):
@@ -126,7 +126,12 @@ def run(hosts: Hosts, arguments: Sequence[str]) -> Iterator[Ran]:
         selector.close()
 
 
-class _Process:
+def cannot_start(hosts: Hosts, target: str, error: OSError | ValueError) -> Ran:
+    """What is said of a host whose command could not be run here."""
+    return Ran(target, b"", f"{hosts.template[0]}: {getattr(error, 'strerror', None) or error}", 127)
+
+
+class Process:
     """The command on one host, in a session of its own: no password can be asked for, and all of it can be killed."""
 
     def __init__(self, target: str, words: Sequence[str], seconds: float, selector: selectors.BaseSelector) -> None:
@@ -150,14 +155,26 @@ class _Process:
 
     def _receive_output(self) -> None:
         chunk = os.read(self._out, _READ_BYTES)
-        self._size += len(chunk)
         if not chunk:
             self._is_open = False
             self._selector.unregister(self._out)
-        elif self._size <= MAX_OUTPUT_BYTES:
+        else:
+            self.take(chunk)
+
+    def take(self, chunk: bytes) -> None:
+        """Keep what it printed, up to the bound."""
+        self._size += len(chunk)
+        if self._size <= MAX_OUTPUT_BYTES:
             self._chunks.append(chunk)
         else:
             self.deadline = 0.0
+
+    def taken(self) -> bytes:
+        """What was kept; it begins anew."""
+        content = b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        return content
 
     def _receive_complaint(self) -> bool:
         """Whether there may be more."""

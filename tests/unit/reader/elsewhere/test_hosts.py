@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_tracebacker.errors import Misuse
-from wsgi_tracebacker.reader import hosts
-from wsgi_tracebacker.reader.gathered import from_hosts
-from wsgi_tracebacker.reader.hosts import Hosts, parse
+from wsgi_tracebacker.reader.elsewhere import hosts
+from wsgi_tracebacker.reader.elsewhere.gathered import from_hosts
+from wsgi_tracebacker.reader.elsewhere.hosts import Hosts, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

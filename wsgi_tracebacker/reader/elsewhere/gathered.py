@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.reading import Document, Unanswered
 from wsgi_tracebacker.model.snapshot import Snapshot  # noqa: TC001  (a value needs it)
-from wsgi_tracebacker.reader import documents, hosts
+from wsgi_tracebacker.reader.elsewhere import documents, hosts
 from wsgi_tracebacker.wire.documents import reading_json, snapshot_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from wsgi_tracebacker.reader.hosts import Hosts, Ran
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts, Ran
     from wsgi_tracebacker.reader.survey import Answer, Survey
 
 
-def document_of(survey: Survey) -> bytes:
-    """The document of ``wsgi-tb read --format json`` for the workers of this machine."""
-    here = os.uname().nodename
+def document_of(found: Survey | Gathered) -> bytes:
+    """The document of ``wsgi-tb read --format json`` for the workers of this machine, or of others."""
+    if isinstance(found, Gathered):
+        return reading_json.encode(
+            [snapshot_json.encode(worker).rstrip() for worker in found.workers], found.unanswered, None
+        )
+    survey, here = found, os.uname().nodename
     snapshots = [answer.snapshot for answer in survey.answers if answer.snapshot is not None]
     workers = [snapshot_json.encode(with_host(snapshot, here)).rstrip() for snapshot in snapshots]
     silent = [unanswered_of(answer)._replace(host=here) for answer in survey.answers if answer.error is not None]
@@ -61,7 +65,7 @@ class Gathered(NamedTuple):
 
 def from_documents(arguments: Sequence[str], numbers: Collection[int] = ()) -> Gathered:
     """From files, and stdin. Raises NoWorkersFound if there is no document at all."""
-    return _gather(documents.read(arguments), numbers)
+    return gather(documents.read(arguments), numbers)
 
 
 def from_hosts(
@@ -69,10 +73,10 @@ def from_hosts(
 ) -> Gathered:
     """From the workers behind these bases on each host; ``options`` are more words for ``wsgi-tb read`` there."""
     words = ("read", "--format", "json", "--percent-encoded", *options, *map(hosts.encode, bases))
-    return _gather((_document(ran) for ran in hosts.run(there, words)), numbers)
+    return gather((printed(ran) for ran in hosts.run(there, words)), numbers)
 
 
-def _document(ran: Ran) -> Document:
+def printed(ran: Ran) -> Document:
     """What a host printed. One that printed no document has not answered."""
     reason = "unreachable"
     try:
@@ -88,7 +92,8 @@ def _document(ran: Ran) -> Document:
     return Document((), (Unanswered(reason=reason, host=ran.target, message=complaint),))
 
 
-def _gather(found: Iterable[Document | str], numbers: Collection[int]) -> Gathered:
+def gather(found: Iterable[Document | str], numbers: Collection[int]) -> Gathered:
+    """Put documents together, and lines of text for what is none. Raises NoWorkersFound if there is nothing at all."""
     workers: list[Snapshot] = []
     unanswered: list[Unanswered] = []
     lines: list[str] = []

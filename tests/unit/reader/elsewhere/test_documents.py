@@ -12,8 +12,8 @@ import pytest
 
 from tests.unit.wire.documents.test_reading_json import GENUINE, SILENT
 from wsgi_tracebacker.errors import NoWorkersFound
-from wsgi_tracebacker.reader import documents, gathered
-from wsgi_tracebacker.reader.documents import is_document
+from wsgi_tracebacker.reader.elsewhere import documents, gathered
+from wsgi_tracebacker.reader.elsewhere.documents import is_document
 
 if TYPE_CHECKING:
     from pathlib import Path

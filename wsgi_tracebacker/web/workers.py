@@ -1,0 +1,108 @@
+"""Whose workers the page shows: those of this machine, or of other hosts. What it asks of either is the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from wsgi_tracebacker.analysis import recordings
+from wsgi_tracebacker.analysis.metrics import families
+from wsgi_tracebacker.errors import MemoryUnreadable, NoWorkersFound
+from wsgi_tracebacker.reader.elsewhere import checks, metrics
+from wsgi_tracebacker.reader.elsewhere import recordings as of_hosts
+from wsgi_tracebacker.reader.measure import measure
+from wsgi_tracebacker.reader.outside import recorder
+from wsgi_tracebacker.reader.recordable import open_workers
+from wsgi_tracebacker.top.readings import Question
+from wsgi_tracebacker.web import probes
+from wsgi_tracebacker.wire import prometheus_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wsgi_tracebacker.analysis.live import WorkerReading
+    from wsgi_tracebacker.model.health import Limits
+    from wsgi_tracebacker.model.recording import Recording
+    from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
+    from wsgi_tracebacker.top.other_hosts import HostsQuestion
+    from wsgi_tracebacker.top.readings import Taken
+
+#: Looks a second at each request that is recorded.
+_RATE = 100
+
+
+class Workers(Protocol):
+    """What the page asks."""
+
+    def ask(self) -> Taken:
+        """A reading, also where there is no worker."""
+
+    def measure(self) -> bytes:
+        """The metrics."""
+
+    def judge(self, limits: Limits, *, allows_none: bool) -> tuple[bool, str]:
+        """Whether they are healthy, and a line or several that say why."""
+
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
+        """Record one worker, or all.
+
+        Raises MemoryUnreadable if no worker can be recorded, NoWorkersFound if there is none.
+        """
+
+
+class OfThisMachine(NamedTuple):
+    """The workers behind what ``find`` finds, anew for each reading."""
+
+    find: Callable[[], Sequence[str]]
+    timeout_seconds: float
+
+    def ask(self) -> Taken:
+        return Question(self.find(), (), self.timeout_seconds).ask_again()
+
+    def measure(self) -> bytes:
+        measured = measure(self.find())
+        return prometheus_text.encode(families(measured.workers, measured.missing))
+
+    def judge(self, limits: Limits, *, allows_none: bool) -> tuple[bool, str]:
+        return probes.judge(self.find(), limits, allows_none=allows_none)
+
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
+        arguments = self.find() if worker is None else (worker.socket,)
+        found, refused = open_workers(arguments, (), ())
+        if not found:
+            if refused:
+                raise MemoryUnreadable("; ".join(f"{name}: {reason}" for name, reason in refused))
+            raise NoWorkersFound("there is no worker to be recorded")
+        find_new = lambda known: open_workers(arguments, (), known)[0]  # noqa: E731  (used once)
+        return recorder.record(found, recorder.Totals(), seconds, _RATE, find_new=find_new)
+
+
+class OfHosts(NamedTuple):
+    """The workers behind these bases on other hosts."""
+
+    hosts: Hosts
+    bases: Sequence[str]
+    timeout_seconds: float
+    question: HostsQuestion
+
+    def ask(self) -> Taken:
+        return self.question.ask_again()
+
+    def measure(self) -> bytes:
+        return metrics.exposition(self.hosts, self.bases, self.timeout_seconds)
+
+    def judge(self, limits: Limits, *, allows_none: bool) -> tuple[bool, str]:
+        found = checks.check(self.hosts, self.bases, limits, allows_none=allows_none)
+        return all(each.is_healthy for each in found), "\n".join(each.line for each in found)
+
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
+        there, bases = self.hosts, self.bases
+        numbers: tuple[int, ...] = ()
+        if worker is not None and worker.snapshot is not None:
+            named = worker.snapshot.worker
+            there = there._replace(targets=tuple(target for target in there.targets if target == named.host))
+            bases = self.bases if named.base is None else (named.base,)
+            numbers = () if named.number is None else (named.number,)
+        found = of_hosts.record(there, bases, numbers, seconds, _RATE)
+        if not found.recordings:
+            raise NoWorkersFound("; ".join(found.failures) or "there is no worker to be recorded")
+        return recordings.merge(found.recordings)
