@@ -1,8 +1,8 @@
-"""One worker without a server whose threads serve requests all the time, for tests of recordings: ``recorded.py BASE``.
+"""One worker without a server whose threads serve requests all the time: ``recorded.py BASE [PATH...]``.
 
 Each thread serves one route: half of the time of ``/half/N`` is sleep, ``/lock/N`` waits for a
-lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/long`` just sleeps. A line on stdin makes it run
-another program, which is no worker.
+lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/fork/N`` for a child that ends at once, ``/long``
+just sleeps. A line on stdin makes it run another program, which is no worker.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ def wait_for_peer() -> None:
         connection.recv(1)
 
 
+def fork_a_child() -> None:
+    child = os.fork()
+    if not child:
+        time.sleep(0.01)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     path = environ["PATH_INFO"]
     if path.startswith("/half"):
@@ -50,6 +58,8 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         wait_for_lock()
     elif path.startswith("/peer"):
         wait_for_peer()
+    elif path.startswith("/fork"):
+        fork_a_child()
     elif path == "/hold":
         with lock:
             time.sleep(3600)
@@ -67,7 +77,7 @@ def main() -> None:
             environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path.format(number)}
             list(wrapped(environ, lambda *_: lambda _: None))
 
-    for path in ("/hold", "/long", "/lock/{}", "/peer/{}", "/half/{}"):
+    for path in sys.argv[2:] or ("/hold", "/long", "/lock/{}", "/peer/{}", "/half/{}"):
         threading.Thread(target=serve, args=(path,), daemon=True).start()
         time.sleep(0.1)
     sys.stdout.write("ready\n")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import struct
+import sys
+import threading
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.pythons import needs_known_memory
 from wsgi_tracebacker.errors import MemoryUnreadable
 from wsgi_tracebacker.reader.outside import layouts, symbols
 from wsgi_tracebacker.reader.outside.code_objects import CodeObjects
-from wsgi_tracebacker.reader.outside.interpreter import Interpreter
+from wsgi_tracebacker.reader.outside.interpreter import Interpreter, attach
 from wsgi_tracebacker.reader.outside.layouts import layout_of
-from wsgi_tracebacker.reader.outside.unwind import Paths, ThreadStack
+from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Paths, ThreadStack
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.reader.outside.layouts import Layout
@@ -94,6 +98,60 @@ def test_a_thread_state_of_garbage_is_torn(minor: int, seed: int) -> None:
     # No address has this type: every code object is refused.
     interpreter.codes = CodeObjects(memory, interpreter.layout, 3)
     assert ThreadStack(interpreter, BASE + seed % SIZE // 8 * 8, Paths()).look().frames == ()
+
+
+class ChangedMemory(FakeMemory):
+    """The memory of this process, but some reads have other bytes in some places."""
+
+    def __init__(self, real: Memory, changes: dict[int, tuple[int, bytes]]) -> None:
+        """``changes``: by the number of a read, a place in it and what is there instead."""
+        super().__init__(b"")
+        self.real = real
+        self.changes = changes
+        self.reads = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        content = self.real.read(address, size)
+        self.reads += 1
+        offset, instead = self.changes.get(self.reads, (0, b""))
+        at = offset % max(1, len(content))
+        return (content[:at] + instead + content[at + len(instead) :])[: len(content)]
+
+
+@needs_known_memory
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython's memory is known")
+@given(
+    st.dictionaries(
+        st.integers(1, 120),
+        st.tuples(st.integers(0, 512), st.binary(min_size=1, max_size=64)),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_memory_that_is_nearly_right_never_hangs_nor_crashes(changes: dict[int, tuple[int, bytes]]) -> None:
+    """A real thread, some bytes of which are others in some reads: what is shown has passed each check."""
+    is_over = threading.Event()
+    waiting = threading.Thread(target=is_over.wait)
+    waiting.start()
+    real = attach(os.getpid())
+    try:
+        library = next(each for each in symbols.libraries(real.memory) if each.address(b"_PyRuntime"))
+        runtime, code_type = library.address(b"_PyRuntime"), library.address(b"PyCode_Type")
+        memory = ChangedMemory(real.memory, changes)
+        with contextlib.suppress(MemoryUnreadable):
+            interpreter = Interpreter(cast("Memory", memory), runtime, code_type, real.layout)
+            for thread in [each for each in interpreter.threads() if each.ident == waiting.ident]:
+                stack = ThreadStack(interpreter, thread.address, Paths())
+                for look in (stack.look(), stack.look()):
+                    assert look.outcome in (EXACT, CUT, TORN)
+                    assert look.outcome != TORN or look.frames == ()
+                    for frame in look.frames:
+                        assert 0 < len(frame.filename) <= 4096
+                        assert 0 < len(frame.function) <= 4096
+    finally:
+        real.close()
+        is_over.set()
+        waiting.join()
 
 
 @given(st.binary(max_size=4096), st.binary(min_size=1, max_size=20))
