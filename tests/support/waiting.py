@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Seconds. Nothing waited for takes more than one on an idle machine; this is for a loaded one.
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.01
 
 
