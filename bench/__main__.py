@@ -20,6 +20,7 @@ from bench import (
     live_view,
     lock_waits,
     memory,
+    other_hosts,
     pauses,
     processes,
     reader_process,
@@ -43,6 +44,7 @@ TOPICS = {
     "memory": memory,
     "growth": growth,
     "recorder": recorder_load,
+    "hosts": other_hosts,
 }
 #: What is compared with, by the name of its distribution.
 PEERS = ("uWSGI", "gunicorn", "py-spy", "pystack", "dogslow", "Django", "manhole", "werkzeug", "click")

@@ -10,6 +10,7 @@ from bench import (
     known_waits,
     live_view,
     lock_waits,
+    other_hosts,
     reader_process,
     recorder_load,
     request_cost,
@@ -102,6 +103,8 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         for subject in (throughput.READ_TEXT, throughput.READ_JSON):
             pace = medians.of(throughput.TOPIC, throughput.PACES, subject)
             yield _at_least(f"{throughput.PACES}: {subject}", pace, 0.95 * throughput.PACE, "a second")
+    if other_hosts.TOPIC in topics:
+        yield from _of_hosts(medians, rows)
     if growth.TOPIC in topics:
         for case in dict.fromkeys(row.case for row in rows if row.topic == growth.TOPIC):
             sizes = [(row.subject, row.median) for row in rows if row.topic == growth.TOPIC and row.case == case]
@@ -129,6 +132,20 @@ def _of_top(medians: Medians) -> Iterator[Target]:
     yield _at_most(f"wsgi-tb top, {live_view.CASE}, {live_view.REDRAW}", redraw, 100.0, "ms")
     taken = medians.of(live_view.TOPIC, live_view.WORKER_CASE, live_view.WORKER)
     yield _at_most(f"wsgi-tb top, {live_view.WORKER_CASE}", taken, 0.5, "% of a CPU")
+
+
+def _of_hosts(medians: Medians, rows: Sequence[Row]) -> Iterator[Target]:
+    for case, size, limit, unit in (
+        (other_hosts.OF_HOSTS, f"{max(other_hosts.HOSTS)} hosts", 3000.0, "ms"),
+        (other_hosts.MEMORY, f"{max(other_hosts.HOSTS)} hosts", 200.0, "MB"),
+        (other_hosts.OF_DOCUMENTS, f"{max(other_hosts.DOCUMENTS)} documents", 2000.0, "ms"),
+        (other_hosts.OF_SSHD, f"{other_hosts.SSH_HOSTS} hosts", 3000.0, "ms"),
+    ):
+        yield _at_most(f"{size}: {case}", medians.of(other_hosts.TOPIC, case, size), limit, unit)
+    for case in (other_hosts.OF_HOSTS, other_hosts.OF_DOCUMENTS):
+        sizes = [(row.subject, row.median) for row in rows if (row.topic, row.case) == (other_hosts.TOPIC, case)]
+        steepest = growth.exponent([(int(size.split()[0]), median or 0.0) for size, median in sizes])
+        yield _at_most(f"growth with {case}", steepest, growth.STRAIGHT, "as exponent")
 
 
 def _locks(medians: Medians) -> Iterator[Target]:

@@ -17,6 +17,7 @@ from bench import (
     growth,
     live_view,
     memory,
+    other_hosts,
     pauses,
     reader_process,
     recorder_load,
@@ -79,6 +80,9 @@ others take fewer, because uWSGI loses memory with each, and manhole starts a th
     growth.TOPIC: """\
 What one more thread, frame, worker or request in flight costs. The exponents among the targets say how it grows: 1 is a
 straight line, more is steeper.""",
+    other_hosts.TOPIC: """\
+The command as a whole. A host of many is a stand-in, which takes 0.1 s to answer; a few hosts are a real sshd on
+loopback, where this machine computes both ends of each handshake. 32 hosts are asked at once, as by default.""",
     recorder_load.TOPIC: """\
 What the flight recorder takes of a processor while it records eight slow requests.""",
 }

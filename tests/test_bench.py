@@ -15,6 +15,7 @@ from bench import __main__ as bench_main
 from bench import (
     dump_latency,
     live_view,
+    other_hosts,
     reader_process,
     recorder_load,
     request_cost,
@@ -128,6 +129,18 @@ def test_a_redraw_of_the_live_view_is_measured() -> None:
     found = asyncio.run(live_view.redraws([Taken(each, Survey((), ())) for each in readings]))
     assert len(found) == 2
     assert all(each > 0.0 for each in found)
+
+
+def test_many_hosts_are_measured() -> None:
+    """A quick run: each case has its sizes; over ssh too, where there is an sshd."""
+    rows = other_hosts.measure(quick=True)
+    sizes = [
+        *((case, f"{count} hosts") for case in (other_hosts.OF_HOSTS, other_hosts.MEMORY) for count in (3, 10)),
+        *((other_hosts.OF_DOCUMENTS, f"{count} documents") for count in (10, 40)),
+        (other_hosts.OF_SSHD, "2 hosts"),
+    ]
+    assert [(row.case, row.subject) for row in rows] == sizes
+    assert all((row.median or 0.0) > 0.0 for row in rows if row.case != other_hosts.OF_SSHD)
 
 
 def test_the_page_is_what_the_file_says() -> None:

@@ -8,11 +8,11 @@ import re
 import socket
 import subprocess
 import sys
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
+from bench import other_hosts
 from tests.support import black_boxes
 from tests.support.exposition import values
 from tests.support.programs import PROJECT
@@ -123,6 +123,15 @@ def test_every_verb_over_ssh(server: Gunicorn, odd_base: str, via: str) -> None:
     assert values(text, "requests_in_flight", phase="app", host="web2") != {}
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_top_over_ssh(server: Gunicorn, odd_base: str, via: str, count: int) -> None:
+    """Two readings of each host, over one connection each."""
+    names = [f"web{number}" for number in range(count)]
+    shown = run("top", odd_base, "--once", "--every", "0.5", "--timeout", "30", *hosts(via, *names))
+    assert f"{count} workers: {count} alive" in shown.stdout, shown.stderr
+    assert all(re.search(rf"{name} 1:0 +GET /slow", shown.stdout) for name in names)
+
+
 def test_kubectl_without_a_shell(server: Gunicorn, odd_base: str, tmp_path: Path) -> None:
     """The same words arrive; the names of pods come from a file, as kubectl get prints them."""
     kubectl = tmp_path / "kubectl"
@@ -188,69 +197,12 @@ def test_what_a_host_says_is_text(tmp_path: Path) -> None:
         assert "<b>" not in shown or arguments[0] == "--full"
 
 
-def shop(number: int) -> Snapshot:
-    """A worker with eight requests, 30 calls deep."""
-    frames = tuple(
-        Frame(f"/srv/shop/part{depth}.py", depth + 1, f"call{depth}", "    return deeper()") for depth in range(30)
-    )
-    stacks = tuple(
-        Stack(f"WSGIWorker{number}Core{core}", core=core, frames=frames, request=Request(
-            "GET", f"/checkout/{core}", None, "203.0.113.7", None, 0.0, 5.0 + core, "app"
-        ))
-        for core in range(8)
-    )  # fmt: skip
-    return Snapshot(Worker(number=number, pid=number, base="/run/shop/tb", requests_in_flight=8), 0.0, stacks)
-
-
-def document_of(workers: int) -> bytes:
-    return reading_json.encode(
-        [snapshot_json.encode(shop(number)).rstrip() for number in range(1, workers + 1)], [], "h"
-    )
-
-
-class Cost(NamedTuple):
-    """Of one run of the command."""
-
-    seconds: float
-    cpu_seconds: float
-    megabytes: float
-    printed: str
-
-
-def cost_of(*arguments: str, stdin: Path | None = None) -> Cost:
-    began = time.monotonic()
-    with open(stdin or os.devnull, "rb") as opened:
-        process = subprocess.Popen((*COMMAND, *arguments), stdin=opened, stdout=subprocess.PIPE, cwd=PROJECT)
-        assert process.stdout is not None
-        with process.stdout:
-            printed = process.stdout.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Cost(time.monotonic() - began, cpu_seconds, usage.ru_maxrss / 1024, printed)
-
-
-@pytest.mark.alone
-def test_a_hundred_hosts_are_read_in_three_seconds(tmp_path: Path) -> None:
-    """Each has ten workers and takes 0.1 s to answer; it takes 200 MB at most."""
-    (tmp_path / "document").write_bytes(document_of(10))
-    names = [f"web{number}" for number in range(100)]
-    (tmp_path / "hosts").write_text("\n".join(names))
-    via = f"sh -c 'sleep 0.1; exec cat {tmp_path}/document' {{}}"
-    cost = cost_of("read", "--via", via, "--hosts", str(tmp_path / "hosts"))
-    assert cost.printed.startswith("8000 requests in 1000 workers")
-    assert len(re.findall(r"^ *[\d.]+ s", cost.printed, re.MULTILINE)) == 1, "equal places are one"
-    assert cost.seconds < 3.0, cost
-    assert cost.megabytes < 200, cost
-
-
-@pytest.mark.alone
-def test_a_thousand_documents_are_merged_in_two_seconds(tmp_path: Path) -> None:
-    """Each has one worker with eight requests."""
-    file = tmp_path / "documents"
-    file.write_bytes(document_of(1) * 1000)
-    cost = cost_of("read", "-", stdin=file)
-    assert cost.printed.startswith("8000 requests in 1000 workers")
-    # It waits for nobody, so that its own time is what counts where others use the machine.
-    assert cost.cpu_seconds < 2.0, cost
+def test_many_hosts_and_many_documents(tmp_path: Path) -> None:
+    """Equal places of all of them are one; what they take for how many is measured by make bench."""
+    hosts_read = other_hosts.read_hosts(tmp_path, 40)
+    assert hosts_read.printed.startswith("3200 requests in 400 workers")
+    merged = other_hosts.merge_documents(tmp_path, 300)
+    assert merged.printed.startswith("2400 requests in 300 workers")
+    for cost in (hosts_read, merged):
+        assert len(re.findall(r"^ *[\d.]+ s", cost.printed, re.MULTILINE)) == 1, "equal places are one"
+        assert cost.megabytes < 200
