@@ -137,10 +137,11 @@ def _waits(server: Gunicorn, base: str, planted: Mapping[str, Mapping[str, Any]]
             lambda: f"all are reported, not only {_reasons(server)}",
             timeout_seconds=40.0,
         )
-        wait_until(
-            lambda: not _unnamed(base, found, planted),
-            lambda: f"read names {[found[path]['sentence'] for path in _unnamed(base, found, planted)]}:\n{_read(base)}",
-        )
+
+        def unnamed() -> str:
+            return f"read names {[found[path]['sentence'] for path in _unnamed(base, found, planted)]}:\n{_read(base)}"
+
+        wait_until(lambda: not _unnamed(base, found, planted), unnamed)
         text = json.dumps(asking.snapshots(base))
         # The frames have lines of the source, which the application's owner wrote.
         outputs = [text, _read(base), server.log_text(), *map(_text_of, black_boxes.files_of(base))]
