@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.programs import known_calls
-from tests.support.programs import PROJECT
+from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import VERSIONS, needs_known_memory, require_python
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import MemoryUnreadable
@@ -147,17 +147,87 @@ def test_what_is_no_python_is_refused_by_name() -> None:
         attach(process.pid)
 
 
+#: Becomes nobody, then asks for the memory of a process.
+NOBODY = (
+    "import os, sys\n"
+    "from wsgi_tracebacker.reader.outside.interpreter import attach\n"
+    "from wsgi_tracebacker.errors import MemoryUnreadable\n"
+    "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    "try: attach(int(sys.argv[1]))\n"
+    "except MemoryUnreadable as error: print(error)\n"
+)
+CHANGED_USER = "import os, time; os.setgid(65534); os.setuid(65534); print('ready', flush=True); time.sleep(600)"
+AS_NOBODY = ("setpriv", "--reuid", "65534", "--clear-groups")
+SLEEP = "echo ready; exec sleep 600"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_the_memory_of_another_user_is_refused_with_what_to_try() -> None:
-    """A user who may not trace the process is told so; nothing is read."""
-    program = (
-        "import os, sys\n"
-        "from wsgi_tracebacker.reader.outside.interpreter import attach\n"
-        "from wsgi_tracebacker.errors import MemoryUnreadable\n"
-        "os.setgid(65534); os.setuid(65534)\n"
-        "try: attach(int(sys.argv[1]))\n"
-        "except MemoryUnreadable as error: print(error)\n"
-    )
-    command = [sys.executable, "-c", program, str(os.getpid())]
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        (["sh", "-c", SLEEP], "it runs as another user: run wsgi-tb as root"),
+        ([*AS_NOBODY, "--regid", "4711", "sh", "-c", SLEEP], "it runs with another group: run wsgi-tb as root"),
+        ([sys.executable, "-c", CHANGED_USER], "it changed its user after it was started: run wsgi-tb as root"),
+        (
+            [
+                *AS_NOBODY,
+                "--regid",
+                "65534",
+                "--inh-caps",
+                "+net_bind_service",
+                "--ambient-caps",
+                "+net_bind_service",
+                "sh",
+                "-c",
+                SLEEP,
+            ],
+            "it has capabilities that this user lacks: run wsgi-tb as root",
+        ),
+    ],
+    ids=["another user", "another group", "changed its user", "more capabilities"],
+)
+def test_what_is_refused_is_recognized_and_named(target: list[str], why: str) -> None:
+    """The kernel says only that it is not permitted; the reason says which rule it was, and what to try."""
+    with subprocess.Popen(target, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            command = [sys.executable, "-c", NOBODY, str(process.pid)]
+            # The shell becomes sleep, which may take a moment: until then its reason may be another one.
+            wait_until(
+                lambda: why in subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False).stdout,
+                lambda: f"{why}: {subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)}",
+                60,
+            )
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what a reader needs")
+def test_root_without_the_capability_is_told_so() -> None:
+    """As in a container."""
+    without = [require_program("setpriv"), "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
+    program = NOBODY.replace("os.setgroups([]); os.setgid(65534); os.setuid(65534)", "")
+    command = [*without, sys.executable, "-c", program, str(os.getpid())]
     found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
-    assert "run wsgi-tb as root" in found.stdout
+    assert "CAP_SYS_PTRACE" in found.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_memory_that_was_opened_stays_readable_without_the_rights() -> None:
+    """Root opens it and becomes another user: stacks are read all the same, piece by piece."""
+    program = (
+        "import json, os, sys\n"
+        "from wsgi_tracebacker.reader.outside.interpreter import attach\n"
+        "from wsgi_tracebacker.reader.outside.unwind import Paths, ThreadStack\n"
+        "interpreter = attach(int(sys.argv[1]))\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "looks = [ThreadStack(interpreter, each.address, Paths()).look() for each in interpreter.threads()]\n"
+        "print(json.dumps([[look.outcome, [frame[:3] for frame in look.frames]] for look in looks]))\n"
+    )
+    with running(sys.executable, "blocked_threads.py") as (pid, line):
+        command = [sys.executable, "-c", program, str(pid)]
+        found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+        looks = json.loads(found.stdout)
+    for _, _, frames in json.loads(line):
+        assert [EXACT, [[file, lineno, function] for file, function, lineno in frames]] in looks

@@ -5,6 +5,7 @@ Nothing else of them is read: no constants, and no locals or values of any frame
 
 from __future__ import annotations
 
+import codecs
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,10 @@ _BELIEVED_SECONDS = 1.0
 
 #: Code objects and instructions that are remembered. Large applications run some ten thousand.
 _MAX_KNOWN = 100_000
+
+
+#: By the bytes that a character takes. Looked up at once: a reader that gave up root may not open Python's files later.
+_DECODERS = {1: codecs.getdecoder("latin-1"), 2: codecs.getdecoder("utf-16-le"), 4: codecs.getdecoder("utf-32-le")}
 
 
 class _Code(NamedTuple):
@@ -127,8 +132,7 @@ class CodeObjects:
             content = self._memory.read(address + start, length * kind)
         if len(content) < length * kind:
             return None
-        encoding = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[kind]
-        return content.decode(encoding, "backslashreplace" if kind == 1 else "replace")
+        return _DECODERS[kind](content, "replace")[0]
 
     def _bytes(self, address: int) -> bytes | None:
         size = self._memory.word(address + layouts.BYTES_SIZE)

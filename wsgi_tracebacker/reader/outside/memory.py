@@ -13,6 +13,7 @@ from itertools import accumulate
 
 from wsgi_tracebacker.errors import MemoryUnreadable
 from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.reader.outside import refusal
 
 #: How many pieces process_vm_readv() takes.
 _IOV_MAX = 1024
@@ -34,11 +35,9 @@ class Memory:
             self._descriptor = os.open(f"{root}/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise MemoryUnreadable("its process has ended") from None
-        except OSError as error:
-            raise MemoryUnreadable(
-                f"the kernel does not let this user read its memory ({error.strerror}): run wsgi-tb as root, or as the"
-                " worker's user if it was started as that user"
-            ) from None
+        except OSError:
+            why = refusal.reason(pid, root)
+            raise MemoryUnreadable(f"the kernel does not let this user read its memory: {why}") from None
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes at an address; fewer, or none, where less is mapped or the process has ended."""
