@@ -207,6 +207,22 @@ def test_on_a_telephone_and_in_the_dark(driver: WebDriver, shop: str, width: int
     assert complaints(driver) == []
 
 
+def test_the_holder_of_a_lock_is_a_link(driver: WebDriver, shop: str) -> None:
+    """It opens the row of that request, and goes there."""
+    driver.get(f"{shop}?q=buy")
+    wait_for_text(driver, FIRST_LINK, "GET /buy")
+    click(driver, FIRST_LINK)
+    wait_for_text(driver, "tr.opened", "Held by GET /refund, worker 2 core 1")
+    click(driver, "tr.opened a[data-live]")
+    wait_until(
+        lambda: driver.execute_script("return document.activeElement.textContent") == "GET /refund",
+        "the row of the holder has the focus",
+    )
+    wait_for_text(driver, "tr.opened", "with ledger_lock:")
+    assert violations(driver) == []
+    assert complaints(driver) == []
+
+
 def test_markup_is_text(page: WebDriver) -> None:
     """Nor in a note, in source, or in what is looked for: no element is made of it, and no script runs."""
     for view in ("requests", "routes"):

@@ -63,9 +63,14 @@ async function renew() {
   }
 }
 
-function go(address) {
+async function go(address) {
   history.pushState(null, "", address);
-  return renew();
+  await renew();
+  // A link to another row.
+  const row = location.hash && document.getElementById(location.hash.slice(1));
+  if (row) {
+    row.focus();
+  }
 }
 
 function setPaused(paused) {
@@ -169,7 +174,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     setPaused(!isPaused);
   } else if (!isWriting && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
-    const links = [...live.querySelectorAll("tbody a[data-live]")];
+    const links = [...live.querySelectorAll("tbody a[aria-expanded]")];
     const at = links.indexOf(document.activeElement);
     const next = links[at + (event.key === "ArrowDown" ? 1 : -1)] || (at < 0 ? links[0] : null);
     if (next) {

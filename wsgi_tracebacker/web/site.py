@@ -27,6 +27,7 @@ from wsgi_tracebacker.text.screens.page import CSS
 from wsgi_tracebacker.web import probes, views
 from wsgi_tracebacker.web.guard import COOKIE, HEADERS, Guard, is_from_our_page
 from wsgi_tracebacker.web.live import Live
+from wsgi_tracebacker.web.opened import name_of
 from wsgi_tracebacker.web.recorder import Recorder, seconds_of
 from wsgi_tracebacker.web.shared import Shared
 from wsgi_tracebacker.web.workers import OfThisMachine
@@ -139,7 +140,7 @@ class Site:
         worker = None
         if named:
             workers = self.live.moment().picture.reading.workers
-            worker = next((each for each in workers if views.name_of(each) == named), None)
+            worker = next((each for each in workers if name_of(each) == named), None)
             if worker is None:
                 return _text(HTTPStatus.NOT_FOUND, "this worker is not there any more")
         recording = self._recorder.record(seconds, worker)

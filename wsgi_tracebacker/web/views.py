@@ -8,7 +8,6 @@ Every text of a row is printable (``top.view`` makes it so) and escaped here; no
 
 from __future__ import annotations
 
-import hashlib
 import time
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,27 +15,25 @@ from urllib.parse import urlencode
 
 from wsgi_tracebacker.analysis.places import group
 from wsgi_tracebacker.text.screens.grid import UNKNOWN, Column
-from wsgi_tracebacker.text.screens.page import html, place_block
 from wsgi_tracebacker.text.units import duration, plural
 from wsgi_tracebacker.top.group_rows import PLACE_COLUMNS
 from wsgi_tracebacker.top.request_rows import where, without_verb
 from wsgi_tracebacker.top.view import Row, View, look_of_age, number, sorted_rows, text
 from wsgi_tracebacker.top.views import VIEWS as TOP_VIEWS
 from wsgi_tracebacker.top.worker_rows import head
+from wsgi_tracebacker.web.opened import id_of, opened
 from wsgi_tracebacker.web.recorder import DEFAULT_SECONDS, MAX_SECONDS
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from wsgi_tracebacker.analysis.live import Picture, WorkerReading
+    from wsgi_tracebacker.analysis.live import Picture
 
 #: So many rows are sent: nobody reads more, and a browser shows ten times as many only slowly.
 MAX_ROWS = 300
 #: So many rows can be open.
 MAX_OPEN = 20
-#: The places of one row that are shown with their stacks.
-_MAX_PLACES = 10
 
 #: The column in which a row's link stands: the one that is never empty.
 _LINK_COLUMNS = {"requests": 2, "workers": 0}
@@ -104,7 +101,11 @@ class Choice(NamedTuple):
 
     def toggled(self, row: str) -> Choice:
         rows = tuple(each for each in self.open_rows if each != row)
-        return self._replace(open_rows=(*rows, row)[-MAX_OPEN:] if rows == self.open_rows else rows)
+        return self.with_open(row) if rows == self.open_rows else self._replace(open_rows=rows)
+
+    def with_open(self, row: str) -> Choice:
+        rows = tuple(each for each in self.open_rows if each != row)
+        return self._replace(open_rows=(*rows, row)[-MAX_OPEN:])
 
 
 def page(picture: Picture, choice: Choice, asset_version: str) -> str:
@@ -139,11 +140,6 @@ def _recorder() -> str:
         '<button type="button" id="close" hidden>Close the graph</button>\n</form>\n'
         '<div id="flame" class="flame" hidden></div>\n</section>\n'
     )
-
-
-def name_of(worker: WorkerReading) -> str:
-    """What names a worker in the form: not its socket, which would let the form name any."""
-    return _digest(worker.key)
 
 
 def fragment(picture: Picture, choice: Choice) -> str:
@@ -181,14 +177,14 @@ def _lines(picture: Picture, choice: Choice) -> Iterator[str]:
     for line in picture.reading.missing:
         yield f'<p class="stuck">{escape(printable(line))}</p>'
     if rows:
-        yield from _table(rows, choice)
+        yield from _table(rows, picture, choice)
     else:
         nothing = "Nothing is in flight." if choice.view == VIEWS[0] else "There is nothing to show."
         yield f"<p>{'No row has these words.' if choice.words else nothing}</p>"
     yield "</main>"
 
 
-def _table(rows: list[Row], choice: Choice) -> Iterator[str]:
+def _table(rows: list[Row], picture: Picture, choice: Choice) -> Iterator[str]:
     shown = rows[:MAX_ROWS]
     columns = [
         index
@@ -201,14 +197,14 @@ def _table(rows: list[Row], choice: Choice) -> Iterator[str]:
         yield f'<th scope="col"{_class(column)}>{column.title}</th>'
     yield "</tr></thead>\n<tbody>"
     for row in shown:
-        yield from _row(row, columns, choice)
+        yield from _row(row, columns, picture, choice)
     yield "</tbody>\n</table>"
     if len(rows) > len(shown):
         yield f'<p class="quiet">{plural(len(rows) - len(shown), "more row")}: filter to see them.</p>'
 
 
-def _row(row: Row, columns: list[int], choice: Choice) -> Iterator[str]:
-    row_id = _id_of(row)
+def _row(row: Row, columns: list[int], picture: Picture, choice: Choice) -> Iterator[str]:
+    row_id = id_of(row.key)
     is_open = row_id in choice.open_rows and bool(row.requests)
     linked = _LINK_COLUMNS.get(choice.view.name, _LINK_COLUMN)
     cells: list[str] = []
@@ -225,7 +221,10 @@ def _row(row: Row, columns: list[int], choice: Choice) -> Iterator[str]:
     yield f'<tr class="{row.look}">{"".join(cells)}</tr>'
     if is_open:
         yield f'<tr class="opened"><td colspan="{len(columns)}">'
-        yield from _stacks(row, full=choice.full)
+        in_requests = choice._replace(view=_REQUESTS, words="")
+        yield from opened(
+            row, picture, lambda each: f"{in_requests.with_open(each).address()}#r{each}", full=choice.full
+        )
         yield "</td></tr>"
 
 
@@ -234,32 +233,6 @@ def _class(column: Column) -> str:
         return ' class="number"'
     # A client's address may be long, behind a proxy that lets clients choose it.
     return "" if column.least or column.title == "CLIENT" else ' class="short"'
-
-
-def _id_of(row: Row) -> str:
-    """Of the thing that the row is about, the same in every reading."""
-    return _digest(row.key)
-
-
-def _digest(key: object) -> str:
-    return hashlib.blake2b(repr(key).encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
-
-
-def _stacks(row: Row, *, full: bool) -> Iterator[str]:
-    if row.worker is not None and row.worker.reason is not None:
-        yield f'<p class="stuck">{escape(printable(f"{row.worker.state}: {row.worker.reason}"))}</p>'
-    places = group(row.requests)
-    for place in places[:_MAX_PLACES]:
-        yield '<section class="place">'
-        if place.waits_for is not None:
-            yield f'<p class="heading">{html(printable(place.waits_for))}</p>'
-        yield from place_block(place, names_worker=True, names_base=False, is_open=full)
-        yield "</section>"
-    if len(places) > _MAX_PLACES:
-        yield f'<p class="quiet">{plural(len(places) - _MAX_PLACES, "more place")}</p>'
-    if row.worker is not None:
-        named, label = name_of(row.worker), escape(f"Record worker {printable(row.worker.label)}")
-        yield f'<button form="record-form" name="worker" value="{named}" id="w{named}">{label}</button>'
 
 
 def login_page(asset_version: str, *, has_failed: bool) -> str:

@@ -6,12 +6,14 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 import pytest
 
 from tests.support.planted import Planted
 from wsgi_tracebacker.analysis.live import Reading, WorkerReading, advance
 from wsgi_tracebacker.model.snapshot import Request, Snapshot, Stack, Worker
+from wsgi_tracebacker.web.opened import id_of
 from wsgi_tracebacker.web.views import MAX_OPEN, MAX_ROWS, VIEWS, Choice, fragment, page
 
 if TYPE_CHECKING:
@@ -97,6 +99,24 @@ def test_only_so_many_rows_are_sent() -> None:
     shown = fragment(of_requests(*["/"] * (MAX_ROWS + 2)), Choice())
     assert shown.count("<tr class=") == MAX_ROWS
     assert "2 more rows: filter to see them." in shown
+
+
+def test_the_holder_of_a_lock_is_a_link_to_its_request(shop: Picture) -> None:
+    """In every view; there its row is open, whatever was filtered."""
+    buy = next(id_of(live.key) for live in shop.requests if live.served.route == "GET /buy")
+    refund = next(id_of(live.key) for live in shop.requests if live.served.route == "GET /refund")
+    text = fragment(shop, Choice(words="buy", open_rows=(buy,)))
+    [address, named] = re.findall(r'Held by <a data-live href="([^"]+)">([^<]+)</a></p>', text)[0]
+    assert named == "GET /refund, worker 2 core 1"
+    query, _, row = unescape(address).partition("#")
+    assert row == f"r{refund}"
+    there = fragment(shop, Choice.of_query(dict(parse_qsl(query.removeprefix("?")))))
+    assert f'id="r{refund}"' in there
+    assert there.count('<tr class="opened">') == 2
+    workers = fragment(shop, Choice(view=VIEWS[4], open_rows=tuple(id_of(each.key) for each in shop.reading.workers)))
+    assert {"GET /refund, worker 2 core 1", "GET /buy, worker 2 core 0"} <= set(
+        re.findall(r"<a data-live href=[^>]+>([^<]+)</a>", workers)
+    )
 
 
 def test_a_row_keeps_its_name(shop: Picture) -> None:
