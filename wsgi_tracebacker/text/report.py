@@ -205,6 +205,9 @@ def _doing(span: Span) -> str:
     if span.cpu_share is None:
         return "CPU unknown"
     doing = "waiting" if span.cpu_share < _WAITING_SHARE else f"CPU {span.cpu_share:.0%}"
+    if span.waits_for is not None and span.cpu_share >= _WAITING_SHARE:
+        # All samples may have found it waiting: it is sampled where it lets go of the GIL.
+        doing += " by the clock"
     if span.run_delay_share is not None and span.run_delay_share >= _DELAY_SHARE:
         doing += f", {span.run_delay_share:.0%} runnable without a CPU"
     return doing

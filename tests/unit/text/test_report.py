@@ -16,7 +16,7 @@ from wsgi_tracebacker.model.snapshot import Frame, HubState, LastRequest, Note, 
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text import report as report_format
 from wsgi_tracebacker.text.folding import LOG_ELLIPSIS, folded
-from wsgi_tracebacker.text.report import hub_lines, one_line, stall_line
+from wsgi_tracebacker.text.report import hub_lines, one_line, span_line, stall_line
 from wsgi_tracebacker.text.waits import with_sentence
 from wsgi_tracebacker.wire.documents.report_json import document, stall_document
 
@@ -154,6 +154,14 @@ def test_notes_stand_in_the_timeline() -> None:
     context = document(NOTED)["request"]["context"]
     assert (context["note"], context["trace_id"]) == ("rendering\n4711", "4bf92f3577b34da6a3ce929d0e0e4736")
     assert context["notes"][0] == {"at_seconds": 16.0, "text": "loading rows"}
+
+
+def test_cpu_is_said_by_the_clock_where_samples_found_a_wait() -> None:
+    """A sample is taken where a thread lets go of the GIL; what it computes in between the kernel counts."""
+    waits = REPORT.timeline[0]._replace(cpu_share=0.34)
+    assert "  (CPU 34% by the clock)  waits for lock stock" in span_line(waits)
+    assert "  (CPU 34%)" in span_line(waits._replace(waits_for=None))
+    assert "  (waiting)  waits for" in span_line(waits._replace(cpu_share=0.04))
 
 
 def test_time_before_the_request_got_here_is_said() -> None:
