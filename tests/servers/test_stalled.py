@@ -101,7 +101,7 @@ def check_stalled(document: dict[str, Any], number: int, err: str = "") -> str:
 
 @pytest.mark.alone
 def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base: str) -> None:
-    """Each with its request and the line that calls re.match, all within four seconds; and the list says stalled."""
+    """Each with its request and the line that calls re.match, within four seconds; list and top show them, too."""
     with contextlib.ExitStack() as connections:
         stall_all(server, base, connections)
         began = time.monotonic()
@@ -118,6 +118,9 @@ def test_three_stalled_workers_are_shown_at_once(server: Gunicorn | Uwsgi, base:
         listed = json.loads(command("list", base, "--format", "json", "--timeout", "10").stdout)["workers"]
         assert [worker["state"] for worker in listed] == ["stalled"] * WORKERS
         assert [worker["requests_in_flight"] for worker in listed] == [1] * WORKERS
+        printed = command("top", base, "--once", "--format", "jsonl", "--timeout", "10").stdout
+        rows = [json.loads(line) for line in printed.splitlines()]
+        assert [(row["worker_state"], row["function"]) for row in rows] == [("stalled", "backtrack_for_ever")] * WORKERS
 
 
 def test_a_stalled_hub_is_shown(gunicorn: StartGunicorn, base: str) -> None:

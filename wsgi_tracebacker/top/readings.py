@@ -35,9 +35,9 @@ class Question(NamedTuple):
 
     def ask(self) -> Taken:
         """Ask all of them once. Raises NoWorkersFound if there is none."""
-        # No worker is signalled: a stalled one would have to write its stacks twice a second.
+        # No worker is signalled: a stalled one would have to write its stacks twice a second. Its memory can be read.
         processes = Processes()
-        found = survey(self.bases, self.timeout_seconds, self.numbers, processes)
+        found = survey(self.bases, self.timeout_seconds, self.numbers, processes, may_read_memory=True)
         labels = labels_of([(answer.target.socket, answer.number, answer.other_uid) for answer in found.answers])
         workers = tuple(_worker(answer, label, processes) for answer, label in zip(found.answers, labels, strict=True))
         return Taken(Reading(time.monotonic(), time.time(), workers, found.missing), found)

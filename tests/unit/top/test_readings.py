@@ -38,7 +38,7 @@ def test_workers_of_several_users_are_called_by_the_user_too() -> None:
 def test_a_reading_of_nobody_is_a_reading(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """All workers may be gone for a moment; the reason is a line of the screen. The first time it is an error."""
 
-    def fail(*_: object) -> Survey:
+    def fail(*_: object, **__: object) -> Survey:
         raise error
 
     monkeypatch.setattr(readings, "survey", fail)

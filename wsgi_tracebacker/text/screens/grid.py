@@ -19,12 +19,18 @@ GAP = 2
 UNKNOWN = "-"
 
 
+#: Columns of this rank and higher are extra: good to have where there is room.
+EXTRA_RANK = 4
+
+
 class Column(NamedTuple):
     """One column of a table."""
 
     title: str
     #: The narrowest that it may become; 0: it is never cut.
     least: int = 0
+    #: Extra columns are left out where it would become narrower than this.
+    good: int = 0
     #: Numbers are aligned to the right.
     is_right: bool = False
     #: Columns with a higher rank are left out first where there is no room for all.
@@ -51,7 +57,14 @@ def fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], available: in
     needed = [max(min(n, c.least), len(c.title)) if c.least else n for c, n in zip(columns, natural, strict=True)]
     shown = [index for index in range(len(columns)) if natural[index]]
     shown.sort(key=lambda index: columns[index].rank)
-    while len(shown) > 1 and sum(needed[index] + GAP for index in shown) - GAP > available:
+    good = [max(least, min(n, c.good)) for c, n, least in zip(columns, natural, needed, strict=True)]
+
+    def has_room(widths: Sequence[int]) -> bool:
+        return sum(widths[index] + GAP for index in shown) - GAP <= available
+
+    while len(shown) > 1 and columns[shown[-1]].rank >= EXTRA_RANK and not has_room(good):
+        shown.pop()
+    while len(shown) > 1 and not has_room(needed):
         shown.pop()
     widths = [needed[index] if index in shown else 0 for index in range(len(columns))]
     rest = available - sum(widths) - GAP * (len(shown) - 1)

@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     """The time limits of the surveys; nobody is really asked, and no time passes."""
     limits: list[float | None] = []
 
-    def ask(_bases: object, timeout_seconds: float | None, *_: object) -> Survey:
+    def ask(_bases: object, timeout_seconds: float | None, *_: object, **__: object) -> Survey:
         limits.append(timeout_seconds)
         return FOUND
 

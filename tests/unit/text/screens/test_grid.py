@@ -34,6 +34,15 @@ def test_columns_of_a_high_rank_are_left_out_first() -> None:
     assert [bool(taken) for taken in fit(COLUMNS, [ROW], 2)] == [True, False, False, False]
 
 
+def test_extra_columns_make_room_for_one_that_would_be_cut_short() -> None:
+    """Those of a high rank, the highest first; a narrow terminal cuts it all the same."""
+    columns = (COLUMNS[0], COLUMNS[1]._replace(good=14), Column("STATE", rank=3), Column("CLIENT", rank=6))
+    row = ("12", "/checkout/4711", "running", "203.0.113.7")
+    assert fit(columns, [row], 40) == [2, 14, 7, 11]
+    assert fit(columns, [row], 39) == [2, 14, 7, 0]
+    assert fit(columns, [row], 26) == [2, 13, 7, 0]
+
+
 def test_an_optional_column_is_there_only_if_a_row_has_something_in_it() -> None:
     """Whatever the width, and its room goes to the others."""
     columns = (COLUMNS[0], COLUMNS[1], COLUMNS[2]._replace(is_optional=True), COLUMNS[3])
