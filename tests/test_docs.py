@@ -650,12 +650,12 @@ def test_every_page_is_in_the_index() -> None:
 # ------------------------------------------------------------------------------------------------------ real outputs
 
 _REPORT = (
-    r"ERROR wsgi_tracebacker\.harakiri: harakiri: GET /\S* 2\.\d s \(limit 2 s\), worker 1 core \d, pid \d+"
+    r"ERROR wsgi_tracebacker\.harakiri: harakiri: GET /\S* \d\S* s \(limit 2 s\), worker 1 core \d, pid \d+"
     r"(, request id \w+)?, from 127\.0\.0\.1, phase app; "
 )
 
 _SLOW = (
-    r"WARNING wsgi_tracebacker\.slow: slow: GET /\S* 1\.\d s \(limit 2 s\), worker 1 core \d, pid \d+"
+    r"WARNING wsgi_tracebacker\.slow: slow: GET /\S* \d\S* s \(limit 2 s\), worker 1 core \d, pid \d+"
     r", from 127\.0\.0\.1, phase app; "
 )
 
@@ -681,7 +681,7 @@ KINDS = (
     ),
     ("stacks", r"its last report or stacks, written [^,]*:$"),
     ("stack", r"  (Current thread|Thread) 0x\w+ \(most recent call last\):$"),
-    ("lost", r"  GET /\S+  \(core \d, since [^,]*\)$"),
+    ("lost", r"  GET /\S+  \(core \d, since .*\)$"),
     (
         "request",
         r"  worker \d+ core \d+(, pid \d+)?  [A-Z]+ /\S*  \d.* s(  (in body|running|suspended))?  from 127\.0\.0\.1",
@@ -691,10 +691,10 @@ KINDS = (
     ("report, logged", _REPORT + r"logged, still running(; this report is \d.* s late, .*)?$"),
     ("report, raised", _REPORT + r"HarakiriTimeout raised in its thread, .*$"),
     ("report, killing", _REPORT + r"killing this worker(; this report is \d.* s late, .*)?$"),
-    ("slow", _SLOW + r"ended: 1\.\d-"),
+    ("slow", _SLOW + r"ended: \d\.\d-"),
     (
         "hub, blocked",
-        r"WARNING wsgi_tracebacker.hub: hub: gevent's hub is blocked for 1\.\d s at least by GET /\w+ \d.* s, ",
+        r"WARNING wsgi_tracebacker.hub: hub: gevent's hub is blocked for \d\S* s at least by GET /\w+ \d.* s, ",
     ),
     (
         "hub, again",
