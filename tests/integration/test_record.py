@@ -114,6 +114,19 @@ def test_workers_that_end_and_start_meanwhile(base: str, end: str) -> None:
     assert sum(stack.seconds for stack in found.stacks if stack.route == "GET /long") < found.seconds
 
 
+def test_a_thread_that_ran_for_a_moment_is_seen_where_it_is_now(base: str) -> None:
+    """What waits is not read again until it has run; one that always waits, but in turns elsewhere, is seen in both."""
+    with serving(base, "/turns/{}", "/long") as worker, recording(base) as process:
+        wait_for_looks(process, [worker.pid], 300)
+        found, _ = interrupted(base, process)
+    samples = {"sleep_here": 0, "sleep_there": 0, "application": 0}
+    for stack in found.stacks:
+        if stack.waits_for == "sleep":
+            samples[stack.frames[-1].function] += stack.samples
+    assert samples["application"] > 200
+    assert min(samples["sleep_here"], samples["sleep_there"]) > 50
+
+
 def test_a_worker_that_forks_is_recorded_and_its_children_are_not(base: str) -> None:
     """Its request waits for the child, which has a copy of everything and is no worker."""
     with serving(base, "/fork/{}", "/long") as worker, recording(base) as process:

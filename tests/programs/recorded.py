@@ -1,8 +1,9 @@
 """One worker without a server whose threads serve requests all the time: ``recorded.py BASE [PATH...]``.
 
 Each thread serves one route: half of the time of ``/half/N`` is sleep, ``/lock/N`` waits for a
-lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/fork/N`` for a child that ends at once, ``/long``
-just sleeps. A line on stdin makes it run another program, which is no worker.
+lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/fork/N`` for a child that ends at once,
+``/turns/N`` sleeps in two functions in turn, ``/long`` just sleeps. A line on stdin makes it run another program, which
+is no worker.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def wait_for_peer() -> None:
         connection.recv(1)
 
 
+def sleep_here() -> None:
+    time.sleep(0.02)
+
+
+def sleep_there() -> None:
+    time.sleep(0.02)
+
+
 def fork_a_child() -> None:
     child = os.fork()
     if not child:
@@ -58,6 +67,10 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         wait_for_lock()
     elif path.startswith("/peer"):
         wait_for_peer()
+    elif path.startswith("/turns"):
+        for _ in range(10):
+            sleep_here()
+            sleep_there()
     elif path.startswith("/fork"):
         fork_a_child()
     elif path == "/hold":

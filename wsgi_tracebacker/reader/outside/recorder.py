@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.analysis.routes import Routes
 from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.model.recording import RecordedStack, Recording
+from wsgi_tracebacker.model.recording import ON_CPU, RecordedStack, Recording
 from wsgi_tracebacker.reader.outside.thread_waits import ThreadWaits
 from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Look
 from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
@@ -111,6 +111,17 @@ class Totals:
         return sum(count * each[pid][1] for pid, count in self._torn.items())
 
 
+class _Waiting(NamedTuple):
+    """A look at a request whose thread waited. Until the thread runs again, every other look would be the same."""
+
+    waits: ThreadWaits
+    run_count: bytes
+    #: Its row in the black box: another thread may go on with the request.
+    row: bytes
+    #: As ``Totals.add`` takes it.
+    look: tuple[Flight, int, int, str, Look]
+
+
 class WorkerRecorder:
     """One worker while it is recorded. Close it when done."""
 
@@ -127,6 +138,8 @@ class WorkerRecorder:
             raise
         self._threads: dict[int, ThreadState] = {}
         self._waits: dict[int, ThreadWaits] = {}
+        #: By core.
+        self._waiting: dict[int, _Waiting] = {}
         self._ended_cpu_seconds = 0.0
         self._table_at = 0
         #: By core, the ident of its thread.
@@ -156,6 +169,11 @@ class WorkerRecorder:
         self._first_at, self._last_at, self._looks = self._first_at or now, now, self._looks + 1
         for core, ident in self._cores.items():
             raw = self._table.flight(core)
+            waiting = self._waiting.pop(core, None)
+            if waiting is not None and waiting.row == raw and waiting.run_count == waiting.waits.run_count():
+                totals.add(*waiting.look)
+                self._waiting[core] = waiting
+                continue
             flight = table_rows.decode_flight(raw)
             if flight is None or not totals.wanted(flight.path) or self._shares_thread(core, ident):
                 continue
@@ -169,14 +187,19 @@ class WorkerRecorder:
                 thread = self._threads.get(flight.ident)
             if thread is None:
                 continue
-            waits_for = self._waits_of(flight.native_id).now()
+            waits = self._waits_of(flight.native_id)
+            run_count = waits.run_count()
+            waits_for = waits.now()
             row = self._table_at + table_rows.row_offset(core), table_rows.DETAIL_OFFSET
             look = self._memory.look(thread, row)
             # It may be the next request by now, or none: what counts is the one that stood there during the look.
             is_same = look.outcome == TORN or look.mark == raw
             looked_at = flight if is_same else table_rows.decode_flight(look.mark)
             if looked_at is not None and looked_at.ident == thread.ident and totals.wanted(looked_at.path):
-                totals.add(looked_at, self.card.pid, core, waits_for, look)
+                seen = looked_at, self.card.pid, core, waits_for, look
+                totals.add(*seen)
+                if run_count and waits_for != ON_CPU and look.outcome == EXACT and look.mark == raw:
+                    self._waiting[core] = _Waiting(waits, run_count, raw, seen)
         return True
 
     def _find_table(self) -> int:

@@ -1,7 +1,7 @@
 """What a thread of another process is doing at this moment: on a CPU, or in which system call it waits for what.
 
 From ``/proc/PID/task/TID/syscall`` on a descriptor that stays open: 2 microseconds. What a descriptor of the process
-leads to is found out once for each wait.
+leads to is found out once for each wait. ``schedstat`` says whether the thread has run since.
 """
 
 from __future__ import annotations
@@ -63,6 +63,15 @@ class ThreadWaits:
             call = system_calls.parse(line)
             self._last = (line, ON_CPU if call is None else self._kind(call))
         return self._last[1]
+
+    def run_count(self) -> bytes:
+        """Changes whenever the thread begins to run; empty where the kernel does not count that.
+
+        If it is the same as before ``now()`` found the thread waiting, the thread has been there ever since.
+        """
+        # Time on a CPU, time that it was ready to run, and how often it began to run.
+        line = _read(self._schedstat)
+        return b"" if line.endswith(b" 0\n") else line
 
     def cpu_seconds(self) -> float:
         """How long it was on a CPU since this was made; once it has ended, until it was asked last."""
