@@ -195,6 +195,12 @@ def draw_web(base: str) -> None:
                 click(driver, "tbody a[data-live]")
                 wait_for_text(driver, "tr.opened", "shop.py")
                 driver.save_screenshot(str(IMAGES / name))
+            _be(driver, 1200, 640, "light")
+            driver.get(address)
+            driver.execute_script("document.getElementById('seconds').value = 3")
+            click(driver, "#record")
+            wait_for_text(driver, "#recorded", "recorded")
+            driver.save_screenshot(str(IMAGES / "web-record.png"))
 
 
 def draw_flame_graph() -> None:
