@@ -2,7 +2,7 @@
 # but Linux, make, and a Python 3.10 or newer with its venv module:
 #
 #     make demo       real gunicorn, five requests that hang, and why
-#     make test       the tests, within six minutes    make test ARGS="-k gunicorn -x"
+#     make test       the tests, within eight minutes   make test ARGS="-k gunicorn -x"
 #     make test-all   all of them: every kind of server, and what is slow; then `make fuzz`, `make soak` and `make waits`
 #     make check      lint, types, contracts
 #     make bench      the measurements                 make bench ARGS="--quick dump read"

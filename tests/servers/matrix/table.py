@@ -13,7 +13,7 @@ TABLES = {
     "serving": {
         "starts": "our socket is there",
         "seen": "slow requests, seen at the same time with every line, are",
-        "harakiri": "harakiri's report stands",
+        "harakiri": "the report of a request beyond its time limit (harakiri) is",
         "stream": "a stream flows",
         "disconnect": "a client that leaves ends its stream",
     },
