@@ -18,8 +18,9 @@ from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import VERSIONS, needs_known_memory, require_python
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.errors import MemoryUnreadable
+from wsgi_tracebacker.model.recording import CUT, EXACT, TORN
 from wsgi_tracebacker.reader.outside.interpreter import Interpreter, attach
-from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Paths, ThreadStack
+from wsgi_tracebacker.reader.outside.unwind import Paths, ThreadStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

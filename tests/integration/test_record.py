@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import recordings_inside
 from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_known_memory
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
@@ -108,7 +109,7 @@ def test_workers_that_end_and_start_meanwhile(base: str, end: str) -> None:
         with serving(base) as second:
             wait_for_looks(process, [second.pid])
             found, _ = interrupted(base, process)
-    assert {pid for _, pid in found.workers} == {first.pid, second.pid}
+    assert {worker.pid for worker in found.workers} == {first.pid, second.pid}
     assert found.torn_share < 0.02
     # Neither was looked at for all of it.
     assert sum(stack.seconds for stack in found.stacks if stack.route == "GET /long") < found.seconds
@@ -132,7 +133,7 @@ def test_a_worker_that_forks_is_recorded_and_its_children_are_not(base: str) -> 
     with serving(base, "/fork/{}", "/long") as worker, recording(base) as process:
         wait_for_looks(process, [worker.pid], 200)
         found, _ = interrupted(base, process)
-    assert found.workers == ((1, worker.pid),)
+    assert [(each.number, each.pid) for each in found.workers] == [(1, worker.pid)]
     assert {stack.route for stack in found.stacks} == {"GET /fork/:", "GET /long"}
     assert ("GET /fork/:", "child") in {(stack.route, stack.waits_for) for stack in found.stacks}
     functions = {frame.function for stack in found.stacks for frame in stack.frames if stack.waits_for == "child"}
@@ -141,14 +142,16 @@ def test_a_worker_that_forks_is_recorded_and_its_children_are_not(base: str) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what a reader needs")
-def test_where_memory_is_refused_nothing_is_written(base: str) -> None:
-    """The worker is named with the reason and what to try."""
+def test_where_all_is_refused_nothing_is_written(base: str) -> None:
+    """The worker is named with the reason and what to try, and with who records it from inside already."""
     without = [require_program("setpriv"), "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
     command = [*without, sys.executable, "-m", "wsgi_tracebacker", "record", base, "-d", "1", "-o", f"{base}.folded"]
-    with serving(base):
+    with serving(base), recordings_inside.recording(f"{base}1", "seconds=100"):
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "run wsgi-tb as root" in done.stderr
+    assert "; from inside: " in done.stderr
+    assert " records until " in done.stderr
     assert not Path(f"{base}.folded").exists()
 
 

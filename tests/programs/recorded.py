@@ -3,7 +3,7 @@
 Each thread serves one route: half of the time of ``/half/N`` is sleep, ``/lock/N`` waits for a
 lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/fork/N`` for a child that ends at once,
 ``/turns/N`` sleeps in two functions in turn, ``/long`` just sleeps. A line on stdin makes it run another program, which
-is no worker.
+is no worker; the line ``fork`` makes a child that serves ``/long`` as a worker of its own, and writes its pid.
 """
 
 from __future__ import annotations
@@ -95,7 +95,13 @@ def main() -> None:
         time.sleep(0.1)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    sys.stdin.readline()
+    if sys.stdin.readline() == "fork\n":
+        pid = os.fork()
+        if pid == 0:
+            serve("/long")
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
     os.execvp("sleep", ["sleep", "3600"])
 
 

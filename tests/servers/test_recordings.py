@@ -49,8 +49,8 @@ def test_all_workers_are_recorded_at_once(gunicorn: StartGunicorn, base: str, tm
     with fill(server, base, "/wait", tmp_path / "gate", count), recording(base) as process:
         wait_for_looks(process, set(server.workers()))
         found, _ = interrupted(base, process)
-    assert {pid for _, pid in found.workers} == set(asking.pids(base).values()) == set(server.workers())
-    samples = {number: 0 for number, _ in found.workers}
+    assert {worker.pid for worker in found.workers} == set(asking.pids(base).values()) == set(server.workers())
+    samples = {each.number: 0 for each in found.workers}
     for stack in found.stacks:
         assert (stack.route, "wait_to_be_called" in [frame.function for frame in stack.frames]) == ("GET /wait", True)
         samples[stack.worker] += stack.samples
@@ -79,7 +79,8 @@ def test_workers_that_are_replaced_are_recorded_before_and_after(
         wait_for_looks(process, new)
         found, _ = interrupted(base, process)
         new_gate.touch()
-    assert {pid for _, pid in found.workers} == old | new
-    routes = {number: {each.route for each in found.stacks if each.worker == number} for number, _ in found.workers}
+    assert {worker.pid for worker in found.workers} == old | new
+    numbers = [each.number for each in found.workers]
+    routes = {number: {each.route for each in found.stacks if each.worker == number} for number in numbers}
     assert routes == {1: {"GET /old"}, 2: {"GET /old"}, 3: {"GET /new"}, 4: {"GET /new"}}
     assert found.torn_share < 0.02

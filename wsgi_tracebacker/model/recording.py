@@ -13,6 +13,18 @@ RECORDING_SCHEMA = 1
 #: Every other last row is what was waited for.
 ON_CPU, FOR_GIL = "CPU", "GIL"
 
+#: The last row of time that a thread was on a CPU, by its clock, where looks from inside found it only waiting.
+PLACE_UNKNOWN = "on a CPU, place unknown"
+
+#: The route of time of which it is not known to which request it belongs.
+UNKNOWN_ROUTE = "(request not known)"
+
+#: What became of a look: the whole stack, the stack without its innermost calls, nothing that is sure.
+EXACT, CUT, TORN = "exact", "cut", "torn"
+
+#: How a worker was recorded.
+OUTSIDE, INSIDE = "outside", "inside"
+
 
 class RecordedStack(NamedTuple):
     """Requests of one route that stood in one stack and waited for the same, added up."""
@@ -33,6 +45,15 @@ class RecordedStack(NamedTuple):
     host: str | None = None
 
 
+class RecordedWorker(NamedTuple):
+    """A worker of a recording."""
+
+    number: int
+    pid: int
+    #: OUTSIDE: its memory was read; INSIDE: a thread in it looked.
+    engine: str = OUTSIDE
+
+
 class Recording(NamedTuple):
     """All workers of a base, for some seconds."""
 
@@ -43,8 +64,7 @@ class Recording(NamedTuple):
     #: Looks a second.
     rate: float
     host: str
-    #: Number and pid of each worker.
-    workers: tuple[tuple[int, int], ...]
+    workers: tuple[RecordedWorker, ...]
     application: str | None
     cwd: str | None
     #: Requests that were seen at least once.

@@ -1,89 +1,168 @@
-"""Finds the workers that can be recorded, opens them, and holds what their memory shows against what they say."""
+"""Finds the workers that can be recorded, and opens each: from outside, or where that is refused from inside.
+
+What a worker's memory shows is held against what it says itself. That also says who serves with greenlets.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.errors import BadReply, FormatError, MemoryUnreadable
+from wsgi_tracebacker.errors import BadReply, FormatError, MemoryUnreadable, WorkerUnreachable
+from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.reader.asking import client, peer_check, reply
 from wsgi_tracebacker.reader.finding import discovery
 from wsgi_tracebacker.reader.finding.processes import GONE, SAME, Processes
+from wsgi_tracebacker.reader.inside import InsideRecorder
 from wsgi_tracebacker.reader.outside.recorder import WorkerRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.reader.finding.discovery import Target
+    from wsgi_tracebacker.reader.recording import Engine
 
 #: How long a worker has to say where it is. One that does not answer, because it is stalled or busy, is recorded too:
 #: of that, it was enough to find its listener in its own code.
 _SECONDS = 1.0
+#: The same for one that has loaded greenlet: only its answer says whether it serves with greenlets.
+_GREENLET_SECONDS = 5.0
 
 #: How often it is asked: of a thread that Python did not start the outermost call may change with each request.
 _ASKED = 5
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """The workers that can be recorded, and of others the reason."""
+
+    engines: list[Engine]
+    #: Of each that is recorded from inside: its name, and why not from outside.
+    inside: list[tuple[str, str]]
+    #: Of each that cannot be recorded: its name, and why.
+    refused: list[tuple[str, str]]
+
+
+class _Outside(NamedTuple):
     target: Target
-    worker: WorkerRecorder
+    card: Card
+    engine: WorkerRecorder
+
+    @property
+    def patience_seconds(self) -> float:
+        # Others load it too: SQLAlchemy does.
+        files = (file for file, _ in proc.mapped_files(f"{proc.ROOT}/{self.card.pid}"))
+        return _GREENLET_SECONDS if any(b"/_greenlet." in file for file in files) else _SECONDS
 
 
-def open_workers(
-    arguments: Sequence[str], numbers: Collection[int], known: Collection[int]
-) -> tuple[list[WorkerRecorder], list[tuple[str, str]]]:
-    """The workers behind the arguments, and of each that cannot be recorded its name and the reason.
+class Recordable:
+    """The workers behind some arguments. Each is opened once, also one that refuses."""
 
-    :param numbers: only workers with one of these numbers, if there are any.
-    :param known: pids of workers that are open already.
-    """
-    processes = Processes()
-    opened, refused, seen = [], [], set(known)
-    for targets in discovery.find(arguments).targets:
-        for target in targets if isinstance(targets, tuple) else ():
-            card = target.card
-            if card is None or card.uid != target.card_owner or (numbers and card.number not in numbers):
-                continue
-            standing = processes.standing(card, target.card_owner)
-            if standing == GONE or card.pid in seen:
-                continue
-            seen.add(card.pid)
-            try:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        numbers: Collection[int],
+        seconds: float,
+        rate: float,
+        *,
+        only_inside: bool = False,
+    ) -> None:
+        """Nothing is opened yet.
+
+        :param numbers: only workers with one of these numbers, if there are any.
+        :param seconds: how long they are to be recorded.
+        :param rate: looks a second.
+        :param only_inside: do not read their memory.
+        """
+        self._arguments = arguments
+        self._numbers = numbers
+        self._seconds = seconds
+        self._rate = rate
+        self._only_inside = only_inside
+        #: Pids of those that were found so far.
+        self._seen: set[int] = set()
+
+    def open_new(self) -> Opened:
+        """Open those that were not there the last time."""
+        processes = Processes()
+        opened = Opened([], [], [])
+        outside: list[_Outside] = []
+        left: list[tuple[Target, Card, str]] = []
+        for targets in discovery.find(self._arguments).targets:
+            for target in targets if isinstance(targets, tuple) else ():
+                card = target.card
+                if (
+                    card is None
+                    or card.uid != target.card_owner
+                    or (self._numbers and card.number not in self._numbers)
+                ):
+                    continue
+                standing = processes.standing(card, target.card_owner)
+                if standing == GONE or card.pid in self._seen:
+                    continue
+                self._seen.add(card.pid)
                 if standing != SAME:
-                    raise MemoryUnreadable("it runs in another pid namespace: run wsgi-tb inside its container")
-                opened.append(_Opened(target, WorkerRecorder(card, processes)))
-            except (MemoryUnreadable, FormatError, OSError) as error:
-                refused.append((_name(target), str(error)))
-    for each in _contradicted(opened, processes):
-        opened.remove(each)
-        each.worker.close()
-        reason = "its threads are not where it says that they are: what is read would not be right"
-        refused.append((_name(each.target), reason))
-    return [each.worker for each in opened], refused
+                    reason = "it runs in another pid namespace: run wsgi-tb inside its container"
+                    opened.refused.append((_name(target, card), reason))
+                elif self._only_inside:
+                    left.append((target, card, ""))
+                else:
+                    try:
+                        outside.append(_Outside(target, card, WorkerRecorder(card, processes)))
+                    except (MemoryUnreadable, FormatError, OSError) as error:
+                        left.append((target, card, str(error)))
+        for each, reason in _doubted(outside, processes):
+            outside.remove(each)
+            each.engine.close()
+            left.append((each.target, each.card, reason))
+        opened.engines.extend(each.engine for each in outside)
+        for target, card, reason in left:
+            self._open_inside(target, card, reason, opened)
+        return opened
+
+    def _open_inside(self, target: Target, card: Card, reason: str, opened: Opened) -> None:
+        name = _name(target, card)
+        try:
+            opened.engines.append(InsideRecorder(card, target.socket, self._seconds, self._rate))
+        except (WorkerUnreachable, FormatError) as error:
+            opened.refused.append((name, f"{reason}; from inside: {error}" if reason else str(error)))
+        else:
+            opened.inside.append((name, reason))
 
 
-def _name(target: Target) -> str:
-    assert target.card is not None
-    return f"worker {target.card.number} (pid {target.card.pid}, {target.socket})"
+def _name(target: Target, card: Card) -> str:
+    return f"worker {card.number} (pid {card.pid}, {target.socket})"
 
 
-def _contradicted(opened: Sequence[_Opened], processes: Processes) -> list[_Opened]:
-    """Those whose memory shows something else than their own snapshots."""
+def _doubted(opened: Sequence[_Outside], processes: Processes) -> list[tuple[_Outside, str]]:
+    """Those that serve with greenlets, and those whose memory shows something else than their own snapshots."""
     left = [each for each in opened if each.target.inode is not None]
+    doubted: dict[int, tuple[_Outside, str]] = {}
     for _ in range(_ASKED):
         outcomes = client.ask_all(
-            [(each.target.socket, _SECONDS) for each in left], owners=[each.target.owner for each in left]
+            [(each.target.socket, each.patience_seconds) for each in left], owners=[each.target.owner for each in left]
         )
-        snapshots = [_snapshot(each.target, answer, processes) for each, answer in zip(left, outcomes, strict=True)]
-        left = [
-            each
-            for each, snapshot in zip(left, snapshots, strict=True)
-            if snapshot is not None and not each.worker.agrees_with(snapshot)
-        ]
+        again = []
+        for each, outcome in zip(left, outcomes, strict=True):
+            doubted.pop(each.card.pid, None)
+            if isinstance(outcome, reply.Reply) and not outcome.content.startswith(b"HTTP/"):
+                # We asked so late that it answered a silent client, with less.
+                again.append(each)
+                continue
+            snapshot = _snapshot(each.target, outcome, processes)
+            if snapshot is None:
+                continue
+            if any(stack.kind == "hub" for stack in snapshot.stacks):
+                doubted[each.card.pid] = each, "its requests are greenlets, whose stacks are not in their thread"
+            elif not each.engine.agrees_with(snapshot):
+                again.append(each)
+                reason = "its threads are not where it says that they are: what is read would not be right"
+                doubted[each.card.pid] = each, reason
+        left = again
         if not left:
             break
-    return left
+    return list(doubted.values())
 
 
 def _snapshot(target: Target, outcome: client.Outcome, processes: Processes) -> Snapshot | None:

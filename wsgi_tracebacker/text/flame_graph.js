@@ -37,7 +37,7 @@ function showFlameGraph() {
   function wanted() {
     const route = byId("route").value, cpu = byId("cpu").checked;
     return data.stacks.filter((stack) =>
-      (route === "" || stack.route === Number(route)) && (!cpu || data.waits[stack.wait] === "CPU"));
+      (route === "" || stack.route === Number(route)) && (!cpu || data.on_cpu.includes(stack.wait)));
   }
 
   function build() {
@@ -59,7 +59,7 @@ function showFlameGraph() {
   const share = (at) => `${(100 * at.seconds / (root.seconds || 1)).toFixed(1)} %`;
   const spoken = (at) => {
     const { name, place, kind } = at.what;
-    const said = kind !== WAIT ? name : name === "CPU" ? "on a CPU" : `waits for ${name}`;
+    const said = kind !== WAIT ? name : name === "CPU" ? "on a CPU" : name.startsWith("on a CPU") ? name : `waits for ${name}`;
     const whose = kind === OWN ? ", your code" : "";
     return `${said}${place ? ", " + place : ""}${whose}, ${at.seconds.toFixed(2)} s, ${share(at)}`;
   };

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.model.code_ownership import CodeOwnership, is_this_package
+from wsgi_tracebacker.model.recording import INSIDE, ON_CPU, PLACE_UNKNOWN
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire.escape import printable
 
@@ -88,7 +89,7 @@ def linked_page(recording: Recording, script_address: str, style_address: str) -
 
 def graph(recording: Recording, level: int) -> str:
     """What ``flame_graph.js`` brings to life, inside an element of the class ``flame``. ``level``: of its heading."""
-    waiting = sum(stack.seconds for stack in recording.stacks if stack.waits_for != "CPU")
+    waiting = sum(stack.seconds for stack in recording.stacks if stack.waits_for not in (ON_CPU, PLACE_UNKNOWN))
     total = recording.total_seconds
     partial = recording.seconds < recording.wanted_seconds - 0.05
     length = (
@@ -106,6 +107,9 @@ def graph(recording: Recording, level: int) -> str:
         f"{plural(looks, 'sample')}, {recording.rate:g} a second: {recording.cut / max(1, looks):.1%} without their"
         f" innermost calls, {recording.torn_share:.1%} thrown away"
     )
+    inside = inside_note(recording)
+    if inside is not None:
+        quality += f"; {inside}"
     ownership = _ownership(recording)
     return _GRAPH.format(
         level=level,
@@ -117,6 +121,14 @@ def graph(recording: Recording, level: int) -> str:
         # A name could hold the end of the element.
         data=json.dumps(_data(recording, ownership), separators=(",", ":")).replace("<", "\\u003c"),
     )
+
+
+def inside_note(recording: Recording) -> str | None:
+    """What is different for workers that were recorded from inside; None if there are none."""
+    inside = sum(worker.engine == INSIDE for worker in recording.workers)
+    if not inside:
+        return None
+    return f"{plural(inside, 'worker')} from inside: what ran there has its place only in part"
 
 
 def _title(recording: Recording) -> str:
@@ -161,6 +173,7 @@ def _data(recording: Recording, ownership: CodeOwnership) -> dict[str, Any]:
     return {
         "routes": list(routes),
         "waits": list(waits),
+        "on_cpu": [waits[name] for name in (ON_CPU, PLACE_UNKNOWN) if name in waits],
         "frames": [
             [
                 frame.function,

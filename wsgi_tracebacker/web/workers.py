@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from wsgi_tracebacker.analysis import recordings
 from wsgi_tracebacker.analysis.metrics import families
 from wsgi_tracebacker.errors import MemoryUnreadable, NoWorkersFound
+from wsgi_tracebacker.reader import recording
 from wsgi_tracebacker.reader.elsewhere import checks, metrics
 from wsgi_tracebacker.reader.elsewhere import recordings as of_hosts
 from wsgi_tracebacker.reader.measure import measure
-from wsgi_tracebacker.reader.outside import recorder
-from wsgi_tracebacker.reader.recordable import open_workers
+from wsgi_tracebacker.reader.recordable import Recordable
 from wsgi_tracebacker.top.readings import Question
 from wsgi_tracebacker.web import probes
 from wsgi_tracebacker.wire import prometheus_text
@@ -67,13 +67,14 @@ class OfThisMachine(NamedTuple):
 
     def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
         arguments = self.find() if worker is None else (worker.socket,)
-        found, refused = open_workers(arguments, (), ())
-        if not found:
-            if refused:
-                raise MemoryUnreadable("; ".join(f"{name}: {reason}" for name, reason in refused))
+        recordable = Recordable(arguments, (), seconds, _RATE)
+        opened = recordable.open_new()
+        if not opened.engines:
+            if opened.refused:
+                raise MemoryUnreadable("; ".join(f"{name}: {reason}" for name, reason in opened.refused))
             raise NoWorkersFound("there is no worker to be recorded")
-        find_new = lambda known: open_workers(arguments, (), known)[0]  # noqa: E731  (used once)
-        return recorder.record(found, recorder.Totals(), seconds, _RATE, find_new=find_new)
+        find_new = lambda: recordable.open_new().engines  # noqa: E731  (used once)
+        return recording.record(opened.engines, recording.Totals(), seconds, _RATE, find_new=find_new)
 
 
 class OfHosts(NamedTuple):

@@ -23,20 +23,24 @@ _REASONS = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    409: "Conflict",
     414: "URI Too Long",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    503: "Service Unavailable",
 }
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A whole, well-formed request: its path, without query and fragment."""
+    """A whole, well-formed request: its path, and its query without the question mark."""
 
     path: str
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def parse(received: bytes, *, ended: bool = False) -> Question | Refusal | None:
         if (len(received) if end is None else end.end()) > MAX_REQUEST_BYTES:
             return Refusal(431, f"the headers are longer than {MAX_REQUEST_BYTES} bytes")
         if end is not None:
-            return _refuse_headers(received[len(line) : end.start()]) or Question(_path(line))
+            return _refuse_headers(received[len(line) : end.start()]) or _question(line)
     if ended:
         return Refusal(400, "the request ends before its empty line")
     return None
@@ -93,11 +97,12 @@ def _refuse_headers(head: bytes) -> Refusal | None:
     return None
 
 
-def _path(line: bytes) -> str:
+def _question(line: bytes) -> Question:
     target = line.split(b" ")[1].decode("ascii")
     if target.startswith("http://"):
         target = "/" + target.removeprefix("http://").partition("/")[2]
-    return target.partition("?")[0].partition("#")[0]
+    path, _, query = target.partition("#")[0].partition("?")
+    return Question(path, query)
 
 
 def response(status: int, content_type: str, body: bytes) -> bytes:
@@ -108,6 +113,11 @@ def response(status: int, content_type: str, body: bytes) -> bytes:
         f"{allow}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
+
+
+def stream_head(content_type: str) -> bytes:
+    """The head of an answer that goes on until the connection is closed."""
+    return f"HTTP/1.0 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n".encode("ascii")
 
 
 def refusal_response(refusal: Refusal) -> bytes:

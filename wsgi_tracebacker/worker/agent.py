@@ -23,6 +23,7 @@ from wsgi_tracebacker.worker.identity import Identity, application_name, uwsgi_w
 from wsgi_tracebacker.worker.lifecycle import Lifecycle
 from wsgi_tracebacker.worker.listening.listener import TICK_SECONDS, Listener
 from wsgi_tracebacker.worker.presence import Presence
+from wsgi_tracebacker.worker.recordings.recordings import Recordings
 from wsgi_tracebacker.worker.reporting import faults, reporter
 from wsgi_tracebacker.worker.stacks import hubs, places, snapshot
 from wsgi_tracebacker.worker.threads import primitives
@@ -70,6 +71,7 @@ class Agent:
         self._waits = WaitSources(self._identity.started_at, self._ownership)
         self.admission = Admission(self.cores, self._hubs.note)
         self.presence = Presence(self._identity, settings, self.cores, self.own_threads)
+        self.recordings = Recordings(self._primitives, self.cores, self.presence.number)
         self.listener: Listener | None = None
         self._stays_readable = False
         self.answers = Answers(
@@ -124,6 +126,7 @@ class Agent:
         listener = Listener(
             primitives=self._primitives,
             answer=self.answers.response,
+            record=self.recordings.begin,
             silent_path="/",
             is_permitted=lambda connection: peers.is_permitted(connection, self.presence.group_id),
             on_tick=self.presence.check,
@@ -174,6 +177,7 @@ class Agent:
             if self.listener is not None:
                 self.listener.stop(_STOP_SECONDS)
                 self.listener = None
+            self.recordings.stop(_STOP_SECONDS)
             self._hubs.close()
             self.cores.abandon()
             self.presence.close()
@@ -188,6 +192,7 @@ class Agent:
         self.deadlines.forget()
         if self.listener is not None:
             self.listener.forget()
+        self.recordings.forget()
         self._hubs.forget()
         self.presence.forget()
         self.cores.abandon()

@@ -107,23 +107,24 @@ def test_garbage_is_never_an_exception(message: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "path"),
+    ("target", "question"),
     [
-        (b"/", "/"),
-        (b"/snapshot", "/snapshot"),
-        (b"/snapshot?x=1", "/snapshot"),
-        (b"/snapshot#part", "/snapshot"),
-        (b"http://worker/snapshot?x", "/snapshot"),
-        (b"http://worker", "/"),
-        (b"/%00", "/%00"),
+        (b"/", Question("/")),
+        (b"/snapshot", Question("/snapshot")),
+        (b"/record?seconds=1&rate=2", Question("/record", "seconds=1&rate=2")),
+        (b"/snapshot#part?x", Question("/snapshot")),
+        (b"/snapshot?x#part", Question("/snapshot", "x")),
+        (b"http://worker/snapshot?x", Question("/snapshot", "x")),
+        (b"http://worker", Question("/")),
+        (b"/%00", Question("/%00")),
     ],
 )
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
 @pytest.mark.parametrize("headers", [b"", b"Host: worker", b"A:"])
-def test_the_path_is_asked_for(target: bytes, path: str, line_end: bytes, headers: bytes) -> None:
-    """A GET, with or without headers, with either line end, asks for its path without query and fragment."""
+def test_the_path_is_asked_for(target: bytes, question: Question, line_end: bytes, headers: bytes) -> None:
+    """A GET, with or without headers, with either line end, asks for its path with its query, without fragment."""
     head = headers + line_end if headers else b""
-    assert parse(b"GET " + target + b" HTTP/1.0" + line_end + head + line_end) == Question(path)
+    assert parse(b"GET " + target + b" HTTP/1.0" + line_end + head + line_end) == question
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.recording import Recording
     from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
-    from wsgi_tracebacker.reader.outside.recorder import Totals, WorkerRecorder
+    from wsgi_tracebacker.reader.recording import Engine, Totals
 
 #: By format: the ending of a file's name.
 FORMATS = {
@@ -98,6 +98,7 @@ Examples:
     help="What the stacks begin with: the route, or before it the worker, or what was waited for.",
 )
 @click.option("--cpu", is_flag=True, help="Only where threads were on a CPU.")
+@click.option("--from-inside", is_flag=True, help="Do not read the workers' memory: a thread in each of them looks.")
 @worker_option
 @bases_argument
 @hosts_options
@@ -112,22 +113,24 @@ def record(
     route: str | None,
     by: str,
     cpu: bool,
+    from_inside: bool,
     hosts: Hosts | None,
 ) -> int:
     """Record where the time of requests goes: by route, call by call, down to what was waited for.
 
     Only requests in flight are looked at, on the wall clock, so three requests that sleep for three seconds are nine.
     The workers are read from outside: nothing runs in them, and nothing stops them. For that the kernel has to let you
-    read their memory: as root, or as their own user if they were started as that user.
+    read their memory: as root, or as their own user if they were started as that user. Where it does not, and for
+    greenlets, a thread in the worker looks 20 times a second: it sees what waits, and little of what runs.
     """
     path = path or f"wsgi-tb-record{FORMATS[form or 'html']}"
     form = form or _form_of(path)
     if source is not None:
         recording, code = _read(source), 0
     elif hosts is not None:
-        recording, code = _recorded_there(hosts, bases, numbers, seconds, rate, route)
+        recording, code = _recorded_there(hosts, bases, numbers, seconds, rate, route, inside=from_inside)
     else:
-        recording, code = _recorded(bases, numbers, seconds, rate, route)
+        recording, code = _recorded(bases, numbers, seconds, rate, route, inside=from_inside)
     if cpu:
         recording = rows.only_cpu(recording)
     _write(_encoded(recording, form, by), path)
@@ -183,14 +186,21 @@ def _read(path: str) -> Recording:
 
 
 def _recorded_there(
-    hosts: Hosts, bases: tuple[str, ...], numbers: tuple[int, ...], seconds: float, rate: int, route: str | None
+    hosts: Hosts,
+    bases: tuple[str, ...],
+    numbers: tuple[int, ...],
+    seconds: float,
+    rate: int,
+    route: str | None,
+    *,
+    inside: bool,
 ) -> tuple[Recording, int]:
     """The recording of all hosts, and the exit code: 1 if one of them, or some worker, could not be recorded."""
     from wsgi_tracebacker.analysis.recordings import merge
     from wsgi_tracebacker.reader.elsewhere import recordings
 
     output.say(f"recording on {plural(len(hosts.targets), 'host')} for {seconds:g} s")
-    found = recordings.record(hosts, bases, numbers, seconds, rate, route)
+    found = recordings.record(hosts, bases, numbers, seconds, rate, route, from_inside=inside)
     for line in found.failures:
         output.fail(line)
     if not found.recordings:
@@ -199,32 +209,34 @@ def _recorded_there(
 
 
 def _recorded(
-    bases: tuple[str, ...], numbers: tuple[int, ...], seconds: float, rate: int, route: str | None
+    bases: tuple[str, ...], numbers: tuple[int, ...], seconds: float, rate: int, route: str | None, *, inside: bool
 ) -> tuple[Recording, int]:
     """The recording, and the exit code: 1 if some worker could not be recorded."""
-    from wsgi_tracebacker.reader.outside import recorder
-    from wsgi_tracebacker.reader.recordable import open_workers
+    from wsgi_tracebacker.reader import recording as recorder
+    from wsgi_tracebacker.reader.recordable import Recordable
 
     arguments = bases_or_default(bases)
-    found, refused = open_workers(arguments, numbers, set())
-    for name, reason in refused:
+    recordable = Recordable(arguments, numbers, seconds, rate, only_inside=inside)
+    opened = recordable.open_new()
+    for name, reason in opened.refused:
         output.fail(f"{name}: {MemoryUnreadable.reason}: {reason}")
-    if not found:
-        if refused:
+    if not opened.engines:
+        if opened.refused:
             raise MemoryUnreadable("no worker can be recorded")
         raise NoWorkersFound(f"no workers behind {', '.join(arguments)}")
-    wanted = (lambda path: fnmatch.fnmatchcase(path, route)) if route is not None else (lambda _: True)
-    totals = recorder.Totals(wanted)
+    totals = recorder.Totals((lambda path: fnmatch.fnmatchcase(path, route)) if route is not None else None)
 
-    def find_new(known: set[int]) -> list[WorkerRecorder]:
-        return open_workers(arguments, numbers, known)[0]
+    def find_new() -> list[Engine]:
+        return recordable.open_new().engines
 
-    output.say(f"recording {plural(len(found), 'worker')} for {seconds:g} s; Ctrl-C ends it early")
+    output.say(f"recording {plural(len(opened.engines), 'worker')} for {seconds:g} s; Ctrl-C ends it early")
+    for name, reason in opened.inside:
+        output.say(printable(f"{name}: from inside" + (f": {reason}" if reason else "")))
     bar = _progress(totals, seconds)
-    recording = recorder.record(found, totals, seconds, rate, find_new=find_new, progress=bar)
+    recording = recorder.record(opened.engines, totals, seconds, rate, find_new=find_new, progress=bar)
     if sys.stderr.isatty():
         output.say("\r\x1b[K", end="")
-    return recording, 1 if refused else 0
+    return recording, 1 if opened.refused else 0
 
 
 def _progress(totals: Totals, seconds: float) -> Callable[[float], None]:
@@ -259,6 +271,9 @@ def _summary(recording: Recording) -> list[str]:
         f"{length}: {whose}, {total:.1f} s of their time; their threads were on a CPU for {cpu:.1f} s",
         f"{plural(looks, 'sample')}: {cut}, {recording.torn_share:.1%} thrown away",
     ]
+    inside = flame_page.inside_note(recording)
+    if inside is not None:
+        lines.append(inside)
     if not recording.requests:
         lines.append("no request was in flight: send some while it records")
     return [printable(line) for line in lines]

@@ -23,11 +23,16 @@ _GROUP = struct.Struct("I")
 _MAX_OPTION_BYTES = 1024
 
 
+def credentials(connection: _socket.socket) -> tuple[int, int, int]:
+    """The pid, uid and gid of a connection's peer; the pid is 0 in another pid namespace. Raises OSError."""
+    pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(_SOL_SOCKET, _SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
+
+
 def is_permitted(connection: _socket.socket, group_id: int | None) -> bool:
     """Whether the peer of a connection may read this worker's stacks."""
     try:
-        credentials = connection.getsockopt(_SOL_SOCKET, _SO_PEERCRED, _CREDENTIALS.size)
-        _, uid, gid = _CREDENTIALS.unpack(credentials)
+        _, uid, gid = credentials(connection)
         if uid in (0, os.geteuid()):
             return True
         if group_id is None:

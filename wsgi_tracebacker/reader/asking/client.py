@@ -219,14 +219,14 @@ class _Conversation:
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            _connect(self._socket, self._path)
+            connect(self._socket, self._path)
             credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             self._peer = _CREDENTIALS.unpack(credentials)[:2]
             return True
         except BlockingIOError:
             return False
         except OSError as error:
-            self._fail(_refusal(error))
+            self._fail(refusal(error))
             self.close()
             return False
 
@@ -319,7 +319,8 @@ class _Conversation:
             self.outcome = Failure(error, self._peer[0])
 
 
-def _connect(connection: socket.socket, path: str) -> None:
+def connect(connection: socket.socket, path: str) -> None:
+    """Connect to a socket by its path, however long that is. Raises OSError."""
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         connection.connect(path)
         return
@@ -332,7 +333,8 @@ def _connect(connection: socket.socket, path: str) -> None:
         os.close(descriptor)
 
 
-def _refusal(error: OSError) -> WorkerUnreachable:
+def refusal(error: OSError) -> WorkerUnreachable:
+    """Why a socket cannot be connected to."""
     if error.errno == errno.ECONNREFUSED:
         return WorkerDead("nobody listens on its socket any more")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -31,12 +31,15 @@ def record(
     seconds: float,
     rate: float,
     route: str | None = None,
+    *,
+    from_inside: bool = False,
 ) -> Recorded:
     """Record for so many seconds. ``route``: only requests whose path matches."""
     words = ["record", "--format", "jsonl", "-o", "-", "-d", f"{seconds:.3f}", "-r", f"{rate:.0f}"]
     words += [word for number in numbers for word in ("-w", str(number))]
     if route is not None:
         words += ["--route", hosts.encode(route)]
+    words += ["--from-inside"] if from_inside else []
     words += ["--percent-encoded", *map(hosts.encode, bases)]
     # One after the other would be of different times.
     all_at_once = there._replace(at_once=len(there.targets), seconds=there.seconds + seconds)

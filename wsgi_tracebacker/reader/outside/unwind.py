@@ -23,6 +23,7 @@ import struct
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from wsgi_tracebacker.model.recording import CUT, EXACT, TORN
 from wsgi_tracebacker.reader.outside.layouts import GENERATOR_OWNER
 from wsgi_tracebacker.reader.outside.memory import Pieces
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.snapshot import Frame
     from wsgi_tracebacker.reader.outside.interpreter import Interpreter
     from wsgi_tracebacker.reader.outside.layouts import Layout
-
-EXACT, CUT, TORN = "exact", "cut", "torn"
 
 #: How often a stack is read again that ends at a wrong place.
 _TRIES = 20

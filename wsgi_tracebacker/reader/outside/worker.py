@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import MemoryUnreadable
 from wsgi_tracebacker.model.code_ownership import is_this_package
+from wsgi_tracebacker.model.recording import EXACT
 from wsgi_tracebacker.model.snapshot import UNKNOWN_KIND, Stack
 from wsgi_tracebacker.reader.outside.interpreter import attach
-from wsgi_tracebacker.reader.outside.unwind import EXACT, Look, Paths, ThreadStack
+from wsgi_tracebacker.reader.outside.unwind import Look, Paths, ThreadStack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

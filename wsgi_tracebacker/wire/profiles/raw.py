@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.model.recording import RECORDING_SCHEMA, RecordedStack, Recording
+from wsgi_tracebacker.model.recording import OUTSIDE, RECORDING_SCHEMA, RecordedStack, RecordedWorker, Recording
 from wsgi_tracebacker.model.snapshot import Frame
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def lines(recording: Recording) -> Iterator[str]:
         for stack in recording.stacks
     ]
     head = {name: getattr(recording, name) for name in _HEAD}
-    workers = [{"number": number, "pid": pid} for number, pid in recording.workers]
+    workers = [worker._asdict() for worker in recording.workers]
     yield json.dumps({"schema": RECORDING_SCHEMA, **head, "workers": workers, "frames": list(frames)})
     yield from map(json.dumps, stacks)
 
@@ -42,7 +42,7 @@ def parse(content: Iterable[str]) -> Recording:
         if head["schema"] != RECORDING_SCHEMA:
             raise FormatError(f"it is of version {head['schema']!r}, this program reads version {RECORDING_SCHEMA}")
         frames = [Frame(str(filename), _line(line), str(function)) for filename, line, function in head["frames"]]
-        workers = tuple((int(worker["number"]), int(worker["pid"])) for worker in head["workers"])
+        workers = tuple(_worker(**worker) for worker in head["workers"])
         stacks = tuple(_stack(document, frames) for document in documents[1:])
         values = {name: _value(name, head[name]) for name in _HEAD}
         return Recording(**values, workers=workers, stacks=stacks)
@@ -50,6 +50,10 @@ def parse(content: Iterable[str]) -> Recording:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise FormatError("it is no recording, or is cut short") from error
+
+
+def _worker(number: Any, pid: Any, engine: Any = OUTSIDE) -> RecordedWorker:
+    return RecordedWorker(int(number), int(pid), str(engine))
 
 
 def _stack(document: dict[str, Any], frames: list[Frame]) -> RecordedStack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.model.recording import ON_CPU
+from wsgi_tracebacker.model.recording import ON_CPU, PLACE_UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,9 @@ def place(frame: Frame) -> str:
 
 def only_cpu(recording: Recording) -> Recording:
     """The stacks of threads that were on a CPU."""
-    return recording._replace(stacks=tuple(stack for stack in recording.stacks if stack.waits_for == ON_CPU))
+    return recording._replace(
+        stacks=tuple(stack for stack in recording.stacks if stack.waits_for in (ON_CPU, PLACE_UNKNOWN))
+    )
 
 
 def by_route(recording: Recording) -> Iterator[tuple[str, list[RecordedStack]]]:

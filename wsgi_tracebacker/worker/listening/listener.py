@@ -55,6 +55,7 @@ class Listener:
         primitives: Primitives,
         answer: Callable[[str], bytes | None],
         silent_path: str,
+        record: Callable[[str, _socket.socket], http10.Refusal | None],
         is_permitted: Callable[[_socket.socket], bool],
         on_tick: Callable[[], OwnDescriptor | None],
         on_start: Callable[[int], None] | None = None,
@@ -63,6 +64,8 @@ class Listener:
         """Prepare; nothing runs before start().
 
         :param answer: returns the whole response to ``GET path``, None for an unknown path.
+        :param record: begins to record for ``GET /record`` with this query, and has the connection from then on; else
+            the reason.
         :param silent_path: the path whose answer, without its head, a client gets that sends nothing.
         :param on_start: called with the native id of the thread, on it, when it runs.
         :param on_tick: called every ``tick_seconds``, returns the socket to listen on from then on, if there is one.
@@ -74,6 +77,7 @@ class Listener:
         self._primitives = primitives
         self._listening: OwnDescriptor | None = None
         self._answer = answer
+        self._record = record
         self._silent_path = silent_path
         self._is_permitted = is_permitted
         self._on_tick = on_tick
@@ -237,8 +241,16 @@ class Listener:
             client.reply(http10.refusal_response(question), is_refusal=True)
         elif question is SILENCE:
             client.reply((self._answer(self._silent_path) or b"").partition(b"\r\n\r\n")[2], is_refusal=False)
+        elif question is not None and question.path == "/record":
+            # Not ours any more before its new owner may close it: the number may be another connection's then.
+            del self._clients[client.descriptor]
+            refusal = self._record(question.query, client.socket)
+            if refusal is None:
+                return
+            self._clients[client.descriptor] = client
+            client.reply(http10.refusal_response(refusal), is_refusal=False)
         elif question is not None:
-            unknown = http10.Refusal(404, "there is /, /snapshot, /snapshot.txt and /worker")
+            unknown = http10.Refusal(404, "there is /, /snapshot, /snapshot.txt, /worker and /record")
             client.reply(self._answer(question.path) or http10.refusal_response(unknown), is_refusal=False)
         if client.is_broken:
             self._drop(client)

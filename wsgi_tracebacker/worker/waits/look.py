@@ -116,10 +116,10 @@ class Look:
 
 def waits_for_gil(call: SystemCall) -> bool:
     """Whether a thread in this futex waits for the GIL, or for something else of the interpreter's own."""
-    return call.arguments[0] in _interpreter_data()
+    return call.arguments[0] in interpreter_data()
 
 
 @functools.cache
-def _interpreter_data() -> range:
+def interpreter_data() -> range:
     """Where the interpreter's own variables are: beside its classes. A forked process has them at the same place."""
     return own_memory.image_around(id(int))

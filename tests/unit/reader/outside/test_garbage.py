@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from tests.support.pythons import needs_known_memory
 from wsgi_tracebacker.errors import MemoryUnreadable
+from wsgi_tracebacker.model.recording import CUT, EXACT, TORN
 from wsgi_tracebacker.reader.outside import layouts, symbols
 from wsgi_tracebacker.reader.outside.code_objects import CodeObjects
 from wsgi_tracebacker.reader.outside.interpreter import Interpreter, attach
 from wsgi_tracebacker.reader.outside.layouts import layout_of
-from wsgi_tracebacker.reader.outside.unwind import CUT, EXACT, TORN, Paths, ThreadStack
+from wsgi_tracebacker.reader.outside.unwind import Paths, ThreadStack
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.reader.outside.layouts import Layout

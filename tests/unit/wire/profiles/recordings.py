@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from wsgi_tracebacker.model.recording import RecordedStack, Recording
+from wsgi_tracebacker.model.recording import RecordedStack, RecordedWorker, Recording
 from wsgi_tracebacker.model.snapshot import Frame
 
 VIEW, LOAD, SLEEP = (
@@ -26,7 +26,7 @@ RECORDING = Recording(
     seconds=6.3,
     rate=100,
     host="web-1",
-    workers=((1, 4711), (2, 4712)),
+    workers=(RecordedWorker(1, 4711), RecordedWorker(2, 4712, "inside")),
     application="shop:app",
     cwd="/srv",
     requests=42,

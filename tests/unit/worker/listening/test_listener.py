@@ -78,6 +78,7 @@ def running(answers: Answers, path: str) -> Iterator[listener.Listener]:
     made = listener.Listener(
         primitives=primitives.bind(),
         answer=answers.answer,
+        record=lambda query, connection: None,
         silent_path="/",
         is_permitted=lambda _: answers.permitted,
         on_tick=answers.tick,

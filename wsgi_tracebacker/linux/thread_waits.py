@@ -1,4 +1,4 @@
-"""What a thread of another process is doing at this moment: on a CPU, or in which system call it waits for what.
+"""What a thread of any process is doing at this moment: on a CPU, or in which system call it waits for what.
 
 From ``/proc/PID/task/TID/syscall`` on a descriptor that stays open: 2 microseconds. What a descriptor of the process
 leads to is found out once for each wait. ``schedstat`` says whether the thread has run since.
@@ -6,6 +6,7 @@ leads to is found out once for each wait. ``schedstat`` says whether the thread 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ from wsgi_tracebacker.linux import proc, system_calls
 from wsgi_tracebacker.linux.net import sockets
 from wsgi_tracebacker.linux.net.services import service_of
 from wsgi_tracebacker.model.recording import FOR_GIL, ON_CPU
-from wsgi_tracebacker.reader.outside.layouts import GIL_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsgi_tracebacker.linux.system_calls import SystemCall
 
 _LINE_BYTES = 256
@@ -40,10 +42,14 @@ _EPHEMERAL = 32768
 class ThreadWaits:
     """One thread. Close it when done."""
 
-    def __init__(self, pid: int, native_id: int, gil: int) -> None:
-        """``gil``: the address of the GIL: a thread that waits for it sleeps on a word within."""
+    def __init__(self, pid: int, native_id: int, gil: range, read: Callable[[int], bytes] | None = None) -> None:
+        """``gil``: the addresses of the GIL, a thread that waits for it sleeps on a word within.
+
+        :param read: reads an open file from its beginning.
+        """
         self._pid = pid
-        self._gil = range(gil, gil + GIL_BYTES)
+        self._gil = gil
+        self._read = read or read_file
         folder = f"{proc.ROOT}/{pid}/task/{native_id}"
         self._syscall = _opened(f"{folder}/syscall")
         self._schedstat = _opened(f"{folder}/schedstat")
@@ -53,12 +59,21 @@ class ThreadWaits:
     def close(self) -> None:
         for descriptor in (self._syscall, self._schedstat):
             if descriptor >= 0:
-                os.close(descriptor)
+                # The application of this process may have closed all descriptors meanwhile.
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
         self._syscall = self._schedstat = -1
 
     def now(self) -> str:
         """ON_CPU, FOR_GIL, or what it waits for."""
-        line = _read(self._syscall)
+        return self.kind(self.line())
+
+    def line(self) -> bytes:
+        """What the kernel says of its system call; empty if it does not say."""
+        return self._read(self._syscall)
+
+    def kind(self, line: bytes) -> str:
+        """ON_CPU, FOR_GIL, or what it waits for that is in this call."""
         if line != self._last[0]:
             call = system_calls.parse(line)
             self._last = (line, ON_CPU if call is None else self._kind(call))
@@ -70,17 +85,26 @@ class ThreadWaits:
         If it is the same as before ``now()`` found the thread waiting, the thread has been there ever since.
         """
         # Time on a CPU, time that it was ready to run, and how often it began to run.
-        line = _read(self._schedstat)
+        line = self._read(self._schedstat)
         return b"" if line.endswith(b" 0\n") else line
+
+    def forget(self) -> None:
+        """Find out anew what it waits for, also in the same call."""
+        self._last = (b"", ON_CPU)
 
     def cpu_seconds(self) -> float:
         """How long it was on a CPU since this was made; once it has ended, until it was asked last."""
-        self._spent = max(self._spent, self._nanoseconds())
-        return (self._spent - self._first) / 1e9
+        return self.times()[0]
 
-    def _nanoseconds(self) -> int:
-        number = _read(self._schedstat).partition(b" ")[0]
-        return int(number) if number.isdigit() else 0
+    def times(self) -> tuple[float, float]:
+        """The same, and how long it was on a CPU or ready to be."""
+        self._spent = max(self._spent, self._nanoseconds())
+        ran, delayed = (now - first for now, first in zip(self._spent, self._first, strict=True))
+        return ran / 1e9, (ran + delayed) / 1e9
+
+    def _nanoseconds(self) -> tuple[int, int]:
+        fields = self._read(self._schedstat).split()
+        return (int(fields[0]), int(fields[1])) if len(fields) == 3 else (0, 0)
 
     def _kind(self, call: SystemCall) -> str:
         if call.name == "futex" and call.arguments[0] in self._gil:
@@ -114,7 +138,8 @@ class ThreadWaits:
             return "pipe"
         if not target.startswith("socket:"):
             return "file"
-        ends = sockets.ends_of_other(self._pid, number)
+        is_own = self._pid == os.getpid()
+        ends = sockets.ends(number) if is_own else sockets.ends_of_other(self._pid, number)
         if ends is None or ends.peer is None:
             return "connection"
         service = service_of(ends.peer, ends.peer_port)
@@ -130,9 +155,30 @@ def _opened(path: str) -> int:
         return -1
 
 
-def _read(descriptor: int) -> bytes:
+def read_file(descriptor: int) -> bytes:
+    """An open file from its beginning."""
     try:
         return os.pread(descriptor, _LINE_BYTES, 0)
     except OSError:
         # The thread has ended, or may not be read.
         return b""
+
+
+def bind_read_with_gil() -> Callable[[int], bytes]:
+    """``read_file`` that keeps the GIL: with ``os.pread``, each read beside busy threads would cost up to 5 ms."""
+    try:
+        # 10 ms, and only where somebody records.
+        import ctypes  # noqa: PLC0415
+
+        pread = ctypes.PyDLL(None).pread
+    except (ImportError, OSError, AttributeError):
+        return read_file
+    pread.argtypes = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long
+    pread.restype = ctypes.c_ssize_t
+    buffer = ctypes.create_string_buffer(_LINE_BYTES)
+
+    def read(descriptor: int) -> bytes:
+        size = pread(descriptor, buffer, _LINE_BYTES, 0)
+        return buffer.raw[: max(0, size)]
+
+    return read
