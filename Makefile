@@ -6,6 +6,7 @@
 #     make test-all   all of them: every kind of server, and what is slow; then `make fuzz`, `make soak` and `make waits`
 #     make check      lint, types, contracts
 #     make bench      the measurements                 make bench ARGS="--quick dump read"
+#     make bench ARGS=recordings   what recordings are worth, beside py-spy and austin: more than an hour; --quick: two minutes
 #     make bench-page the measurements, and docs/benchmarks.md from them
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md

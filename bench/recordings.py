@@ -1,5 +1,7 @@
-"""What recordings are worth, and what they cost: the share of a function beside the application's own clock, beside
-py-spy; then throughput and latency of a server while it is recorded.
+"""What recordings are worth, and what they cost: the share of a function beside the application's own clock, and how
+far py-spy and austin are from it; then throughput and latency of a server while it is recorded.
+
+It takes more than an hour, so it is measured only where it is asked for: ``python -m bench recordings``.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ from typing import TYPE_CHECKING
 
 from bench import clocked, processes, served
 from bench.folders import scratch_folder
-from bench.samples import Row, in_turns, missing, row, table
+from bench.samples import Row, in_turns, missing, row
 from bench.throughput import Load, gunicorn, run_wrk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 TOPIC = "Recordings"
-OURS, BLOCKING, NON_BLOCKING = "wsgi-tb record", "py-spy record", "py-spy record --nonblocking"
+OURS, BLOCKING, NON_BLOCKING, AUSTIN = "wsgi-tb record", "py-spy record", "py-spy record --nonblocking", "austin"
+#: The program of each.
+PROGRAMS = {OURS: "", BLOCKING: "py-spy", NON_BLOCKING: "py-spy", AUSTIN: "austin"}
 OFF = "off the application's own clock"
 PLAIN, RECORDED = "not recorded", "recorded, 100 a second"
 REQUESTS, P99, CPU, READER = (
@@ -33,19 +37,27 @@ REQUESTS, P99, CPU, READER = (
 SECONDS, QUICK_SECONDS = 31, 4
 
 
+#: Of a quick run: what Python computes, what it waits for, and what it cannot see.
+QUICK_CASES = ("bursts of 1 ms", "C calls of 7 ms that keep the GIL", "sleeps of 5 ms")
+
+
 def measure(quick: bool) -> list[Row]:
     seconds, rounds = (QUICK_SECONDS, 1) if quick else (SECONDS, 3)
     rows = []
-    for threads in (1, 8):
-        for case in clocked.CASES:
-            for subject in (OURS, BLOCKING, NON_BLOCKING):
-                label = f"{case}, {threads} thread{'s' * (threads > 1)}: {OFF}"
-                if subject != OURS and processes.find("py-spy") is None:
-                    rows.append(missing(TOPIC, label, subject, "points", f"py-spy is {processes.NOT_INSTALLED}"))
+    for threads in (8,) if quick else (1, 8):
+        for case in QUICK_CASES if quick else clocked.CASES:
+            for subject, program in PROGRAMS.items():
+                label = case_name(case, threads)
+                if program and processes.find(program) is None:
+                    rows.append(missing(TOPIC, label, subject, "points", f"{program} is {processes.NOT_INSTALLED}"))
                     continue
                 found = [points_off(case, threads, seconds, subject) for _ in range(rounds)]
                 rows.append(row(TOPIC, label, subject, "points", found, None))
     return [*rows, *_cost(5 if quick else 20)]
+
+
+def case_name(case: str, threads: int) -> str:
+    return f"{case}, {threads} thread{'s' * (threads > 1)}: {OFF}"
 
 
 def points_off(case: str, threads: int, seconds: int, subject: str) -> float:
@@ -76,18 +88,24 @@ def _command(subject: str, base: str, pid: int, seconds: int, output: str) -> li
     if subject == OURS:
         # Started by its path: the start of the interpreter is no part of it.
         return [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-d", str(seconds), "-o", output]
+    if subject == AUSTIN:
+        return [str(processes.find("austin")), "-p", str(pid), "-x", str(seconds), "-i", "10ms", "-o", output]
     more = ["--nonblocking"] if subject == NON_BLOCKING else []
     # --idle: threads that wait too, as they are a part of a request's time.
-    return ["py-spy", "record", "-p", str(pid), "-d", str(seconds), "-f", "raw", "-o", output, "--idle", *more]
+    py_spy = [str(processes.find("py-spy")), "record", "-p", str(pid), "-d", str(seconds)]
+    return [*py_spy, "-f", "raw", "-o", output, "--idle", *more]
 
 
 def share_of_long(lines: Iterable[str]) -> float:
-    """The share of ``long_part`` in both parts, of folded stacks; cut ones count where their last sure call is."""
+    """The share of ``long_part`` in both parts, of folded stacks; cut ones count where their last sure call is.
+
+    A call is ``long_part (file:line)``, or of austin ``file:long_part:line``.
+    """
     weights = {"long_part": 0.0, "short_part": 0.0}
     for line in lines:
         names, _, weight = line.rpartition(" ")
         for part in weights:
-            if f"{part} (" in names:
+            if f"{part} (" in names or f":{part}:" in names:
                 weights[part] += float(weight)
     return weights["long_part"] / (sum(weights.values()) or 1)
 
@@ -152,9 +170,3 @@ def _reader_share() -> float:
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
                 used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return (used[1] - used[0]) / 8 * 100
-
-
-if __name__ == "__main__":
-    # By itself, because it takes more than an hour: `python -m bench.recordings`, or with --quick.
-    for line in table(measure("--quick" in sys.argv)):
-        print(line)

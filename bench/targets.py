@@ -13,6 +13,7 @@ from bench import (
     other_hosts,
     reader_process,
     recorder_load,
+    recordings,
     request_cost,
     throughput,
 )
@@ -83,6 +84,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
     if recorder_load.TOPIC in topics:
         recording = medians.of(recorder_load.TOPIC, recorder_load.CASE, recorder_load.RECORDING)
         yield _at_most("the flight recorder of 8 slow requests", recording, 1.0, "% of a CPU")
+    yield from _of_recordings(medians, rows)
     if throughput.TOPIC in topics:
         for subject, limit in ((throughput.OURS, 0.98), (throughput.READ_TEXT, 0.95), (throughput.READ_JSON, 0.95)):
             found = medians.of(throughput.TOPIC, throughput.RATIO, subject)
@@ -103,8 +105,7 @@ def judge(rows: Sequence[Row]) -> Iterator[Target]:
         for subject in (throughput.READ_TEXT, throughput.READ_JSON):
             pace = medians.of(throughput.TOPIC, throughput.PACES, subject)
             yield _at_least(f"{throughput.PACES}: {subject}", pace, 0.95 * throughput.PACE, "a second")
-    if other_hosts.TOPIC in topics:
-        yield from _of_hosts(medians, rows)
+    yield from _of_hosts(medians, rows)
     if growth.TOPIC in topics:
         for case in dict.fromkeys(row.case for row in rows if row.topic == growth.TOPIC):
             sizes = [(row.subject, row.median) for row in rows if row.topic == growth.TOPIC and row.case == case]
@@ -134,7 +135,24 @@ def _of_top(medians: Medians) -> Iterator[Target]:
     yield _at_most(f"wsgi-tb top, {live_view.WORKER_CASE}", taken, 0.5, "% of a CPU")
 
 
+def _of_recordings(medians: Medians, rows: Sequence[Row]) -> Iterator[Target]:
+    topic = recordings.TOPIC
+    if topic not in {row.topic for row in rows}:
+        return
+    for case in dict.fromkeys(row.case for row in rows if row.topic == topic and row.subject == recordings.BLOCKING):
+        yield _at_most(f"wsgi-tb record, {case}", medians.of(topic, case, recordings.OURS), 4.0, "points")
+    recorded = recordings.RECORDED
+    answered = medians.of(topic, recordings.REQUESTS, recorded)
+    yield _at_least(f"{recordings.REQUESTS}: {recorded}", answered, 0.98, "times those of it not recorded")
+    for case, limit in ((recordings.P99, 1.05), (recordings.CPU, 1.02)):
+        found = medians.of(topic, case, recorded)
+        yield _at_most(f"{case}: {recorded}", found, limit, "times that of it not recorded")
+    yield _at_most(recordings.READER, medians.of(topic, recordings.READER, recordings.OURS), 5.0, "% of a CPU")
+
+
 def _of_hosts(medians: Medians, rows: Sequence[Row]) -> Iterator[Target]:
+    if other_hosts.TOPIC not in {row.topic for row in rows}:
+        return
     for case, size, limit, unit in (
         (other_hosts.OF_HOSTS, f"{max(other_hosts.HOSTS)} hosts", 3000.0, "ms"),
         (other_hosts.MEMORY, f"{max(other_hosts.HOSTS)} hosts", 200.0, "MB"),

@@ -18,6 +18,7 @@ from bench import (
     other_hosts,
     reader_process,
     recorder_load,
+    recordings,
     request_cost,
     samples,
     targets,
@@ -129,6 +130,32 @@ def test_a_redraw_of_the_live_view_is_measured() -> None:
     found = asyncio.run(live_view.redraws([Taken(each, Survey((), ())) for each in readings]))
     assert len(found) == 2
     assert all(each > 0.0 for each in found)
+
+
+def test_the_share_of_a_function_is_read_of_every_recorder() -> None:
+    """Of what ours and py-spy write, and of austin's other form; calls of other functions do not count."""
+    for name in ("{} (bench/clocked.py:67)", "/x/bench/clocked.py:{}:67"):
+        lines = [
+            f"GET /;{name.format('application')};{name.format('long_part')};{name.format('compute')} 60",
+            f"GET /;{name.format('application')};{name.format('short_part')} 20",
+            f"{name.format('wait')} 1000",
+        ]
+        assert recordings.share_of_long(lines) == 0.75
+
+
+def test_recordings_have_limits() -> None:
+    """Each case, and what a server loses while it is recorded."""
+    case, topic = recordings.case_name("bursts of 1 ms", 8), recordings.TOPIC
+    found = judged(
+        (topic, case, recordings.OURS, 4.1),
+        (topic, case, recordings.BLOCKING, 1.0),
+        (topic, recordings.REQUESTS, recordings.RECORDED, 0.98),
+        (topic, recordings.READER, recordings.OURS, 5.1),
+    )
+    assert found[f"wsgi-tb record, {case}"] is False
+    assert found[f"{recordings.REQUESTS}: {recordings.RECORDED}"] is True
+    assert found[f"{recordings.P99}: {recordings.RECORDED}"] is None
+    assert found[recordings.READER] is False
 
 
 def test_many_hosts_are_measured() -> None:
