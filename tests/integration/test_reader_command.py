@@ -101,6 +101,8 @@ def test_reading_loads_no_more_than_it_needs(worker: str, options: tuple[str, ..
         "heapq",
         "html",
         "inspect",
+        "subprocess",
+        "wsgi_tracebacker.reader.elsewhere.hosts",
         "wsgi_tracebacker.reader.unanswered.examine",
         "wsgi_tracebacker.wire.black_box.table_header",
         "wsgi_tracebacker.wire.black_box.table_rows",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import FormatError, NoWorkersFound
 from wsgi_tracebacker.model.reading import Document, Unanswered
 from wsgi_tracebacker.model.snapshot import Snapshot  # noqa: TC001  (a value needs it)
-from wsgi_tracebacker.reader.elsewhere import documents, hosts
+from wsgi_tracebacker.reader.elsewhere import documents
 from wsgi_tracebacker.wire.documents import reading_json, snapshot_json
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ def from_hosts(
     there: Hosts, bases: Sequence[str], numbers: Collection[int] = (), options: Sequence[str] = ()
 ) -> Gathered:
     """From the workers behind these bases on each host; ``options`` are more words for ``wsgi-tb read`` there."""
+    # It loads subprocess and urllib, which nobody needs who asks for the JSON of workers here.
+    from wsgi_tracebacker.reader.elsewhere import hosts  # noqa: PLC0415
+
     words = ("read", "--format", "json", "--percent-encoded", *options, *map(hosts.encode, bases))
     return gather((printed(ran) for ran in hosts.run(there, words)), numbers)
 
