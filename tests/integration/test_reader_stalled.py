@@ -63,6 +63,11 @@ def read(base: str, *arguments: str) -> dict[str, Any]:
     return document
 
 
+def read_stalled(base: str) -> dict[str, Any]:
+    """The same once it is proven stalled: on a machine that is busy elsewhere, not every look can prove it."""
+    return wait_until(lambda: (document := read(base))["state"] == "stalled" and document, "it is proven")
+
+
 def card_of(base: str) -> Card:
     return cards.decode(Path(cards.card_path(base, 1)).read_bytes())
 
@@ -88,7 +93,7 @@ def test_a_stalled_worker_shows_its_stacks(stalled: Stalled) -> None:
     dumps = dumps_so_far(base)
     assert "stalled" in run("list", base, "--timeout", "10")[1]
     assert dumps_so_far(base) == dumps
-    document = read(base)
+    document = read_stalled(base)
     assert (document["source"], document["state"], document["worker"]["pid"]) == (
         "faulthandler",
         "stalled",
@@ -112,7 +117,7 @@ def test_a_stalled_worker_shows_its_stacks(stalled: Stalled) -> None:
 def test_a_holder_that_sleeps_is_not_named(base: str) -> None:
     """It is stalled all the same, and the line is there; who holds the GIL is not proven."""
     with worker(base, "deadlock"):
-        [thread] = read(base)["threads"]
+        [thread] = read_stalled(base)["threads"]
         assert thread["frames"][-1]["function"] == "lock_itself_out"
         assert thread["holds_gil"] is None
 
@@ -122,7 +127,7 @@ def test_a_holder_that_sleeps_is_not_named(base: str) -> None:
 def test_a_thread_that_runs_beside_a_sleeping_holder_is_not_named_as_the_holder(base: str) -> None:
     """A request that computes without the GIL is the only one that runs: that is no proof."""
     with worker(base, "beside"):
-        threads = {thread["request"]["path"]: thread for thread in read(base)["threads"]}
+        threads = {thread["request"]["path"]: thread for thread in read_stalled(base)["threads"]}
         assert [thread["holds_gil"] for thread in threads.values()] == [None, None]
         assert threads["/beside"]["frames"][-1]["function"] == "lock_itself_out"
         assert threads["/compute"]["frames"][-1]["function"] == "compute_without_the_gil"
@@ -170,7 +175,7 @@ def test_a_full_stacks_file_starts_anew(base: str) -> None:
     """The worker cannot keep its bound while it is stalled, so readers keep it."""
     with worker(base, "backtrack"):
         os.truncate(black_boxes.path_of(base, 1, file_names.STACKS), dump_request.MAX_STACKS_BYTES + 1)
-        assert read(base)["source"] == "faulthandler"
+        assert read_stalled(base)["source"] == "faulthandler"
         assert dumps_so_far(base) < dump_request.MAX_STACKS_BYTES
 
 
@@ -368,4 +373,4 @@ def test_a_listener_that_does_not_accept_is_no_answer_either(base: str) -> None:
                 waiting = clients.enter_context(socket.socket(socket.AF_UNIX))
                 waiting.setblocking(False)
                 waiting.connect(f"{base}1")
-        assert read(base)["source"] == "faulthandler"
+        assert read_stalled(base)["source"] == "faulthandler"

@@ -90,7 +90,8 @@ def examine(
         samples: list[Sample] = []
         peer = late = 0
         if may_read_memory and worker.open_memory() and (yield from worker.keeps_gil()):
-            return worker.findings(STALLED)
+            # A thread that was stopped with the GIL keeps it, too.
+            return worker.findings(STOPPED if worker.state() == STOPPED else STALLED)
         if worker.state() != STOPPED:
             peer = yield max(0.0, min(limit_seconds, FIRST_SAMPLE_SECONDS) - waited_seconds)
         while True:
