@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,7 +108,9 @@ def test_a_stopped_worker_shows_its_stacks_too(base: str, story: str) -> None:
 
 def test_a_healthy_worker_is_read_from_outside_without_being_asked(base: str) -> None:
     """The same threads and frames as it shows itself, and its listener has accepted nobody meanwhile."""
-    with worker(base, "wait"):
+    with worker(base, "wait") as process:
+        # It has said that it is ready, and then it may take a while until it waits.
+        wait_until(lambda: "nanosleep" in Path(f"/proc/{process.pid}/wchan").read_text(), "it sleeps")
         own = read(base)[1]
         code, document, err = read(base, "--from-outside")
         assert (code, err, document["state"], document["source"]) == (0, "", "alive", "memory")
