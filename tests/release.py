@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--no-sdist", action="store_true", help="do not run the tests of the sdist")
     parser.add_argument("--suite", default=matrix.SUITE, help="the Debian suite that has what is missing here")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tb-release-") as name:
+    with tempfile.TemporaryDirectory(prefix="wsgi-tb-release-") as name:
         built, unpacked = Path(name) / "dist", Path(name) / "unpacked"
         sdist, wheel = build(built)
         failed = try_wheel(wheel, arguments.only or list(WANTED), arguments.suite)

@@ -17,7 +17,7 @@ from pathlib import Path
 def main(wheel: str) -> None:
     # Of another folder the package is installed, not the one that lies here.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "WSGI_TB_"))}
-    with tempfile.TemporaryDirectory(prefix="tb-wheel-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="wsgi-tb-wheel-", dir="/tmp") as folder:
         binaries = Path(folder) / "venv" / "bin"
 
         def said(*command: str) -> str:
