@@ -112,8 +112,8 @@ def test_many_workers_are_asked_at_once(base: str, done: threading.Event, listen
         listeners.enter_context(listener(f"{base}{number}", answer))
     listeners.callback(done.set)
     started = time.monotonic()
-    outcomes = client.ask_all([(f"{base}{number}", 0.5) for number in range(1, 41)])
-    assert time.monotonic() - started < 1.5
+    outcomes = client.ask_all([(f"{base}{number}", 2.0) for number in range(1, 41)])
+    assert time.monotonic() - started < 7.0
     late = [number for number, outcome in enumerate(outcomes, 1) if isinstance(outcome, client.Failure)]
     assert late == [10, 20, 30, 40]
 
