@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.servers.matrix.starting import eventlet_python
 from tests.support import clients
 from tests.support.programs import PROJECT, require_program
 from tests.support.waiting import wait_until
@@ -47,9 +48,14 @@ def sleepers(base: str) -> int:
         return 0
 
 
-def test_every_suspended_greenlet_is_recorded_in_its_own_stack(base: str, gunicorn: StartGunicorn) -> None:
-    """Of gunicorn's gevent worker, without being told: each request for the whole time, in its own function."""
-    server = gunicorn("tests.programs.greenlets:application", "--worker-class", "gevent", env={"WSGI_TB_SOCKET": base})
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+def test_every_suspended_greenlet_is_recorded_in_its_own_stack(base: str, gunicorn: StartGunicorn, kind: str) -> None:
+    """Of gunicorn's workers, without being told: each request for the whole time, in its own function."""
+    python, env = sys.executable, {}
+    if kind == "eventlet":
+        # gunicorn itself warns of it.
+        python, env = eventlet_python(), {"PYTHONWARNINGS": "ignore"}
+    server = gunicorn("tests.programs.greenlets:application", "--worker-class", kind, python=python, env=env)
     assert clients.request(server.address, "/").text == "done\n"
     with contextlib.ExitStack() as requests:
         for _ in range(20):

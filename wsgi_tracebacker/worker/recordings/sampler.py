@@ -41,7 +41,10 @@ NOT_KNOWN = "not known"
 
 #: What a suspended greenlet waits for, by the names of the files of its innermost calls.
 _FILES = (
-    *((part, "lock") for part in ("/gevent/lock", "/gevent/_semaphore", "/gevent/thread", "/threading.py")),
+    *(
+        (part, "lock")
+        for part in ("/gevent/lock", "/gevent/_semaphore", "/gevent/thread", "/semaphore.py", "/threading.py")
+    ),
     *(
         (part, "connection")
         for part in ("/gevent/_socket", "/gevent/socket", "/gevent/ssl", "/greenio/", "/trampoline")
