@@ -13,5 +13,6 @@ root_doc = "contents"
 myst_heading_anchors = 4
 autodoc_typehints = "description"
 html_theme = "furo"
-html_title = "wsgi_tracebacker"
+# Broken at the hyphen in the narrow column of pages.
+html_title = "wsgi-tracebacker"
 html_show_copyright = False
