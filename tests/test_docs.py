@@ -640,6 +640,14 @@ def test_python_blocks_compile(page: Path) -> None:
         ast.parse(textwrap.dedent(block), str(page))
 
 
+def test_what_is_read_first_is_short() -> None:
+    """README has at most 120 lines, a release in CHANGES 80; the newest one is this one, or not released yet."""
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 120
+    _, *releases = re.split(r"^## ", (PROJECT / "CHANGES.md").read_text(), flags=re.MULTILINE)
+    assert all(len(release.splitlines()) <= 80 for release in releases)
+    assert releases[0].split()[0] in (wsgi_tracebacker.__version__, "Unreleased")
+
+
 def test_every_page_is_in_the_index() -> None:
     """No page is without a link from the index."""
     linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#]+)", (DOCS / "index.md").read_text())}
