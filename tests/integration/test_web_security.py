@@ -23,6 +23,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
+from wsgi_tracebacker.reader import sources
 from wsgi_tracebacker.web import application
 from wsgi_tracebacker.wire.documents import snapshot_json
 
@@ -58,6 +59,13 @@ def ask(
         return answer.status, answer.read().decode(), dict(answer.getheaders())
     finally:
         connection.close()
+
+
+@pytest.fixture(autouse=True)
+def source_files_as_before() -> Iterator[None]:
+    """The page inside an application changes how the whole process opens them."""
+    yield
+    sources.open_by(sources.open_here)
 
 
 @pytest.fixture

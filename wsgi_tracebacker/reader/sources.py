@@ -14,7 +14,7 @@ from wsgi_tracebacker.linux import files
 from wsgi_tracebacker.linux.source import is_source, read_and_close
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from wsgi_tracebacker.linux.source import SourceFile
     from wsgi_tracebacker.model.snapshot import Frame, Stack
@@ -57,11 +57,33 @@ class Sources:
         if path.startswith(_OWN_TO_EACH_PROCESS):
             return None
         try:
-            with _acting_as(self._identity):
-                descriptor = _open_source(path)
+            descriptor = _open_as(path, self._identity)
         except (OSError, ValueError):
             return None
         return read_and_close(descriptor)
+
+
+def open_here(path: str, identity: Identity) -> int:
+    """Open a source file with the rights of a worker, which this whole process has for a moment. Raises OSError."""
+    with _acting_as(identity):
+        return _open_source(path)
+
+
+def open_as_ourselves(path: str, identity: Identity) -> int:
+    """The same only for a worker of the own user. Raises OSError for any other."""
+    if identity.uid != os.geteuid():
+        raise PermissionError(f"{path} is read by {identity.uid} only")
+    return open_here(path, identity)
+
+
+#: How source files are opened in this process.
+_open_as: Callable[[str, Identity], int] = open_here
+
+
+def open_by(open_as: Callable[[str, Identity], int]) -> None:
+    """Open source files in another way from now on: a process that has threads must not change its user."""
+    global _open_as
+    _open_as = open_as
 
 
 def _open_source(path: str) -> int:

@@ -28,6 +28,9 @@ def application(*bases: str, timeout_seconds: float = 1.0) -> WSGIApplication:
     :raises LibraryMissing: werkzeug is not installed.
     """
     # Imported only here: `wsgi-tb metrics` is in this package too, and needs no werkzeug.
+    from wsgi_tracebacker.reader import sources  # noqa: PLC0415
     from wsgi_tracebacker.web.site import Site  # noqa: PLC0415
 
+    # The process is somebody else's: its user is not changed, not for a moment.
+    sources.open_by(sources.open_as_ourselves)
     return Site(bases, timeout_seconds)

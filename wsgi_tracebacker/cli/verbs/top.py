@@ -19,6 +19,7 @@ from wsgi_tracebacker.cli import output
 from wsgi_tracebacker.cli.options.arguments import bases_or_default
 from wsgi_tracebacker.cli.options.hosts import hosts_options
 from wsgi_tracebacker.cli.options.shared import EXIT_CODES, Seconds, workers
+from wsgi_tracebacker.cli.sources_beside import open_sources_beside
 from wsgi_tracebacker.errors import LibraryMissing
 from wsgi_tracebacker.model.snapshot import SCHEMA
 
@@ -102,6 +103,7 @@ def top(
             from wsgi_tracebacker.top.readings import Question
 
             question = Question(bases_or_default(bases), numbers, seconds)
+            opened.enter_context(open_sources_beside())
         else:
             from wsgi_tracebacker.reader.elsewhere.followed import Followed
             from wsgi_tracebacker.top.other_hosts import HostsQuestion

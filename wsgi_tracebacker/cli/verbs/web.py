@@ -15,6 +15,7 @@ from wsgi_tracebacker.cli.options.arguments import bases_or_default
 from wsgi_tracebacker.cli.options.hosts import hosts_options
 from wsgi_tracebacker.cli.options.read import TIMEOUT
 from wsgi_tracebacker.cli.options.shared import as_click, bases_argument, parse_address
+from wsgi_tracebacker.cli.sources_beside import open_sources_beside
 from wsgi_tracebacker.errors import Misuse
 from wsgi_tracebacker.text.units import plural
 
@@ -91,7 +92,11 @@ def web(
                      " --token-file, or listen on 127.0.0.1 and go there through ssh -L")  # fmt: skip
 
     seconds = timeout_seconds or DEFAULT_TIMEOUT_SECONDS
-    with bind(host, port) as bound, contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened:
+        # Before the socket, which the helper must not keep open, and before the threads.
+        if hosts is None and user is None:
+            opened.enter_context(open_sources_beside())
+        bound = opened.enter_context(bind(host, port))
         if hosts is None:
             from wsgi_tracebacker.web.workers import OfThisMachine
 

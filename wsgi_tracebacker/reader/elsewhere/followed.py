@@ -41,7 +41,7 @@ class Followed:
         every_seconds: float,
     ) -> None:
         # No worker is signalled, as by the views of this machine.
-        words = ["read", "--format", "json", "--no-signal", "--no-memory", "--timeout", f"{timeout_seconds:.3f}"]
+        words = ["read", "--format", "json", "--no-signal", "--timeout", f"{timeout_seconds:.3f}"]
         words += ["--every", f"{every_seconds:.3f}", "--for", str(LIFE_SECONDS)]
         words += ["--percent-encoded", *map(hosts.encode, bases)]
         self._there = there
