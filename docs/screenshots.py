@@ -69,9 +69,17 @@ class Bank:
         self.url = f"http://localhost:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._take, daemon=True).start()
 
+    def close(self) -> None:
+        # Wakes the thread out of accept; to close the descriptor would not.
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
     def _take(self) -> None:
         while True:
-            connection, _ = self._listening.accept()
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -106,7 +114,11 @@ def shop(bank: Bank, workers: int) -> Iterator[tuple[str, int]]:
 @contextlib.contextmanager
 def busy_shop() -> Iterator[str]:
     """The shop while the bank does not answer, with every request of WORKERS in flight: its base."""
-    with shop(Bank(None), len(WORKERS)) as (base, port), contextlib.ExitStack() as clients:
+    with (
+        contextlib.closing(Bank(None)) as bank,
+        shop(bank, len(WORKERS)) as (base, port),
+        contextlib.ExitStack() as clients,
+    ):
         by_worker: dict[bytes, list[http.client.HTTPConnection]] = defaultdict(list)
 
         def are_enough() -> bool:
@@ -145,7 +157,7 @@ def _ask_on(client: http.client.HTTPConnection, ends: threading.Event) -> None:
 
 
 def draw_read(base: str) -> None:
-    environment = {**os.environ, "COLUMNS": "112"}
+    environment = {**os.environ, "COLUMNS": "116"}
     done = subprocess.run(
         [*COMMAND, "read", "--color", "always", base], env=environment, capture_output=True, text=True, check=False
     )
@@ -205,7 +217,11 @@ def draw_web(base: str) -> None:
 
 def draw_flame_graph() -> None:
     """Often more want a connection than a worker has."""
-    with shop(Bank(BANK_SECONDS), 2) as (base, port), contextlib.ExitStack() as stack:
+    with (
+        contextlib.closing(Bank(BANK_SECONDS)) as bank,
+        shop(bank, 2) as (base, port),
+        contextlib.ExitStack() as stack,
+    ):
         ends = threading.Event()
 
         def ask(method: str, path: str) -> None:
