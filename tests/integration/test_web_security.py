@@ -106,7 +106,7 @@ def test_nothing_can_be_done(port: int, method: str) -> None:
 
 
 def test_every_answer_has_the_headers_that_keep_it_apart(guarded: int) -> None:
-    """No script but ours, no frame, no sniffing, no referrer, no copy; errors too."""
+    """No script but ours, no frame, no sniffing, no referrer for others, no copy; errors too."""
     for path in ("/login", "/live.js", "/nowhere", "/metrics"):
         _, _, headers = ask(guarded, path)
         policy = headers["Content-Security-Policy"]
@@ -114,7 +114,7 @@ def test_every_answer_has_the_headers_that_keep_it_apart(guarded: int) -> None:
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert (headers["X-Frame-Options"], headers["X-Content-Type-Options"]) == ("DENY", "nosniff")
-        assert (headers["Referrer-Policy"], headers["Cache-Control"]) == ("no-referrer", "no-store")
+        assert (headers["Referrer-Policy"], headers["Cache-Control"]) == ("same-origin", "no-store")
 
 
 def test_without_the_token_there_is_nothing(guarded: int) -> None:

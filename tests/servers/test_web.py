@@ -38,9 +38,9 @@ FIRST_LINK = "tbody a[data-live]"
 
 
 @contextlib.contextmanager
-def serving(log: Path, *arguments: str) -> Iterator[tuple[Server, tuple[str, int]]]:
-    with Server([*COMMAND, "--listen", "127.0.0.1:0", *arguments], log) as server:
-        yield server, ("127.0.0.1", int(server.wait_for_log(r"http://127\.0\.0\.1:(\d+)/ shows")[1]))
+def serving(log: Path, *arguments: str, host: str = "127.0.0.1") -> Iterator[tuple[Server, tuple[str, int]]]:
+    with Server([*COMMAND, "--listen", f"{host}:0", *arguments], log) as server:
+        yield server, (host, int(server.wait_for_log(rf"http://{re.escape(host)}:(\d+)/ shows")[1]))
 
 
 @pytest.fixture(scope="module")
@@ -295,12 +295,14 @@ def test_a_worker_that_is_lost_is_a_row(driver: WebDriver, base: str, tmp_path: 
     complaints(driver)
 
 
-def test_a_login_with_a_token(driver: WebDriver, site: str, base: str, tmp_path: Path) -> None:
+# At an address that is no loopback one, without TLS, browsers do not say that a form is of the same site.
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0"])
+def test_a_login_with_a_token(driver: WebDriver, base: str, tmp_path: Path, listen: str) -> None:
     """Without it there is a form and nothing else; with it the page, until the browser forgets the cookie."""
     token = tmp_path / "token"
     token.write_text("0123456789abcdef\n")
     token.chmod(0o600)
-    with serving(tmp_path / "web.log", base, "--token-file", str(token)) as (_, (host, port)):
+    with serving(tmp_path / "web.log", base, "--token-file", str(token), host=listen) as (_, (host, port)):
         address = f"http://{host}:{port}/"
         driver.get(address)
         assert driver.current_url == f"{address}login"
