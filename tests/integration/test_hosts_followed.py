@@ -20,6 +20,7 @@ from tests.support.programs import PROJECT, default_signals
 from tests.support.pythons import needs_known_memory
 from tests.support.servers import Gunicorn, Server
 from tests.support.waiting import wait_until
+from wsgi_tracebacker.analysis.live import WorkerReading
 from wsgi_tracebacker.reader.elsewhere.followed import Followed
 from wsgi_tracebacker.reader.elsewhere.hosts import parse
 from wsgi_tracebacker.top.other_hosts import HostsQuestion
@@ -178,11 +179,12 @@ def test_a_host_that_is_behind(server: Gunicorn, base: str, pods: Pods, tmp_path
 @needs_known_memory
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="running threads of CPython 3.11 and up are recorded")
 def test_the_page_records_hosts(server: Gunicorn, base: str, pods: Pods) -> None:
-    """All of them, or one worker of one host; the metrics and the probes have each host too."""
+    """All of them, or one worker of one host, also a silent one; the metrics and the probes have each host too."""
     there = parse(f"{pods.kubectl} exec {{}} --", ("shop-1", "shop-2"), REMOTE)._replace(seconds=60)
     question = HostsQuestion(Followed(there, (base,), (), 30.0, 1.0))
     try:
-        client = Client(Site(workers=OfHosts(there, (base,), 30.0, question)))
+        workers = OfHosts(there, (base,), 30.0, question)
+        client = Client(Site(workers=workers))
         opened = re.findall(r'id="r([0-9a-f]+)"', client.get("/?view=workers").text)
         shown = client.get("/", query_string={"view": "workers", "open": ",".join(opened)}).text
         names = re.findall(r'name="worker" value="([0-9a-f]+)"[^>]*>Record worker (shop-. 1)<', shown)
@@ -194,6 +196,9 @@ def test_the_page_records_hosts(server: Gunicorn, base: str, pods: Pods) -> None
         page = client.post("/record", data={"seconds": "1", "worker": names[1][0]}, headers=ours).text
         assert "1 request in 1 worker" in page
         assert "on shop-2<" in page
+        silent = WorkerReading(f"shop-1 {base}1", number=1, pid=None, state="busy", label="shop-1 1")
+        found = workers.record(0.5, silent)
+        assert (found.host, len(found.workers)) == ("shop-1", 1)
         assert values(client.get("/metrics").text, "host_up") == {"shop-1": 1, "shop-2": 1}
         # On a busy machine the worker may not answer a probe in time.
         assert re.fullmatch(r"shop-1: (ok|failed): .*\nshop-2: (ok|failed): .*\n", client.get("/ready").text)

@@ -156,12 +156,14 @@ def test_where_all_is_refused_nothing_is_written(base: str) -> None:
 
 
 def test_misuse_is_said_before_anything_is_recorded(base: str) -> None:
-    """A name without a known ending, a raw form that is none, and a base without workers."""
+    """An unknown ending, no such folder, no raw form, --from with what limits a recording, a base without workers."""
     for arguments, code, meant in (
-        (["-o", f"{base}.txt"], 2, "give --format"),
+        ([base, "-o", f"{base}.txt"], 2, "give --format"),
+        ([base, "-o", f"{base}/none/a.html"], 4, f"there is no folder {base}/none"),
         (["--from", os.devnull, "-o", f"{base}.folded"], 2, "it is no recording"),
-        (["-o", f"{base}.folded"], 3, "no workers behind"),
+        (["--from", os.devnull, "-o", f"{base}.folded", "--route", "/pay"], 2, "--from records nothing"),
+        ([base, "-o", f"{base}.folded"], 3, "no workers behind"),
     ):
-        command = [sys.executable, "-m", "wsgi_tracebacker", "record", base, *arguments]
+        command = [sys.executable, "-m", "wsgi_tracebacker", "record", *arguments]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, meant in done.stderr) == (code, True), done.stderr

@@ -98,11 +98,13 @@ class OfHosts(NamedTuple):
     def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
         there, bases = self.hosts, self.bases
         numbers: tuple[int, ...] = ()
-        if worker is not None and worker.snapshot is not None:
-            named = worker.snapshot.worker
-            there = there._replace(targets=tuple(target for target in there.targets if target == named.host))
-            bases = self.bases if named.base is None else (named.base,)
-            numbers = () if named.number is None else (named.number,)
+        if worker is not None:
+            # Its socket is that of its host, and named with it.
+            target = next(each for each in there.targets if worker.socket.startswith(f"{each} "))
+            socket = worker.socket.removeprefix(f"{target} ")
+            there = there._replace(targets=(target,))
+            bases = (socket,) if socket.startswith("/") else bases
+            numbers = () if worker.number is None else (worker.number,)
         found = of_hosts.record(there, bases, numbers, seconds, _RATE)
         if not found.recordings:
             raise NoWorkersFound("; ".join(found.failures) or "there is no worker to be recorded")

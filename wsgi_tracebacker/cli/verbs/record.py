@@ -125,7 +125,11 @@ def record(
     """
     path = path or f"wsgi-tb-record{FORMATS[form or 'html']}"
     form = form or _form_of(path)
+    if path != "-":
+        _check_writable(path)
     if source is not None:
+        if bases or numbers or route is not None or from_inside or hosts is not None:
+            raise Misuse("--from records nothing: --route, --worker, --from-inside, hosts and BASE are for a recording")
         recording, code = _read(source), 0
     elif hosts is not None:
         recording, code = _recorded_there(hosts, bases, numbers, seconds, rate, route, inside=from_inside)
@@ -175,6 +179,15 @@ def _write(content: bytes, path: str) -> None:
         raise CannotWrite(f"{path} cannot be written: {error.strerror}") from error
 
 
+def _check_writable(path: str) -> None:
+    """Not only when there is a recording, which would be lost."""
+    there = path if os.path.exists(path) else os.path.dirname(path) or "."
+    if not os.path.exists(there):
+        raise CannotWrite(f"{path} cannot be written: there is no folder {there}")
+    if os.path.isdir(path) or not os.access(there, os.W_OK):
+        raise CannotWrite(f"{path} cannot be written")
+
+
 def _read(path: str) -> Recording:
     try:
         with open(path, encoding="utf-8", errors="backslashreplace") as file:
@@ -219,7 +232,7 @@ def _recorded(
     recordable = Recordable(arguments, numbers, seconds, rate, only_inside=inside)
     opened = recordable.open_new()
     for name, reason in opened.refused:
-        output.fail(f"{name}: {MemoryUnreadable.reason}: {reason}")
+        output.fail(f"{name}: {reason}" if inside else f"{name}: {MemoryUnreadable.reason}: {reason}")
     if not opened.engines:
         if opened.refused:
             raise MemoryUnreadable("no worker can be recorded")
