@@ -66,7 +66,7 @@ Examples:
     type=Seconds(min=0, min_open=True, max=MAX_RECORD_SECONDS),
     default=10.0,
     show_default=True,
-    help="How long to record. Ctrl-C ends it early, and what there is by then is written.",
+    help="How long to record. Ctrl-C ends it early, and what there is by then is written, except of other hosts.",
 )
 @click.option(
     "--rate",
