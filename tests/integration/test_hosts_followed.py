@@ -198,7 +198,10 @@ def test_the_page_records_hosts(server: Gunicorn, base: str, pods: Pods) -> None
         assert "on shop-2<" in page
         silent = WorkerReading(f"shop-1 {base}1", number=1, pid=None, state="busy", label="shop-1 1")
         found = workers.record(0.5, silent)
-        assert (found.host, len(found.workers)) == ("shop-1", 1)
+        assert (found.recording.host, len(found.recording.workers), found.missing) == ("shop-1", 1, ())
+        lost = workers._replace(hosts=there._replace(targets=(*there.targets, "shop-3")))
+        [missing] = lost.record(0.5, None).missing
+        assert missing.startswith("shop-3: ")
         assert values(client.get("/metrics").text, "host_up") == {"shop-1": 1, "shop-2": 1}
         # On a busy machine the worker may not answer a probe in time.
         assert re.fullmatch(r"shop-1: (ok|failed): .*\nshop-2: (ok|failed): .*\n", client.get("/ready").text)

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 from wsgi_tracebacker.reader.asking import client, reply
 from wsgi_tracebacker.reader.finding import discovery
 from wsgi_tracebacker.reader.finding.processes import Processes
-from wsgi_tracebacker.reader.outside.recorder import WorkerRecorder
+from wsgi_tracebacker.reader.recording.from_outside import OutsideRecorder
 from wsgi_tracebacker.wire.black_box import file_names
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_a_worker_is_held_against_its_own_snapshot(base: str) -> None:
         [answer] = client.ask_all([(target.socket, 60.0)])
         assert isinstance(answer, reply.Reply)
         snapshot = reply.snapshot(answer, 0.0)
-        with contextlib.closing(WorkerRecorder(target.card, Processes())) as recorder:
+        with contextlib.closing(OutsideRecorder(target.card, Processes())) as recorder:
             assert recorder.agrees_with(snapshot)
             for other in ({"lineno": 4711}, {"function": "elsewhere"}):
                 stacks = [

@@ -19,7 +19,7 @@ from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from wsgi_tracebacker.model.recording import RecordedStack, Recording
     from wsgi_tracebacker.model.snapshot import Frame
@@ -36,7 +36,7 @@ _GRAPH = """\
 <h{level} id="flame-title">{title}</h{level}>
 <p>{facts}</p>
 <p class="quiet">{quality}</p>
-<noscript><p>The graph needs its script; the table of lines does not.</p></noscript>
+{missing}<noscript><p>The graph needs its script; the table of lines does not.</p></noscript>
 <div class="tools">
 <label>Route <select id="route"><option value="">all requests</option></select></label>
 <label>Search <input type="search" id="search" aria-describedby="found"></label> <span id="found" role="status"></span>
@@ -77,18 +77,23 @@ def page(recording: Recording, script: str, style: str) -> str:
     )
 
 
-def linked_page(recording: Recording, script_address: str, style_address: str) -> str:
-    """The whole page for a site that serves its script and style beside it."""
+def linked_page(recording: Recording, script_address: str, style_address: str, missing: Sequence[str]) -> str:
+    """The whole page for a site that serves its script and style beside it. ``missing``: see graph()."""
     return (
         f"{_HEAD}<title>{html.escape(_title(recording))}</title>\n"
         f'<link rel="stylesheet" href="{style_address}">\n<link rel="icon" href="data:,">\n</head>\n'
         f'<body class="flame">\n<main>\n<p><a href=".">Back to the workers</a></p>\n'
-        f'{graph(recording, level=1)}</main>\n<script src="{script_address}"></script>\n</body>\n</html>\n'
+        f"{graph(recording, level=1, missing=missing)}</main>\n"
+        f'<script src="{script_address}"></script>\n</body>\n</html>\n'
     )
 
 
-def graph(recording: Recording, level: int) -> str:
-    """What ``flame_graph.js`` brings to life, inside an element of the class ``flame``. ``level``: of its heading."""
+def graph(recording: Recording, level: int, missing: Sequence[str] = ()) -> str:
+    """What ``flame_graph.js`` brings to life, inside an element of the class ``flame``.
+
+    :param level: of its heading.
+    :param missing: a line for each worker that could not be recorded.
+    """
     waiting = sum(stack.seconds for stack in recording.stacks if stack.waits_for not in (ON_CPU, PLACE_UNKNOWN))
     total = recording.total_seconds
     partial = recording.seconds < recording.wanted_seconds - 0.05
@@ -117,6 +122,7 @@ def graph(recording: Recording, level: int) -> str:
         title=html.escape(_title(recording)),
         facts=html.escape(facts),
         quality=html.escape(quality),
+        missing="".join(f"<p><strong>Not recorded: {html.escape(printable(line))}</strong></p>\n" for line in missing),
         lines="".join(_hottest_lines(recording, ownership)),
         # A name could hold the end of the element.
         data=json.dumps(_data(recording, ownership), separators=(",", ":")).replace("<", "\\u003c"),
@@ -128,7 +134,7 @@ def inside_note(recording: Recording) -> str | None:
     inside = sum(worker.engine == INSIDE for worker in recording.workers)
     if not inside:
         return None
-    return f"{plural(inside, 'worker')} from inside: what ran there has its place only in part"
+    return f"{plural(inside, 'worker')} from inside: of what ran there, the place is known only in part"
 
 
 def _title(recording: Recording) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_tracebacker.analysis.live import WorkerReading
-    from wsgi_tracebacker.model.recording import Recording
+    from wsgi_tracebacker.web.workers import Recorded
 
 #: Somebody waits for it, and browsers and proxies wait for a minute or two.
 MAX_SECONDS = 60
@@ -25,12 +25,12 @@ DEFAULT_SECONDS = 10
 class Recorder:
     """Lets one recording be made at a time."""
 
-    def __init__(self, record: Callable[[float, WorkerReading | None], Recording]) -> None:
+    def __init__(self, record: Callable[[float, WorkerReading | None], Recorded]) -> None:
         """``record`` records for so many seconds one worker, or all."""
         self._record = record
         self._lock = threading.Lock()
 
-    def record(self, seconds: float, worker: WorkerReading | None) -> Recording | None:
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recorded | None:
         """A recording of all workers, or of one; None if another one is being made. Raises what ``record`` raises."""
         if not self._lock.acquire(blocking=False):
             return None

@@ -143,13 +143,14 @@ class Site:
             worker = next((each for each in workers if name_of(each) == named), None)
             if worker is None:
                 return _text(HTTPStatus.NOT_FOUND, "this worker is not there any more")
-        recording = self._recorder.record(seconds, worker)
-        if recording is None:
+        recorded = self._recorder.record(seconds, worker)
+        if recorded is None:
             return _text(HTTPStatus.CONFLICT, "another recording is being made: try again when it is over")
         if request.headers.get("X-Requested-With") == "live.js":
-            return Response(flame_page.graph(recording, level=2), content_type=_HTML)
+            return Response(flame_page.graph(recorded.recording, level=2, missing=recorded.missing), content_type=_HTML)
         script, style = (f"{name}?{self._version}" for name in ("flame_graph.js", "flame_graph.css"))
-        return Response(flame_page.linked_page(recording, script, style), content_type=_HTML)
+        page = flame_page.linked_page(recorded.recording, script, style, recorded.missing)
+        return Response(page, content_type=_HTML)
 
     def _login(self, request: Request) -> Response:
         if request.method != "POST":

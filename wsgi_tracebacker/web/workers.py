@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from wsgi_tracebacker.analysis import recordings
 from wsgi_tracebacker.analysis.metrics import families
 from wsgi_tracebacker.errors import MemoryUnreadable, NoWorkersFound
-from wsgi_tracebacker.reader import recording
+from wsgi_tracebacker.model.recording import Recording  # noqa: TC001  (a value needs it)
 from wsgi_tracebacker.reader.elsewhere import checks, metrics
 from wsgi_tracebacker.reader.elsewhere import recordings as of_hosts
 from wsgi_tracebacker.reader.measure import measure
-from wsgi_tracebacker.reader.recordable import Recordable
+from wsgi_tracebacker.reader.recording import record as recording
+from wsgi_tracebacker.reader.recording.workers import Recordable
 from wsgi_tracebacker.top.readings import Question
 from wsgi_tracebacker.web import probes
 from wsgi_tracebacker.wire import prometheus_text
@@ -21,13 +22,20 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.analysis.live import WorkerReading
     from wsgi_tracebacker.model.health import Limits
-    from wsgi_tracebacker.model.recording import Recording
     from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
     from wsgi_tracebacker.top.other_hosts import HostsQuestion
     from wsgi_tracebacker.top.readings import Taken
 
 #: Looks a second at each request that is recorded.
 _RATE = 100
+
+
+class Recorded(NamedTuple):
+    """What was recorded, and what could not be."""
+
+    recording: Recording
+    #: A line for each worker or host that is not in it.
+    missing: tuple[str, ...]
 
 
 class Workers(Protocol):
@@ -42,7 +50,7 @@ class Workers(Protocol):
     def judge(self, limits: Limits, *, allows_none: bool) -> tuple[bool, str]:
         """Whether they are healthy, and a line or several that say why."""
 
-    def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recorded:
         """Record one worker, or all.
 
         Raises MemoryUnreadable if no worker can be recorded, NoWorkersFound if there is none.
@@ -65,16 +73,18 @@ class OfThisMachine(NamedTuple):
     def judge(self, limits: Limits, *, allows_none: bool) -> tuple[bool, str]:
         return probes.judge(self.find(), limits, allows_none=allows_none)
 
-    def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recorded:
         arguments = self.find() if worker is None else (worker.socket,)
         recordable = Recordable(arguments, (), seconds, _RATE)
         opened = recordable.open_new()
+        missing = tuple(f"{name}: {reason}" for name, reason in opened.refused)
         if not opened.engines:
-            if opened.refused:
-                raise MemoryUnreadable("; ".join(f"{name}: {reason}" for name, reason in opened.refused))
+            if missing:
+                raise MemoryUnreadable("; ".join(missing))
             raise NoWorkersFound("there is no worker to be recorded")
         find_new = lambda: recordable.open_new().engines  # noqa: E731  (used once)
-        return recording.record(opened.engines, recording.Totals(), seconds, _RATE, find_new=find_new)
+        made = recording.record(opened.engines, recording.Totals(), seconds, _RATE, find_new=find_new)
+        return Recorded(made, missing)
 
 
 class OfHosts(NamedTuple):
@@ -95,7 +105,7 @@ class OfHosts(NamedTuple):
         found = checks.check(self.hosts, self.bases, limits, allows_none=allows_none)
         return all(each.is_healthy for each in found), "\n".join(each.line for each in found)
 
-    def record(self, seconds: float, worker: WorkerReading | None) -> Recording:
+    def record(self, seconds: float, worker: WorkerReading | None) -> Recorded:
         there, bases = self.hosts, self.bases
         numbers: tuple[int, ...] = ()
         if worker is not None:
@@ -108,4 +118,4 @@ class OfHosts(NamedTuple):
         found = of_hosts.record(there, bases, numbers, seconds, _RATE)
         if not found.recordings:
             raise NoWorkersFound("; ".join(found.failures) or "there is no worker to be recorded")
-        return recordings.merge(found.recordings)
+        return Recorded(recordings.merge(found.recordings), found.failures)

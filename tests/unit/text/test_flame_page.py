@@ -12,7 +12,7 @@ from hypothesis import given
 import wsgi_tracebacker.text
 from tests.unit.wire.profiles.recordings import RECORDING, VIEW, recordings
 from wsgi_tracebacker.model.snapshot import Frame
-from wsgi_tracebacker.text.flame_page import page
+from wsgi_tracebacker.text.flame_page import graph, page
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.recording import Recording
@@ -35,6 +35,14 @@ def test_the_head_says_what_was_recorded() -> None:
     assert "6.3 of 10 s, partial: 42 requests in 2 workers, 9.5 s of their time, 84% of it waiting" in text
     assert "951 samples, 100 a second: 1.1% without their innermost calls, 0.1% thrown away" in text
     assert "<title>Where the time goes: shop:app, on web-1</title>" in text
+
+
+def test_who_could_not_be_recorded_is_named_as_text() -> None:
+    """Above the graph, with the reason."""
+    text = graph(RECORDING, 2, missing=("worker 3 (pid 7, <b>): it runs as another user", "web-2: \x1b[31m"))
+    assert "<strong>Not recorded: worker 3 (pid 7, &lt;b&gt;): it runs as another user</strong>" in text
+    assert "<strong>Not recorded: web-2: \\x1b[31m</strong>" in text
+    assert "Not recorded" not in graph(RECORDING, 2)
 
 
 def test_own_code_is_marked_and_calls_of_the_server_are_counted() -> None:

@@ -10,21 +10,22 @@ import pytest
 from tests.unit.wire.profiles.recordings import RECORDING
 from wsgi_tracebacker.errors import MemoryUnreadable, Misuse
 from wsgi_tracebacker.web.recorder import MAX_SECONDS, Recorder, seconds_of
+from wsgi_tracebacker.web.workers import Recorded
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.analysis.live import WorkerReading
-    from wsgi_tracebacker.model.recording import Recording
 
 
 def test_one_at_a_time() -> None:
     """Who asks meanwhile gets none, and whoever asks after it gets the next one."""
+    recorded = Recorded(RECORDING, ())
     begun, may_end = threading.Event(), threading.Event()
-    made: list[Recording | None] = []
+    made: list[Recorded | None] = []
 
-    def record(_seconds: float, _worker: WorkerReading | None) -> Recording:
+    def record(_seconds: float, _worker: WorkerReading | None) -> Recorded:
         begun.set()
         assert may_end.wait(60)
-        return RECORDING
+        return recorded
 
     recorder = Recorder(record)
     first = threading.Thread(target=lambda: made.append(recorder.record(1, None)))
@@ -33,13 +34,13 @@ def test_one_at_a_time() -> None:
     assert recorder.record(1, None) is None
     may_end.set()
     first.join()
-    assert [*made, recorder.record(1, None)] == [RECORDING, RECORDING]
+    assert [*made, recorder.record(1, None)] == [recorded, recorded]
 
 
 def test_after_a_failure_the_next_one_can_be_made() -> None:
     """It is not taken for one that still runs."""
 
-    def record(_seconds: float, _worker: WorkerReading | None) -> Recording:
+    def record(_seconds: float, _worker: WorkerReading | None) -> Recorded:
         raise MemoryUnreadable("not permitted")
 
     recorder = Recorder(record)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.recording import Recording
     from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
-    from wsgi_tracebacker.reader.recording import Engine, Totals
+    from wsgi_tracebacker.reader.recording.record import Engine, Totals
 
 #: By format: the ending of a file's name.
 FORMATS = {
@@ -225,8 +225,8 @@ def _recorded(
     bases: tuple[str, ...], numbers: tuple[int, ...], seconds: float, rate: int, route: str | None, *, inside: bool
 ) -> tuple[Recording, int]:
     """The recording, and the exit code: 1 if some worker could not be recorded."""
-    from wsgi_tracebacker.reader import recording as recorder
-    from wsgi_tracebacker.reader.recordable import Recordable
+    from wsgi_tracebacker.reader.recording import record as recorder
+    from wsgi_tracebacker.reader.recording.workers import Recordable
 
     arguments = bases_or_default(bases)
     recordable = Recordable(arguments, numbers, seconds, rate, only_inside=inside)

@@ -13,8 +13,8 @@ from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.reader.asking import client, peer_check, reply
 from wsgi_tracebacker.reader.finding import discovery
 from wsgi_tracebacker.reader.finding.processes import GONE, SAME, Processes
-from wsgi_tracebacker.reader.inside import InsideRecorder
-from wsgi_tracebacker.reader.outside.recorder import WorkerRecorder
+from wsgi_tracebacker.reader.recording.from_inside import InsideRecorder
+from wsgi_tracebacker.reader.recording.from_outside import OutsideRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.reader.finding.discovery import Target
-    from wsgi_tracebacker.reader.recording import Engine
+    from wsgi_tracebacker.reader.recording.record import Engine
 
 #: How long a worker has to say where it is. One that does not answer, because it is stalled or busy, is recorded too:
 #: of that, it was enough to find its listener in its own code.
@@ -47,7 +47,7 @@ class Opened(NamedTuple):
 class _Outside(NamedTuple):
     target: Target
     card: Card
-    engine: WorkerRecorder
+    engine: OutsideRecorder
 
     @property
     def patience_seconds(self) -> float:
@@ -109,7 +109,7 @@ class Recordable:
                     left.append((target, card, ""))
                 else:
                     try:
-                        outside.append(_Outside(target, card, WorkerRecorder(card, processes)))
+                        outside.append(_Outside(target, card, OutsideRecorder(card, processes)))
                     except (MemoryUnreadable, FormatError, OSError) as error:
                         left.append((target, card, str(error)))
         for each, reason in _doubted(outside, processes):

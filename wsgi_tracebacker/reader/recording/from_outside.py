@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.snapshot import Frame, Snapshot
     from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.outside.interpreter import ThreadState
-    from wsgi_tracebacker.reader.recording import Totals
+    from wsgi_tracebacker.reader.recording.record import Totals
 
 #: How often threads that came and went are looked for.
 _RENEW_SECONDS = 1.0
@@ -42,7 +42,7 @@ class _Waiting(NamedTuple):
     look: tuple[tuple[int, float, float], str, str, str, tuple[Frame, ...], str]
 
 
-class WorkerRecorder:
+class OutsideRecorder:
     """One worker while it is recorded. Close it when done."""
 
     engine = OUTSIDE

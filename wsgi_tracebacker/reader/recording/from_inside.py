@@ -20,7 +20,7 @@ from wsgi_tracebacker.wire.record_lines import NO_REQUEST
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Frame
-    from wsgi_tracebacker.reader.recording import Totals
+    from wsgi_tracebacker.reader.recording.record import Totals
 
 #: Looks a second. More of them would see no more of what runs, and cost the worker.
 RATE = 20
