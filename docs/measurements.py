@@ -172,6 +172,10 @@ def _targets(document: dict[str, Any]) -> Iterator[str]:
 def _topics(document: dict[str, Any]) -> Iterator[str]:
     for topic, rows in groupby(document["rows"], key=lambda row: row["topic"]):
         yield from (f"## {topic}", "", ABOUT[topic], "")
+        # A topic that was measured by itself, after the run that the page begins with.
+        if later := document.get("later", {}).get(topic):
+            what = f"wsgi_tracebacker {later['version']}, load average {later['load']}"
+            yield from (f"Measured by itself on {later['date']}: {what}.", "")
         for case, of_case in groupby(rows, key=lambda row: row["case"]):
             yield from (f"### {case[0].upper()}{case[1:]}", "")
             yield from ("| | median | | beside | |", "|---|---:|---|---:|---|")
