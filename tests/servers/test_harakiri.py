@@ -16,7 +16,7 @@ import pytest
 
 from tests.programs import hanging
 from tests.servers import asking
-from tests.support import clients
+from tests.support import clients, logs
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.wire.black_box import file_names
 from wsgi_tracebacker.worker.blackbox import box_files
@@ -70,12 +70,7 @@ def hang(gunicorn: StartGunicorn, log: Path) -> Callable[..., Gunicorn]:
 
 def reports(log: Path) -> list[str]:
     """The harakiri reports in the log, whole."""
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return [
-        record
-        for record in re.split(r"^(?=[A-Z]+ wsgi_tracebacker)", text, flags=re.MULTILINE)
-        if " harakiri: " in record.partition("\n")[0]
-    ]
+    return [record for record in logs.records(log) if " harakiri: " in record.partition("\n")[0]]
 
 
 def wait_for_reports(log: Path, count: int) -> list[str]:
