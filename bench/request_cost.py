@@ -27,8 +27,8 @@ from bench import environ, processes
 from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, missing, row
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import settings
 from wsgi_tracebacker.worker.blackbox import table
+from wsgi_tracebacker.worker.options import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -63,7 +63,7 @@ from wsgi_tracebacker.wire.documents import card_json as card_format
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortem_format
 from wsgi_tracebacker.wire.documents import report_json
 from wsgi_tracebacker.wire.documents import snapshot_json as json_format
-from wsgi_tracebacker.worker import option_values, settings, startup_warnings
+from wsgi_tracebacker.worker import startup_warnings
 from wsgi_tracebacker.worker.blackbox import box_files, stacks_file
 from wsgi_tracebacker.worker.deadlines import publisher, slow_request
 from wsgi_tracebacker.worker.deadlines.raising import timeout_delivery
@@ -71,6 +71,7 @@ from wsgi_tracebacker.worker.deadlines.recording import recorder
 from wsgi_tracebacker.worker.deadlines.timers import kill_timer
 from wsgi_tracebacker.worker.listening import listener
 from wsgi_tracebacker.worker.listening.client import CONNECTION_SECONDS
+from wsgi_tracebacker.worker.options import option_values, settings
 from wsgi_tracebacker.worker.reporting import logs, reporter
 from wsgi_tracebacker.worker.tracking.handle import HANDLE_KEY, RequestHandle
 from wsgi_tracebacker.worker.waits.frames.known_frames import KNOWN

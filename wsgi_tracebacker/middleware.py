@@ -30,8 +30,8 @@ from wsgi_tracebacker.worker import agent, disabled, startup_warnings
 from wsgi_tracebacker.worker.blackbox import other_interpreters
 from wsgi_tracebacker.worker.deadlines.begin import load_timers
 from wsgi_tracebacker.worker.deadlines.raising import interrupt, interruptible
+from wsgi_tracebacker.worker.options.settings import DEFAULT_DUMP_SIGNAL, from_options, suggestion
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.settings import DEFAULT_DUMP_SIGNAL, from_options, suggestion
 from wsgi_tracebacker.worker.stacks.walk import SERVING_CODE
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, NestedCall
 from wsgi_tracebacker.worker.tracking.core import APP, BODY, AbandonedCore
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.bodies import TrackedBody
     from wsgi_tracebacker.model.report import HarakiriReport
     from wsgi_tracebacker.worker.deadlines.begin import Begin
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
 
 _write_row = FLIGHT.pack_into
 #: RFC 9110, and WebDAV's. Others are encoded when they come.

@@ -39,8 +39,8 @@ from wsgi_tracebacker.wire.black_box import dead_table, file_names
 from wsgi_tracebacker.wire.documents import card_json as cards
 from wsgi_tracebacker.wire.documents import postmortem_json as postmortems
 from wsgi_tracebacker.wire.documents import snapshot_json as snapshots
-from wsgi_tracebacker.worker import settings
 from wsgi_tracebacker.worker.blackbox import box_files
+from wsgi_tracebacker.worker.options import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

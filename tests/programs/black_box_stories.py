@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.wire.black_box import file_names, table_header, table_rows
-from wsgi_tracebacker.worker import agent, settings
+from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.blackbox import box_files
+from wsgi_tracebacker.worker.options import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

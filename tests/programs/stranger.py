@@ -29,7 +29,7 @@ import time
 from typing import TYPE_CHECKING
 
 from wsgi_tracebacker import TracebackerMiddleware
-from wsgi_tracebacker.worker import settings
+from wsgi_tracebacker.worker.options import settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

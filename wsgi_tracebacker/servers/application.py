@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.middleware import TracebackerMiddleware, settings_of
-from wsgi_tracebacker.worker.settings import nearest
+from wsgi_tracebacker.worker.options.settings import nearest
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.servers.application import find_application, wrapped
-from wsgi_tracebacker.worker.settings import APPLICATION_VARIABLE
+from wsgi_tracebacker.worker.options.settings import APPLICATION_VARIABLE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -43,9 +43,9 @@ from wsgi_tracebacker.wire.documents import postmortem_json, snapshot_json
 from wsgi_tracebacker.worker import agent, disabled
 from wsgi_tracebacker.worker.blackbox import predecessor
 from wsgi_tracebacker.worker.deadlines.begin import load_timers
-from wsgi_tracebacker.worker.limits import ServerLimit
+from wsgi_tracebacker.worker.options.limits import ServerLimit
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.reporting import faults, logs, reporter
-from wsgi_tracebacker.worker.settings import from_options
 from wsgi_tracebacker.worker.threads.signal_handlers import IN_HANDLER
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.snapshot import Snapshot
     from wsgi_tracebacker.worker.agent import Agent
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
 
 __all__ = ["child_exit", "post_fork", "worker_abort"]
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.middleware import TracebackerMiddleware
 from wsgi_tracebacker.servers.application import find
-from wsgi_tracebacker.worker.option_values import as_number
-from wsgi_tracebacker.worker.settings import OPTIONS, suggestion
+from wsgi_tracebacker.worker.options.option_values import as_number
+from wsgi_tracebacker.worker.options.settings import OPTIONS, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -35,7 +35,7 @@ from wsgi_tracebacker.worker.waits.sources import WaitSources
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.deadlines.begin import Begin
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
     from wsgi_tracebacker.worker.tracking.core import Core
 
 #: How long stop() waits for each thread to end, and for the last lines to be logged.

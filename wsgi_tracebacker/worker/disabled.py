@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
+from wsgi_tracebacker.worker.options.settings import DISABLE_VARIABLE, is_switched_off
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.settings import DISABLE_VARIABLE, is_switched_off
 
 
 def reason() -> str | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.blackbox.stacks_file import StacksFile
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.identity import Identity
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
     from wsgi_tracebacker.worker.tracking.cores import Cores
 
 #: How often the files of workers that died long ago are looked for.

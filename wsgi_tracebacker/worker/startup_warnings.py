@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.worker.listening import slot
+from wsgi_tracebacker.worker.options.settings import unknown_variables
 from wsgi_tracebacker.worker.reporting import faults
-from wsgi_tracebacker.worker.settings import unknown_variables
 from wsgi_tracebacker.worker.threads import interpreters
 
 if TYPE_CHECKING:

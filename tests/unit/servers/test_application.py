@@ -15,7 +15,7 @@ from tests.support.programs import PROJECT
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import application
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.middleware import settings_of
 from wsgi_tracebacker.servers import paste
-from wsgi_tracebacker.worker.settings import OPTIONS
+from wsgi_tracebacker.worker.options.settings import OPTIONS
 
 
 @needs_raise

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from wsgi_tracebacker.model.report import DEFAULT
-from wsgi_tracebacker.worker import limits
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
+from wsgi_tracebacker.worker.options import limits
 from wsgi_tracebacker.worker.reporting import faults
 from wsgi_tracebacker.worker.tracking.core import Core
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
     from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
 
 #: Called with the core and the environ of a request that has begun.
 Begin = Callable[[Core, dict[str, Any]], None]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.deadlines.timers.stall_timer import StallTimer
     from wsgi_tracebacker.worker.deadlines.watchdog import Watchdog
     from wsgi_tracebacker.worker.lifecycle import Lifecycle
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
     from wsgi_tracebacker.worker.tracking.core import Core
     from wsgi_tracebacker.worker.tracking.cores import Cores
 

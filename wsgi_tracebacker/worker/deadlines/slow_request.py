@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.deadlines.make_report import ReportMaker
     from wsgi_tracebacker.worker.deadlines.publisher import Publisher
     from wsgi_tracebacker.worker.deadlines.recording.recorder import Recorder
+    from wsgi_tracebacker.worker.options.settings import Settings
     from wsgi_tracebacker.worker.reporting.reporter import Entry
-    from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hubs
     from wsgi_tracebacker.worker.stacks.walk import RawStack, Walked
     from wsgi_tracebacker.worker.tracking.core import Core

@@ -9,7 +9,7 @@ from wsgi_tracebacker.worker.tracking.core import APP
 from wsgi_tracebacker.worker.tracking.describe import is_websocket
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
     from wsgi_tracebacker.worker.tracking.core import Core
 
 NEVER = float("inf")

@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.worker.blackbox.table import Table
     from wsgi_tracebacker.worker.deadlines.timers.kill_timer import KillTimer
     from wsgi_tracebacker.worker.deadlines.timers.stall_timer import StallTimer
+    from wsgi_tracebacker.worker.options.settings import Settings
     from wsgi_tracebacker.worker.reporting.reporter import Reporter
-    from wsgi_tracebacker.worker.settings import Settings
     from wsgi_tracebacker.worker.stacks.hubs import Hubs
     from wsgi_tracebacker.worker.stacks.places import Places
     from wsgi_tracebacker.worker.threads.primitives import Primitives

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.snapshot import Note
     from wsgi_tracebacker.model.waits import WaitsFor
     from wsgi_tracebacker.worker.blackbox.table import Row
-    from wsgi_tracebacker.worker.settings import Settings
+    from wsgi_tracebacker.worker.options.settings import Settings
 
 APP, BODY, CLOSE = range(len(PHASES))
 

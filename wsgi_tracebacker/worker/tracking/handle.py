@@ -8,7 +8,7 @@ from wsgi_tracebacker.errors import ConfigurationError, NotInRequest
 from wsgi_tracebacker.linux.clock import monotonic
 from wsgi_tracebacker.model.report import GIVEN
 from wsgi_tracebacker.model.snapshot import Note
-from wsgi_tracebacker.worker import limits
+from wsgi_tracebacker.worker.options import limits
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.worker.tracking.core import Core

@@ -13,8 +13,8 @@ from wsgi_tracebacker.linux import file_locks, proc
 from wsgi_tracebacker.linux.system_calls import parse
 from wsgi_tracebacker.model.waits import WaitsFor
 from wsgi_tracebacker.text.waits import place_name
-from wsgi_tracebacker.worker import frame_entries
 from wsgi_tracebacker.worker.code_places import position
+from wsgi_tracebacker.worker.options import frame_entries
 from wsgi_tracebacker.worker.waits import masking, system_calls
 from wsgi_tracebacker.worker.waits.frames import frame_texts, native_calls
 from wsgi_tracebacker.worker.waits.frames.known_frames import KnownFrames, own_entry, rank

@@ -11,7 +11,7 @@ import pytest
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.linux.net.tcp_state import tcp_state
 from wsgi_tracebacker.worker.deadlines.client_watch import CHECK_SECONDS, ClientWatch
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.tracking.core import Core
 
 if TYPE_CHECKING:

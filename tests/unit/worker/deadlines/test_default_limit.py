@@ -20,8 +20,8 @@ from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.deadlines import watchdog
+from wsgi_tracebacker.worker.options.settings import OPTIONS
 from wsgi_tracebacker.worker.reporting import logs
-from wsgi_tracebacker.worker.settings import OPTIONS
 from wsgi_tracebacker.worker.threads.waker import Waker
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE
 

@@ -13,7 +13,7 @@ from wsgi_tracebacker.model.report import Verdict
 from wsgi_tracebacker.model.snapshot import PHASES, Request
 from wsgi_tracebacker.worker.deadlines.recording.recorder import Recorder
 from wsgi_tracebacker.worker.deadlines.slow_request import SlowRequest
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets
 from wsgi_tracebacker.worker.stacks.places import Places
 from wsgi_tracebacker.worker.tracking.core import APP, BODY, CLOSE, Core

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_tracebacker.worker.deadlines.thresholds import kill_deadline, thresholds
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.tracking.core import APP, BODY, CLOSE, Core
 
 NEVER = math.inf

@@ -27,7 +27,7 @@ from wsgi_tracebacker.worker.deadlines.publisher import Publisher
 from wsgi_tracebacker.worker.deadlines.raising.interrupt import Throw
 from wsgi_tracebacker.worker.deadlines.recording.garbage import GarbageWatch
 from wsgi_tracebacker.worker.deadlines.thresholds import NEVER
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.stacks import greenlets, places, walk
 from wsgi_tracebacker.worker.stacks.hubs import Hub, Hubs
 from wsgi_tracebacker.worker.threads import current_greenlet

@@ -21,7 +21,7 @@ from wsgi_tracebacker.model.snapshot import Counters, Snapshot, Stack, Worker
 from wsgi_tracebacker.reader.survey import survey
 from wsgi_tracebacker.wire import uwsgi_text as uwsgi_format
 from wsgi_tracebacker.wire.documents import snapshot_json as json_format
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.stacks import hubs, places, walk
 from wsgi_tracebacker.worker.stacks.snapshot import MAX_KERNEL_VIEWS, Snapshots
 from wsgi_tracebacker.worker.tracking.cores import Cores

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.interpreters import drop_what_nobody_has
 from tests.support.programs import PROJECT
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.settings import from_options
 from wsgi_tracebacker.worker.tracking.core import APP, BODY, Core, Lease
 from wsgi_tracebacker.worker.tracking.describe import describe, describe_last
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import CodeType
 
-    from wsgi_tracebacker.worker.frame_entries import FrameEntry
+    from wsgi_tracebacker.worker.options.frame_entries import FrameEntry
     from wsgi_tracebacker.worker.waits.frames.expressions import Expression
 
 _STANDARD_FOLDER = os.path.join(os.path.dirname(os.__file__), "")

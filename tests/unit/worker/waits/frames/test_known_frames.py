@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.programs import require_module
 from wsgi_tracebacker.model.waits import KINDS, WaitsFor
-from wsgi_tracebacker.worker.frame_entries import parse
+from wsgi_tracebacker.worker.options.frame_entries import parse
 from wsgi_tracebacker.worker.waits.frames.known_frames import KNOWN, Known, KnownFrames, entry, own_entry
 
 

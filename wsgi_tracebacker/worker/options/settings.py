@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.model.report import DEFAULT, GIVEN
-from wsgi_tracebacker.worker import limits, option_values
-from wsgi_tracebacker.worker.limits import ServerLimit
+from wsgi_tracebacker.worker.options import limits, option_values
+from wsgi_tracebacker.worker.options.limits import ServerLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from wsgi_tracebacker.model.report import HarakiriReport
-    from wsgi_tracebacker.worker.limits import Decide
+    from wsgi_tracebacker.worker.options.limits import Decide
 
 DEFAULT_SOCKET = "/tmp/tbsocket"  # noqa: S108  (uWSGI's own example; the socket is 0600 and checks its peers)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
-from wsgi_tracebacker.worker.limits import by_prefix, checked_seconds
-from wsgi_tracebacker.worker.settings import from_options
+from wsgi_tracebacker.worker.options.limits import by_prefix, checked_seconds
+from wsgi_tracebacker.worker.options.settings import from_options
 
 SEGMENTS = st.sampled_from(["", "a", "b", "ab", "é", "a b", "%2F", "..", "\udcff"])
 PATHS = st.lists(SEGMENTS, max_size=5).map(lambda segments: "".join(f"/{segment}" for segment in segments))

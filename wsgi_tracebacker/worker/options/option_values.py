@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.model.report import ACTIONS
 from wsgi_tracebacker.wire.documents.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
-from wsgi_tracebacker.worker import limits
+from wsgi_tracebacker.worker.options import limits
 
 if TYPE_CHECKING:
-    from wsgi_tracebacker.worker.limits import Decide
+    from wsgi_tracebacker.worker.options.limits import Decide
 
 #: A timeline with a resolution of a tenth of a second; py-spy's default of 100 is for whole profiles.
 DEFAULT_SAMPLES_PER_SECOND = 10.0
@@ -194,7 +194,7 @@ def known_frames(name: str, value: object) -> tuple[str, ...]:
     """An application's own entries in the table of known functions."""
     if value in ("", (), []):
         return ()
-    from wsgi_tracebacker.worker import frame_entries  # noqa: PLC0415  (few applications have any)
+    from wsgi_tracebacker.worker.options import frame_entries  # noqa: PLC0415  (few applications have any)
 
     return frame_entries.lines_of(name, value)
 

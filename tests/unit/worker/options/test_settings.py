@@ -11,7 +11,7 @@ import pytest
 from tests.support.interpreters import needs_raise
 from wsgi_tracebacker import ConfigurationError, TracebackerMiddleware
 from wsgi_tracebacker.wire.documents.card_json import MAX_NUMBER_DIGITS, MAX_SOCKET_PATH_BYTES
-from wsgi_tracebacker.worker.settings import DEFAULT_SOCKET, ENVIRONMENT_VARIABLES, from_options
+from wsgi_tracebacker.worker.options.settings import DEFAULT_SOCKET, ENVIRONMENT_VARIABLES, from_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import pytest
 
 from wsgi_tracebacker.errors import ConfigurationError
 from wsgi_tracebacker.model.waits import WaitsFor
-from wsgi_tracebacker.worker.frame_entries import PARTS, lines_of, parse
+from wsgi_tracebacker.worker.options.frame_entries import PARTS, lines_of, parse
 
 CHARGE = "shop/bank.py:Client.charge service service='the bank' statement=operation host=self.host"
 
