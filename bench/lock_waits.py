@@ -129,4 +129,5 @@ def wait_until_they_wait(threads: list[threading.Thread]) -> None:
         if len(now) == len(threads) and now == before:
             return
         before = now
+        # Between two looks.
         time.sleep(0.05)

@@ -122,6 +122,7 @@ def answer_peers(path: str) -> None:
                     # The last pause is noted when it is over.
                     asked_at = time.perf_counter()
                     while looked_at < asked_at:
+                        # Between two looks.
                         time.sleep(0.001)
                     found = [pauses.popleft() for _ in range(len(pauses))]
                     connection.sendall(json.dumps(found).encode())

@@ -88,6 +88,7 @@ class Bank:
             if self._seconds is None:
                 threading.Event().wait()
             else:
+                # A bank that takes its time is what the picture shows.
                 time.sleep(self._seconds)
                 connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
@@ -135,11 +136,13 @@ def busy_shop() -> Iterator[str]:
         for connections, requests in zip(taken, WORKERS, strict=True):
             for client, request in zip(connections, requests, strict=False):
                 client.request(*request.split())
+                # No two are of the same age in the picture.
                 time.sleep(BETWEEN_REQUESTS_SECONDS)
         ends = threading.Event()
         ordinary = threading.Thread(target=_ask_on, args=(taken[2][-1], ends))
         ordinary.start()
         try:
+            # The age is what the picture is to show.
             time.sleep(AGE_SECONDS)
             yield base
         finally:

@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 from tests.support import black_boxes
+from tests.support.browser import chromium
 from tests.support.leftovers import holdings
 from tests.support.programs import PROJECT, default_signals
 from tests.support.servers import Gunicorn
@@ -26,6 +27,8 @@ from wsgi_tracebacker.worker import agent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from selenium.webdriver.chrome.webdriver import WebDriver
 
 #: Seconds in which what a test ended (a thread that is told to, a child that is killed) has to be gone.
 LEFTOVER_SECONDS = 3.0
@@ -166,3 +169,13 @@ def gunicorn(base: str, short_path: Path, tmp_path: Path) -> Iterator[StartGunic
             return servers.enter_context(server)
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[WebDriver]:
+    """One browser for the tests of a module."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tb-chromium-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        chromium(Path(folder)) as found,
+    ):
+        yield found

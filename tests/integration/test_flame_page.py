@@ -13,7 +13,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.support.browser import chromium, complaints, requested, violations, wait_for_text
+from tests.support.browser import complaints, requested, violations, wait_for_text
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
 from tests.unit.wire.profiles.recordings import RECORDING
@@ -47,12 +47,6 @@ def written(recording: Recording, folder: str, name: str) -> Path:
 @pytest.fixture(scope="module")
 def folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp", ignore_cleanup_errors=True) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def driver(folder: str) -> Iterator[WebDriver]:
-    with chromium(Path(folder)) as found:
         yield found
 
 

@@ -17,7 +17,7 @@ from werkzeug.test import Client
 
 from tests.support.exposition import values
 from tests.support.programs import PROJECT, default_signals
-from tests.support.pythons import needs_known_memory
+from tests.support.pythons import needs_recordings_from_outside
 from tests.support.servers import Gunicorn, Server
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.analysis.live import WorkerReading
@@ -176,8 +176,8 @@ def test_a_host_that_is_behind(server: Gunicorn, base: str, pods: Pods, tmp_path
     wait_until(lambda: not any(map(is_following, started)), "none is left")
 
 
-@needs_known_memory
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="running threads of CPython 3.11 and up are recorded")
+# Both hosts have the same worker, and from inside it can be recorded once at a time.
+@needs_recordings_from_outside
 def test_the_page_records_hosts(server: Gunicorn, base: str, pods: Pods) -> None:
     """All of them, or one worker of one host, also a silent one; the metrics and the probes have each host too."""
     there = parse(f"{pods.kubectl} exec {{}} --", ("shop-1", "shop-2"), REMOTE)._replace(seconds=60)
@@ -209,8 +209,8 @@ def test_the_page_records_hosts(server: Gunicorn, base: str, pods: Pods) -> None
         question.stop()
 
 
-@needs_known_memory
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="running threads of CPython 3.11 and up are recorded")
+# Both hosts have the same worker, and from inside it can be recorded once at a time.
+@needs_recordings_from_outside
 def test_a_recording_of_several_hosts(server: Gunicorn, base: str, pods: Pods) -> None:
     """All at the same time, as one; a path that a shell would expand arrives as it is; who is missing is named."""
     names = ("shop-1", "shop-2", "shop-3")

@@ -14,19 +14,13 @@ import pytest
 
 from tests.support import recordings_inside
 from tests.support.programs import PROJECT, require_program
-from tests.support.pythons import needs_known_memory
+from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    needs_known_memory,
-    pytest.mark.skipif(
-        sys.implementation.name != "cpython" or sys.version_info < (3, 11),
-        reason="only running threads of CPython 3.11 and up are recorded from outside",
-    ),
-]
+pytestmark = needs_recordings_from_outside
 
 
 @contextlib.contextmanager

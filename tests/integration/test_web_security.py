@@ -18,7 +18,6 @@ from werkzeug.test import Client
 from tests.support import clients
 from tests.support.exposition import values
 from tests.support.programs import PROJECT, cannot_be_tried, require_program
-from tests.support.pythons import needs_known_memory
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from tests.unit.wsgi import environ, serve
@@ -302,8 +301,6 @@ def test_it_is_mounted_in_another_application(base: str) -> None:
     assert client.post("/ops/workers/record", data={"seconds": "1"}).status_code == 403
 
 
-@needs_known_memory
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="running threads of CPython 3.11 and up are recorded")
 def test_it_records_where_it_is_mounted(gunicorn: StartGunicorn, base: str) -> None:
     """The form answers with a page whose script is not in it."""
     server = gunicorn("example_app.wsgi:application", *CONFIGURATION, "--threads", "2")

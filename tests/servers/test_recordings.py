@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.servers import asking
-from tests.support.pythons import needs_known_memory
+from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import interrupted, recording, wait_for_looks
 from tests.support.waiting import wait_until
 
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import StartGunicorn
     from tests.support.servers import Gunicorn
 
-pytestmark = [
-    needs_known_memory,
-    pytest.mark.skipif(
-        sys.implementation.name != "cpython" or sys.version_info < (3, 11),
-        reason="only running threads of CPython 3.11 and up are recorded from outside",
-    ),
-]
+pytestmark = needs_recordings_from_outside
 
 WAITING_ROOM = "tests.programs.waiting_room:application"
 #: For a machine on which much else runs.

@@ -17,7 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.support import black_boxes
-from tests.support.browser import chromium, click, complaints, violations, wait_for_text
+from tests.support.browser import click, complaints, reset, violations, wait_for_text
 from tests.support.servers import Gunicorn, Server
 from tests.support.waiting import wait_until
 from wsgi_tracebacker.web.views import VIEWS
@@ -44,15 +44,6 @@ def serving(log: Path, *arguments: str, host: str = "127.0.0.1") -> Iterator[tup
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[WebDriver]:
-    with (
-        tempfile.TemporaryDirectory(prefix="tb-chromium-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        chromium(Path(folder)) as found,
-    ):
-        yield found
-
-
-@pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """The page on two workers with three requests, one of them with markup in its path."""
     with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as folder, contextlib.ExitStack() as stack:
@@ -69,8 +60,7 @@ def site() -> Iterator[str]:
 @pytest.fixture
 def page(driver: WebDriver, site: str) -> Iterator[WebDriver]:
     """The page in a window of its usual size; in the end nothing stands in the console."""
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    reset(driver)
     driver.get(site)
     wait_for_text(driver, "tbody", "GET /slow")
     yield driver

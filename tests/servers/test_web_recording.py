@@ -14,8 +14,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.support import black_boxes
-from tests.support.browser import chromium, click, complaints, violations, wait_for_text
-from tests.support.pythons import needs_known_memory
+from tests.support.browser import click, complaints, reset, violations, wait_for_text
 from tests.support.servers import Gunicorn, Server
 from tests.support.waiting import wait_until
 
@@ -24,22 +23,8 @@ if TYPE_CHECKING:
 
     from selenium.webdriver.chrome.webdriver import WebDriver
 
-pytestmark = [
-    needs_known_memory,
-    pytest.mark.skipif(sys.version_info < (3, 11), reason="running threads of CPython 3.11 and up are recorded"),
-]
-
 COMMAND = (sys.executable, "-m", "wsgi_tracebacker", "web", "--listen", "127.0.0.1:0")
 CONFIGURATION = ("-c", "python:wsgi_tracebacker.servers.gunicorn")
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[WebDriver]:
-    with (
-        tempfile.TemporaryDirectory(prefix="tb-chromium-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        chromium(Path(folder)) as found,
-    ):
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +44,7 @@ def site() -> Iterator[str]:
 @pytest.fixture
 def page(driver: WebDriver, site: str) -> Iterator[WebDriver]:
     """The page in a window of its usual size; in the end nothing stands in the console."""
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    reset(driver)
     driver.get(site)
     wait_for_text(driver, "tbody", "GET /second")
     yield driver

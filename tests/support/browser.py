@@ -76,6 +76,12 @@ def wait_for_text(driver: WebDriver, selector: str, text: str) -> None:
     )
 
 
+def reset(driver: WebDriver) -> None:
+    """Give the window its usual size and colours."""
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def click(driver: WebDriver, selector: str) -> None:
     """As a reader does, on whatever has that place at that moment."""
     clicked = wait_until(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 
 import pytest
 
@@ -13,6 +14,12 @@ VERSIONS = [name for name in WANTED if not name.startswith("pypy")]
 
 #: Offsets are known for this machine only.
 needs_known_memory = pytest.mark.skipif(os.uname().machine != "x86_64", reason="memory is read on x86-64 only so far")
+
+#: Elsewhere, a thread in the worker records: that has tests of its own.
+needs_recordings_from_outside = pytest.mark.skipif(
+    os.uname().machine != "x86_64" or sys.implementation.name != "cpython" or sys.version_info < (3, 11),
+    reason="only running threads of CPython 3.11 and up on x86-64 are read from outside",
+)
 
 
 @functools.cache

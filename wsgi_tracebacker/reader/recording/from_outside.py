@@ -7,6 +7,7 @@ their parts alike.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,14 +51,13 @@ class OutsideRecorder:
     def __init__(self, card: Card, processes: Processes) -> None:
         """Raises MemoryUnreadable, OSError or FormatError."""
         self.card = card
-        self._table = Table(card)
-        try:
-            self._memory = MemoryOfWorker(card, self._table.read(), processes)
-            if self._memory.interpreter.layout.minor == 10:
+        with contextlib.ExitStack() as opened:
+            self._table = opened.enter_context(contextlib.closing(Table(card)))
+            memory = MemoryOfWorker(card, self._table.read(), processes)
+            self._memory = opened.enter_context(contextlib.closing(memory))
+            if memory.interpreter.layout.minor == 10:
                 raise MemoryUnreadable("it runs Python 3.10, whose running threads cannot be read well from outside")
-        except BaseException:
-            self._table.close()
-            raise
+            opened.pop_all()
         self._threads: dict[int, ThreadState] = {}
         self._waits: dict[int, ThreadWaits] = {}
         #: By core.
