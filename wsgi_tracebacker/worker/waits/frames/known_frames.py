@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from types import FunctionType
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.worker.waits.frames.expressions import path_of
+from wsgi_tracebacker.worker.waits.frames.values import class_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +26,7 @@ _STANDARD_FOLDER = os.path.join(os.path.dirname(os.__file__), "")
 
 #: Code objects that are remembered; if there are more, all are forgotten.
 _MAX_CACHED = 16_384
+_MAX_DECORATORS = 10
 
 
 class Known(NamedTuple):
@@ -206,6 +209,10 @@ def _has_qualified_name(code: CodeType, known: Known) -> bool:
     module = "importlib._bootstrap" if known.file.startswith("<") else known.file.removesuffix(".py").replace("/", ".")
     loaded = sys.modules.get(module)
     found = vars(loaded).get(owner) if loaded is not None else None
-    if type(found) is not type:
-        return False
-    return getattr(vars(found).get(name), "__code__", None) is code
+    method = class_dict(found).get(name) if issubclass(type(found), type) else None
+    # Within its decorators, of which there are a few.
+    for _ in range(_MAX_DECORATORS):
+        if type(method) is not FunctionType or method.__code__ is code:
+            break
+        method = vars(method).get("__wrapped__")
+    return type(method) is FunctionType and method.__code__ is code

@@ -27,7 +27,7 @@ MISSING: Final = object()
 # By descriptors of `type`, which a metaclass cannot replace.
 _mro = vars(type)["__mro__"].__get__
 _name_of = vars(type)["__name__"].__get__
-_class_dict = vars(type)["__dict__"].__get__
+class_dict = vars(type)["__dict__"].__get__
 
 #: Classes with another __getattribute__ decide themselves what an attribute is.
 _PLAIN_LOOKUPS = (object.__dict__["__getattribute__"], vars(types.ModuleType)["__getattribute__"])
@@ -122,7 +122,7 @@ def _instance_dict(owner: Any, classes: tuple[type, ...]) -> dict[Any, Any]:
 
 def _find(classes: tuple[type, ...], name: str) -> Any:
     for each in classes:
-        value = _get(_class_dict(each), name)
+        value = _get(class_dict(each), name)
         if value is not MISSING:
             return value
     return MISSING
