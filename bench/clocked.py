@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench import environ
+from bench import environ, served
 from wsgi_tracebacker import TracebackerMiddleware
 
 if TYPE_CHECKING:
@@ -37,12 +37,6 @@ spent: dict[str, float] = {}
 adding = threading.Lock()
 
 
-def compute(seconds: float) -> None:
-    ends = time.perf_counter() + seconds
-    while time.perf_counter() < ends:
-        pass
-
-
 def keep(seconds: float) -> None:
     _USLEEP(int(seconds * 1e6))
 
@@ -55,7 +49,7 @@ def operators(seconds: float) -> None:
 
 
 DOES: dict[str, Callable[[float], Any]] = {
-    "compute": compute,
+    "compute": served.compute,
     "keep": keep,
     "sleep": time.sleep,
     "operators": operators,

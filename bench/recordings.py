@@ -1,7 +1,7 @@
 """What recordings are worth, and what they cost: the share of a function beside the application's own clock, and how
 far py-spy and austin are from it; then throughput and latency of a server while it is recorded.
 
-It takes more than an hour, so it is measured only where it is asked for: ``python -m bench recordings``.
+It takes an hour, so it is measured only where it is asked for: ``python -m bench recordings``.
 """
 
 from __future__ import annotations
@@ -9,32 +9,38 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench import clocked, processes, served
 from bench.folders import scratch_folder
 from bench.samples import Row, in_turns, missing, row
 from bench.throughput import Load, gunicorn, run_wrk
+from wsgi_tracebacker.model.recording import PLACE_UNKNOWN
+from wsgi_tracebacker.wire.profiles import raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 TOPIC = "Recordings"
 OURS, BLOCKING, NON_BLOCKING, AUSTIN = "wsgi-tb record", "py-spy record", "py-spy record --nonblocking", "austin"
+INSIDE = "wsgi-tb record --from-inside"
 #: The program of each.
-PROGRAMS = {OURS: "", BLOCKING: "py-spy", NON_BLOCKING: "py-spy", AUSTIN: "austin"}
+PROGRAMS = {OURS: "", INSIDE: "", BLOCKING: "py-spy", NON_BLOCKING: "py-spy", AUSTIN: "austin"}
+PEERS = (BLOCKING, NON_BLOCKING, AUSTIN)
 OFF = "off the application's own clock"
 PLAIN, RECORDED = "not recorded", "recorded, 100 a second"
-REQUESTS, P99, CPU, READER = (
+REQUESTS, P99, CPU, READER, SEEN = (
     "requests answered", "99th percentile", "CPU of the worker a request", "CPU of the reader, 8 threads of 40 calls",
+    "looks that see a request, sync worker, requests of 1 ms",
 )  # fmt: skip
 
-#: At 100 a second, 3,000 samples of one thread.
-SECONDS, QUICK_SECONDS = 31, 4
+#: At 100 a second, in three rounds 4,500 samples of one thread.
+SECONDS, QUICK_SECONDS = 16, 4
 
 
 #: Of a quick run: what Python computes, what it waits for, and what it cannot see.
@@ -43,25 +49,39 @@ QUICK_CASES = ("bursts of 1 ms", "C calls of 7 ms that keep the GIL", "sleeps of
 
 def measure(quick: bool) -> list[Row]:
     seconds, rounds = (QUICK_SECONDS, 1) if quick else (SECONDS, 3)
-    rows = []
+    rows = _cost(5 if quick else 20)
     for threads in (8,) if quick else (1, 8):
         for case in QUICK_CASES if quick else clocked.CASES:
+            label = case_name(case, threads)
+            found: dict[str, list[Recorded]] = {subject: [] for subject in PROGRAMS}
+            for _ in range(rounds):
+                for subject, program in PROGRAMS.items():
+                    if not program or processes.find(program):
+                        found[subject].append(recorded(case, threads, seconds, subject))
             for subject, program in PROGRAMS.items():
-                label = case_name(case, threads)
-                if program and processes.find(program) is None:
+                if not found[subject]:
                     rows.append(missing(TOPIC, label, subject, "points", f"{program} is {processes.NOT_INSTALLED}"))
                     continue
-                found = [points_off(case, threads, seconds, subject) for _ in range(rounds)]
-                rows.append(row(TOPIC, label, subject, "points", found, None))
-    return [*rows, *_cost(5 if quick else 20)]
+                unknown = statistics.median(each.unknown for each in found[subject])
+                note = f"{unknown:.0%} of the time: {PLACE_UNKNOWN}" if subject == INSIDE else ""
+                points = [each.points_off for each in found[subject]]
+                rows.append(row(TOPIC, label, subject, "points", points, None, note))
+    return rows
 
 
 def case_name(case: str, threads: int) -> str:
     return f"{case}, {threads} thread{'s' * (threads > 1)}: {OFF}"
 
 
-def points_off(case: str, threads: int, seconds: int, subject: str) -> float:
-    """How far the share of ``long_part`` is from what the application measured, in points of a hundred."""
+class Recorded(NamedTuple):
+    #: How far the share of ``long_part`` is from what the application measured, in points of a hundred.
+    points_off: float
+    #: The share of the time that is said to be in no known place.
+    unknown: float
+
+
+def recorded(case: str, threads: int, seconds: int, subject: str) -> Recorded:
+    """Record an application that keeps its own clock."""
     with scratch_folder() as folder:
         command = [sys.executable, "-m", "bench.clocked", case, str(threads), str(seconds)]
         environment = {**os.environ, "WSGI_TB_SOCKET": f"{folder}/tb"}
@@ -81,13 +101,14 @@ def points_off(case: str, threads: int, seconds: int, subject: str) -> float:
                 truth = float(process.stdout.readline())
             finally:
                 process.kill()
-        return abs(share_of_long(Path(output).read_text(encoding="utf-8").splitlines()) - truth) * 100
+        lines = Path(output).read_text(encoding="utf-8").splitlines()
+        return Recorded(abs(share_of_long(lines) - truth) * 100, share_of_unknown(lines) if subject == INSIDE else 0.0)
 
 
 def _command(subject: str, base: str, pid: int, seconds: int, output: str) -> list[str]:
-    if subject == OURS:
-        # Started by its path: the start of the interpreter is no part of it.
-        return [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-d", str(seconds), "-o", output]
+    if subject in {OURS, INSIDE}:
+        command = [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-d", str(seconds), "-o", output]
+        return [*command, "--from-inside"] if subject == INSIDE else command
     if subject == AUSTIN:
         return [str(processes.find("austin")), "-p", str(pid), "-x", str(seconds), "-i", "10ms", "-o", output]
     more = ["--nonblocking"] if subject == NON_BLOCKING else []
@@ -108,6 +129,30 @@ def share_of_long(lines: Iterable[str]) -> float:
             if f"{part} (" in names or f":{part}:" in names:
                 weights[part] += float(weight)
     return weights["long_part"] / (sum(weights.values()) or 1)
+
+
+def share_of_unknown(lines: Iterable[str]) -> float:
+    """The share of folded stacks that ends with PLACE_UNKNOWN."""
+    weights = {True: 0.0, False: 0.0}
+    for line in lines:
+        names, _, weight = line.rpartition(" ")
+        weights[names.endswith(PLACE_UNKNOWN)] += float(weight)
+    return weights[True] / (sum(weights.values()) or 1)
+
+
+def _seen(wrk: str, seconds: int) -> Row:
+    """How many looks at a saturated worker see the request that it serves; what they miss is the server's own time."""
+    with scratch_folder() as folder, gunicorn(folder, served.WRAPPED, threads=1) as server:
+        output = f"{folder}/recorded.jsonl"
+        command = [sys.executable, "-m", "wsgi_tracebacker", "record", f"{folder}/tb", "-d", str(seconds)]
+        with processes.running([*command, "-o", output], os.environ) as recorder:
+            load = run_wrk(wrk, server.address, seconds + 2, served.COMPUTE_PATH)
+            recorder.wait(processes.PATIENCE_SECONDS)
+        with open(output, encoding="utf-8") as file:
+            recording = raw.parse(file)
+    share = (recording.total_seconds + recording.torn_seconds) / recording.seconds * 100
+    in_requests = load.requests_per_second * served.COMPUTE_SECONDS * 100
+    return row(TOPIC, SEEN, OURS, "% of looks", [share], None, f"{in_requests:.0f} % of the time was the application's")
 
 
 def _cost(rounds: int) -> list[Row]:
@@ -146,6 +191,7 @@ def _cost(rounds: int) -> list[Row]:
         CPU: [recorded.cpu_microseconds / plain.cpu_microseconds for recorded, plain in pairs],
     }
     rows = [row(TOPIC, case, RECORDED, "times", values, None) for case, values in ratios.items()]
+    rows.append(_seen(wrk, 4 if rounds < 20 else 30))
     return [*rows, row(TOPIC, READER, OURS, "% of a CPU", [_reader_share() for _ in range(max(1, rounds // 7))], None)]
 
 

@@ -2,7 +2,7 @@
 
 ``bare`` is the page alone, ``wrapped`` has our middleware around it, ``manhole`` has manhole in its process,
 ``fixed`` has a thread that does what any answer on a socket takes and nothing else.
-Requests of ``WAIT_PATH`` never end.
+Requests of ``WAIT_PATH`` never end; those of ``COMPUTE_PATH`` compute for COMPUTE_SECONDS.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ BARE, WRAPPED, MANHOLE, FIXED = "bare", "wrapped", "manhole", "fixed"
 
 WAIT_PATH = "/wait"
 _WAIT_FRAMES = 20
+COMPUTE_PATH, COMPUTE_SECONDS = "/compute", 0.001
 
 _PAGE = b"<!doctype html><title>Articles</title>" + b"<p>Here is an article." * 40
 
@@ -32,9 +34,17 @@ def wait(depth: int) -> None:
         threading.Event().wait()
 
 
+def compute(seconds: float) -> None:
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        pass
+
+
 def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     if environ["PATH_INFO"] == WAIT_PATH:
         wait(_WAIT_FRAMES)
+    elif environ["PATH_INFO"] == COMPUTE_PATH:
+        compute(COMPUTE_SECONDS)
     start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(_PAGE)))])
     return [_PAGE]
 

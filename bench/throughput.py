@@ -96,8 +96,8 @@ def parse(output: str) -> Load:
     return Load(float(rate[1]), at["50"], at["99"], int(requests[1]))
 
 
-def run_wrk(wrk: str, address: str, seconds: int) -> Load:
-    command = [wrk, "--latency", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://{address}/"]
+def run_wrk(wrk: str, address: str, seconds: int, path: str = "/") -> Load:
+    command = [wrk, "--latency", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://{address}{path}"]
     limit = seconds + processes.PATIENCE_SECONDS
     return parse(subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit).stdout)
 
@@ -198,11 +198,12 @@ def _rows(
 
 
 @contextlib.contextmanager
-def gunicorn(folder: str, wrap: str, name: str = "tb") -> Iterator[Server]:
+def gunicorn(folder: str, wrap: str, name: str = "tb", threads: int = THREADS) -> Iterator[Server]:
     """A gunicorn that serves the page, once it answers; its socket, if it has one, and its log are called ``name``."""
     log = f"{folder}/{wrap}-{name}.log"
+    kind = "gthread" if threads > 1 else "sync"
     command = [
-        *(sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1", "--threads", str(THREADS)),
+        *(sys.executable, "-m", "gunicorn", "--worker-class", kind, "--workers", "1", "--threads", str(threads)),
         *("--bind", "127.0.0.1:0", "--keep-alive", "60", "--no-control-socket", "--log-file", log),
         "bench.served:application",
     ]

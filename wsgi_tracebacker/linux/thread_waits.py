@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import proc, system_calls
 from wsgi_tracebacker.linux.net import sockets
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.linux.system_calls import SystemCall
 
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _LINE_BYTES = 256
 
 #: What a thread waits for in calls that name no descriptor.
@@ -42,17 +43,18 @@ _EPHEMERAL = 32768
 class ThreadWaits:
     """One thread. Close it when done."""
 
-    def __init__(self, pid: int, native_id: int, gil: range, read: Callable[[int], bytes] | None = None) -> None:
+    def __init__(self, pid: int, native_id: int, gil: range, files: Files | None = None) -> None:
         """``gil``: the addresses of the GIL, a thread that waits for it sleeps on a word within.
 
-        :param read: reads an open file from its beginning.
+        :param files: how the kernel's files are opened and read.
         """
         self._pid = pid
         self._gil = gil
-        self._read = read or read_file
+        files = files or FILES
+        self._read = files.read
         folder = f"{proc.ROOT}/{pid}/task/{native_id}"
-        self._syscall = _opened(f"{folder}/syscall")
-        self._schedstat = _opened(f"{folder}/schedstat")
+        self._syscall = files.open(f"{folder}/syscall")
+        self._schedstat = files.open(f"{folder}/schedstat")
         self._last = (b"", ON_CPU)
         self._first = self._spent = self._nanoseconds()
 
@@ -148,31 +150,43 @@ class ThreadWaits:
         return f"{service} {ends.peer}" if service else ends.peer
 
 
-def _opened(path: str) -> int:
+class Files(NamedTuple):
+    """Files of the kernel."""
+
+    #: Opens a path to read it; -1 if that is refused, or nothing is there.
+    open: Callable[[str], int]
+    #: An open file from its beginning; empty if its thread has ended, or may not be read.
+    read: Callable[[int], bytes]
+
+
+def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, _OPEN_FLAGS)
     except OSError:
         return -1
 
 
-def read_file(descriptor: int) -> bytes:
-    """An open file from its beginning."""
+def _read(descriptor: int) -> bytes:
     try:
         return os.pread(descriptor, _LINE_BYTES, 0)
     except OSError:
-        # The thread has ended, or may not be read.
         return b""
 
 
-def bind_read_with_gil() -> Callable[[int], bytes]:
-    """``read_file`` that keeps the GIL: with ``os.pread``, each read beside busy threads would cost up to 5 ms."""
+FILES = Files(_open, _read)
+
+
+def files_with_gil() -> Files:
+    """FILES that keep the GIL: with ``os``, each call would wait until all busy threads had their turns."""
     try:
         # 10 ms, and only where somebody records.
         import ctypes  # noqa: PLC0415
 
-        pread = ctypes.PyDLL(None).pread
+        libc = ctypes.PyDLL(None)
+        c_open, pread = libc.open, libc.pread
     except (ImportError, OSError, AttributeError):
-        return read_file
+        return FILES
+    c_open.argtypes = ctypes.c_char_p, ctypes.c_int
     pread.argtypes = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long
     pread.restype = ctypes.c_ssize_t
     buffer = ctypes.create_string_buffer(_LINE_BYTES)
@@ -181,4 +195,4 @@ def bind_read_with_gil() -> Callable[[int], bytes]:
         size = pread(descriptor, buffer, _LINE_BYTES, 0)
         return buffer.raw[: max(0, size)]
 
-    return read
+    return Files(lambda path: int(c_open(os.fsencode(path), _OPEN_FLAGS)), read)

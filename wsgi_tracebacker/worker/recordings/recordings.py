@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 2
 MAX_SECONDS = 600.0
 #: Looks a second. More would cost the application more than they show: see sampler.
-MAX_RATE = 100.0
+MAX_RATE = 20.0
 _DEFAULTS = {"seconds": 10.0, "rate": 20.0}
 _LIMITS = {"seconds": MAX_SECONDS, "rate": MAX_RATE}
 #: Fewer looks a second, and stop() would wait for long.
@@ -155,6 +155,8 @@ class _Recording:
     def run(self, worker_number: int | None) -> None:
         """Record until the end. Runs on its own thread."""
         try:
+            # Before its client is told that it has begun: on a busy worker the first look takes long.
+            self._sampler.look()
             self._outgoing = http10.stream_head(http10.JSON_LINES)
             self._outgoing += record_lines.head(worker_number, os.getpid(), self._rate, self._seconds)
             self._record()
@@ -188,7 +190,8 @@ class _Recording:
 
     def _record(self) -> None:
         now = monotonic()
-        due, line_at = now, now + _LINE_SECONDS
+        self._ends_at = now + self._seconds
+        due, line_at = now + 1 / self._rate, now + _LINE_SECONDS
         reason = None
         while reason is None:
             now = monotonic()

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux.clock import clock_gettime, monotonic, unix_time
-from wsgi_tracebacker.linux.thread_waits import ThreadWaits, bind_read_with_gil, read_file
+from wsgi_tracebacker.linux.thread_waits import FILES, ThreadWaits, files_with_gil
 from wsgi_tracebacker.model.recording import FOR_GIL, ON_CPU, PLACE_UNKNOWN
 from wsgi_tracebacker.wire.record_lines import NO_NODE, NO_REQUEST
 from wsgi_tracebacker.worker.stacks import greenlets
@@ -23,7 +23,7 @@ from wsgi_tracebacker.worker.tracking.describe import describe
 from wsgi_tracebacker.worker.waits.look import interpreter_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from wsgi_tracebacker.worker.recordings.call_tree import CallTree
     from wsgi_tracebacker.worker.stacks.walk import RawStack, Walked
@@ -140,7 +140,7 @@ class Sampler:
     def __init__(self, cores: Cores, tree: CallTree) -> None:
         self._cores = cores
         self._tree = tree
-        self._read: Callable[[int], bytes] = read_file
+        self._files = FILES
         #: By ident.
         self._threads: dict[int, _Thread] = {}
         #: As seen by the last look.
@@ -163,7 +163,7 @@ class Sampler:
     def look(self) -> None:
         """Look once; the time since the last look is added to the tree."""
         if self._last_at is None:
-            self._read = bind_read_with_gil()
+            self._files = files_with_gil()
         cores = self._cores.all()
         self._find_threads(cores)
         tokens = [(core, core.started) for core in cores if core.started > 0.0]
@@ -204,7 +204,7 @@ class Sampler:
         for ident in list(native_ids.keys() - self._threads.keys())[: _MAX_THREADS - len(self._threads)]:
             native_id = native_ids[ident]
             if native_id is not None:
-                waits = ThreadWaits(os.getpid(), native_id, interpreter_data(), self._read)
+                waits = ThreadWaits(os.getpid(), native_id, interpreter_data(), self._files)
                 self._threads[ident] = _Thread(native_id, waits)
 
     def _see(self, core: Core, token: float, walked: Walked, now: float) -> _Seen | None:
