@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -96,16 +97,19 @@ def ask_until(path: str, end: bytes) -> bytes:
 
 
 def run(command: Sequence[str]) -> None:
-    """A program, from start to end; CalledProcessError if it fails, or has to be ended."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # Not wait(timeout): it looks every 50 ms whether the program has ended.
-    limit = threading.Timer(PATIENCE_SECONDS, process.kill)
-    limit.start()
-    code = process.wait()
-    limit.cancel()
-    limit.join()
-    if code:
-        raise subprocess.CalledProcessError(code, command)
+    """A program, from start to end; CalledProcessError if it fails, or has to be ended: what it said goes to stderr."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+        # Not wait(timeout): it looks every 50 ms whether the program has ended.
+        limit = threading.Timer(PATIENCE_SECONDS, process.kill)
+        limit.start()
+        code = process.wait()
+        limit.cancel()
+        limit.join()
+        if code:
+            said.seek(0)
+            sys.stderr.write(said.read().decode("utf-8", "replace"))
+            raise subprocess.CalledProcessError(code, command)
 
 
 def milliseconds(command: Sequence[str]) -> float:

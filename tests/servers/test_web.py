@@ -100,8 +100,7 @@ def test_a_request_opens_its_stack(page: WebDriver) -> None:
         lambda: page.execute_script("return [...document.querySelectorAll('tr.opened details')].every(d => d.open)"),
         "nothing is folded",
     )
-    # Requests of nearly the same age may have changed places.
-    click(page, "tr:has(+ tr.opened) a[data-live]")
+    click(page, FIRST_LINK)
     wait_until(lambda: page.execute_script("return !document.querySelector('tr.opened')"), "it is closed")
 
 

@@ -25,6 +25,10 @@ LOST_SECONDS = 10.0
 #: Two readings of the same request may differ by this in when it started: a worker computes it from two clocks.
 _START_SECONDS = 0.05
 
+#: Workers are asked at slightly different moments each time. A request whose age is off by less than this is as much
+#: older as time has passed: rows of nearly one age would change places at each reading.
+_AGE_SECONDS = 0.5
+
 
 class WorkerKey(NamedTuple):
     """One process: a successor at the same socket has another pid."""
@@ -169,6 +173,10 @@ def _follow(
         key = RequestKey(thread, None if request is None else request.started_at)
         return LiveRequest(key, worker, served, served.age_seconds)
     share = _cpu_share(earlier.served.stack, served.stack, elapsed)
+    if request is not None and earlier.age_seconds is not None:
+        age = earlier.age_seconds + elapsed
+        if abs(age - request.age_seconds) < _AGE_SECONDS:
+            served = served._replace(stack=served.stack._replace(request=request._replace(age_seconds=age)))
     return LiveRequest(earlier.key, worker, served, served.age_seconds, share)
 
 

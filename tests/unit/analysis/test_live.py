@@ -31,6 +31,25 @@ def test_a_request_keeps_its_key_while_it_is_served() -> None:
     assert (ages(second), second.ended) == ([1.01], ())
 
 
+def test_requests_of_nearly_one_age_stay_in_their_order() -> None:
+    """Workers are asked at slightly different moments; a request that is much older than was thought is that old."""
+
+    def after(seconds: float, *found: float) -> Reading:
+        """Two requests that began at the same times as in all other readings, with these ages."""
+        workers = []
+        for number, age_seconds in enumerate(found, 1):
+            stack = serving(age_seconds=1.0)
+            assert stack.request is not None
+            aged = stack._replace(request=stack.request._replace(age_seconds=age_seconds))
+            workers.append(worker(aged, number=number))
+        return reading(seconds, *workers)
+
+    second = follow(after(0.0, 1.0, 1.01), after(1.0, 2.03, 2.0))
+    assert ages(second) == pytest.approx([2.0, 2.01])
+    assert [live.served.age_seconds for live in second.requests] == ages(second)
+    assert ages(advance(second, after(2.0, 4.0, 3.0))) == pytest.approx([4.0, 3.01])
+
+
 @pytest.mark.parametrize(("path", "age_seconds"), [("/checkout/4711", 0.2), ("/other", 0.98)])
 def test_the_next_request_of_a_thread_is_another_one(path: str, age_seconds: float) -> None:
     """It began later, or is for another path: the one before has ended."""
