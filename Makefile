@@ -6,8 +6,8 @@
 #     make test-all   all of them: every kind of server, and what is slow; then `make fuzz`, `make soak` and `make waits`
 #     make check      lint, types, contracts
 #     make bench      the measurements                 make bench ARGS="--quick dump read"
-#     make bench ARGS=recordings   what recordings are worth, beside py-spy and austin: more than an hour; --quick: two minutes
-#     make bench-page the measurements, and docs/benchmarks.md from them
+#     make bench ARGS=recordings   what recordings are worth, beside py-spy and austin: an hour; --quick: two minutes
+#     make bench-page the measurements, and docs/benchmarks.md from them; ARGS=recordings: that topic alone anew
 #     make test-matrix  the unit and integration tests on every Python: those here, and as root those of a newer Debian
 #     make server-table  every server's story told anew, and its tables in docs/servers.md
 #     make docs       the documentation as a site, in build/docs
@@ -139,7 +139,7 @@ bench: $(VENV)/.with-bench $(VENV)/.with-uwsgi
 	@$(RUN) bench $(ARGS)
 
 bench-page: $(VENV)/.with-bench $(VENV)/.with-uwsgi
-	@$(RUN) bench --only-when-quiet --json docs/benchmarks.json
+	@$(RUN) bench --only-when-quiet $(if $(ARGS),--into,--json) docs/benchmarks.json $(ARGS)
 	@$(RUN) docs.measurements
 
 fuzz: $(VENV)/.with-test

@@ -63,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer samples: a look, not a result")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured to FILE too")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="replace these topics in what --json wrote to FILE")
     parser.add_argument("--only-when-quiet", action="store_true", help="do nothing where others use the machine")
     arguments = parser.parse_args()
     topics = TOPICS | LONG_TOPICS
@@ -102,13 +103,38 @@ def main() -> None:
     for line in (*samples.table(rows), *targets.lines(judged)):
         print(line)
     print(f"\n{time.monotonic() - started:.0f} s")
+    machine |= {"load_after": os.getloadavg()[0], "seconds": seconds}
     if arguments.json is not None:
-        machine |= {"load_after": os.getloadavg()[0], "seconds": seconds}
         arguments.json.write_text(written(machine, rows, judged), encoding="utf-8")
+    if arguments.into is not None:
+        whole = arguments.into.read_text(encoding="utf-8")
+        arguments.into.write_text(replaced(whole, machine, rows), encoding="utf-8")
 
 
-def written(machine: dict[str, Any], rows: list[samples.Row], judged: list[targets.Target]) -> str:
-    """A run as JSON: one line for each row and each target, six digits that count."""
+def replaced(whole: str, machine: dict[str, Any], rows: list[samples.Row]) -> str:
+    """An earlier run as JSON, with the topics of a later one in place of its own, judged anew."""
+    document = json.loads(whole)
+    by_topic: dict[str, list[samples.Row]] = {}
+    for row in [samples.Row(**row) for row in document["rows"]]:
+        by_topic.setdefault(row.topic, []).append(row)
+    later = document.get("later", {})
+    for topic in dict.fromkeys(row.topic for row in rows):
+        by_topic[topic] = [row for row in rows if row.topic == topic]
+        later[topic] = {name: machine[name] for name in ("date", "version", "load", "load_after", "quick")}
+    together = [row for each in by_topic.values() for row in each]
+    return written(document["machine"], together, list(targets.judge(together)), later)
+
+
+def written(
+    machine: dict[str, Any],
+    rows: list[samples.Row],
+    judged: list[targets.Target],
+    later: dict[str, dict[str, Any]] | None = None,
+) -> str:
+    """A run as JSON: one line for each row and each target, six digits that count.
+
+    :param later: of each topic that was measured by itself after that run, when and how.
+    """
 
     def line(values: dict[str, Any]) -> str:
         rounded = {k: float(f"{v:.6g}") if type(v) is float else v for k, v in values.items()}
@@ -117,7 +143,8 @@ def written(machine: dict[str, Any], rows: list[samples.Row], judged: list[targe
     each = ",\n".join(line(asdict(row)) for row in rows)
     reached = ",\n".join(line(target._asdict()) for target in judged)
     head = json.dumps(machine, ensure_ascii=False)
-    return f'{{"machine": {head},\n"rows": [\n{each}\n],\n"targets": [\n{reached}\n]}}\n'
+    more = f',\n"later": {json.dumps(later, ensure_ascii=False)}' if later else ""
+    return f'{{"machine": {head}{more},\n"rows": [\n{each}\n],\n"targets": [\n{reached}\n]}}\n'
 
 
 def version_of(distribution: str) -> str | None:

@@ -31,7 +31,7 @@ OURS, BLOCKING, NON_BLOCKING, AUSTIN = "wsgi-tb record", "py-spy record", "py-sp
 INSIDE = "wsgi-tb record --from-inside"
 #: The program of each.
 PROGRAMS = {OURS: "", INSIDE: "", BLOCKING: "py-spy", NON_BLOCKING: "py-spy", AUSTIN: "austin"}
-PEERS = (BLOCKING, NON_BLOCKING, AUSTIN)
+PY_SPY = (BLOCKING, NON_BLOCKING)
 OFF = "off the application's own clock"
 PLAIN, RECORDED = "not recorded", "recorded, 100 a second"
 REQUESTS, P99, CPU, READER, SEEN = (

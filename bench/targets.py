@@ -140,13 +140,21 @@ def _of_recordings(medians: Medians, rows: Sequence[Row]) -> Iterator[Target]:
     if topic not in {row.topic for row in rows}:
         return
     for case in dict.fromkeys(row.case for row in rows if row.topic == topic and row.subject == recordings.BLOCKING):
-        yield _at_most(f"wsgi-tb record, {case}", medians.of(topic, case, recordings.OURS), 4.0, "points")
+        ours = medians.of(topic, case, recordings.OURS)
+        yield _at_most(f"wsgi-tb record, {case}", ours, 4.0, "points")
+        best = min(
+            (found for each in recordings.PY_SPY if (found := medians.of(topic, case, each)) is not None), default=None
+        )
+        more = None if ours is None or best is None else max(0.0, ours - best)
+        yield _at_most("the same, beyond the better of both py-spy's", more, 3.0, "points")
     recorded = recordings.RECORDED
     answered = medians.of(topic, recordings.REQUESTS, recorded)
     yield _at_least(f"{recordings.REQUESTS}: {recorded}", answered, 0.98, "times those of it not recorded")
     for case, limit in ((recordings.P99, 1.05), (recordings.CPU, 1.02)):
         found = medians.of(topic, case, recorded)
         yield _at_most(f"{case}: {recorded}", found, limit, "times that of it not recorded")
+    seen = medians.of(topic, recordings.SEEN, recordings.OURS)
+    yield _at_least(recordings.SEEN, seen, 70.0, "% of looks")
     yield _at_most(recordings.READER, medians.of(topic, recordings.READER, recordings.OURS), 5.0, "% of a CPU")
 
 

@@ -21,6 +21,7 @@ from bench import (
     pauses,
     reader_process,
     recorder_load,
+    recordings,
     request_cost,
     throughput,
 )
@@ -85,6 +86,11 @@ The command as a whole. A host of many is a stand-in, which takes 0.1 s to answe
 loopback, where this machine computes both ends of each handshake. 32 hosts are asked at once, as by default.""",
     recorder_load.TOPIC: """\
 What the flight recorder takes of a processor while it records eight slow requests.""",
+    recordings.TOPIC: """\
+What a recording costs, and how right it is. The application measures itself which share of its time one of its
+functions takes, three quarters; each program records it for 15 seconds, three times, in turns, a hundred looks a second
+(from inside twenty), and the difference is in points of a hundred. `py-spy` without `--nonblocking` stops the process
+at each look. From inside, what computes is seen where it gives the GIL away, and not where it spends its time.""",
 }
 
 
@@ -148,6 +154,7 @@ def _how(document: dict[str, Any]) -> Iterator[str]:
     yield "$ make bench                                # everything; the table is printed"
     yield '$ make bench ARGS="--quick"                 # two minutes, fewer cases and samples'
     yield '$ make bench ARGS="dump pauses"             # some topics: ' + ", ".join(machine["seconds"])
+    yield "$ make bench ARGS=recordings                # what recordings are worth: another hour"
     yield '$ make bench ARGS="--json FILE"             # every number, for programs'
     yield "$ make bench-page                           # everything, and this page from it"
     yield from (
@@ -174,8 +181,8 @@ def _topics(document: dict[str, Any]) -> Iterator[str]:
         yield from (f"## {topic}", "", ABOUT[topic], "")
         # A topic that was measured by itself, after the run that the page begins with.
         if later := document.get("later", {}).get(topic):
-            what = f"wsgi_tracebacker {later['version']}, load average {later['load']}"
-            yield from (f"Measured by itself on {later['date']}: {what}.", "")
+            load = f"load average {later['load']:.1f} when it began, {later['load_after']:.1f} when it ended"
+            yield from (f"Measured by itself on {later['date']}: wsgi_tracebacker {later['version']}, {load}.", "")
         for case, of_case in groupby(rows, key=lambda row: row["case"]):
             yield from (f"### {case[0].upper()}{case[1:]}", "")
             yield from ("| | median | | beside | |", "|---|---:|---|---:|---|")

@@ -15,6 +15,7 @@ from bench import __main__ as bench_main
 from bench import (
     dump_latency,
     live_view,
+    lock_waits,
     other_hosts,
     reader_process,
     recorder_load,
@@ -24,7 +25,7 @@ from bench import (
     targets,
     throughput,
 )
-from bench.__main__ import TOPICS
+from bench.__main__ import LONG_TOPICS, TOPICS, replaced, written
 from docs import measurements
 from tests.support.programs import PROJECT
 from wsgi_tracebacker.analysis.live import Reading
@@ -148,6 +149,7 @@ def test_recordings_have_limits() -> None:
     case, topic = recordings.case_name("bursts of 1 ms", 8), recordings.TOPIC
     found = judged(
         (topic, case, recordings.OURS, 4.1),
+        (topic, case, recordings.NON_BLOCKING, 1.05),
         (topic, case, recordings.BLOCKING, 1.0),
         (topic, recordings.REQUESTS, recordings.RECORDED, 0.98),
         (topic, recordings.READER, recordings.OURS, 5.1),
@@ -156,6 +158,21 @@ def test_recordings_have_limits() -> None:
     assert found[f"{recordings.REQUESTS}: {recordings.RECORDED}"] is True
     assert found[f"{recordings.P99}: {recordings.RECORDED}"] is None
     assert found[recordings.READER] is False
+    assert found["the same, beyond the better of both py-spy's"] is False
+
+
+def test_a_topic_is_measured_again_by_itself() -> None:
+    """It takes the place of what the earlier run had of it, which says so; the targets are those of all rows."""
+    machine = {"date": "2030-01-02", "version": "1.0", "load": 0.1, "load_after": 0.2, "quick": False}
+    topic, case, subject = lock_waits.TOPIC, lock_waits.CASE, lock_waits.TIME
+    rows = [samples.row(name, case, subject, "ms", [4.0], None) for name in ("another topic", topic)]
+    whole = written(machine, rows, list(targets.judge(rows)))
+    slower = samples.row(topic, case, subject, "ms", [6.0], None)
+    found = json.loads(replaced(whole, machine | {"date": "2030-01-03"}, [slower]))
+    assert [(row["topic"], row["median"]) for row in found["rows"]] == [("another topic", 4.0), (topic, 6.0)]
+    assert {name: later["date"] for name, later in found["later"].items()} == {topic: "2030-01-03"}
+    assert [target["met"] for target in found["targets"]] == [False]
+    assert found["machine"] == machine
 
 
 def test_many_hosts_are_measured() -> None:
@@ -175,8 +192,8 @@ def test_the_page_is_what_the_file_says() -> None:
     document = json.loads(measurements.MEASURED.read_text(encoding="utf-8"))
     assert measurements.PAGE.read_text(encoding="utf-8") == measurements.page(document)
     assert not document["machine"]["quick"]
-    assert {row["topic"] for row in document["rows"]} == {topic.TOPIC for topic in TOPICS.values()}
-    assert set(measurements.ABOUT) == {topic.TOPIC for topic in TOPICS.values()}
+    assert {row["topic"] for row in document["rows"]} == {topic.TOPIC for topic in (TOPICS | LONG_TOPICS).values()}
+    assert set(measurements.ABOUT) == {topic.TOPIC for topic in (TOPICS | LONG_TOPICS).values()}
 
 
 def test_a_page_is_only_made_on_a_quiet_machine(

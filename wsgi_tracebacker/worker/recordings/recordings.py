@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 2
 MAX_SECONDS = 600.0
 #: Looks a second. More would cost the application more than they show: see sampler.
-MAX_RATE = 20.0
+MAX_RATE = 100.0
 _DEFAULTS = {"seconds": 10.0, "rate": 20.0}
 _LIMITS = {"seconds": MAX_SECONDS, "rate": MAX_RATE}
 #: Fewer looks a second, and stop() would wait for long.
