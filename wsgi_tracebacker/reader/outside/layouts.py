@@ -52,8 +52,8 @@ class Layout(NamedTuple):
     c_owners: tuple[int, ...]
 
 
-#: In a GIL: its holder, or the last one, and whether it is held now.
-GIL_HOLDER, GIL_LOCKED = 8, 16
+#: In a GIL: its holder, or the last one; after it, whether it is held now.
+GIL_HOLDER = 8
 #: How large it is, at most: a thread that waits for it sleeps on an address within.
 GIL_BYTES = 256
 
