@@ -18,7 +18,6 @@ from tests.support.strangers import BYSTANDER, STRANGER, needs_root
 from wsgi_tracebacker.errors import BadReply, NoWorkersFound, PermissionDenied, WorkerDead, WorkerTimedOut
 from wsgi_tracebacker.model.card import Card
 from wsgi_tracebacker.model.snapshot import Frame, Snapshot, Stack, Worker
-from wsgi_tracebacker.reader import survey as surveys
 from wsgi_tracebacker.reader.asking import client
 from wsgi_tracebacker.reader.asking.reply import Reply
 from wsgi_tracebacker.reader.finding import discovery
@@ -304,7 +303,6 @@ def test_the_silent_sockets_of_one_user_cost_few_rounds(
     needs_root()
     monkeypatch.setattr(client, "_MAX_OPEN", 2)
     monkeypatch.setattr(discovery, "MAX_USER_WORKERS", 8)
-    monkeypatch.setattr(surveys, "MAX_USER_WORKERS", 8)
     for number in range(1, 31):
         bound = listeners.enter_context(socket.socket(socket.AF_UNIX))
         bound.bind(f"{base}{number}")

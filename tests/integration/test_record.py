@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import recordings_inside
+from tests.support import black_boxes, recordings_inside
 from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
@@ -133,6 +133,33 @@ def test_a_worker_that_forks_is_recorded_and_its_children_are_not(base: str) -> 
     functions = {frame.function for stack in found.stacks for frame in stack.frames if stack.waits_for == "child"}
     assert "fork_a_child" in functions
     assert found.torn_share < 0.02
+
+
+def test_a_worker_that_is_found_later_is_named_too(base: str) -> None:
+    """If it is recorded from inside, stderr says so, as of those that were there from the beginning."""
+    with serving(base), recording(base, "--from-inside") as process, serving(base) as second:
+        # New workers are looked for once a second.
+        wait_for_looks(process, [], 300)
+        _, err = interrupted(base, process)
+    assert f"worker 2 (pid {second.pid}, {base}2): from inside\n" in err
+
+
+def test_what_has_no_worker_is_named(base: str) -> None:
+    """A number, a base and a base whose worker has died: the others are recorded, and the exit code is 1."""
+    command = [sys.executable, "-m", "wsgi_tracebacker", "record", "-d", "0.1", "-o", f"{base}.folded", "-w", "1"]
+    with serving(f"{base}-dead"):
+        pass
+    with serving(base):
+        arguments = (base, f"{base}-dead", f"{base}-none", "-w", "9")
+        done = subprocess.run([*command, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "wsgi-tb: no worker 9: there is 1\n" in done.stderr
+    assert f"wsgi-tb: no worker of wsgi_tracebacker's behind '{base}-dead' lives\n" in done.stderr
+    assert f"wsgi-tb: no workers behind '{base}-none': " in done.stderr
+    assert Path(f"{base}.folded").exists()
+    done = subprocess.run([*command, f"{base}-dead"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    black_boxes.remove(f"{base}-dead")
+    assert (done.returncode, " lives\n" in done.stderr) == (3, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what a reader needs")

@@ -23,7 +23,7 @@ from wsgi_tracebacker.errors import (
 )
 from wsgi_tracebacker.reader.asking import client, peer_check, reply
 from wsgi_tracebacker.reader.dead import deaths
-from wsgi_tracebacker.reader.finding.discovery import MAX_USER_WORKERS, Target, find
+from wsgi_tracebacker.reader.finding import named
 from wsgi_tracebacker.reader.finding.processes import (
     ALIVE,
     BUSY,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Sequence
 
     from wsgi_tracebacker.model.snapshot import Snapshot
+    from wsgi_tracebacker.reader.finding.discovery import Target
     from wsgi_tracebacker.reader.unanswered.examine import Findings
 
 #: The default time limit for an answer: a person waits five seconds without wondering, and a worker that is not stuck
@@ -123,12 +124,12 @@ def survey(
     """
     means = Means(may_signal, may_read_memory, from_outside)
     interview = _Interview(processes or Processes(), timeout_seconds, means, without_stacks, may_examine)
-    targets, missing = _find(arguments, numbers)
+    targets, missing = named.find(arguments, numbers)
     answers = interview.ask(targets)
     if any(interview.is_unsettled(answer) for answer in answers.values()):
         time.sleep(_RETRY_SECONDS)
         # Workers that stopped meanwhile have removed their files; those that started, or died, are asked (again).
-        targets, missing = _find(arguments, numbers)
+        targets, missing = named.find(arguments, numbers)
         again = {
             path: target
             for path, target in targets.items()
@@ -164,39 +165,6 @@ def _other_bases() -> list[str]:
     from wsgi_tracebacker.reader.finding import everywhere  # noqa: PLC0415
 
     return everywhere.bases_line()
-
-
-def _find(arguments: Sequence[str], numbers: Collection[int]) -> tuple[dict[str, Target], list[str]]:
-    """Return the workers by path (so that one named twice is asked once), and the lines of ``Survey.missing``."""
-    targets: dict[str, Target] = {}
-    missing: list[str] = []
-    found = find(arguments)
-    for argument, behind in zip(arguments, found.targets, strict=True):
-        if isinstance(behind, tuple) and behind:
-            targets.update((os.path.abspath(target.socket), target) for target in behind)
-        elif isinstance(behind, tuple):
-            missing.append(_nobody(argument))
-        else:
-            reason = behind.strerror if isinstance(behind, OSError) else str(behind)
-            missing.append(f"no workers behind {argument!r}: its folder cannot be listed: {reason}")
-    missing += [
-        f"{count} workers of uid {uid} are left out: of another user no more than {MAX_USER_WORKERS} are read"
-        for uid, count in sorted(found.left_out.items())
-    ]
-    if not numbers:
-        return targets, missing
-    there = sorted({target.number for target in targets.values() if target.number is not None})
-    if targets:
-        known = ", ".join(map(str, there)) or "none with a number"
-        missing += [f"no worker {number}: there is {known}" for number in sorted(set(numbers).difference(there))]
-    return {path: target for path, target in targets.items() if target.number in numbers}, missing
-
-
-def _nobody(argument: str) -> str:
-    line = f"no workers behind {argument!r}: neither {argument}1, {argument}2 ... nor a socket of that name."
-    if os.path.isdir(argument) and not argument.endswith("/"):
-        return f"{line} It is a folder: name the base path inside it, as in {os.path.join(argument, 'tbsocket')!r}."
-    return f"{line} A worker makes its socket with its first request; is the base the one of TracebackerMiddleware?"
 
 
 class Means(NamedTuple):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.recording import Recording
     from wsgi_tracebacker.reader.elsewhere.hosts import Hosts
     from wsgi_tracebacker.reader.recording.record import Engine, Totals
+    from wsgi_tracebacker.reader.recording.workers import Opened
 
 #: By format: the ending of a file's name.
 FORMATS = {
@@ -228,28 +229,40 @@ def _recorded(
     from wsgi_tracebacker.reader.recording import record as recorder
     from wsgi_tracebacker.reader.recording.workers import Recordable
 
-    arguments = bases_or_default(bases)
-    recordable = Recordable(arguments, numbers, seconds, rate, only_inside=inside)
-    opened = recordable.open_new()
-    for name, reason in opened.refused:
-        output.fail(f"{name}: {reason}" if inside else f"{name}: {MemoryUnreadable.reason}: {reason}")
-    if not opened.engines:
-        if opened.refused:
-            raise MemoryUnreadable("no worker can be recorded")
-        raise NoWorkersFound(f"no workers behind {', '.join(arguments)}")
+    recordable = Recordable(bases_or_default(bases), numbers, seconds, rate, only_inside=inside)
+    opened = [recordable.open_new()]
+    engines, missing = opened[0].engines, opened[0].missing
+    if not engines and not opened[0].refused:
+        raise NoWorkersFound("\n".join(missing))
+    for line in missing:
+        output.fail(line)
+    if not engines:
+        _name_others(opened[0], inside=inside)
+        raise MemoryUnreadable("no worker can be recorded")
     totals = recorder.Totals((lambda path: fnmatch.fnmatchcase(path, route)) if route is not None else None)
 
     def find_new() -> list[Engine]:
-        return recordable.open_new().engines
+        opened.append(recordable.open_new())
+        return opened[-1].engines
 
-    output.say(f"recording {plural(len(opened.engines), 'worker')} for {seconds:g} s; Ctrl-C ends it early")
-    for name, reason in opened.inside:
-        output.say(printable(f"{name}: from inside" + (f": {reason}" if reason else "")))
+    output.say(f"recording {plural(len(engines), 'worker')} for {seconds:g} s; Ctrl-C ends it early")
+    _name_others(opened[0], inside=inside)
     bar = _progress(totals, seconds)
-    recording = recorder.record(opened.engines, totals, seconds, rate, find_new=find_new, progress=bar)
+    recording = recorder.record(engines, totals, seconds, rate, find_new=find_new, progress=bar)
     if sys.stderr.isatty():
         output.say("\r\x1b[K", end="")
-    return recording, 1 if opened.refused else 0
+    for later in opened[1:]:
+        _name_others(later, inside=inside)
+    is_complete = not missing and not any(each.refused for each in opened)
+    return recording, 0 if is_complete else output.EXIT_UNANSWERED
+
+
+def _name_others(opened: Opened, *, inside: bool) -> None:
+    """Write to stderr which workers are not recorded, or from inside, and why."""
+    for name, reason in opened.refused:
+        output.fail(f"{name}: {reason}" if inside else f"{name}: {MemoryUnreadable.reason}: {reason}")
+    for name, reason in opened.inside:
+        output.say(printable(f"{name}: from inside" + (f": {reason}" if reason else "")))
 
 
 def _progress(totals: Totals, seconds: float) -> Callable[[float], None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgi_tracebacker.errors import BadReply, FormatError, MemoryUnreadable, WorkerUnreachable
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.reader.asking import client, peer_check, reply
-from wsgi_tracebacker.reader.finding import discovery
+from wsgi_tracebacker.reader.finding import named
 from wsgi_tracebacker.reader.finding.processes import GONE, SAME, Processes
 from wsgi_tracebacker.reader.recording.from_inside import InsideRecorder
 from wsgi_tracebacker.reader.recording.from_outside import OutsideRecorder
@@ -42,6 +42,8 @@ class Opened(NamedTuple):
     inside: list[tuple[str, str]]
     #: Of each that cannot be recorded: its name, and why.
     refused: list[tuple[str, str]]
+    #: A line for each argument and number without a worker that lives.
+    missing: list[str]
 
 
 class _Outside(NamedTuple):
@@ -86,32 +88,33 @@ class Recordable:
     def open_new(self) -> Opened:
         """Open those that were not there the last time."""
         processes = Processes()
-        opened = Opened([], [], [])
+        targets, missing = named.find(self._arguments, self._numbers)
+        opened = Opened([], [], [], missing)
+        without_worker = {target.base for target in targets.values()}
         outside: list[_Outside] = []
         left: list[tuple[Target, Card, str]] = []
-        for targets in discovery.find(self._arguments).targets:
-            for target in targets if isinstance(targets, tuple) else ():
-                card = target.card
-                if (
-                    card is None
-                    or card.uid != target.card_owner
-                    or (self._numbers and card.number not in self._numbers)
-                ):
-                    continue
-                standing = processes.standing(card, target.card_owner)
-                if standing == GONE or card.pid in self._seen:
-                    continue
-                self._seen.add(card.pid)
-                if standing != SAME:
-                    reason = "it runs in another pid namespace: run wsgi-tb inside its container"
-                    opened.refused.append((_name(target, card), reason))
-                elif self._only_inside:
-                    left.append((target, card, ""))
-                else:
-                    try:
-                        outside.append(_Outside(target, card, OutsideRecorder(card, processes)))
-                    except (MemoryUnreadable, FormatError, OSError) as error:
-                        left.append((target, card, str(error)))
+        for target in targets.values():
+            card = target.card
+            if card is None or card.uid != target.card_owner:
+                continue
+            standing = processes.standing(card, target.card_owner)
+            if standing == GONE:
+                continue
+            without_worker.discard(target.base)
+            if card.pid in self._seen:
+                continue
+            self._seen.add(card.pid)
+            if standing != SAME:
+                reason = "it runs in another pid namespace: run wsgi-tb inside its container"
+                opened.refused.append((_name(target, card), reason))
+            elif self._only_inside:
+                left.append((target, card, ""))
+            else:
+                try:
+                    outside.append(_Outside(target, card, OutsideRecorder(card, processes)))
+                except (MemoryUnreadable, FormatError, OSError) as error:
+                    left.append((target, card, str(error)))
+        missing += [f"no worker of wsgi_tracebacker's behind {base!r} lives" for base in sorted(without_worker)]
         for each, reason in _doubted(outside, processes):
             outside.remove(each)
             each.engine.close()
