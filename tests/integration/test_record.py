@@ -46,8 +46,7 @@ def test_a_recording_has_routes_stacks_and_what_was_waited_for(base: str) -> Non
         seconds[stack.route, stack.waits_for] += stack.seconds
         functions.setdefault((stack.route, stack.waits_for), set()).update(frame.function for frame in stack.frames)
     all_of_it = seconds["GET /long", "sleep"]
-    # From the first look to the last one, each of which stands for as long.
-    assert 0 < all_of_it <= found.seconds + found.stacks[0].seconds / found.stacks[0].samples
+    assert all_of_it == pytest.approx(found.seconds, rel=0.05)
     assert seconds["GET /hold", "sleep"] == pytest.approx(all_of_it, rel=0.05)
     assert seconds["GET /lock/:", "lock"] == pytest.approx(all_of_it, rel=0.05)
     assert "wait_for_lock" in functions["GET /lock/:", "lock"]
@@ -76,6 +75,14 @@ def test_a_recording_can_be_limited_and_converted(base: str) -> None:
     lines = subprocess.run(folded, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines
     assert all(line.startswith("CPU;GET /half/:;") for line in lines)
+
+
+def test_a_single_look_stands_for_all_of_the_recording(base: str) -> None:
+    """Also where no second one follows within its time."""
+    with serving(base, "/long"), recording(base, "-r", "1", "-d", "0.5") as process:
+        found, _ = finished(base, process)
+    [stack] = found.stacks
+    assert (stack.samples, round(stack.seconds, 1)) == (1, 0.5)
 
 
 def test_an_interrupted_recording_keeps_what_there_is(base: str) -> None:
@@ -140,7 +147,9 @@ def test_a_worker_that_is_found_later_is_named_too(base: str) -> None:
     with serving(base), recording(base, "--from-inside") as process, serving(base) as second:
         # New workers are looked for once a second.
         wait_for_looks(process, [], 300)
-        _, err = interrupted(base, process)
+        found, err = interrupted(base, process)
+    # Looks a second: more are not made from inside.
+    assert found.rate == 20
     assert f"worker 2 (pid {second.pid}, {base}2): from inside\n" in err
 
 

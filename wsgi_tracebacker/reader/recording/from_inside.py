@@ -119,7 +119,7 @@ class InsideRecorder:
             self._has_ended = True
         return not self._has_ended
 
-    def finish(self, totals: Totals) -> None:
+    def finish(self, totals: Totals, _: float) -> None:
         """End it, and add the last line."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)

@@ -66,7 +66,7 @@ class OutsideRecorder:
         self._table_at = 0
         #: By core, the ident of its thread.
         self._cores: dict[int, int] = {}
-        self._renewed_at = self._first_at = self._last_at = 0.0
+        self._renewed_at = self._first_at = self._ended_at = 0.0
         self._looks = 0
 
     def agrees_with(self, snapshot: Snapshot) -> bool:
@@ -82,13 +82,13 @@ class OutsideRecorder:
 
     def look(self, totals: Totals) -> bool:
         """Look once at every request in flight; False if the worker is gone."""
-        now = time.monotonic()
+        self._ended_at = now = time.monotonic()
         if now >= self._renewed_at + _RENEW_SECONDS and not self._renew(now):
             return False
         # Nothing is there if the process has ended, or runs another program.
         if not self._memory.interpreter.memory.read(self._memory.interpreter.gil, 1):
             return False
-        self._first_at, self._last_at, self._looks = self._first_at or now, now, self._looks + 1
+        self._first_at, self._looks = self._first_at or now, self._looks + 1
         for core, ident in self._cores.items():
             raw = self._table.flight(core)
             waiting = self._waiting.pop(core, None)
@@ -131,8 +131,9 @@ class OutsideRecorder:
                     self._waiting[core] = _Waiting(waits, run_count, raw, seen)
         return True
 
-    def finish(self, totals: Totals) -> None:
+    def finish(self, _: Totals, ended_at: float) -> None:
         """There is nothing to wait for."""
+        self._ended_at = ended_at
 
     def _find_table(self) -> int:
         """Where the worker has its black box in its memory; 0 if it is not found."""
@@ -147,7 +148,7 @@ class OutsideRecorder:
 
     def seconds_of_a_look(self) -> float:
         """How long each look stands for: all alike, because one that a busy machine delays says no more than others."""
-        return (self._last_at - self._first_at) / max(1, self._looks - 1)
+        return (self._ended_at - self._first_at) / max(1, self._looks)
 
     def cpu_seconds(self) -> float:
         """How long the threads that serve requests were on a CPU, by the kernel's clock."""

@@ -9,7 +9,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from wsgi_tracebacker.analysis.routes import Routes
-from wsgi_tracebacker.model.recording import CUT, EXACT, TORN, UNKNOWN_ROUTE, RecordedStack, RecordedWorker, Recording
+from wsgi_tracebacker.model.recording import (
+    CUT,
+    EXACT,
+    OUTSIDE,
+    TORN,
+    UNKNOWN_ROUTE,
+    RecordedStack,
+    RecordedWorker,
+    Recording,
+)
+from wsgi_tracebacker.reader.recording import from_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,8 +50,8 @@ class Engine(Protocol):
     def look(self, totals: Totals) -> bool:
         """Add what there is to see now; False if the worker is gone."""
 
-    def finish(self, totals: Totals) -> None:
-        """The recording is over: add what is still missing."""
+    def finish(self, totals: Totals, ended_at: float) -> None:
+        """The recording is over since ``ended_at``, of the monotonic clock: add what is still missing."""
 
     def close(self) -> None:
         """Close what is open; safe to call twice."""
@@ -135,9 +145,9 @@ class Totals:
         *,
         is_cut: bool,
     ) -> None:
-        if len(self._stacks) >= _MAX_STACKS:
-            frames = ()
         key = _Key(pid, route, waits_for, tuple(map(id, frames)), is_cut)
+        if len(self._stacks) >= _MAX_STACKS and key not in self._stacks:
+            key, frames = key._replace(frames=()), ()
         frames, samples_before, seconds_before = self._stacks.get(key, (frames, 0, 0.0))
         self._stacks[key] = (frames, samples_before + samples, seconds_before + seconds)
 
@@ -207,10 +217,10 @@ def record(
             time.sleep(max(0.0, min(due, began + seconds) - time.monotonic()))
     except KeyboardInterrupt:
         pass
-    passed = min(seconds, time.monotonic() - began)
+    ended_at = min(began + seconds, time.monotonic())
     try:
         for worker in running:
-            worker.finish(totals)
+            worker.finish(totals, ended_at)
     except KeyboardInterrupt:
         pass
     finally:
@@ -222,8 +232,8 @@ def record(
     return Recording(
         started_at=started_at,
         wanted_seconds=seconds,
-        seconds=passed,
-        rate=rate,
+        seconds=ended_at - began,
+        rate=rate if any(worker.engine == OUTSIDE for worker in known.values()) else min(rate, from_inside.RATE),
         host=os.uname().nodename,
         workers=tuple(RecordedWorker(card.number, card.pid, known[card.pid].engine) for card in cards),
         application=next((card.application for card in cards), None),
