@@ -271,15 +271,22 @@ def _progress(totals: Totals, seconds: float) -> Callable[[float], None]:
         return lambda _: None
 
     def draw(passed: float) -> None:
-        done = min(_BAR, int(_BAR * passed / seconds))
         torn = totals.outcomes["torn"] / max(1, totals.looks)
-        output.say(
-            f"\r\x1b[K{'#' * done}{'.' * (_BAR - done)}  {passed:.1f} of {seconds:g} s"
-            f"  {plural(len(totals.requests), 'request')}  {plural(totals.looks, 'sample')}  {torn:.1%} thrown away",
-            end="",
+        facts = (
+            f"{passed:.1f} of {seconds:g} s  {plural(len(totals.requests), 'request')}"
+            f"  {plural(totals.looks, 'sample')}  {torn:.1%} thrown away"
         )
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        output.say(f"\r\x1b[K{_bar(passed / seconds, facts, columns)}", end="")
 
     return draw
+
+
+def _bar(share: float, facts: str, columns: int) -> str:
+    """How much of the time has passed, on one line: a second one would stay when the next is drawn."""
+    width = max(0, min(_BAR, columns - len(facts) - 3))
+    done = min(width, int(width * share))
+    return f"{'#' * done}{'.' * (width - done)}  {facts}"[: columns - 1]
 
 
 def _summary(recording: Recording) -> list[str]:
@@ -294,7 +301,8 @@ def _summary(recording: Recording) -> list[str]:
     total, cpu = recording.total_seconds, recording.cpu_seconds
     cut = f"{recording.cut / max(1, looks):.1%} without their innermost calls"
     lines = [
-        f"{length}: {whose}, {total:.1f} s of their time; their threads were on a CPU for {cpu:.1f} s",
+        f"{length}: {whose}, {total:.1f} s of their time",
+        f"their threads were on a CPU for {cpu:.1f} s",
         f"{plural(looks, 'sample')}: {cut}, {recording.torn_share:.1%} thrown away",
     ]
     inside = flame_page.inside_note(recording)
