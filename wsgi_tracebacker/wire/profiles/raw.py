@@ -30,7 +30,8 @@ def lines(recording: Recording) -> Iterator[str]:
     ]
     head = {name: getattr(recording, name) for name in _HEAD}
     workers = [worker._asdict() for worker in recording.workers]
-    yield json.dumps({"schema": RECORDING_SCHEMA, **head, "workers": workers, "frames": list(frames)})
+    rest = {"workers": workers, "frames": list(frames), "stacks": len(stacks)}
+    yield json.dumps({"schema": RECORDING_SCHEMA, **head, **rest})
     yield from map(json.dumps, stacks)
 
 
@@ -44,6 +45,8 @@ def parse(content: Iterable[str]) -> Recording:
         frames = [Frame(str(filename), _line(line), str(function)) for filename, line, function in head["frames"]]
         workers = tuple(_worker(**worker) for worker in head["workers"])
         stacks = tuple(_stack(document, frames) for document in documents[1:])
+        if len(stacks) != head["stacks"]:
+            raise FormatError(f"it is cut short: it has {len(stacks)} of {head['stacks']!r} stacks")
         values = {name: _value(name, head[name]) for name in _HEAD}
         return Recording(**values, workers=workers, stacks=stacks)
     except FormatError:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.wire.profiles.recordings import RECORDING, recordings
+from tests.unit.wire.profiles.recordings import RECORDING, STACKS, recordings
 from wsgi_tracebacker.errors import FormatError
 from wsgi_tracebacker.wire.profiles import folded, pprof, raw, rows, speedscope
 
@@ -146,6 +146,13 @@ def _replaced(text: str) -> str:
 def test_the_raw_form_comes_back_as_it_was(recording: Recording) -> None:
     """decode(encode(x)) == x: nothing that another form needs is lost."""
     assert raw.parse(raw.lines(recording)) == recording
+
+
+@pytest.mark.parametrize("left", range(len(STACKS)))
+def test_a_recording_of_which_whole_lines_are_missing_is_refused(left: int) -> None:
+    """A full disk or an ended connection may leave as much."""
+    with pytest.raises(FormatError, match=f"it is cut short: it has {left} of 4 stacks"):
+        raw.parse(list(raw.lines(RECORDING))[: 1 + left])
 
 
 @given(st.lists(st.text(max_size=60), max_size=4))
