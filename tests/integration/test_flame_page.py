@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 ROW = 20
 #: Markup in a path and in a name, as hostile as they come.
 HOSTILE = RecordedStack(
-    "GET /<img src=x onerror=alert(1)>", 1, "lock", (Frame("/srv/</script>.py", 1, "<b>run</b>"),), False, 0.5, 50
+    "GET /<img src=x onerror=alert(1)>", 1, 4711, "lock", (Frame("/srv/</script>.py", 1, "<b>run</b>"),), False, 0.5, 50
 )
 
 
-def written(recording: Recording, folder: str, name: str) -> Path:
+def written(recording: Recording, folder: str, name: str, *options: str) -> Path:
     """The page of a recording, as the command makes it."""
     source, target = Path(folder) / f"{name}.jsonl", Path(folder) / f"{name}.html"
     source.write_text("".join(f"{line}\n" for line in raw.lines(recording)), encoding="utf-8")
-    command = [sys.executable, "-m", "wsgi_tracebacker", "record", "--from", str(source), "-o", str(target)]
+    command = [sys.executable, "-m", "wsgi_tracebacker", "record", "--from", str(source), "-o", str(target), *options]
     subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
     return target
 
@@ -202,6 +202,7 @@ def large() -> Recording:
         RecordedStack(
             f"GET /route/{index % 40}/:",
             1,
+            4711,
             ("CPU", "GIL", "lock", "postgresql 10.0.0.5:5432")[index % 4],
             tuple(frame(depth, (index // 3 ** max(0, 12 - depth)) % 12) for depth in range(20 + index % 40)),
             is_cut=False,
@@ -211,6 +212,21 @@ def large() -> Recording:
         for index in range(24_000)
     ]
     return RECORDING._replace(stacks=tuple(stacks))
+
+
+@pytest.mark.parametrize(
+    ("by", "first"), [("worker", "worker 1 (pid 4711), 8.00 s"), ("wait", "waits for postgresql 10.0.0.5:5432, 6.00 s")]
+)
+def test_the_graph_may_begin_with_worker_or_wait(driver: WebDriver, folder: str, by: str, first: str) -> None:
+    """The route comes below it."""
+    driver.get(written(RECORDING, folder, by, "--by", by).as_uri())
+    wait_for_text(driver, "#said", "all requests, 9.50 s, 100.0 %")
+    at(driver, 0, 0.5).click().perform()
+    press(driver, Keys.DOWN)
+    assert said(driver).startswith(first)
+    press(driver, Keys.DOWN)
+    assert said(driver).startswith("GET /orders/:, 6.00 s")
+    assert complaints(driver) == []
 
 
 def test_five_million_bytes_are_drawn(driver: WebDriver, folder: str) -> None:

@@ -31,7 +31,9 @@ class RecordedStack(NamedTuple):
 
     #: ``GET /orders/:``.
     route: str
+    #: Its number, which workers of several bases may share, and those of one base one after the other; and its pid.
     worker: int
+    pid: int
     #: ON_CPU, FOR_GIL, or what was waited for: ``postgresql 10.0.0.5:5432``, ``lock``, ``sleep`` …
     waits_for: str
     #: Outermost first.

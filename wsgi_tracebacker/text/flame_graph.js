@@ -18,6 +18,7 @@ function showFlameGraph() {
   const item = (name, place, kind) => ({ name, place, kind, matches: false });
   const everything = item("all requests", "", ROUTE), more = item("(more calls)", "", LIBRARY);
   const routes = data.routes.map((name) => item(name, "", ROUTE));
+  const workers = data.workers.map((name) => item(name, "", ROUTE));
   const waits = data.waits.map((name) => item(name, "", WAIT));
   const calls = data.frames.map(([name, file, line, isOwn]) =>
     item(name, line === null ? file : `${file}:${line}`, isOwn ? OWN : LIBRARY));
@@ -43,9 +44,12 @@ function showFlameGraph() {
   function build() {
     root = node(everything, null);
     const server = byId("server").checked;
-    for (const { route, frames, server: first, wait, cut, seconds } of wanted()) {
+    for (const { route, worker, frames, server: first, wait, cut, seconds } of wanted()) {
       root.seconds += seconds;
-      let at = child(root, routes[route], seconds);
+      let at = root;
+      if (data.by === "worker") at = child(at, workers[worker], seconds);
+      if (data.by === "wait") at = child(at, waits[wait], seconds);
+      at = child(at, routes[route], seconds);
       for (let index = server ? 0 : first; index < frames.length; index++) at = child(at, calls[frames[index]], seconds);
       if (cut) at = child(at, more, seconds);
       child(at, waits[wait], seconds);
@@ -145,7 +149,7 @@ function showFlameGraph() {
 
   function search() {
     const text = byId("search").value.toLowerCase();
-    [...routes, ...calls, ...waits].forEach((what) => {
+    [...routes, ...workers, ...calls, ...waits].forEach((what) => {
       what.matches = text !== "" && `${what.name} ${what.place}`.toLowerCase().includes(text);
     });
     // Of calls that match within one that does, the time counts once.

@@ -17,6 +17,7 @@ from wsgi_tracebacker.model.code_ownership import CodeOwnership, is_this_package
 from wsgi_tracebacker.model.recording import INSIDE, ON_CPU, PLACE_UNKNOWN
 from wsgi_tracebacker.text.units import plural
 from wsgi_tracebacker.wire.escape import printable
+from wsgi_tracebacker.wire.profiles.rows import worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,11 +61,12 @@ _GRAPH = """\
 _HOTTEST = 20
 
 
-def page(recording: Recording, script: str, style: str) -> str:
+def page(recording: Recording, script: str, style: str, by: str = "route") -> str:
     """The whole page, as one file.
 
     :param script: the content of ``flame_graph.js``, which stands beside this module.
     :param style: that of ``flame_graph.css``.
+    :param by: see graph().
     """
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; style-src-attr 'unsafe-inline'; script-src '{_hash(script)}'"
@@ -72,7 +74,7 @@ def page(recording: Recording, script: str, style: str) -> str:
     return (
         f'{_HEAD}<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>{html.escape(_title(recording))}</title>\n<style>{style}</style>\n</head>\n"
-        f'<body class="flame">\n<main>\n{graph(recording, level=1)}</main>\n<script>{script}</script>\n'
+        f'<body class="flame">\n<main>\n{graph(recording, level=1, by=by)}</main>\n<script>{script}</script>\n'
         "</body>\n</html>\n"
     )
 
@@ -88,11 +90,12 @@ def linked_page(recording: Recording, script_address: str, style_address: str, m
     )
 
 
-def graph(recording: Recording, level: int, missing: Sequence[str] = ()) -> str:
+def graph(recording: Recording, level: int, missing: Sequence[str] = (), by: str = "route") -> str:
     """What ``flame_graph.js`` brings to life, inside an element of the class ``flame``.
 
     :param level: of its heading.
     :param missing: a line for each worker that could not be recorded.
+    :param by: what the stacks begin with, one of ``rows.GROUPINGS``.
     """
     waiting = sum(stack.seconds for stack in recording.stacks if stack.waits_for not in (ON_CPU, PLACE_UNKNOWN))
     total = recording.total_seconds
@@ -125,7 +128,7 @@ def graph(recording: Recording, level: int, missing: Sequence[str] = ()) -> str:
         missing="".join(f"<p><strong>Not recorded: {html.escape(printable(line))}</strong></p>\n" for line in missing),
         lines="".join(_hottest_lines(recording, ownership)),
         # A name could hold the end of the element.
-        data=json.dumps(_data(recording, ownership), separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(_data(recording, ownership, by), separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 
@@ -161,13 +164,15 @@ def _hottest_lines(recording: Recording, ownership: CodeOwnership) -> Iterator[s
         yield f"<tr>{''.join(f'<td>{html.escape(printable(cell))}</td>' for cell in cells)}</tr>"
 
 
-def _data(recording: Recording, ownership: CodeOwnership) -> dict[str, Any]:
+def _data(recording: Recording, ownership: CodeOwnership, by: str) -> dict[str, Any]:
     routes: dict[str, int] = {}
+    workers: dict[str, int] = {}
     waits: dict[str, int] = {}
     frames: dict[Frame, int] = {}
     stacks = [
         {
             "route": routes.setdefault(stack.route, len(routes)),
+            "worker": workers.setdefault(worker(stack), len(workers)),
             "wait": waits.setdefault(stack.waits_for, len(waits)),
             "frames": [frames.setdefault(frame, len(frames)) for frame in stack.frames],
             "server": _server_calls(stack),
@@ -177,7 +182,9 @@ def _data(recording: Recording, ownership: CodeOwnership) -> dict[str, Any]:
         for stack in recording.stacks
     ]
     return {
+        "by": by,
         "routes": list(routes),
+        "workers": list(workers),
         "waits": list(waits),
         "on_cpu": [waits[name] for name in (ON_CPU, PLACE_UNKNOWN) if name in waits],
         "frames": [

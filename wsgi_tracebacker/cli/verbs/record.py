@@ -156,7 +156,7 @@ def _form_of(path: str) -> str:
 
 def _encoded(recording: Recording, form: str, by: str) -> bytes:
     if form == "html":
-        return flame_page.page(recording, _beside("flame_graph.js"), _beside("flame_graph.css")).encode("utf-8")
+        return flame_page.page(recording, _beside("flame_graph.js"), _beside("flame_graph.css"), by).encode("utf-8")
     if form == "speedscope":
         return speedscope.encode(recording, by, __version__)
     if form == "pprof":

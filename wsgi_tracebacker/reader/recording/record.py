@@ -169,7 +169,7 @@ class Totals:
         for key, (frames, samples, seconds) in self._stacks.items():
             number, of_a_look = each[key.pid]
             whole = seconds + samples * of_a_look
-            found.append(RecordedStack(key.route, number, key.waits_for, frames, key.is_cut, whole, samples))
+            found.append(RecordedStack(key.route, number, key.pid, key.waits_for, frames, key.is_cut, whole, samples))
         return tuple(sorted(found, key=lambda stack: -stack.seconds))
 
     def torn_seconds(self, each: dict[int, tuple[int, float]]) -> float:

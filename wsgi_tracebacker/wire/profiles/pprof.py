@@ -17,7 +17,7 @@ _VARINT, _BYTES = 0, 2
 
 
 def encode(recording: Recording, by: str = "route") -> bytes:
-    """Compressed. Each sample has its looks and nanoseconds, and the labels route, worker, host and waits_for."""
+    """Compressed. Each sample has its looks and nanoseconds, and the labels route, worker, pid, host and waits_for."""
     texts: dict[str, int] = {"": 0}
     functions: dict[tuple[str, str], int] = {}
     locations: dict[tuple[int, int], int] = {}
@@ -36,6 +36,7 @@ def encode(recording: Recording, by: str = "route") -> bytes:
         labels = {
             "route": stack.route,
             "worker": str(stack.worker),
+            "pid": str(stack.pid),
             "host": stack.host or recording.host,
             "waits_for": stack.waits_for,
         }

@@ -65,6 +65,7 @@ def _stack(document: dict[str, Any], frames: list[Frame]) -> RecordedStack:
     return RecordedStack(
         route=str(document["route"]),
         worker=int(document["worker"]),
+        pid=int(document["pid"]),
         waits_for=str(document["waits_for"]),
         frames=tuple(frames[number] for number in document["frames"]),
         is_cut=bool(document["is_cut"]),

@@ -29,11 +29,16 @@ class Row(NamedTuple):
 
 def rows(stack: RecordedStack, by: str = "route") -> list[Row]:
     """Outermost first: ``METHOD route``, the calls, then what was waited for."""
-    worker = f"worker {stack.worker}" if stack.host is None else f"{stack.host} worker {stack.worker}"
-    first = {"worker": [Row(worker)], "wait": [Row(stack.waits_for)]}.get(by, [])
+    first = {"worker": [Row(worker(stack))], "wait": [Row(stack.waits_for)]}.get(by, [])
     calls = [Row(frame.function, frame) for frame in stack.frames]
     cut = [Row(CUT_ROW)] if stack.is_cut else []
     return [*first, Row(stack.route), *calls, *cut, Row(stack.waits_for)]
+
+
+def worker(stack: RecordedStack) -> str:
+    """``web1 worker 2 (pid 4711)``."""
+    name = f"worker {stack.worker} (pid {stack.pid})"
+    return name if stack.host is None else f"{stack.host} {name}"
 
 
 def place(frame: Frame) -> str:

@@ -14,10 +14,10 @@ VIEW, LOAD, SLEEP = (
 )
 
 STACKS = (
-    RecordedStack("GET /orders/:", 1, "postgresql 10.0.0.5:5432", (VIEW, LOAD), False, 6.0, 600),
-    RecordedStack("GET /orders/:", 2, "CPU", (VIEW,), True, 1.5, 150),
-    RecordedStack("POST /pay", 1, "sleep", (VIEW, LOAD, SLEEP), False, 2.0, 200),
-    RecordedStack("POST /pay", 1, "CPU", (VIEW, LOAD, SLEEP), False, 0.0004, 1),
+    RecordedStack("GET /orders/:", 1, 4711, "postgresql 10.0.0.5:5432", (VIEW, LOAD), False, 6.0, 600),
+    RecordedStack("GET /orders/:", 2, 4712, "CPU", (VIEW,), True, 1.5, 150),
+    RecordedStack("POST /pay", 1, 4711, "sleep", (VIEW, LOAD, SLEEP), False, 2.0, 200),
+    RecordedStack("POST /pay", 1, 4711, "CPU", (VIEW, LOAD, SLEEP), False, 0.0004, 1),
 )
 
 RECORDING = Recording(
@@ -43,6 +43,7 @@ stacks = st.builds(
     RecordedStack,
     route=st.text(),
     worker=st.integers(1, 1024),
+    pid=st.integers(1, 2**22),
     waits_for=st.text(),
     frames=st.lists(frames, max_size=5).map(tuple),
     is_cut=st.booleans(),

@@ -30,7 +30,7 @@ def test_folded_lines_begin_with_the_route_and_end_with_the_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("by", "first"), [("worker", "worker 1;GET /orders/:;"), ("wait", "postgresql 10.0.0.5:5432;GET ")]
+    ("by", "first"), [("worker", "worker 1 (pid 4711);GET /orders/:;"), ("wait", "postgresql 10.0.0.5:5432;GET ")]
 )
 def test_stacks_may_begin_with_worker_or_wait(by: str, first: str) -> None:
     """The route comes next then."""
@@ -134,6 +134,7 @@ def test_pprof_has_every_stack_with_its_labels(recording: Recording) -> None:
         assert labels["route"] == _replaced(stack.route)
         assert labels["waits_for"] == _replaced(stack.waits_for)
         assert labels["worker"] == str(stack.worker)
+        assert labels["pid"] == str(stack.pid)
     [kinds] = [[(texts[kind[1][0]], texts[kind[2][0]]) for kind in map(decoded, profile[1])]]
     assert kinds == [("samples", "count"), ("wall", "nanoseconds")]
 
