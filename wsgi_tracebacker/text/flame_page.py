@@ -20,7 +20,7 @@ from wsgi_tracebacker.wire.escape import printable
 from wsgi_tracebacker.wire.profiles.rows import worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from wsgi_tracebacker.model.recording import RecordedStack, Recording
     from wsgi_tracebacker.model.snapshot import Frame
@@ -169,13 +169,14 @@ def _data(recording: Recording, ownership: CodeOwnership, by: str) -> dict[str, 
     workers: dict[str, int] = {}
     waits: dict[str, int] = {}
     frames: dict[Frame, int] = {}
+    server = _server_functions(recording)
     stacks = [
         {
             "route": routes.setdefault(stack.route, len(routes)),
             "worker": workers.setdefault(worker(stack), len(workers)),
             "wait": waits.setdefault(stack.waits_for, len(waits)),
             "frames": [frames.setdefault(frame, len(frames)) for frame in stack.frames],
-            "server": _server_calls(stack),
+            "server": _server_calls(stack, server),
             "seconds": round(stack.seconds, 6),
             "cut": stack.is_cut,
         }
@@ -200,13 +201,26 @@ def _data(recording: Recording, ownership: CodeOwnership, by: str) -> dict[str, 
     }
 
 
-def _server_calls(stack: RecordedStack) -> int:
-    """How many of the outermost calls are the server's: up to the first run of this package's own."""
+def _server_functions(recording: Recording) -> set[tuple[str, str]]:
+    """File and name of the functions that led to this package's own in some stack."""
+    found: set[tuple[str, str]] = set()
+    for stack in recording.stacks:
+        ours = next((n for n, frame in enumerate(stack.frames) if is_this_package(frame.filename)), 0)
+        found.update((frame.filename, frame.function) for frame in stack.frames[:ours])
+    return found
+
+
+def _server_calls(stack: RecordedStack, server: Collection[tuple[str, str]]) -> int:
+    """How many of the outermost calls are the server's: up to the first run of this package's own.
+
+    Without one, while the server reads a body, up to the first call that is in ``server`` no more.
+    """
     for index, frame in enumerate(stack.frames):
         if is_this_package(frame.filename):
             rest = stack.frames[index:]
             return index + next((n for n, each in enumerate(rest) if not is_this_package(each.filename)), len(rest))
-    return 0
+    others = (n for n, frame in enumerate(stack.frames) if (frame.filename, frame.function) not in server)
+    return next(others, len(stack.frames))
 
 
 def _hash(text: str) -> str:

@@ -60,6 +60,16 @@ def test_own_code_is_marked_and_calls_of_the_server_are_counted() -> None:
     assert shown["server"] == 2  # type: ignore[has-type]
 
 
+def test_calls_of_the_server_are_folded_above_a_body_too() -> None:
+    """There is no call of this package's above it; what is the server's is known from other stacks."""
+    run, handle, send = (Frame("/venv/lib/python3.11/site-packages/server.py", n, f"f{n}") for n in (1, 2, 3))
+    ours = Frame("/venv/lib/python3.11/site-packages/wsgi_tracebacker/middleware.py", 2, "__call__")
+    calls = ((run, handle, ours, VIEW), (run, handle._replace(lineno=7), VIEW), (run, handle, send), (run, handle))
+    stacks = tuple(RECORDING.stacks[0]._replace(frames=frames) for frames in calls)
+    document = data_of(page(RECORDING._replace(stacks=stacks), SCRIPT, STYLE))
+    assert [stack["server"] for stack in document["stacks"]] == [3, 2, 2, 2]  # type: ignore[attr-defined]
+
+
 @given(recordings)
 def test_no_name_leaves_the_data(recording: Recording) -> None:
     """Neither the end of an element nor a comment: what the browser parses is what was written."""
