@@ -129,6 +129,14 @@ def test_a_thread_that_ran_for_a_moment_is_seen_where_it_is_now(base: str) -> No
     assert min(samples["sleep_here"], samples["sleep_there"]) > 50
 
 
+def test_the_cpu_time_of_threads_that_end_is_known(base: str) -> None:
+    """Some servers start a thread for each request. By its own clock each one computes for 0.1 s."""
+    with serving(base, "/alone/{}") as worker, recording(base) as process:
+        wait_for_looks(process, [worker.pid], 300)
+        found, _ = interrupted(base, process)
+    assert 0.08 * (found.requests - 2) <= found.cpu_seconds <= 0.12 * found.requests
+
+
 def test_a_worker_that_forks_is_recorded_and_its_children_are_not(base: str) -> None:
     """Its request waits for the child, which has a copy of everything and is no worker."""
     with serving(base, "/fork/{}", "/long") as worker, recording(base) as process:

@@ -2,8 +2,9 @@
 
 Each thread serves one route: half of the time of ``/half/N`` is sleep, ``/lock/N`` waits for a
 lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/fork/N`` for a child that ends at once,
-``/turns/N`` sleeps in two functions in turn, ``/long`` just sleeps. A line on stdin makes it run another program, which
-is no worker; the line ``fork`` makes a child that serves ``/long`` as a worker of its own, and writes its pid.
+``/turns/N`` sleeps in two functions in turn, ``/alone/N`` computes for 0.1 s in a thread of its own, ``/long`` just
+sleeps. A line on stdin makes it run another program, which is no worker; the line ``fork`` makes a child that serves
+``/long`` as a worker of its own, and writes its pid.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     if path.startswith("/half"):
         time.sleep(0.02)
         compute(0.02)
+    elif path.startswith("/alone"):
+        compute(0.1)
     elif path.startswith("/lock"):
         wait_for_lock()
     elif path.startswith("/peer"):
@@ -85,10 +88,18 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 def main() -> None:
     wrapped = TracebackerMiddleware(application, socket=sys.argv[1])
 
+    def serve_one(environ: WSGIEnvironment) -> None:
+        list(wrapped(environ, lambda *_: lambda _: None))
+
     def serve(path: str) -> None:
         for number in range(1_000_000):
             environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path.format(number)}
-            list(wrapped(environ, lambda *_: lambda _: None))
+            if path.startswith("/alone"):
+                thread = threading.Thread(target=serve_one, args=(environ,))
+                thread.start()
+                thread.join()
+            else:
+                serve_one(environ)
 
     for path in sys.argv[2:] or ("/hold", "/long", "/lock/{}", "/peer/{}", "/half/{}"):
         threading.Thread(target=serve, args=(path,), daemon=True).start()

@@ -43,10 +43,13 @@ _EPHEMERAL = 32768
 class ThreadWaits:
     """One thread. Close it when done."""
 
-    def __init__(self, pid: int, native_id: int, gil: range, files: Files | None = None) -> None:
+    def __init__(
+        self, pid: int, native_id: int, gil: range, files: Files | None = None, *, is_new: bool = False
+    ) -> None:
         """``gil``: the addresses of the GIL, a thread that waits for it sleeps on a word within.
 
         :param files: how the kernel's files are opened and read.
+        :param is_new: all of its time counts, also that before this was made.
         """
         self._pid = pid
         self._gil = gil
@@ -56,7 +59,8 @@ class ThreadWaits:
         self._syscall = files.open(f"{folder}/syscall")
         self._schedstat = files.open(f"{folder}/schedstat")
         self._last = (b"", ON_CPU)
-        self._first = self._spent = self._nanoseconds()
+        self._spent = _nanoseconds(self._read(self._schedstat))
+        self._first = (0, 0) if is_new else self._spent
 
     def close(self) -> None:
         for descriptor in (self._syscall, self._schedstat):
@@ -88,6 +92,8 @@ class ThreadWaits:
         """
         # Time on a CPU, time that it was ready to run, and how often it began to run.
         line = self._read(self._schedstat)
+        # There is nothing to read any more once it has ended, which may be before times() is called.
+        self._spent = max(self._spent, _nanoseconds(line))
         return b"" if line.endswith(b" 0\n") else line
 
     def forget(self) -> None:
@@ -95,18 +101,14 @@ class ThreadWaits:
         self._last = (b"", ON_CPU)
 
     def cpu_seconds(self) -> float:
-        """How long it was on a CPU since this was made; once it has ended, until it was asked last."""
+        """How long it was on a CPU since this was made; of one that has ended, until it was last read."""
         return self.times()[0]
 
     def times(self) -> tuple[float, float]:
         """The same, and how long it was on a CPU or ready to be."""
-        self._spent = max(self._spent, self._nanoseconds())
+        self._spent = max(self._spent, _nanoseconds(self._read(self._schedstat)))
         ran, delayed = (now - first for now, first in zip(self._spent, self._first, strict=True))
         return ran / 1e9, (ran + delayed) / 1e9
-
-    def _nanoseconds(self) -> tuple[int, int]:
-        fields = self._read(self._schedstat).split()
-        return (int(fields[0]), int(fields[1])) if len(fields) == 3 else (0, 0)
 
     def _kind(self, call: SystemCall) -> str:
         if call.name == "futex" and call.arguments[0] in self._gil:
@@ -148,6 +150,11 @@ class ThreadWaits:
         if service is None and (ends.peer_port or 0) >= _EPHEMERAL:
             return "connection"
         return f"{service} {ends.peer}" if service else ends.peer
+
+
+def _nanoseconds(schedstat: bytes) -> tuple[int, int]:
+    fields = schedstat.split()
+    return (int(fields[0]), int(fields[1])) if len(fields) == 3 else (0, 0)
 
 
 class Files(NamedTuple):

@@ -157,7 +157,10 @@ class OutsideRecorder:
     def _waits_of(self, native_id: int) -> ThreadWaits:
         if native_id not in self._waits:
             gil = self._memory.interpreter.gil
-            self._waits[native_id] = ThreadWaits(self.card.pid, native_id, range(gil, gil + GIL_BYTES))
+            # One that has served no request by the first look has not been on a CPU for long before.
+            self._waits[native_id] = ThreadWaits(
+                self.card.pid, native_id, range(gil, gil + GIL_BYTES), is_new=self._looks > 0
+            )
         return self._waits[native_id]
 
     def _renew(self, now: float) -> bool:
