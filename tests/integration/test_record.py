@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import black_boxes, recordings_inside
-from tests.support.programs import PROJECT, require_program
+from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 pytestmark = needs_recordings_from_outside
 
 
 @contextlib.contextmanager
-def serving(base: str, *paths: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker that serves requests all the time."""
-    command = [sys.executable, "-m", "tests.programs.recorded", base, *paths]
+def serving(base: str, *paths: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A worker that serves requests all the time.
+
+    :param before: a command that runs another one.
+    """
+    command = [*before, sys.executable, "-m", "tests.programs.recorded", base, *paths]
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -83,6 +86,23 @@ def test_a_single_look_stands_for_all_of_the_recording(base: str) -> None:
         found, _ = finished(base, process)
     [stack] = found.stacks
     assert (stack.samples, round(stack.seconds, 1)) == (1, 0.5)
+
+
+def test_workers_in_other_pid_namespaces_are_recorded_from_inside(base: str) -> None:
+    """As from a container beside theirs that shares the folder; both of them have the same pid."""
+    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0 or subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
+        cannot_be_tried("pid namespaces cannot be made here")
+    with serving(base, "/long", before=container), serving(base, "/long", before=container):
+        with recording(base, "-d", "1") as process:
+            found, err = finished(base, process)
+        assert [(worker.pid, worker.engine) for worker in found.workers] == [(1, "inside")] * 2
+        assert {stack.worker: round(stack.seconds, 1) for stack in found.stacks} == {1: 1.0, 2: 1.0}
+        assert f"worker 1 (pid 1, {base}1): from inside: it runs in another pid namespace\n" in err
+    command = [sys.executable, "-m", "wsgi_tracebacker", "record", base]
+    gone = subprocess.run(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False)
+    assert gone.returncode == 1
+    assert "from inside: nobody listens on its socket any more" in gone.stderr
 
 
 def test_an_interrupted_recording_keeps_what_there_is(base: str) -> None:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.errors import BadReply, FormatError, WorkerTimedOut, WrongPeer
 from wsgi_tracebacker.linux.net import peers
 from wsgi_tracebacker.model.recording import INSIDE
-from wsgi_tracebacker.reader.asking import client
+from wsgi_tracebacker.reader.asking import client, peer_check
+from wsgi_tracebacker.reader.recording.worker_key import worker_key
 from wsgi_tracebacker.wire import record_lines, uwsgi_text
 from wsgi_tracebacker.wire.record_lines import NO_REQUEST
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Frame
+    from wsgi_tracebacker.reader.finding.processes import Processes
     from wsgi_tracebacker.reader.recording.record import Totals
 
 #: Looks a second. More of them would see no more of what runs, and cost the worker.
@@ -42,9 +44,10 @@ class InsideRecorder:
 
     engine = INSIDE
 
-    def __init__(self, card: Card, path: str, seconds: float, rate: float) -> None:
+    def __init__(self, card: Card, path: str, seconds: float, rate: float, processes: Processes) -> None:
         """``path``: of its socket. Raises WorkerUnreachable or FormatError."""
         self.card = card
+        self.key = worker_key(card)
         self._received = b""
         self._bytes = 0
         self._has_ended = False
@@ -61,7 +64,7 @@ class InsideRecorder:
             while not self._ask(path, f"{question}\r\n\r\n".encode("ascii")):
                 self._socket.close()
                 self._socket, self._received, self._has_ended = socket.socket(socket.AF_UNIX), b"", False
-            self._check_head()
+            self._check_head(processes)
         except OSError as error:
             self.close()
             raise client.refusal(error) from error
@@ -82,16 +85,17 @@ class InsideRecorder:
             self._receive(max(0.01, deadline - time.monotonic()))
         return not self._received.startswith(uwsgi_text.HEADER)
 
-    def _check_head(self) -> None:
+    def _check_head(self, processes: Processes) -> None:
         head, _, rest = self._received.partition(b"\r\n\r\n")
         if head.split(b" ", 2)[1:2] != [b"200"]:
             reason = rest.partition(b"\n")[0][:500].decode("utf-8", "replace")
             raise BadReply(reason or "it closed the connection without an answer")
         first, _, self._received = rest.partition(b"\n")
+        peer_pid, peer_uid, _ = peers.credentials(self._socket)
         pid = record_lines.parse(first).pid
-        peer_pid, _, _ = peers.credentials(self._socket)
-        if pid != self.card.pid or peer_pid != self.card.pid:
-            raise WrongPeer(f"it is process {peer_pid}, and its card says {self.card.pid}")
+        peer_check.check_peer((peer_pid, peer_uid), pid, None, self.card, processes)
+        if pid != self.card.pid:
+            raise WrongPeer(f"it is process {pid}, and its card says {self.card.pid}")
 
     def _receive(self, seconds: float) -> None:
         self._socket.settimeout(seconds)
@@ -144,7 +148,7 @@ class InsideRecorder:
             request = (each.request, method, path) if each.request != NO_REQUEST else None
             if totals.wanted(path if request is not None else None):
                 totals.add_seconds(
-                    self.card.pid,
+                    self.key,
                     request,
                     each.waits_for,
                     self._frames(each.node),

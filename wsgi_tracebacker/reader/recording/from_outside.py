@@ -18,6 +18,7 @@ from wsgi_tracebacker.linux.thread_waits import ThreadWaits
 from wsgi_tracebacker.model.recording import EXACT, ON_CPU, OUTSIDE, TORN
 from wsgi_tracebacker.reader.outside.layouts import GIL_BYTES
 from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
+from wsgi_tracebacker.reader.recording.worker_key import worker_key
 from wsgi_tracebacker.reader.table import Table
 from wsgi_tracebacker.wire.black_box import table_rows
 
@@ -51,6 +52,7 @@ class OutsideRecorder:
     def __init__(self, card: Card, processes: Processes) -> None:
         """Raises MemoryUnreadable, OSError or FormatError."""
         self.card = card
+        self.key = worker_key(card)
         with contextlib.ExitStack() as opened:
             self._table = opened.enter_context(contextlib.closing(Table(card)))
             memory = MemoryOfWorker(card, self._table.read(), processes)
@@ -119,7 +121,7 @@ class OutsideRecorder:
             looked_at = flight if is_same else table_rows.decode_flight(look.mark)
             if looked_at is not None and looked_at.ident == thread.ident and totals.wanted(looked_at.path):
                 seen = (
-                    (self.card.pid, core, looked_at.started),
+                    (self.key, core, looked_at.started),
                     looked_at.method,
                     looked_at.path,
                     waits_for,

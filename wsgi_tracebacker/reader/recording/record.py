@@ -44,6 +44,8 @@ class Engine(Protocol):
     """One worker while it is recorded."""
 
     card: Card
+    #: What tells it from all others.
+    key: int
     #: See RecordedWorker.
     engine: str
 
@@ -64,7 +66,7 @@ class Engine(Protocol):
 
 
 class _Key(NamedTuple):
-    pid: int
+    worker: int
     route: str
     waits_for: str
     #: The frames by their identity: to hash them takes ten times as long. They are kept, so it stays theirs.
@@ -79,7 +81,7 @@ class Totals:
         """``wanted``: whether requests of a path are recorded; None: all are."""
         self._wanted = wanted
         self.outcomes = {EXACT: 0, CUT: 0, TORN: 0}
-        #: By pid, and what tells the requests of a worker apart.
+        #: By the key of the worker, and what tells the requests of a worker apart.
         self.requests: set[tuple[int, float, float]] = set()
         self._routes = Routes()
         self._known_routes: dict[tuple[str, str], str] = {}
@@ -114,7 +116,7 @@ class Totals:
 
     def add_seconds(
         self,
-        pid: int,
+        worker: int,
         request: tuple[int, str, str] | None,
         waits_for: str,
         frames: tuple[Frame, ...],
@@ -130,13 +132,13 @@ class Totals:
         self.outcomes[CUT if is_cut else EXACT] += samples
         route = UNKNOWN_ROUTE
         if request is not None:
-            self.requests.add((pid, request[0], 0.0))
+            self.requests.add((worker, request[0], 0.0))
             route = self._route(*request[1:])
-        self._add(pid, route, waits_for, frames, samples, seconds, is_cut=is_cut)
+        self._add(worker, route, waits_for, frames, samples, seconds, is_cut=is_cut)
 
     def _add(
         self,
-        pid: int,
+        worker: int,
         route: str,
         waits_for: str,
         frames: tuple[Frame, ...],
@@ -145,7 +147,7 @@ class Totals:
         *,
         is_cut: bool,
     ) -> None:
-        key = _Key(pid, route, waits_for, tuple(map(id, frames)), is_cut)
+        key = _Key(worker, route, waits_for, tuple(map(id, frames)), is_cut)
         if len(self._stacks) >= _MAX_STACKS and key not in self._stacks:
             key, frames = key._replace(frames=()), ()
         frames, samples_before, seconds_before = self._stacks.get(key, (frames, 0, 0.0))
@@ -160,21 +162,22 @@ class Totals:
             found = self._known_routes[method, path] = self._routes.route(method, path)
         return found
 
-    def stacks(self, each: dict[int, tuple[int, float]]) -> tuple[RecordedStack, ...]:
+    def stacks(self, workers: dict[int, Engine]) -> tuple[RecordedStack, ...]:
         """The stacks, those with the most seconds first.
 
-        :param each: by pid the worker's number, and the seconds that each look at it stands for.
+        :param workers: by their keys.
         """
         found = []
         for key, (frames, samples, seconds) in self._stacks.items():
-            number, of_a_look = each[key.pid]
-            whole = seconds + samples * of_a_look
-            found.append(RecordedStack(key.route, number, key.pid, key.waits_for, frames, key.is_cut, whole, samples))
+            worker = workers[key.worker]
+            whole, card = seconds + samples * worker.seconds_of_a_look(), worker.card
+            stack = key.route, card.number, card.pid, key.waits_for, frames, key.is_cut, whole, samples
+            found.append(RecordedStack(*stack))
         return tuple(sorted(found, key=lambda stack: -stack.seconds))
 
-    def torn_seconds(self, each: dict[int, tuple[int, float]]) -> float:
+    def torn_seconds(self, workers: dict[int, Engine]) -> float:
         """Seconds of requests that are missing in the stacks."""
-        return sum(count * each[pid][1] for pid, count in self._torn.items())
+        return sum(count * workers[key].seconds_of_a_look() for key, count in self._torn.items())
 
 
 def record(
@@ -192,7 +195,7 @@ def record(
     :param progress: called about ten times a second with the seconds that have passed.
     """
     running = list(workers)
-    known = {worker.card.pid: worker for worker in running}
+    known = {worker.key: worker for worker in running}
     started_at, began = time.time(), time.monotonic()
     renewed = shown = began
     due = began
@@ -208,7 +211,7 @@ def record(
                 renewed = now
                 found = find_new()
                 running += found
-                known |= {worker.card.pid: worker for worker in found}
+                known |= {worker.key: worker for worker in found}
             if now >= shown + 0.1:
                 shown = now
                 progress(now - began)
@@ -228,21 +231,21 @@ def record(
             cpu_seconds += worker.cpu_seconds()
             worker.close()
     cards = [worker.card for worker in known.values()]
-    each = {pid: (worker.card.number, worker.seconds_of_a_look()) for pid, worker in known.items()}
+    engines = [worker.engine for worker in known.values()]
     return Recording(
         started_at=started_at,
         wanted_seconds=seconds,
         seconds=ended_at - began,
-        rate=rate if any(worker.engine == OUTSIDE for worker in known.values()) else min(rate, from_inside.RATE),
+        rate=rate if OUTSIDE in engines else min(rate, from_inside.RATE),
         host=os.uname().nodename,
-        workers=tuple(RecordedWorker(card.number, card.pid, known[card.pid].engine) for card in cards),
+        workers=tuple(RecordedWorker(card.number, card.pid, how) for card, how in zip(cards, engines, strict=True)),
         application=next((card.application for card in cards), None),
         cwd=next((card.cwd for card in cards), None),
         requests=len(totals.requests),
         exact=totals.outcomes[EXACT],
         cut=totals.outcomes[CUT],
         torn=totals.outcomes[TORN],
-        torn_seconds=totals.torn_seconds(each),
+        torn_seconds=totals.torn_seconds(known),
         cpu_seconds=cpu_seconds,
-        stacks=totals.stacks(each),
+        stacks=totals.stacks(known),
     )

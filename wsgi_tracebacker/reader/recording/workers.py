@@ -15,6 +15,7 @@ from wsgi_tracebacker.reader.finding import named
 from wsgi_tracebacker.reader.finding.processes import GONE, SAME, Processes
 from wsgi_tracebacker.reader.recording.from_inside import InsideRecorder
 from wsgi_tracebacker.reader.recording.from_outside import OutsideRecorder
+from wsgi_tracebacker.reader.recording.worker_key import worker_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _SECONDS = 1.0
 #: The same for one that has loaded greenlet: only its answer says whether it serves with greenlets.
 _GREENLET_SECONDS = 5.0
+
+#: Of a worker whose pid means another process here.
+_ELSEWHERE = "it runs in another pid namespace"
 
 #: How often it is asked: of a thread that Python did not start the outermost call may change with each request.
 _ASKED = 5
@@ -82,7 +86,7 @@ class Recordable:
         self._seconds = seconds
         self._rate = rate
         self._only_inside = only_inside
-        #: Pids of those that were found so far.
+        #: The keys of those that were found so far.
         self._seen: set[int] = set()
 
     def open_new(self) -> Opened:
@@ -95,18 +99,17 @@ class Recordable:
         left: list[tuple[Target, Card, str]] = []
         for target in targets.values():
             card = target.card
-            if card is None or card.uid != target.card_owner:
+            if card is None or target.card_owner is None:
                 continue
             standing = processes.standing(card, target.card_owner)
-            if standing == GONE:
+            if standing == GONE or (standing == SAME and card.uid != target.card_owner):
                 continue
             without_worker.discard(target.base)
-            if card.pid in self._seen:
+            if worker_key(card) in self._seen:
                 continue
-            self._seen.add(card.pid)
+            self._seen.add(worker_key(card))
             if standing != SAME:
-                reason = "it runs in another pid namespace: run wsgi-tb inside its container"
-                opened.refused.append((_name(target, card), reason))
+                left.append((target, card, _ELSEWHERE))
             elif self._only_inside:
                 left.append((target, card, ""))
             else:
@@ -121,17 +124,14 @@ class Recordable:
             left.append((each.target, each.card, reason))
         opened.engines.extend(each.engine for each in outside)
         for target, card, reason in left:
-            self._open_inside(target, card, reason, opened)
+            name = _name(target, card)
+            try:
+                opened.engines.append(InsideRecorder(card, target.socket, self._seconds, self._rate, processes))
+            except (WorkerUnreachable, FormatError) as error:
+                opened.refused.append((name, f"{reason}; from inside: {error}" if reason else str(error)))
+            else:
+                opened.inside.append((name, reason))
         return opened
-
-    def _open_inside(self, target: Target, card: Card, reason: str, opened: Opened) -> None:
-        name = _name(target, card)
-        try:
-            opened.engines.append(InsideRecorder(card, target.socket, self._seconds, self._rate))
-        except (WorkerUnreachable, FormatError) as error:
-            opened.refused.append((name, f"{reason}; from inside: {error}" if reason else str(error)))
-        else:
-            opened.inside.append((name, reason))
 
 
 def _name(target: Target, card: Card) -> str:
