@@ -16,6 +16,8 @@ from tests.support import black_boxes, recordings_inside
 from tests.support.programs import PROJECT, cannot_be_tried, require_program
 from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
+from tests.support.servers import children_of
+from wsgi_tracebacker.wire.profiles import raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,18 +90,29 @@ def test_a_single_look_stands_for_all_of_the_recording(base: str) -> None:
     assert (stack.samples, round(stack.seconds, 1)) == (1, 0.5)
 
 
-def test_workers_in_other_pid_namespaces_are_recorded_from_inside(base: str) -> None:
-    """As from a container beside theirs that shares the folder; both of them have the same pid."""
+def test_workers_in_other_pid_namespaces(base: str) -> None:
+    """From outside, with their pids of here, for who sees them, as root of a node; else from inside.
+
+    That is as from a container beside theirs. Both of them have pid 1 in their own one.
+    """
     container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0 or subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
         cannot_be_tried("pid namespaces cannot be made here")
-    with serving(base, "/long", before=container), serving(base, "/long", before=container):
-        with recording(base, "-d", "1") as process:
-            found, err = finished(base, process)
-        assert [(worker.pid, worker.engine) for worker in found.workers] == [(1, "inside")] * 2
-        assert {stack.worker: round(stack.seconds, 1) for stack in found.stacks} == {1: 1.0, 2: 1.0}
-        assert f"worker 1 (pid 1, {base}1): from inside: it runs in another pid namespace\n" in err
-    command = [sys.executable, "-m", "wsgi_tracebacker", "record", base]
+    command = [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-o", f"{base}.jsonl", "-d", "1"]
+    with serving(base, "/long", before=container) as one, serving(base, "/half/{}", before=container) as two:
+        pids = [child for each in (one, two) for child in children_of(each.pid)]
+        for before, engine, shown in ((), "outside", pids), (container, "inside", [1, 1]):
+            recorded = subprocess.run([*before, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False)
+            assert recorded.returncode == 0, recorded.stderr
+            found = raw.parse(Path(f"{base}.jsonl").read_text(encoding="utf-8").splitlines())
+            assert [(worker.pid, worker.engine) for worker in found.workers] == [(pid, engine) for pid in shown]
+            seconds: dict[tuple[int, str], float] = defaultdict(float)
+            for stack in found.stacks:
+                seconds[stack.worker, stack.waits_for] += stack.seconds
+            assert seconds[1, "sleep"] == pytest.approx(1.0, rel=0.1)
+            assert seconds[2, "sleep"] == pytest.approx(0.5, rel=0.5)
+            note = f"worker 1 (pid 1, {base}1): from inside: it runs in another pid namespace\n"
+            assert (note in recorded.stderr) is (engine == "inside")
     gone = subprocess.run(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False)
     assert gone.returncode == 1
     assert "from inside: nobody listens on its socket any more" in gone.stderr

@@ -159,10 +159,25 @@ class Processes:
         except OSError:
             return None
 
-    def pid_inside(self, pid: int) -> int:
-        """The pid that a process has in its own pid namespace; ``pid`` where ``/proc`` does not say."""
-        inside = proc.status(self._folder(pid)).get("NSpid", "").split()
-        return int(inside[-1]) if inside and inside[-1].isdigit() else pid
+    def pid_inside(self, pid: int, native_id: int | None = None) -> int:
+        """The id of a process, or of one of its threads, in its own pid namespace; where that is not said, as here."""
+        inside = proc.status(self._folder(pid, native_id)).get("NSpid", "").split()
+        return int(inside[-1]) if inside and inside[-1].isdigit() else native_id or pid
+
+    def threads_by_inner_id(self, pid: int) -> dict[int, int]:
+        """The native ids of a process's threads, by those that they have in its own pid namespace."""
+        return {self.pid_inside(pid, native_id): native_id for native_id in self.threads(pid)}
+
+    def visible_pid(self, card: Card) -> int | None:
+        """The pid here of the process that a card of another pid namespace names; None if it cannot be seen."""
+        for pid in proc.pids(self._root):
+            if (
+                self.namespace_of(pid) == card.pid_namespace
+                and self.pid_inside(pid) == card.pid
+                and self.runs(pid, card.start_ticks)
+            ):
+                return pid
+        return None
 
     def has_same_users(self, pid: int) -> bool:
         """Whether a uid means the same user for that process as here; so too where ``/proc`` does not say."""

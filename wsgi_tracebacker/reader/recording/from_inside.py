@@ -48,6 +48,7 @@ class InsideRecorder:
         """``path``: of its socket. Raises WorkerUnreachable or FormatError."""
         self.card = card
         self.key = worker_key(card)
+        self.pid = card.pid
         self._received = b""
         self._bytes = 0
         self._has_ended = False
@@ -92,6 +93,7 @@ class InsideRecorder:
             raise BadReply(reason or "it closed the connection without an answer")
         first, _, self._received = rest.partition(b"\n")
         peer_pid, peer_uid, _ = peers.credentials(self._socket)
+        self.pid = peer_pid or self.card.pid
         pid = record_lines.parse(first).pid
         peer_check.check_peer((peer_pid, peer_uid), pid, None, self.card, processes)
         if pid != self.card.pid:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
 from wsgi_tracebacker.linux import proc
+from wsgi_tracebacker.linux.files import OTHER_ROOT
 from wsgi_tracebacker.linux.thread_waits import ThreadWaits
 from wsgi_tracebacker.model.recording import EXACT, ON_CPU, OUTSIDE, TORN
 from wsgi_tracebacker.reader.outside.layouts import GIL_BYTES
@@ -49,13 +51,21 @@ class OutsideRecorder:
 
     engine = OUTSIDE
 
-    def __init__(self, card: Card, processes: Processes) -> None:
-        """Raises MemoryUnreadable, OSError or FormatError."""
+    def __init__(self, card: Card, processes: Processes, visible_pid: int | None = None) -> None:
+        """Raises MemoryUnreadable, OSError or FormatError.
+
+        :param visible_pid: the pid that it has here, if it is in another pid namespace.
+        """
         self.card = card
         self.key = worker_key(card)
+        self.pid = visible_pid or card.pid
+        #: The native id here of each of its threads by the one that it knows itself; None: they are the same.
+        self._visible_threads = None if visible_pid is None else partial(processes.threads_by_inner_id, visible_pid)
+        if visible_pid is not None and card.black_box is not None and not OTHER_ROOT.match(card.black_box):
+            card = card._replace(black_box=f"{proc.ROOT}/{visible_pid}/root{card.black_box}")
         with contextlib.ExitStack() as opened:
             self._table = opened.enter_context(contextlib.closing(Table(card)))
-            memory = MemoryOfWorker(card, self._table.read(), processes)
+            memory = MemoryOfWorker(card._replace(pid=self.pid), self._table.read(), processes)
             self._memory = opened.enter_context(contextlib.closing(memory))
             if memory.interpreter.layout.minor == 10:
                 raise MemoryUnreadable("it runs Python 3.10, whose running threads cannot be read well from outside")
@@ -140,7 +150,7 @@ class OutsideRecorder:
     def _find_table(self) -> int:
         """Where the worker has its black box in its memory; 0 if it is not found."""
         name = os.fsencode(os.path.basename(self.card.black_box or ""))
-        mapped = proc.mapped_files(f"{proc.ROOT}/{self.card.pid}")
+        mapped = proc.mapped_files(f"{proc.ROOT}/{self.pid}")
         return next((start for path, start in mapped if os.path.basename(path) == name), 0)
 
     def _shares_thread(self, core: int, ident: int) -> bool:
@@ -159,10 +169,10 @@ class OutsideRecorder:
     def _waits_of(self, native_id: int) -> ThreadWaits:
         if native_id not in self._waits:
             gil = self._memory.interpreter.gil
+            # Of a thread that has ended meanwhile there is nothing to read.
+            visible = native_id if self._visible_threads is None else self._visible_threads().get(native_id, 0)
             # One that has served no request by the first look has not been on a CPU for long before.
-            self._waits[native_id] = ThreadWaits(
-                self.card.pid, native_id, range(gil, gil + GIL_BYTES), is_new=self._looks > 0
-            )
+            self._waits[native_id] = ThreadWaits(self.pid, visible, range(gil, gil + GIL_BYTES), is_new=self._looks > 0)
         return self._waits[native_id]
 
     def _renew(self, now: float) -> bool:

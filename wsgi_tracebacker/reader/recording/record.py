@@ -46,6 +46,8 @@ class Engine(Protocol):
     card: Card
     #: What tells it from all others.
     key: int
+    #: Its pid here; the one on its card if it cannot be seen from here.
+    pid: int
     #: See RecordedWorker.
     engine: str
 
@@ -170,8 +172,8 @@ class Totals:
         found = []
         for key, (frames, samples, seconds) in self._stacks.items():
             worker = workers[key.worker]
-            whole, card = seconds + samples * worker.seconds_of_a_look(), worker.card
-            stack = key.route, card.number, card.pid, key.waits_for, frames, key.is_cut, whole, samples
+            whole, number = seconds + samples * worker.seconds_of_a_look(), worker.card.number
+            stack = key.route, number, worker.pid, key.waits_for, frames, key.is_cut, whole, samples
             found.append(RecordedStack(*stack))
         return tuple(sorted(found, key=lambda stack: -stack.seconds))
 
@@ -231,14 +233,14 @@ def record(
             cpu_seconds += worker.cpu_seconds()
             worker.close()
     cards = [worker.card for worker in known.values()]
-    engines = [worker.engine for worker in known.values()]
+    recorded = [RecordedWorker(worker.card.number, worker.pid, worker.engine) for worker in known.values()]
     return Recording(
         started_at=started_at,
         wanted_seconds=seconds,
         seconds=ended_at - began,
-        rate=rate if OUTSIDE in engines else min(rate, from_inside.RATE),
+        rate=rate if any(worker.engine == OUTSIDE for worker in recorded) else min(rate, from_inside.RATE),
         host=os.uname().nodename,
-        workers=tuple(RecordedWorker(card.number, card.pid, how) for card, how in zip(cards, engines, strict=True)),
+        workers=tuple(recorded),
         application=next((card.application for card in cards), None),
         cwd=next((card.cwd for card in cards), None),
         requests=len(totals.requests),

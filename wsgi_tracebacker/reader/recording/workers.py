@@ -31,9 +31,6 @@ _SECONDS = 1.0
 #: The same for one that has loaded greenlet: only its answer says whether it serves with greenlets.
 _GREENLET_SECONDS = 5.0
 
-#: Of a worker whose pid means another process here.
-_ELSEWHERE = "it runs in another pid namespace"
-
 #: How often it is asked: of a thread that Python did not start the outermost call may change with each request.
 _ASKED = 5
 
@@ -58,7 +55,7 @@ class _Outside(NamedTuple):
     @property
     def patience_seconds(self) -> float:
         # Others load it too: SQLAlchemy does.
-        files = (file for file, _ in proc.mapped_files(f"{proc.ROOT}/{self.card.pid}"))
+        files = (file for file, _ in proc.mapped_files(f"{proc.ROOT}/{self.engine.pid}"))
         return _GREENLET_SECONDS if any(b"/_greenlet." in file for file in files) else _SECONDS
 
 
@@ -108,13 +105,14 @@ class Recordable:
             if worker_key(card) in self._seen:
                 continue
             self._seen.add(worker_key(card))
-            if standing != SAME:
-                left.append((target, card, _ELSEWHERE))
-            elif self._only_inside:
+            visible_pid = None if standing == SAME else processes.visible_pid(card)
+            if self._only_inside:
                 left.append((target, card, ""))
+            elif standing != SAME and visible_pid is None:
+                left.append((target, card, "it runs in another pid namespace"))
             else:
                 try:
-                    outside.append(_Outside(target, card, OutsideRecorder(card, processes)))
+                    outside.append(_Outside(target, card, OutsideRecorder(card, processes, visible_pid)))
                 except (MemoryUnreadable, FormatError, OSError) as error:
                     left.append((target, card, str(error)))
         missing += [f"no worker of wsgi_tracebacker's behind {base!r} lives" for base in sorted(without_worker)]
@@ -124,18 +122,19 @@ class Recordable:
             left.append((each.target, each.card, reason))
         opened.engines.extend(each.engine for each in outside)
         for target, card, reason in left:
-            name = _name(target, card)
             try:
-                opened.engines.append(InsideRecorder(card, target.socket, self._seconds, self._rate, processes))
+                engine = InsideRecorder(card, target.socket, self._seconds, self._rate, processes)
             except (WorkerUnreachable, FormatError) as error:
-                opened.refused.append((name, f"{reason}; from inside: {error}" if reason else str(error)))
+                why = f"{reason}; from inside: {error}" if reason else str(error)
+                opened.refused.append((_name(target, card, card.pid), why))
             else:
-                opened.inside.append((name, reason))
+                opened.engines.append(engine)
+                opened.inside.append((_name(target, card, engine.pid), reason))
         return opened
 
 
-def _name(target: Target, card: Card) -> str:
-    return f"worker {card.number} (pid {card.pid}, {target.socket})"
+def _name(target: Target, card: Card, pid: int) -> str:
+    return f"worker {card.number} (pid {pid}, {target.socket})"
 
 
 def _doubted(opened: Sequence[_Outside], processes: Processes) -> list[tuple[_Outside, str]]:
@@ -148,7 +147,7 @@ def _doubted(opened: Sequence[_Outside], processes: Processes) -> list[tuple[_Ou
         )
         again = []
         for each, outcome in zip(left, outcomes, strict=True):
-            doubted.pop(each.card.pid, None)
+            doubted.pop(each.engine.key, None)
             if isinstance(outcome, reply.Reply) and not outcome.content.startswith(b"HTTP/"):
                 # We asked so late that it answered a silent client, with less.
                 again.append(each)
@@ -157,11 +156,11 @@ def _doubted(opened: Sequence[_Outside], processes: Processes) -> list[tuple[_Ou
             if snapshot is None:
                 continue
             if any(stack.kind == "hub" for stack in snapshot.stacks):
-                doubted[each.card.pid] = each, "its requests are greenlets, whose stacks are not in their thread"
+                doubted[each.engine.key] = each, "its requests are greenlets, whose stacks are not in their thread"
             elif not each.engine.agrees_with(snapshot):
                 again.append(each)
                 reason = "its threads are not where it says that they are: what is read would not be right"
-                doubted[each.card.pid] = each, reason
+                doubted[each.engine.key] = each, reason
         left = again
         if not left:
             break

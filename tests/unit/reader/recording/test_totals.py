@@ -20,6 +20,6 @@ def test_beyond_the_most_stacks_those_that_are_known_keep_their_calls(monkeypatc
     totals = record.Totals()
     for frames in (known, new, newer, known, newer):
         totals.look((7, 0.0, 1.0), "GET", "/pay", ON_CPU, frames, EXACT)
-    worker: Any = SimpleNamespace(card=SimpleNamespace(number=1, pid=4711), seconds_of_a_look=lambda: 0.01)
+    worker: Any = SimpleNamespace(card=SimpleNamespace(number=1), pid=4711, seconds_of_a_look=lambda: 0.01)
     found = [(stack.frames, stack.samples) for stack in totals.stacks({7: worker})]
     assert sorted(found) == [((), 2), (known, 2), (new, 1)]
