@@ -229,6 +229,20 @@ def test_the_graph_may_begin_with_worker_or_wait(driver: WebDriver, folder: str,
     assert complaints(driver) == []
 
 
+def test_a_line_of_the_table_is_found_and_no_other_one(driver: WebDriver, folder: str) -> None:
+    """Line 4 is not line 41."""
+    stack = RECORDING.stacks[0]
+    other = stack._replace(frames=(stack.frames[0]._replace(lineno=41),), seconds=1.0)
+    driver.get(
+        written(RECORDING._replace(stacks=(stack._replace(frames=stack.frames[:1]), other)), folder, "lines").as_uri()
+    )
+    driver.find_element(By.CSS_SELECTOR, "#lines button").click()
+    wait_for_text(driver, "#found", "6.00 s, 85.7 %")
+    press(driver, "/", Keys.ESCAPE, "10.0.0.5:5432")
+    wait_for_text(driver, "#found", "7.00 s, 100.0 %")
+    assert complaints(driver) == []
+
+
 def test_five_million_bytes_are_drawn(driver: WebDriver, folder: str) -> None:
     """All of it is there, and found by a search."""
     path = written(large(), folder, "large")

@@ -149,8 +149,11 @@ function showFlameGraph() {
 
   function search() {
     const text = byId("search").value.toLowerCase();
+    // Line 5 is not line 53.
+    const isLine = /:\d+$/.test(text);
     [...routes, ...workers, ...calls, ...waits].forEach((what) => {
-      what.matches = text !== "" && `${what.name} ${what.place}`.toLowerCase().includes(text);
+      const all = `${what.name} ${what.place}`.trim().toLowerCase();
+      what.matches = text !== "" && (isLine ? all.endsWith(text) : all.includes(text));
     });
     // Of calls that match within one that does, the time counts once.
     const total = (at) => {
