@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.linux import proc, system_calls
@@ -26,8 +27,8 @@ _LINE_BYTES = 256
 #: What a thread waits for in calls that name no descriptor.
 _KINDS = {
     "futex": "lock", "futex_waitv": "lock", "nanosleep": "sleep", "clock_nanosleep": "sleep", "wait4": "child",
-    "waitid": "child", "flock": "file lock", "fcntl": "file lock", "fsync": "file", "fdatasync": "file",
-    "openat": "file", "pause": "signal",
+    "waitid": "child", "vfork": "child", "flock": "file lock", "fcntl": "file lock", "fsync": "file",
+    "fdatasync": "file", "openat": "file", "pause": "signal",
 }  # fmt: skip
 #: Calls whose first argument is a descriptor.
 _ON_DESCRIPTOR = frozenset(
@@ -35,6 +36,10 @@ _ON_DESCRIPTOR = frozenset(
      "recvfrom", "sendmsg", "recvmsg")
 )  # fmt: skip
 _POLLS = frozenset(("poll", "ppoll"))
+#: Of more descriptors in one call it is not found out what they are. subprocess waits for three at most.
+_MAX_POLLED = 4
+#: struct pollfd: the descriptor, then the events.
+_POLLFD = struct.Struct("i4x")
 
 #: From here on the kernel chooses ports for the connecting side: such a peer is a client of the worker, as a rule.
 _EPHEMERAL = 32768
@@ -124,17 +129,21 @@ class ThreadWaits:
         return _KINDS.get(call.name, f"system call {call.name}")
 
     def _poll(self, call: SystemCall) -> str:
-        if not call.arguments[1]:
+        address, count = call.arguments[:2]
+        if not count:
             return "sleep"
-        if call.arguments[1] > 1:
+        if count > _MAX_POLLED:
             return "connection"
-        # struct pollfd: the descriptor comes first.
+        size = count * _POLLFD.size
         try:
             with open(f"{proc.ROOT}/{self._pid}/mem", "rb", buffering=0) as memory:
-                entry = os.pread(memory.fileno(), 4, call.arguments[0])
+                entries = os.pread(memory.fileno(), size, address)
         except (OSError, OverflowError):
             return "connection"
-        return self._descriptor(int.from_bytes(entry, "little", signed=True))
+        if len(entries) != size:
+            return "connection"
+        kinds = {self._descriptor(number) for (number,) in _POLLFD.iter_unpack(entries)}
+        return kinds.pop() if len(kinds) == 1 else "connection"
 
     def _descriptor(self, number: int) -> str:
         target = proc.descriptor_target(number, f"{proc.ROOT}/{self._pid}") or ""
