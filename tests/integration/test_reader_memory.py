@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import black_boxes
 from tests.support.interpreters import needs_pydll
+from tests.support.namespaces import pid_namespace
 from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_known_memory
 from tests.support.stalling import telling
@@ -66,6 +67,22 @@ def test_a_stalled_worker_is_shown_at_once_without_a_signal(base: str) -> None:
         assert functions(thread)[-3:-1] == ["tell", "backtrack_for_ever"]
         assert thread["frames"][-2]["source"] == '    re.match("(a+)+$", "a" * 40 + "b")'
         assert not thread["is_cut"]
+        assert not was_signalled(base)
+
+
+def test_a_stalled_worker_in_another_pid_namespace(base: str) -> None:
+    """Root of the host reads its memory, too; who does not see its process is told where to see more."""
+    container = pid_namespace()
+    with worker(base, "backtrack", before=container):
+        code, document, err = read(base)
+        assert (code, document["state"], document["source"]) == (1, "stalled", "memory"), err
+        assert document["worker"]["pid"] == 1
+        [thread] = [each for each in document["threads"] if each["request"]]
+        assert functions(thread)[-3:-1] == ["tell", "backtrack_for_ever"]
+        assert read(base, "--from-outside")[1]["state"] == "alive"
+        code, document, err = read(base, "--timeout", "2", before=container)
+        assert (code, document["state"], document["source"]) == (1, "busy", "table")
+        assert "another pid namespace: to see more, run wsgi-tb as root of the host, or inside its container" in err
         assert not was_signalled(base)
 
 

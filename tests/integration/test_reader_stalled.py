@@ -360,7 +360,9 @@ def test_a_worker_in_another_namespace_is_shown_and_not_signalled(stalled: Stall
     finally:
         path.write_bytes(content)
     assert (code, "GET /backtrack" in out, "  busy, no answer\n" in out) == (1, True, True)
-    assert "it runs in another pid namespace: to see more, run wsgi-tb inside its container" in err
+    assert (
+        "it runs in another pid namespace: to see more, run wsgi-tb as root of the host, or inside its container" in err
+    )
     assert dumps_so_far(base) == dumps
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import black_boxes, recordings_inside
-from tests.support.programs import PROJECT, cannot_be_tried, require_program
+from tests.support.namespaces import pid_namespace
+from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
 from tests.support.servers import children_of
@@ -95,9 +96,7 @@ def test_workers_in_other_pid_namespaces(base: str) -> None:
 
     That is as from a container beside theirs. Both of them have pid 1 in their own one.
     """
-    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0 or subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
-        cannot_be_tried("pid namespaces cannot be made here")
+    container = pid_namespace()
     command = [sys.executable, "-m", "wsgi_tracebacker", "record", base, "-o", f"{base}.jsonl", "-d", "1"]
     with serving(base, "/long", before=container) as one, serving(base, "/half/{}", before=container) as two:
         pids = [child for each in (one, two) for child in children_of(each.pid)]

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from tests.support.programs import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @contextlib.contextmanager
-def telling(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A program of ``tests.programs`` once its story has begun; in the end it is killed, if it still lives."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"tests.programs.{program}", *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    )
+def telling(program: str, *arguments: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A program of ``tests.programs`` once its story has begun; in the end it is killed, if it still lives.
+
+    :param before: a command that runs another one.
+    """
+    command = [*before, sys.executable, "-m", f"tests.programs.{program}", *arguments]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

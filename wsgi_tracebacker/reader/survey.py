@@ -310,7 +310,7 @@ class _Interview:
             return self._without_socket(target) if card is not None else self._unanswered(target, _NO_CARD)
         worker = SilentWorker(card, self._processes, standing)
         try:
-            state = self._processes.state(card.pid)
+            state = UNKNOWN if worker.pid is None else self._processes.state(worker.pid)
             if not worker.open_memory():
                 error = MemoryUnreadable(
                     "; ".join(worker.notes) or "it has no black box, or is in another pid namespace"
@@ -319,7 +319,7 @@ class _Interview:
             snapshot = worker.findings(state).snapshot
         finally:
             worker.close()
-        return Answer(target, state, snapshot, None, target.number, card.pid, _other(target.owner), card.pid)
+        return Answer(target, state, snapshot, None, target.number, card.pid, _other(target.owner), worker.pid)
 
     def _without_socket(self, target: Target) -> Answer:
         card = target.card

@@ -140,6 +140,8 @@ class SilentWorker:
         self.processes = processes
         self.notes: list[str] = []
         self._standing = standing
+        #: As it is seen from here; None if it is not.
+        self.pid = card.pid if standing == SAME else processes.visible_pid(card)
         self._memory: MemoryOfWorker | None = None
         self._table: Table | None = None
         if card.black_box is None:
@@ -148,8 +150,6 @@ class SilentWorker:
             self._table = table.Table(card)
         except OSError as error:
             self.notes.append(f"its black box cannot be opened: {error.strerror or error}")
-        if standing != SAME and not processes.same_namespace(card.pid_namespace):
-            self.notes.append("it runs in another pid namespace: to see more, run wsgi-tb inside its container")
 
     def close(self) -> None:
         if self._table is not None:
@@ -159,13 +159,13 @@ class SilentWorker:
 
     def open_memory(self) -> bool:
         """Whether its memory can be read; if not, there is a note of the reason."""
-        if self._standing != SAME or self._table is None:
+        if self._table is None or self.pid is None:
             return False
         # Imported only here: it loads ctypes.
         from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker  # noqa: PLC0415
 
         try:
-            self._memory = MemoryOfWorker(self.card, self._table.read(), self.processes)
+            self._memory = MemoryOfWorker(self.card._replace(pid=self.pid), self._table.read(), self.processes)
         except (MemoryUnreadable, OSError, FormatError) as error:
             self.notes.append(f"its memory is not read: {error}")
         return self.has_memory()
@@ -186,9 +186,9 @@ class SilentWorker:
             return False
 
     def state(self) -> str:
-        if self._standing != SAME:
+        if self.pid is None:
             return BUSY
-        state = self.processes.state(self.card.pid, threads=True)
+        state = self.processes.state(self.pid, threads=True)
         return BUSY if state in (ALIVE, DEAD) else state
 
     def sample(self, peer: int) -> Sample | None:
@@ -205,6 +205,9 @@ class SilentWorker:
     def findings(self, state: str, stacks: _Stacks | None = None) -> Findings:
         """The result, with the table as it is now."""
         snapshot = None
+        if self.pid is None and not self.processes.same_namespace(self.card.pid_namespace):
+            where = "as root of the host, or inside its container"
+            self.notes.append(f"it runs in another pid namespace: to see more, run wsgi-tb {where}")
         if self._table is not None:
             try:
                 snapshot = self._snapshot(self._table.read(), state, stacks)
@@ -249,7 +252,7 @@ class SilentWorker:
 
     def _with_source_lines(self, snapshot: Snapshot) -> Snapshot:
         # Source files are read with the rights of the process; where those are not known, none is read.
-        identity = self.processes.identity(self.card.pid)
+        identity = self.processes.identity(self.card.pid) if self._standing == SAME else None
         if identity is None:
             return snapshot
         sources = Sources(identity, self.card.cwd, snapshot.worker.started_at)
