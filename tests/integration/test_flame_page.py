@@ -229,6 +229,16 @@ def test_the_graph_may_begin_with_worker_or_wait(driver: WebDriver, folder: str,
     assert complaints(driver) == []
 
 
+def test_the_page_may_show_the_cpu_only_at_first(driver: WebDriver, folder: str) -> None:
+    """Its head is of all that was recorded, and the box brings the rest back."""
+    driver.get(written(RECORDING, folder, "cpu", "--cpu").as_uri())
+    wait_for_text(driver, "#said", "all requests, 1.50 s, 100.0 %")
+    assert "9.5 s of their time, 84% of it waiting" in driver.find_element(By.TAG_NAME, "main").text
+    driver.find_element(By.ID, "cpu").click()
+    wait_for_text(driver, "#said", "all requests, 9.50 s, 100.0 %")
+    assert complaints(driver) == []
+
+
 def test_a_line_of_the_table_is_found_and_no_other_one(driver: WebDriver, folder: str) -> None:
     """Line 4 is not line 41."""
     stack = RECORDING.stacks[0]

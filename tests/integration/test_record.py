@@ -68,9 +68,13 @@ def test_a_recording_has_routes_stacks_and_what_was_waited_for(base: str) -> Non
 
 def test_a_recording_can_be_limited_and_converted(base: str) -> None:
     """--route keeps the other requests out; --from makes every form of what was recorded, and --cpu drops the waits."""
-    with serving(base), recording(base, "--route", "/ha*") as process:
-        wait_for_looks(process, [])
-        found, _ = interrupted(base, process)
+    with serving(base):
+        with recording(base, "--route", "/HA*", "-d", "0.1") as process:
+            _, err = finished(base, process)
+        assert "no request whose path matches '/HA*' was in flight" in err
+        with recording(base, "--route", "/ha*") as process:
+            wait_for_looks(process, [])
+            found, _ = interrupted(base, process)
     assert {stack.route for stack in found.stacks} == {"GET /half/:"}
     convert = [sys.executable, "-m", "wsgi_tracebacker", "record", "--from", f"{base}.jsonl", "-o"]
     for ending in (".folded", ".speedscope.json", ".pb.gz", ".jsonl", ".html"):
@@ -78,9 +82,11 @@ def test_a_recording_can_be_limited_and_converted(base: str) -> None:
         assert (done.returncode, f"written to {base}{ending}\n" in done.stderr) == (0, True), done.stderr
         assert Path(f"{base}{ending}").stat().st_size
     folded = [*convert, "-", "--format", "folded", "--by", "wait", "--cpu"]
-    lines = subprocess.run(folded, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines
-    assert all(line.startswith("CPU;GET /half/:;") for line in lines)
+    done = subprocess.run(folded, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert all(line.startswith("CPU;GET /half/:;") for line in done.stdout.splitlines())
+    # The summary is of all that was recorded.
+    assert f", {found.total_seconds:.1f} s of their time\n" in done.stderr
 
 
 def test_a_single_look_stands_for_all_of_the_recording(base: str) -> None:
@@ -230,6 +236,7 @@ def test_misuse_is_said_before_anything_is_recorded(base: str) -> None:
     for arguments, code, meant in (
         ([base, "-o", f"{base}.txt"], 2, "give --format"),
         ([base, "-o", f"{base}/none/a.html"], 4, f"there is no folder {base}/none"),
+        ([base, "-o", "-"], 2, "'-' has none of the endings .html, "),
         (["--from", os.devnull, "-o", f"{base}.folded"], 2, "it is no recording"),
         (["--from", os.devnull, "-o", f"{base}.folded", "--route", "/pay"], 2, "--from records nothing"),
         ([base, "-o", f"{base}.folded"], 3, "no workers behind"),

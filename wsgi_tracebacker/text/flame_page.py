@@ -41,7 +41,7 @@ _GRAPH = """\
 <div class="tools">
 <label>Route <select id="route"><option value="">all requests</option></select></label>
 <label>Search <input type="search" id="search" aria-describedby="found"></label> <span id="found" role="status"></span>
-<label><input type="checkbox" id="cpu"> only on a CPU</label>
+<label><input type="checkbox" id="cpu"{checked}> only on a CPU</label>
 <label><input type="checkbox" id="server"> calls of the server</label>
 <button type="button" id="reset">Show all</button>
 </div>
@@ -61,12 +61,12 @@ _GRAPH = """\
 _HOTTEST = 20
 
 
-def page(recording: Recording, script: str, style: str, by: str = "route") -> str:
+def page(recording: Recording, script: str, style: str, by: str = "route", *, only_cpu: bool = False) -> str:
     """The whole page, as one file.
 
     :param script: the content of ``flame_graph.js``, which stands beside this module.
     :param style: that of ``flame_graph.css``.
-    :param by: see graph().
+    :param by: see graph(); and ``only_cpu``.
     """
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; style-src-attr 'unsafe-inline'; script-src '{_hash(script)}'"
@@ -74,8 +74,8 @@ def page(recording: Recording, script: str, style: str, by: str = "route") -> st
     return (
         f'{_HEAD}<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>{html.escape(_title(recording))}</title>\n<style>{style}</style>\n</head>\n"
-        f'<body class="flame">\n<main>\n{graph(recording, level=1, by=by)}</main>\n<script>{script}</script>\n'
-        "</body>\n</html>\n"
+        f'<body class="flame">\n<main>\n{graph(recording, level=1, by=by, only_cpu=only_cpu)}</main>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -90,12 +90,15 @@ def linked_page(recording: Recording, script_address: str, style_address: str, m
     )
 
 
-def graph(recording: Recording, level: int, missing: Sequence[str] = (), by: str = "route") -> str:
+def graph(
+    recording: Recording, level: int, missing: Sequence[str] = (), by: str = "route", *, only_cpu: bool = False
+) -> str:
     """What ``flame_graph.js`` brings to life, inside an element of the class ``flame``.
 
     :param level: of its heading.
     :param missing: a line for each worker that could not be recorded.
     :param by: what the stacks begin with, one of ``rows.GROUPINGS``.
+    :param only_cpu: whether it shows at first only where threads were on a CPU.
     """
     waiting = sum(stack.seconds for stack in recording.stacks if stack.waits_for not in (ON_CPU, PLACE_UNKNOWN))
     total = recording.total_seconds
@@ -122,6 +125,7 @@ def graph(recording: Recording, level: int, missing: Sequence[str] = (), by: str
     return _GRAPH.format(
         level=level,
         lower=level + 1,
+        checked=" checked" if only_cpu else "",
         title=html.escape(_title(recording)),
         facts=html.escape(facts),
         quality=html.escape(quality),

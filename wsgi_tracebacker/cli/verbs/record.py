@@ -136,10 +136,8 @@ def record(
         recording, code = _recorded_there(hosts, bases, numbers, seconds, rate, route, inside=from_inside)
     else:
         recording, code = _recorded(bases, numbers, seconds, rate, route, inside=from_inside)
-    if cpu:
-        recording = rows.only_cpu(recording)
-    _write(_encoded(recording, form, by), path)
-    for line in _summary(recording):
+    _write(_encoded(recording, form, by, only_cpu=cpu), path)
+    for line in _summary(recording, route):
         output.say(line)
     if path != "-":
         output.say(printable(f"written to {path}"))
@@ -150,13 +148,16 @@ def _form_of(path: str) -> str:
     found = next((form for form, ending in FORMATS.items() if path.endswith(ending)), None)
     if found is None:
         endings = ", ".join(FORMATS.values())
-        raise Misuse(f"what form {path!r} is to have is not known: name it {endings}, or give --format")
+        raise Misuse(f"{path!r} has none of the endings {endings}: give --format")
     return found
 
 
-def _encoded(recording: Recording, form: str, by: str) -> bytes:
+def _encoded(recording: Recording, form: str, by: str, *, only_cpu: bool) -> bytes:
     if form == "html":
-        return flame_page.page(recording, _beside("flame_graph.js"), _beside("flame_graph.css"), by).encode("utf-8")
+        script, style = _beside("flame_graph.js"), _beside("flame_graph.css")
+        return flame_page.page(recording, script, style, by, only_cpu=only_cpu).encode("utf-8")
+    if only_cpu:
+        recording = rows.only_cpu(recording)
     if form == "speedscope":
         return speedscope.encode(recording, by, __version__)
     if form == "pprof":
@@ -289,7 +290,7 @@ def _bar(share: float, facts: str, columns: int) -> str:
     return f"{'#' * done}{'.' * (width - done)}  {facts}"[: columns - 1]
 
 
-def _summary(recording: Recording) -> list[str]:
+def _summary(recording: Recording, route: str | None) -> list[str]:
     partial = recording.seconds < recording.wanted_seconds - 0.05
     length = (
         f"partial, {recording.seconds:.1f} of {recording.wanted_seconds:g} s"
@@ -309,5 +310,6 @@ def _summary(recording: Recording) -> list[str]:
     if inside is not None:
         lines.append(inside)
     if not recording.requests:
-        lines.append("no request was in flight: send some while it records")
+        which = "no request" if route is None else f"no request whose path matches {route!r}"
+        lines.append(f"{which} was in flight: send some while it records")
     return [printable(line) for line in lines]
