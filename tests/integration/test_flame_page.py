@@ -229,6 +229,15 @@ def test_the_graph_may_begin_with_worker_or_wait(driver: WebDriver, folder: str,
     assert complaints(driver) == []
 
 
+@pytest.mark.parametrize("last", ["not known", "on a CPU, place unknown"])
+def test_a_last_row_that_is_no_wait_is_not_called_one(driver: WebDriver, folder: str, last: str) -> None:
+    """Recordings from inside have such rows."""
+    stack = RECORDING.stacks[0]._replace(waits_for=last)
+    driver.get(written(RECORDING._replace(stacks=(stack,)), folder, "last", "--by", "wait").as_uri())
+    at(driver, 1, 0.5).click().perform()
+    assert said(driver) == f"{last}, 6.00 s, 100.0 %"
+
+
 def test_the_page_may_show_the_cpu_only_at_first(driver: WebDriver, folder: str) -> None:
     """Its head is of all that was recorded, and the box brings the rest back."""
     driver.get(written(RECORDING, folder, "cpu", "--cpu").as_uri())

@@ -162,6 +162,7 @@ def test_one_at_a_time_and_nothing_before_and_after(base: str) -> None:
             refused = clients.request(f"{base}1", "/record")
             assert (refused.status, refused.text.count("\n")) == (409, 1)
             assert f"(pid {os.getpid()}, uid {os.geteuid()}) records until " in refused.text
+            assert " at the latest, " in refused.text
         # It went away.
         wait_until(lambda: not holdings().beyond(before), lambda: f"all is given back: {holdings().beyond(before)}", 60)
         with recording(f"{base}1", "seconds=0.1") as reading:

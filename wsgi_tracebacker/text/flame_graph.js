@@ -63,7 +63,7 @@ function showFlameGraph() {
   const share = (at) => `${(100 * at.seconds / (root.seconds || 1)).toFixed(1)} %`;
   const spoken = (at) => {
     const { name, place, kind } = at.what;
-    const said = kind !== WAIT ? name : name === "CPU" ? "on a CPU" : name.startsWith("on a CPU") ? name : `waits for ${name}`;
+    const said = kind !== WAIT ? name : name === "CPU" ? "on a CPU" : /^(on a CPU|not known)/.test(name) ? name : `waits for ${name}`;
     const whose = kind === OWN ? ", your code" : "";
     return `${said}${place ? ", " + place : ""}${whose}, ${at.seconds.toFixed(2)} s, ${share(at)}`;
   };

@@ -141,7 +141,7 @@ class _Recording:
         self.is_recording = True
 
     def who(self) -> str:
-        """Who records, and until when."""
+        """Who records, and until when: ``wsgi-tb record`` asks for more time than it wants, and ends it itself."""
         left = max(0.0, self._ends_at - monotonic())
         until = time.strftime("%H:%M:%S", time.localtime(unix_time() + left))
         try:
@@ -149,8 +149,8 @@ class _Recording:
             pid, uid, _ = peers.credentials(self._connection.socket)
         except (OSError, AssertionError):
             pid = uid = -1
-        program = proc.program(f"/proc/{pid}")
-        return f"{program or 'a process'} (pid {pid}, uid {uid}) records until {until}, {left:.1f} s from now"
+        program = proc.program(f"/proc/{pid}") or "a process"
+        return f"{program} (pid {pid}, uid {uid}) records until {until} at the latest, {left:.1f} s from now"
 
     def run(self, worker_number: int | None) -> None:
         """Record until the end. Runs on its own thread."""
