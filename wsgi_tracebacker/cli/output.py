@@ -36,10 +36,10 @@ def wants_colour(choice: str, stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def columns() -> int:
-    """The width of the terminal; of what is no terminal COLUMNS, which has a width for it, or else 80."""
+def columns(stream: TextIO | None = None) -> int:
+    """The width of the terminal behind stdout, or a stream; of what is no terminal (any more) COLUMNS, or else 80."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return os.get_terminal_size((stream or sys.stdout).fileno()).columns or 80
     except (OSError, ValueError):
         # Four digits at most: more is no width.
         wanted = os.environ.get("COLUMNS", "")

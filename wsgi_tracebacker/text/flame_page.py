@@ -66,7 +66,7 @@ def page(recording: Recording, script: str, style: str, by: str = "route", *, on
 
     :param script: the content of ``flame_graph.js``, which stands beside this module.
     :param style: that of ``flame_graph.css``.
-    :param by: see graph(); and ``only_cpu``.
+    :param by: see graph(), also for ``only_cpu``.
     """
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; style-src-attr 'unsafe-inline'; script-src '{_hash(script)}'"

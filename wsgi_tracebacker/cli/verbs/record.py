@@ -277,8 +277,7 @@ def _progress(totals: Totals, seconds: float) -> Callable[[float], None]:
             f"{passed:.1f} of {seconds:g} s  {plural(len(totals.requests), 'request')}"
             f"  {plural(totals.looks, 'sample')}  {torn:.1%} thrown away"
         )
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        output.say(f"\r\x1b[K{_bar(passed / seconds, facts, columns)}", end="")
+        output.say(f"\r\x1b[K{_bar(passed / seconds, facts, output.columns(sys.stderr))}", end="")
 
     return draw
 

@@ -63,4 +63,4 @@ def _of_host(recording: Recording, host: str) -> Recording:
 
 
 def _incomplete(ran: Ran) -> list[str]:
-    return [f"{ran.target}: some of its workers could not be recorded"] if ran.exit_code else []
+    return [f"{ran.target}: some of its workers or bases could not be recorded"] if ran.exit_code else []
