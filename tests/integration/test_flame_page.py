@@ -29,9 +29,16 @@ if TYPE_CHECKING:
     from wsgi_tracebacker.model.recording import Recording
 
 ROW = 20
-#: Markup in a path and in a name, as hostile as they come.
+#: Markup in a path and in a name, as hostile as they come; and a path that is wider than a telephone.
 HOSTILE = RecordedStack(
-    "GET /<img src=x onerror=alert(1)>", 1, 4711, "lock", (Frame("/srv/</script>.py", 1, "<b>run</b>"),), False, 0.5, 50
+    "GET /<img src=x onerror=alert(1)>" + 9 * "/and/on",
+    1,
+    4711,
+    "lock",
+    (Frame("/srv/</script>.py", 1, "<b>run</b>"),),
+    False,
+    0.5,
+    50,
 )
 
 
