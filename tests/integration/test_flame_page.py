@@ -59,7 +59,9 @@ def folder() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def small(folder: str) -> Path:
-    return written(RECORDING._replace(stacks=(*RECORDING.stacks, HOSTILE)), folder, "small")
+    # No browser breaks such a name by itself.
+    application = "shop.of_a_company.with_a_very_long_name.wsgi:application"
+    return written(RECORDING._replace(stacks=(*RECORDING.stacks, HOSTILE), application=application), folder, "small")
 
 
 @pytest.fixture
