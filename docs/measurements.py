@@ -88,9 +88,10 @@ loopback, where this machine computes both ends of each handshake. 32 hosts are 
 What the flight recorder takes of a processor while it records eight slow requests.""",
     recordings.TOPIC: """\
 What a recording costs, and how right it is. The application measures itself which share of its time one of its
-functions takes, three quarters; each program records it for 15 seconds, three times, in turns, a hundred looks a second
-(from inside twenty), and the difference is in points of a hundred. `py-spy` without `--nonblocking` stops the process
-at each look. From inside, what computes is seen where it gives the GIL away, and not where it spends its time.""",
+functions takes, three quarters; each program records it for ten seconds, three times, in turns, a hundred looks a
+second (from inside twenty), and the difference is in points of a hundred. `py-spy` without `--nonblocking` stops the
+process at each look. From inside, what computes is seen where it gives the GIL away, and not where it spends its
+time.""",
 }
 
 
