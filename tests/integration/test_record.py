@@ -18,6 +18,7 @@ from tests.support.programs import PROJECT, require_program
 from tests.support.pythons import needs_recordings_from_outside
 from tests.support.recordings import finished, interrupted, recording, wait_for_looks
 from tests.support.servers import children_of
+from wsgi_tracebacker.reader.finding.processes import Processes
 from wsgi_tracebacker.wire.profiles import raw
 
 if TYPE_CHECKING:
@@ -173,6 +174,21 @@ def test_the_cpu_time_of_threads_that_end_is_known(base: str) -> None:
         wait_for_looks(process, [worker.pid], 300)
         found, _ = interrupted(base, process)
     assert 0.08 * (found.requests - 2) <= found.cpu_seconds <= 0.12 * found.requests
+
+
+def test_what_a_thread_did_before_the_recording_does_not_count(base: str) -> None:
+    """The main thread of a server's worker loads the application, and may serve its first request much later."""
+    with serving(base, "/long") as worker, recording(base) as process:
+        wait_for_looks(process, [worker.pid])
+        assert worker.stdin is not None
+        times = Processes().thread_times(worker.pid, worker.pid)
+        worker.stdin.write("serve\n")
+        worker.stdin.flush()
+        # New threads are looked for once a second.
+        wait_for_looks(process, [worker.pid], 300)
+        found, _ = interrupted(base, process)
+    assert times is not None
+    assert (found.requests, found.cpu_seconds < times.ran / 1e9) == (2, True)
 
 
 def test_a_worker_that_forks_is_recorded_and_its_children_are_not(base: str) -> None:

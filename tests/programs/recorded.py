@@ -4,7 +4,7 @@ Each thread serves one route: half of the time of ``/half/N`` is sleep, ``/lock/
 lock that ``/hold`` has, ``/peer/N`` for an answer on a connection, ``/fork/N`` for a child that ends at once,
 ``/turns/N`` sleeps in two functions in turn, ``/alone/N`` computes for 0.1 s in a thread of its own, ``/long`` just
 sleeps. A line on stdin makes it run another program, which is no worker; the line ``fork`` makes a child that serves
-``/long`` as a worker of its own, and writes its pid.
+``/long`` as a worker of its own, and writes its pid; after the line ``serve`` the main thread serves ``/long``, too.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ def main() -> None:
         time.sleep(0.1)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    if sys.stdin.readline() == "fork\n":
+    wanted = sys.stdin.readline()
+    if wanted == "serve\n":
+        serve("/long")
+    if wanted == "fork\n":
         pid = os.fork()
         if pid == 0:
             serve("/long")

@@ -70,6 +70,8 @@ class OutsideRecorder:
             if memory.interpreter.layout.minor == 10:
                 raise MemoryUnreadable("it runs Python 3.10, whose running threads cannot be read well from outside")
             opened.pop_all()
+        #: The threads that there were before the first look: what they did until then does not count.
+        self._old_threads = frozenset(processes.threads(self.pid))
         self._threads: dict[int, ThreadState] = {}
         self._waits: dict[int, ThreadWaits] = {}
         #: By core.
@@ -171,8 +173,8 @@ class OutsideRecorder:
             gil = self._memory.interpreter.gil
             # Of a thread that has ended meanwhile there is nothing to read.
             visible = native_id if self._visible_threads is None else self._visible_threads().get(native_id, 0)
-            # One that has served no request by the first look has not been on a CPU for long before.
-            self._waits[native_id] = ThreadWaits(self.pid, visible, range(gil, gil + GIL_BYTES), is_new=self._looks > 0)
+            is_new = visible not in self._old_threads
+            self._waits[native_id] = ThreadWaits(self.pid, visible, range(gil, gil + GIL_BYTES), is_new=is_new)
         return self._waits[native_id]
 
     def _renew(self, now: float) -> bool:
