@@ -169,14 +169,18 @@ class Processes:
         return {self.pid_inside(pid, native_id): native_id for native_id in self.threads(pid)}
 
     def visible_pid(self, card: Card) -> int | None:
-        """The pid here of the process that a card of another pid namespace names; None if it cannot be seen."""
+        """The pid here of the process that a card of another pid namespace names; None if it cannot be seen.
+
+        As for standing(), a card may only speak of its owner's processes: ``card.uid`` has to be its file's owner.
+        """
         for pid in proc.pids(self._root):
             if (
                 self.namespace_of(pid) == card.pid_namespace
                 and self.pid_inside(pid) == card.pid
                 and self.runs(pid, card.start_ticks)
             ):
-                return pid
+                identity = self.identity(pid)
+                return pid if identity is not None and identity.uid == card.uid else None
         return None
 
     def has_same_users(self, pid: int) -> bool:

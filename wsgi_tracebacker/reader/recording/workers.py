@@ -99,13 +99,15 @@ class Recordable:
             if card is None or target.card_owner is None:
                 continue
             standing = processes.standing(card, target.card_owner)
-            if standing == GONE or (standing == SAME and card.uid != target.card_owner):
+            # A user may have another number in a container; or the card lies, and names another user's files.
+            is_of_owner = card.uid == target.card_owner
+            if standing == GONE or (standing == SAME and not is_of_owner):
                 continue
             without_worker.discard(target.base)
             if worker_key(card) in self._seen:
                 continue
             self._seen.add(worker_key(card))
-            visible_pid = None if standing == SAME else processes.visible_pid(card)
+            visible_pid = processes.visible_pid(card) if standing != SAME and is_of_owner else None
             if self._only_inside:
                 left.append((target, card, ""))
             elif standing != SAME and visible_pid is None:

@@ -115,6 +115,19 @@ def test_other_boots_and_namespaces_are_not_judged(proc: FakeProc) -> None:
     assert proc.processes.standing(proc.card(pid_namespace=1), OWNER) == UNKNOWN
 
 
+def test_a_process_in_another_namespace_is_found_by_what_it_is_there(proc: FakeProc) -> None:
+    """It may have another pid here; one of another user is not the card's."""
+    (proc.root / "42/ns").mkdir()
+    (proc.root / "42/ns/pid").touch()
+    card = proc.card(pid=7, pid_namespace=(proc.root / "42/ns/pid").stat().st_ino)
+    assert proc.processes.visible_pid(card) is None
+    with (proc.root / "42/status").open("a") as status:
+        status.write("NSpid:\t42\t7\n")
+    assert proc.processes.visible_pid(card) == 42
+    assert proc.processes.visible_pid(card._replace(start_ticks=776)) is None
+    assert proc.processes.visible_pid(card._replace(uid=OWNER + 1)) is None
+
+
 @pytest.mark.parametrize(
     ("letter", "state"), [("S", ALIVE), ("R", ALIVE), ("T", STOPPED), ("t", STOPPED), ("D", DISK_WAIT)]
 )
