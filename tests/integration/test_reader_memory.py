@@ -71,19 +71,14 @@ def test_a_stalled_worker_is_shown_at_once_without_a_signal(base: str) -> None:
 
 
 def test_a_stalled_worker_in_another_pid_namespace(base: str) -> None:
-    """Root of the host reads its memory, too; who does not see its process is told where to see more."""
-    container = pid_namespace()
-    with worker(base, "backtrack", before=container):
+    """Root of the host reads its memory, too, though its black box is not at its path out here."""
+    with worker(base, "backtrack", before=pid_namespace()):
         code, document, err = read(base)
         assert (code, document["state"], document["source"]) == (1, "stalled", "memory"), err
         assert document["worker"]["pid"] == 1
         [thread] = [each for each in document["threads"] if each["request"]]
         assert functions(thread)[-3:-1] == ["tell", "backtrack_for_ever"]
         assert read(base, "--from-outside")[1]["state"] == "alive"
-        code, document, err = read(base, "--timeout", "2", before=container)
-        assert (code, document["state"], document["source"]) == (1, "busy", "table")
-        assert "another pid namespace: to see more, run wsgi-tb as root of the host, or inside its container" in err
-        assert not was_signalled(base)
 
 
 @needs_pydll

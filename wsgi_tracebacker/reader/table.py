@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError
-from wsgi_tracebacker.linux import files
+from wsgi_tracebacker.linux import files, proc
 from wsgi_tracebacker.model.snapshot import UNKNOWN_PHASE, Request, Snapshot, Stack, Worker
 from wsgi_tracebacker.wire.black_box import table_header, table_rows
 
@@ -35,12 +35,18 @@ class Reading(NamedTuple):
 class Table:
     """The open table of one worker."""
 
-    def __init__(self, card: Card) -> None:
-        """Raises OSError if there is no table that can be believed."""
-        if card.black_box is None:
+    def __init__(self, card: Card, visible_pid: int | None = None) -> None:
+        """Raises OSError if there is no table that can be believed.
+
+        :param visible_pid: the pid here of a worker in another pid namespace, whose shared memory may be another one.
+        """
+        path = card.black_box
+        if path is None:
             raise FileNotFoundError("the worker has no black box")
+        if visible_pid is not None and not files.OTHER_ROOT.match(path):
+            path = f"{proc.ROOT}/{visible_pid}/root{path}"
         self._card = card
-        self._descriptor = files.open_file_of(card.black_box, card.uid)
+        self._descriptor = files.open_file_of(path, card.uid)
 
     def close(self) -> None:
         """Close the file."""

@@ -14,7 +14,7 @@ from wsgi_tracebacker.errors import BadReply, FormatError, WorkerTimedOut, Wrong
 from wsgi_tracebacker.linux.net import peers
 from wsgi_tracebacker.model.recording import INSIDE
 from wsgi_tracebacker.reader.asking import client, peer_check
-from wsgi_tracebacker.reader.recording.worker_key import worker_key
+from wsgi_tracebacker.reader.recording.worker_key import WorkerKey
 from wsgi_tracebacker.wire import record_lines, uwsgi_text
 from wsgi_tracebacker.wire.record_lines import NO_REQUEST
 
@@ -47,7 +47,7 @@ class InsideRecorder:
     def __init__(self, card: Card, path: str, seconds: float, rate: float, processes: Processes) -> None:
         """``path``: of its socket. Raises WorkerUnreachable or FormatError."""
         self.card = card
-        self.key = worker_key(card)
+        self.key = WorkerKey.of(card)
         self.pid = card.pid
         self._received = b""
         self._bytes = 0

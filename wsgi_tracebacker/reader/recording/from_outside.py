@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import FormatError, MemoryUnreadable
 from wsgi_tracebacker.linux import proc
-from wsgi_tracebacker.linux.files import OTHER_ROOT
 from wsgi_tracebacker.linux.thread_waits import ThreadWaits
 from wsgi_tracebacker.model.recording import EXACT, ON_CPU, OUTSIDE, TORN
 from wsgi_tracebacker.reader.outside.layouts import GIL_BYTES
 from wsgi_tracebacker.reader.outside.worker import MemoryOfWorker
-from wsgi_tracebacker.reader.recording.worker_key import worker_key
+from wsgi_tracebacker.reader.recording.worker_key import WorkerKey
 from wsgi_tracebacker.reader.table import Table
 from wsgi_tracebacker.wire.black_box import table_rows
 
@@ -43,7 +42,7 @@ class _Waiting(NamedTuple):
     #: Its row in the black box: another thread may go on with the request.
     row: bytes
     #: As ``Totals.look`` takes it.
-    look: tuple[tuple[int, float, float], str, str, str, tuple[Frame, ...], str]
+    look: tuple[tuple[WorkerKey, float, float], str, str, str, tuple[Frame, ...], str]
 
 
 class OutsideRecorder:
@@ -57,14 +56,12 @@ class OutsideRecorder:
         :param visible_pid: the pid that it has here, if it is in another pid namespace.
         """
         self.card = card
-        self.key = worker_key(card)
+        self.key = WorkerKey.of(card)
         self.pid = visible_pid or card.pid
         #: The native id here of each of its threads by the one that it knows itself; None: they are the same.
         self._visible_threads = None if visible_pid is None else partial(processes.threads_by_inner_id, visible_pid)
-        if visible_pid is not None and card.black_box is not None and not OTHER_ROOT.match(card.black_box):
-            card = card._replace(black_box=f"{proc.ROOT}/{visible_pid}/root{card.black_box}")
         with contextlib.ExitStack() as opened:
-            self._table = opened.enter_context(contextlib.closing(Table(card)))
+            self._table = opened.enter_context(contextlib.closing(Table(card, visible_pid)))
             memory = MemoryOfWorker(card._replace(pid=self.pid), self._table.read(), processes)
             self._memory = opened.enter_context(contextlib.closing(memory))
             if memory.interpreter.layout.minor == 10:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from wsgi_tracebacker.model.card import Card
     from wsgi_tracebacker.model.snapshot import Frame
+    from wsgi_tracebacker.reader.recording.worker_key import WorkerKey
 
 #: The share of the interval by which a look may come early or late: looks at a fixed distance would keep step with an
 #: application that does something at a fixed distance itself.
@@ -45,7 +46,7 @@ class Engine(Protocol):
 
     card: Card
     #: What tells it from all others.
-    key: int
+    key: WorkerKey
     #: Its pid here; the one on its card if it cannot be seen from here.
     pid: int
     #: See RecordedWorker.
@@ -68,7 +69,7 @@ class Engine(Protocol):
 
 
 class _Key(NamedTuple):
-    worker: int
+    worker: WorkerKey
     route: str
     waits_for: str
     #: The frames by their identity: to hash them takes ten times as long. They are kept, so it stays theirs.
@@ -84,12 +85,12 @@ class Totals:
         self._wanted = wanted
         self.outcomes = {EXACT: 0, CUT: 0, TORN: 0}
         #: By the key of the worker, and what tells the requests of a worker apart.
-        self.requests: set[tuple[int, float, float]] = set()
+        self.requests: set[tuple[WorkerKey, float, float]] = set()
         self._routes = Routes()
         self._known_routes: dict[tuple[str, str], str] = {}
         #: With the looks that each stack was seen in, and the seconds of those that say how long they stand for.
         self._stacks: dict[_Key, tuple[tuple[Frame, ...], int, float]] = {}
-        self._torn: Counter[int] = Counter()
+        self._torn: Counter[WorkerKey] = Counter()
 
     @property
     def looks(self) -> int:
@@ -101,7 +102,7 @@ class Totals:
 
     def look(
         self,
-        request: tuple[int, float, float],
+        request: tuple[WorkerKey, float, float],
         method: str,
         path: str,
         waits_for: str,
@@ -118,7 +119,7 @@ class Totals:
 
     def add_seconds(
         self,
-        worker: int,
+        worker: WorkerKey,
         request: tuple[int, str, str] | None,
         waits_for: str,
         frames: tuple[Frame, ...],
@@ -140,7 +141,7 @@ class Totals:
 
     def _add(
         self,
-        worker: int,
+        worker: WorkerKey,
         route: str,
         waits_for: str,
         frames: tuple[Frame, ...],
@@ -164,7 +165,7 @@ class Totals:
             found = self._known_routes[method, path] = self._routes.route(method, path)
         return found
 
-    def stacks(self, workers: dict[int, Engine]) -> tuple[RecordedStack, ...]:
+    def stacks(self, workers: dict[WorkerKey, Engine]) -> tuple[RecordedStack, ...]:
         """The stacks, those with the most seconds first.
 
         :param workers: by their keys.
@@ -177,7 +178,7 @@ class Totals:
             found.append(RecordedStack(*stack))
         return tuple(sorted(found, key=lambda stack: -stack.seconds))
 
-    def torn_seconds(self, workers: dict[int, Engine]) -> float:
+    def torn_seconds(self, workers: dict[WorkerKey, Engine]) -> float:
         """Seconds of requests that are missing in the stacks."""
         return sum(count * workers[key].seconds_of_a_look() for key, count in self._torn.items())
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from wsgi_tracebacker.model.card import Card
 
 
-def worker_key(card: Card) -> int:
-    """Return a number of its own for each process of this machine: two containers have the same pids.
+class WorkerKey(NamedTuple):
+    """One process of this machine."""
 
-    A pid is below 2 to the 22nd, PID_MAX_LIMIT of the kernel's threads.h.
-    """
-    return card.pid_namespace << 22 | card.pid
+    #: Two containers have the same pids; one that starts again has the same pid in a namespace of the same number.
+    pid_namespace: int
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, card: Card) -> WorkerKey:
+        return cls(card.pid_namespace, card.pid, card.start_ticks)

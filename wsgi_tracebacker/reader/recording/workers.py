@@ -15,7 +15,7 @@ from wsgi_tracebacker.reader.finding import named
 from wsgi_tracebacker.reader.finding.processes import GONE, SAME, Processes
 from wsgi_tracebacker.reader.recording.from_inside import InsideRecorder
 from wsgi_tracebacker.reader.recording.from_outside import OutsideRecorder
-from wsgi_tracebacker.reader.recording.worker_key import worker_key
+from wsgi_tracebacker.reader.recording.worker_key import WorkerKey
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -84,7 +84,7 @@ class Recordable:
         self._rate = rate
         self._only_inside = only_inside
         #: The keys of those that were found so far.
-        self._seen: set[int] = set()
+        self._seen: set[WorkerKey] = set()
 
     def open_new(self) -> Opened:
         """Open those that were not there the last time."""
@@ -104,9 +104,9 @@ class Recordable:
             if standing == GONE or (standing == SAME and not is_of_owner):
                 continue
             without_worker.discard(target.base)
-            if worker_key(card) in self._seen:
+            if WorkerKey.of(card) in self._seen:
                 continue
-            self._seen.add(worker_key(card))
+            self._seen.add(WorkerKey.of(card))
             visible_pid = processes.visible_pid(card) if standing != SAME and is_of_owner else None
             if self._only_inside:
                 left.append((target, card, ""))
@@ -142,7 +142,7 @@ def _name(target: Target, card: Card, pid: int) -> str:
 def _doubted(opened: Sequence[_Outside], processes: Processes) -> list[tuple[_Outside, str]]:
     """Those that serve with greenlets, and those whose memory shows something else than their own snapshots."""
     left = [each for each in opened if each.target.inode is not None]
-    doubted: dict[int, tuple[_Outside, str]] = {}
+    doubted: dict[WorkerKey, tuple[_Outside, str]] = {}
     for _ in range(_ASKED):
         outcomes = client.ask_all(
             [(each.target.socket, each.patience_seconds) for each in left], owners=[each.target.owner for each in left]

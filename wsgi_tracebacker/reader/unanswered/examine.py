@@ -147,7 +147,7 @@ class SilentWorker:
         if card.black_box is None:
             return
         try:
-            self._table = table.Table(card)
+            self._table = table.Table(card, None if standing == SAME else self.pid)
         except OSError as error:
             self.notes.append(f"its black box cannot be opened: {error.strerror or error}")
 
