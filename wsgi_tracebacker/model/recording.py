@@ -31,7 +31,7 @@ class RecordedStack(NamedTuple):
 
     #: ``GET /orders/:``.
     route: str
-    #: Its number, which workers of several bases may share, and those of one base one after the other; and its pid.
+    #: The worker's number. Workers of several bases may have the same one, and so may a worker and its successor.
     worker: int
     pid: int
     #: ON_CPU, FOR_GIL, or what was waited for: ``postgresql 10.0.0.5:5432``, ``lock``, ``sleep`` …

@@ -15,34 +15,21 @@ if TYPE_CHECKING:
 
 def check(reply: Reply, worker: Worker, card: Card | None, processes: Processes) -> None:
     """Raise WrongPeer if the kernel contradicts the reply, WrongCard if it contradicts the card."""
-    check_peer((reply.peer_pid, reply.peer_uid), worker.pid, worker.uid, card, processes)
-
-
-def check_peer(
-    peer: tuple[int | None, int | None], pid: int | None, uid: int | None, card: Card | None, processes: Processes
-) -> None:
-    """Raise WrongPeer if the kernel contradicts what a worker says itself, WrongCard if it contradicts the card.
-
-    :param peer: pid and uid by the kernel.
-    """
-    contradiction = _contradiction(pid, uid, peer, processes)
+    contradiction = _contradiction(worker.pid, worker.uid, reply, processes)
     if contradiction is not None:
         raise WrongPeer(f"its reply says that it is {contradiction}")
-    contradiction = None if card is None else _contradiction(card.pid, card.uid, peer, processes)
+    contradiction = None if card is None else _contradiction(card.pid, card.uid, reply, processes)
     if contradiction is not None:
         raise WrongCard(f"its card says that it is {contradiction}")
 
 
-def _contradiction(
-    pid: int | None, uid: int | None, peer: tuple[int | None, int | None], processes: Processes
-) -> str | None:
-    peer_pid, peer_uid = peer
-    if not peer_pid:
+def _contradiction(pid: int | None, uid: int | None, reply: Reply, processes: Processes) -> str | None:
+    if not reply.peer_pid:
         # It is in a pid namespace that cannot be seen from here.
         return None
     # In a container a process has another pid, and perhaps another uid, than it has out here.
-    if pid not in (None, peer_pid) and pid != processes.pid_inside(peer_pid):
-        return f"pid {pid}, and the kernel says pid {peer_pid}"
-    if uid not in (None, peer_uid) and processes.has_same_users(peer_pid):
-        return f"of uid {uid}, and the kernel says uid {peer_uid}"
+    if pid not in (None, reply.peer_pid) and pid != processes.pid_inside(reply.peer_pid):
+        return f"pid {pid}, and the kernel says pid {reply.peer_pid}"
+    if uid not in (None, reply.peer_uid) and processes.has_same_users(reply.peer_pid):
+        return f"of uid {uid}, and the kernel says uid {reply.peer_uid}"
     return None

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from wsgi_tracebacker.errors import BadReply, FormatError, WorkerTimedOut, WrongPeer
 from wsgi_tracebacker.linux.net import peers
 from wsgi_tracebacker.model.recording import INSIDE
+from wsgi_tracebacker.model.snapshot import Worker
 from wsgi_tracebacker.reader.asking import client, peer_check
+from wsgi_tracebacker.reader.asking.reply import Reply
 from wsgi_tracebacker.reader.recording.worker_key import WorkerKey
 from wsgi_tracebacker.wire import record_lines, uwsgi_text
 from wsgi_tracebacker.wire.record_lines import NO_REQUEST
@@ -95,7 +97,7 @@ class InsideRecorder:
         peer_pid, peer_uid, _ = peers.credentials(self._socket)
         self.pid = peer_pid or self.card.pid
         pid = record_lines.parse(first).pid
-        peer_check.check_peer((peer_pid, peer_uid), pid, None, self.card, processes)
+        peer_check.check(Reply(first, peer_pid, peer_uid), Worker(pid=pid), self.card, processes)
         if pid != self.card.pid:
             raise WrongPeer(f"it is process {pid}, and its card says {self.card.pid}")
 
