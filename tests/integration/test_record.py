@@ -115,13 +115,12 @@ def test_workers_in_other_pid_namespaces(base: str) -> None:
             seconds: dict[tuple[int, str], float] = defaultdict(float)
             for stack in found.stacks:
                 seconds[stack.worker, stack.waits_for] += stack.seconds
-            assert seconds[1, "sleep"] == pytest.approx(1.0, rel=0.1)
-            assert seconds[2, "sleep"] == pytest.approx(0.5, rel=0.5)
+            assert seconds[1, "sleep"] == pytest.approx(1.0, rel=0.4)
+            assert seconds[2, "sleep"] == pytest.approx(0.5, rel=0.6)
             note = f"worker 1 (pid 1, {base}1): from inside: it runs in another pid namespace\n"
             assert (note in recorded.stderr) is (engine == "inside")
     gone = subprocess.run(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False)
-    assert gone.returncode == 1
-    assert "from inside: nobody listens on its socket any more" in gone.stderr
+    assert (gone.returncode, gone.stderr.count(" lives\n")) == (3, 1)
 
 
 def test_an_interrupted_recording_keeps_what_there_is(base: str) -> None:

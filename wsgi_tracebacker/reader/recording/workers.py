@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsgi_tracebacker.errors import BadReply, FormatError, MemoryUnreadable, WorkerUnreachable
+from wsgi_tracebacker.errors import BadReply, FormatError, MemoryUnreadable, WorkerDead, WorkerUnreachable
 from wsgi_tracebacker.linux import proc
 from wsgi_tracebacker.reader.asking import client, peer_check, reply
 from wsgi_tracebacker.reader.finding import named
@@ -91,7 +91,8 @@ class Recordable:
         processes = Processes()
         targets, missing = named.find(self._arguments, self._numbers)
         opened = Opened([], [], [], missing)
-        without_worker = {target.base for target in targets.values()}
+        #: The bases of those that live.
+        living = set()
         outside: list[_Outside] = []
         left: list[tuple[Target, Card, str]] = []
         for target in targets.values():
@@ -103,8 +104,8 @@ class Recordable:
             is_of_owner = card.uid == target.card_owner
             if standing == GONE or (standing == SAME and not is_of_owner):
                 continue
-            without_worker.discard(target.base)
             if WorkerKey.of(card) in self._seen:
+                living.add(target.base)
                 continue
             self._seen.add(WorkerKey.of(card))
             visible_pid = processes.visible_pid(card) if standing != SAME and is_of_owner else None
@@ -117,21 +118,27 @@ class Recordable:
                     outside.append(_Outside(target, card, OutsideRecorder(card, processes, visible_pid)))
                 except (MemoryUnreadable, FormatError, OSError) as error:
                     left.append((target, card, str(error)))
-        missing += [f"no worker of wsgi_tracebacker's behind {base!r} lives" for base in sorted(without_worker)]
         for each, reason in _doubted(outside, processes):
             outside.remove(each)
             each.engine.close()
             left.append((each.target, each.card, reason))
         opened.engines.extend(each.engine for each in outside)
+        living |= {each.target.base for each in outside}
         for target, card, reason in left:
             try:
                 engine = InsideRecorder(card, target.socket, self._seconds, self._rate, processes)
             except (WorkerUnreachable, FormatError) as error:
+                if isinstance(error, WorkerDead) and processes.standing(card, card.uid) != SAME:
+                    # In another pid namespace, and of another boot, only the socket shows that a process has ended.
+                    continue
                 why = f"{reason}; from inside: {error}" if reason else str(error)
                 opened.refused.append((_name(target, card, card.pid), why))
             else:
                 opened.engines.append(engine)
                 opened.inside.append((_name(target, card, engine.pid), reason))
+            living.add(target.base)
+        dead = {target.base for target in targets.values()} - living
+        missing += [f"no worker of wsgi_tracebacker's behind {base!r} lives" for base in sorted(dead)]
         return opened
 
 
