@@ -120,7 +120,8 @@ def replaced(whole: str, machine: dict[str, Any], rows: list[samples.Row]) -> st
     later = document.get("later", {})
     for topic in dict.fromkeys(row.topic for row in rows):
         by_topic[topic] = [row for row in rows if row.topic == topic]
-        later[topic] = {name: machine[name] for name in ("date", "version", "load", "load_after", "quick")}
+        load = f"{machine['load']:.1f} to {machine['load_after']:.1f}"
+        later[topic] = {"date": machine["date"], "version": machine["version"], "quick": machine["quick"], "load": load}
     together = [row for each in by_topic.values() for row in each]
     return written(document["machine"], together, list(targets.judge(together)), later)
 

@@ -182,8 +182,8 @@ def _topics(document: dict[str, Any]) -> Iterator[str]:
         yield from (f"## {topic}", "", ABOUT[topic], "")
         # A topic that was measured by itself, after the run that the page begins with.
         if later := document.get("later", {}).get(topic):
-            load = f"load average {later['load']:.1f} when it began, {later['load_after']:.1f} when it ended"
-            yield from (f"Measured by itself on {later['date']}: wsgi_tracebacker {later['version']}, {load}.", "")
+            what = f"wsgi_tracebacker {later['version']}, load average {later['load']}"
+            yield from (f"Measured by itself on {later['date']}: {what}.", "")
         for case, of_case in groupby(rows, key=lambda row: row["case"]):
             yield from (f"### {case[0].upper()}{case[1:]}", "")
             yield from ("| | median | | beside | |", "|---|---:|---|---:|---|")
