@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,7 @@ from tests.unit.wsgi import environ, serve, snapshot
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.linux.thread_waits import Files, files_with_gil
 from wsgi_tracebacker.model.recording import ON_CPU, PLACE_UNKNOWN
+from wsgi_tracebacker.reader.recording import from_inside, workers
 from wsgi_tracebacker.worker.recordings import recordings, sampler
 
 if TYPE_CHECKING:
@@ -150,6 +151,31 @@ def test_what_runs_between_looks_is_shown_without_its_place(base: str) -> None:
             over.set()
     # Also for how long it was ready to be.
     assert seconds[PLACE_UNKNOWN] + seconds[ON_CPU] > 0.8 * cpu_seconds
+
+
+def test_workers_begin_together(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is recorded for longer than the others, because they are slow to begin."""
+    everybody = threading.Barrier(3)
+
+    class Together(from_inside.InsideRecorder):
+        def __init__(self, *arguments: Any) -> None:
+            everybody.wait(PATIENCE_SECONDS)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(workers, "InsideRecorder", Together)
+    command = [sys.executable, "-m", "tests.programs.recorded", base, "/long"]
+    with contextlib.ExitStack() as up:
+        for _ in range(3):
+            program = up.enter_context(
+                subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            up.callback(program.kill)
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"ready\n"
+        opened = workers.Recordable([base], (), 1.0, 20.0, only_inside=True).open_new()
+        for engine in opened.engines:
+            engine.close()
+    assert [engine.card.number for engine in opened.engines] == [1, 2, 3]
 
 
 def test_one_at_a_time_and_nothing_before_and_after(base: str) -> None:

@@ -6,6 +6,7 @@ What a worker's memory shows is held against what it says itself. That also says
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_tracebacker.errors import BadReply, FormatError, MemoryUnreadable, WorkerDead, WorkerUnreachable
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 _SECONDS = 1.0
 #: The same for one that has loaded greenlet: only its answer says whether it serves with greenlets.
 _GREENLET_SECONDS = 5.0
+
+#: Workers that begin to record from inside at the same time.
+_MAX_AT_ONCE = 100
 
 #: How often it is asked: of a thread that Python did not start the outermost call may change with each request.
 _ASKED = 5
@@ -124,22 +128,34 @@ class Recordable:
             left.append((each.target, each.card, reason))
         opened.engines.extend(each.engine for each in outside)
         living |= {each.target.base for each in outside}
-        for target, card, reason in left:
-            try:
-                engine = InsideRecorder(card, target.socket, self._seconds, self._rate, processes)
-            except (WorkerUnreachable, FormatError) as error:
-                if isinstance(error, WorkerDead) and processes.standing(card, card.uid) != SAME:
-                    # In another pid namespace, and of another boot, only the socket shows that a process has ended.
-                    continue
-                why = f"{reason}; from inside: {error}" if reason else str(error)
-                opened.refused.append((_name(target, card, card.pid), why))
-            else:
+        for (target, card, reason), engine in zip(left, self._open_inside(left, processes), strict=True):
+            if isinstance(engine, InsideRecorder):
                 opened.engines.append(engine)
                 opened.inside.append((_name(target, card, engine.pid), reason))
+            elif isinstance(engine, WorkerDead) and processes.standing(card, card.uid) != SAME:
+                # In another pid namespace, and of another boot, only the socket shows that a process has ended.
+                continue
+            else:
+                why = f"{reason}; from inside: {engine}" if reason else str(engine)
+                opened.refused.append((_name(target, card, card.pid), why))
             living.add(target.base)
         dead = {target.base for target in targets.values()} - living
         missing += [f"no worker of wsgi_tracebacker's behind {base!r} lives" for base in sorted(dead)]
         return opened
+
+    def _open_inside(
+        self, left: Sequence[tuple[Target, Card, str]], processes: Processes
+    ) -> list[InsideRecorder | WorkerUnreachable | FormatError]:
+        """All at once: a busy worker may take a second to begin, and the first one would be recorded for longer."""
+
+        def begin(target: Target, card: Card) -> InsideRecorder | WorkerUnreachable | FormatError:
+            try:
+                return InsideRecorder(card, target.socket, self._seconds, self._rate, processes)
+            except (WorkerUnreachable, FormatError) as error:
+                return error
+
+        with ThreadPoolExecutor(_MAX_AT_ONCE) as pool:
+            return [each.result() for each in [pool.submit(begin, target, card) for target, card, _ in left]]
 
 
 def _name(target: Target, card: Card, pid: int) -> str:
