@@ -101,23 +101,27 @@ COSTS = """\
 
 - **A request** costs some microseconds at most; the tables say how few. A body costs nothing for each of its chunks,
   unless `harakiri_action` is `raise`.
-- **A worker** costs some four megabytes, of which most are modules of the standard library that many applications
+- **A worker** costs some six megabytes, of which most are modules of the standard library that many applications
   load anyway, and two threads that sleep.
 - **While there are no requests** nothing runs, but for a look at its own files now and then.
 - **A look** (`wsgi-tb read`) costs the worker a fraction of a millisecond for each thread, once. `wsgi-tb top` costs
   less than half a percent of a CPU.
-- **A slow request** is looked at ten times a second from half of its time limit on: less than a percent of a CPU for
+- **A slow request** is looked at ten times a second from half of its time limit on: a percent of a CPU or two for
   eight of them.
-- **Under a monitor that reads a hundred times a second** throughput falls by some percent. Read once a second, or use
-  `wsgi-tb check`.
+- **A recording** (`wsgi-tb record`) costs the worker nothing that can be measured, and whoever records some percent of
+  a CPU.
+- **Under a monitor that reads a hundred times a second** the throughput of a page that takes no time of its own falls
+  by an eighth, as JSON by a quarter. Read once a second, or use `wsgi-tb check`.
 """
 
 #: Why some are missed.
 GOALS = """\
-The targets are set by what the fastest known way would need, not by what was reached. Two kinds are missed: what is
-added to a request, by less than a microsecond, because every request is noted in shared memory so that it is known
-when the worker dies; and reading a hundred times a second, because an answer has to run Python in the worker, beside
-its requests."""
+The targets are set by what the fastest known way would need, not by what was reached. Missed are what is added to a
+request, by about a microsecond, because every request is noted in shared memory so that it is known when the worker
+dies, and so the throughput of a page that takes no time of its own; the first request of a thread, for which our code
+has to come into the processor's caches; and reading a hundred times a second, because an answer has to run Python in
+the worker, beside its requests. What says why (the statements of waits, the flight recorder, a dump with all of it)
+misses its targets by less than half."""
 
 
 def page(document: dict[str, Any]) -> str:
