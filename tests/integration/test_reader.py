@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.integration.test_worker_socket import held, waits
 from tests.support.listeners import answering, http, listener, silent, talking
 from tests.support.strangers import BYSTANDER, STRANGER, needs_root
 from wsgi_tracebacker.errors import BadReply, NoWorkersFound, PermissionDenied, WorkerDead, WorkerTimedOut
@@ -96,6 +97,24 @@ def test_a_worker_is_asked_over_http(base: str) -> None:
         reply = ask(base, 5)
     assert reply == (http(SNAPSHOT), os.getpid(), os.geteuid())
     assert seen == [b"GET /snapshot HTTP/1.0\r\nHost: worker\r\n\r\n"]
+
+
+def test_who_asks_late_asks_again(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine may stop this process between connect and request: then a worker sends the text for silence."""
+    sleeps = [0.5, 0.2]
+    connect = client.connect
+
+    def slowly(connection: socket.socket, path: str) -> None:
+        connect(connection, path)
+        if sleeps:
+            time.sleep(sleeps.pop())
+
+    monkeypatch.setattr(client, "connect", slowly)
+    with held(base, waits):
+        [answer] = survey([base]).answers
+        assert answer.snapshot is not None
+        assert [each.request.path for each in answer.snapshot.stacks if each.request] == ["/held/0"]
+    assert not sleeps
 
 
 def test_a_reset_after_the_text_is_its_end(base: str) -> None:

@@ -104,9 +104,13 @@ def ask_all(
             for conversation in connecting:
                 if conversation.connect():
                     connected[conversation.fileno()] = conversation
-                    poll.register(conversation.fileno(), select.POLLIN | select.POLLOUT)
+                    poll.register(conversation.fileno(), select.POLLIN)
             connecting = [c for c in connecting if c.outcome is None and c.fileno() not in connected]
-            _exchange(poll, connected, _wait_seconds(connecting, connected, clock()))
+            _receive(poll, connected, _wait_seconds(connecting, connected, clock()))
+            for descriptor in [d for d, c in connected.items() if c.is_unheard]:
+                poll.unregister(descriptor)
+                connecting.append(connected.pop(descriptor))
+                connecting[-1].disconnect()
             now = clock()
             for conversation in (*connecting, *connected.values()):
                 if conversation.outcome is None and conversation.deadline <= now:
@@ -130,14 +134,13 @@ def _wait_seconds(connecting: Sequence[_Conversation], connected: dict[int, _Con
     return min(deadline - now, _BACKLOG_RETRY_SECONDS) if connecting else deadline - now
 
 
-def _exchange(poll: select.poll, connected: dict[int, _Conversation], wait_seconds: float) -> None:
-    """Send and receive what is possible within these seconds."""
+def _receive(poll: select.poll, connected: dict[int, _Conversation], wait_seconds: float) -> None:
+    """Receive what is possible within these seconds."""
     if not connected and wait_seconds <= 0:
         return
     # poll counts in whole milliseconds; rounded up, so that it does not spin through the last one.
     for descriptor, _ in poll.poll(max(0, int(wait_seconds * 1000) + 1)):
-        connected[descriptor].exchange()
-        poll.modify(descriptor, select.POLLIN)  # the request is sent: only the reply is awaited now
+        connected[descriptor].receive()
 
 
 class _Queue:
@@ -197,11 +200,12 @@ class _Conversation:
         self.outcome: Outcome | None = None
         #: Whether the outcome is final. A worker that was examined might still answer.
         self.is_over = False
+        #: Whether it was so late with its request that the worker took it for a silent client: it has to ask again.
+        self.is_unheard = False
         #: pid and uid.
         self._peer = (0, 0)
         self._examination: Generator[float, int, Findings] | None = None
         self._socket: socket.socket | None = None
-        self._is_sent = False
         self._chunks: list[bytes] = []
         self._received_bytes = 0
 
@@ -215,13 +219,17 @@ class _Conversation:
         return self._socket.fileno()
 
     def connect(self) -> bool:
-        """Return whether it is connected. If not, ``outcome`` has the reason, or it is worth another try."""
+        """Return whether it is connected, and has asked. If not, ``outcome`` says why, or it is worth another try."""
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             connect(self._socket, self._path)
             credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             self._peer = _CREDENTIALS.unpack(credentials)[:2]
+            # It is so short that it fits into an empty buffer. uWSGI needs no request, and may have answered and
+            # closed already.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._socket.send(self._request, socket.MSG_NOSIGNAL)
             return True
         except BlockingIOError:
             return False
@@ -230,16 +238,10 @@ class _Conversation:
             self.close()
             return False
 
-    def exchange(self) -> None:
-        """Send and receive what is possible now; sets the outcome at the end of the reply or when it fails."""
+    def receive(self) -> None:
+        """Receive what is there; sets the outcome at the end of the reply or when it fails."""
         assert self._socket is not None
         try:
-            if not self._is_sent:
-                self._is_sent = True
-                # It is so short that it fits into an empty buffer. uWSGI needs no request, and may have answered and
-                # closed already.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    self._socket.send(self._request, socket.MSG_NOSIGNAL)
             # Once, and not until nothing is left: a flood must not keep the loop from the other workers.
             chunk = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
@@ -297,16 +299,26 @@ class _Conversation:
             # Releases its table and its lock at once.
             self._examination.close()
             self._examination = None
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """From here on it can connect again."""
+        self.is_unheard = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _finish(self) -> None:
         pid, uid = self._peer
-        if self._chunks:
+        content = b"".join(self._chunks)
+        self._chunks.clear()
+        self._received_bytes = 0
+        if _is_for_silence(content):
+            self.is_unheard = self.outcome is None
+            self.is_over = not self.is_unheard
+        elif content:
             self.is_over = True
-            self.outcome = Reply(b"".join(self._chunks), pid, uid)
-            self._chunks.clear()
+            self.outcome = Reply(content, pid, uid)
         elif os.geteuid() not in (0, uid):
             self._fail(PermissionDenied(f"it answers only its own user (uid {uid}) and root: try as one of them"))
         else:
@@ -317,6 +329,16 @@ class _Conversation:
         self.is_over = True
         if self.outcome is None:
             self.outcome = Failure(error, self._peer[0])
+
+
+def _is_for_silence(content: bytes) -> bool:
+    """Whether a reply is what our workers send to clients that ask nothing: it has less than what was asked for."""
+    if content.startswith(b"HTTP/1."):
+        return False
+    # Imported only here: nearly always the worker has heard us.
+    from wsgi_tracebacker.wire import uwsgi_text  # noqa: PLC0415
+
+    return content.startswith(uwsgi_text.HEADER)
 
 
 def connect(connection: socket.socket, path: str) -> None:

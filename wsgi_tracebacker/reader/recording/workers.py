@@ -173,10 +173,6 @@ def _doubted(opened: Sequence[_Outside], processes: Processes) -> list[tuple[_Ou
         again = []
         for each, outcome in zip(left, outcomes, strict=True):
             doubted.pop(each.engine.key, None)
-            if isinstance(outcome, reply.Reply) and not outcome.content.startswith(b"HTTP/"):
-                # We asked so late that it answered a silent client, with less.
-                again.append(each)
-                continue
             snapshot = _snapshot(each.target, outcome, processes)
             if snapshot is None:
                 continue
