@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,11 +10,15 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.programs import PROJECT
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WITH_GUNICORN = ("-m", "wsgi_tracebacker", "demo")
 WITHOUT = (
@@ -23,8 +28,9 @@ WITHOUT = (
 )
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
@@ -32,7 +38,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
+    ) as demo:
+        try:
+            yield demo
+        finally:
+            # Where the test failed: it would go on for ever.
+            demo.terminate()
 
 
 def processes_in(folder: str) -> list[int]:
@@ -73,7 +84,7 @@ def names(box: Path, folder: str) -> bool:
 @pytest.mark.parametrize("arguments", [WITH_GUNICORN, WITHOUT], ids=["gunicorn", "Python's own server"])
 def test_it_names_four_troubles_on_one_screen(arguments: tuple[str, ...]) -> None:
     """Each request with what it waits for, a stack, a report, in at most fifty lines; and nothing is left."""
-    with start(*arguments) as demo:
+    with started(*arguments) as demo:
         folder = folder_of(demo)
         output, _ = demo.communicate()
     assert demo.returncode == 0, output
@@ -101,7 +112,7 @@ def test_it_names_four_troubles_on_one_screen(arguments: tuple[str, ...]) -> Non
 
 def test_the_page_is_served_until_it_is_interrupted() -> None:
     """With --web its address is printed at the end; ^C is then an ordinary end."""
-    with start(*WITH_GUNICORN, "--web") as demo:
+    with started(*WITH_GUNICORN, "--web") as demo:
         folder = folder_of(demo)
         assert demo.stdout is not None
         address = next(found[0] for line in demo.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+/$", line)))
@@ -116,7 +127,7 @@ def test_the_page_is_served_until_it_is_interrupted() -> None:
 
 def test_an_interrupted_one_takes_everything_down() -> None:
     """^C in the middle leaves neither server nor folder behind."""
-    with start(*WITH_GUNICORN) as demo:
+    with started(*WITH_GUNICORN) as demo:
         folder = folder_of(demo)
         demo.send_signal(signal.SIGINT)
         output, _ = demo.communicate()
