@@ -3,11 +3,13 @@
 A frame that was left stays readable, and still points to its caller. So a stack that is read once, frame by frame, may
 be one that nobody ever had: of a busy thread up to 97 % of them were (measured). What is done instead:
 
-- All memory that held the thread's frames is read twice, with the pointer to the innermost frame before, between and
-  after: two *pictures*. If nothing differs the stack is exact.
-- Otherwise, frames that are the same in both pictures, from the outermost one inwards, are sure. Further inwards a
-  frame is believed only if just this path of calls was sure at two other looks: not if it is made of calls that exist
-  one by one, since two stacks can be mixed of which each is real.
+- All memory that held the thread's frames is read three times in one system call, with the pointer to the innermost
+  frame before, between and after the first two: *pictures*. If nothing differs the stack is exact.
+- Otherwise, frames that are the same in all three, from the outermost one inwards, are sure, and the one that the last
+  of them calls: its caller stood at this call all the time. Two pictures are not enough: a loop of some microseconds
+  can mix two stacks in the same way twice (measured: 1 in 1,000).
+- Further inwards a frame is believed only if just this path of calls was sure at two other looks: not if it is made of
+  calls that exist one by one, since two stacks can be mixed of which each is real.
 - The outermost frame of a thread does not change. A chain that ends elsewhere was read while a frame was linked.
 
 ======  ============================================================================
@@ -45,8 +47,8 @@ _MORE_BYTES = 512
 #: What is read for one thread, at most; beyond, only what its last stack needs.
 _MAX_PIECES = 48
 _MAX_BYTES = 256 * 1024
-#: Structures on the C stack, one for each call out of C into Python.
-_MAX_C_FRAMES = 128
+#: The same of the C stack.
+_MAX_C_BYTES = 64 * 1024
 #: How often a path of calls must have been sure. Once is not enough: 1 wrong stack in 4,000 (measured).
 _BELIEVED = 2
 #: Paths that are remembered, some 20 MB. Real applications have some ten thousand.
@@ -72,12 +74,13 @@ class Look(NamedTuple):
 
 
 class _Pictures(NamedTuple):
-    """Two pictures of the memory that held a thread's frames."""
+    """Three pictures of the memory that held a thread's frames."""
 
-    #: To the innermost frame: before, between and after the two.
+    #: To the innermost frame: before, between and after the first two.
     pointers: tuple[int, int, int]
     first: list[bytes]
     second: list[bytes]
+    third: list[bytes]
     #: Whether nothing differs.
     still: bool
 
@@ -129,8 +132,9 @@ class ThreadStack:
         self._code_is_first = self._layout.frame_code < self._layout.frame_previous
         #: The memory that a picture consists of, in the order of addresses: where each piece starts and ends.
         self._spans: list[tuple[int, int]] = []
-        #: In 3.11 and 3.12: the structures on the C stack that had the pointer to the innermost frame.
-        self._c_frames: list[int] = []
+        #: In 3.11 and 3.12: where on the C stack the pointer to the innermost frame was, one place for each call out of
+        #: C into Python.
+        self._c_spans: list[tuple[int, int]] = []
         self._mark_at: tuple[int, int] | None = None
         self._mark = b""
         self._pictures = self._plan(())
@@ -157,12 +161,12 @@ class ThreadStack:
         return Look(TORN)
 
     def _look_at(self, taken: _Pictures, other_root: tuple[int, int] | None) -> Look | None:
-        """What two pictures show; None if nothing that is sure."""
+        """What three pictures show; None if nothing that is sure."""
         if taken.still and self._last is not None and self._last[0] == taken:
             return self._last[1]
         if taken.still and not taken.pointers[0]:
             return Look(EXACT)
-        before, middle, after = taken.pointers
+        _, middle, after = taken.pointers
         starts = [start for start, _ in self._spans]
         chain, missing = self._walk(starts, taken.second, middle, after)
         if not self._is_whole(chain, other_root):
@@ -171,8 +175,7 @@ class ThreadStack:
             if self._layout.minor == 10:
                 # Its frames lie all over the heap, and their memory serves others at once: what runs is not read.
                 return None
-            earlier, _ = self._walk(starts, taken.first, middle, before)
-            look = self._compare(chain, earlier, missing)
+            look = self._compare(chain, starts, taken)
             return look if look.frames else None
         if missing or not self._is_still(taken, chain):
             return None
@@ -182,23 +185,29 @@ class ThreadStack:
         return look
 
     def _is_still(self, taken: _Pictures, chain: list[_Link]) -> bool:
-        """Whether the thread stands still. A short loop may be at the same place again in two pictures, not in all."""
+        """Whether the thread stands still. A short loop may be at the same place again in some pictures, not in all."""
         is_known = self._layout.minor > 10 and self._paths.known(chain) == len(chain)
         return is_known or all(self._take() == taken for _ in range(_CONFIRMATIONS))
 
-    def _compare(self, chain: list[_Link], earlier: list[_Link], missing: list[int]) -> Look:
-        """What is sure, or can be believed, of a chain that was another one a moment earlier."""
-        sure = 0
-        for link, before in zip(chain, earlier, strict=False):
-            if link[:2] != before[:2] or link[0] in missing:
-                break
-            sure += 1
-            # Its caller stands where it stood, so it was called there; what it calls itself may have changed.
-            if link[2] != before[2]:
-                break
+    def _compare(self, chain: list[_Link], starts: list[int], taken: _Pictures) -> Look:
+        """What is sure, or can be believed, of the chain in the second picture, which is not the same in all."""
+        sure = min(self._unchanged(chain, starts, picture) for picture in (taken.first, taken.third))
         self._paths.learn(chain[:sure])
         depth = max(sure, self._paths.known(chain))
         return Look(EXACT if depth == len(chain) else CUT, self._frames(chain[:depth]))
+
+    def _unchanged(self, chain: list[_Link], starts: list[int], picture: list[bytes]) -> int:
+        """How many frames of a chain, from the outermost on, have callers that stand in another picture, too."""
+        caller = 0
+        for count, (address, code, instruction, _) in enumerate(chain):
+            found = self._frame_at(starts, picture, address)
+            if found is None:
+                return count
+            there, its_instruction, _, its_caller = found
+            if (there, its_instruction, its_caller) != (code, instruction, caller):
+                return count + 1 if count or there == code else 0
+            caller = address
+        return len(chain)
 
     def _frames(self, chain: list[_Link]) -> tuple[Frame, ...]:
         """Those that Python shows too: no frames that stand for C, none that has not begun."""
@@ -210,52 +219,64 @@ class ThreadStack:
         )
 
     def _plan(self, inner: Sequence[int]) -> Pieces:
-        """Two pictures, with the pointer before, between and after them.
+        """Three pictures, with the pointer before, between and after the first two.
 
         What changes most is read next to the pointer in the middle: in the first picture last, in the second first.
 
         :param inner: the pieces, as places in the list of them, that have frames now, the outermost first.
         """
-        pointer = [(self._pointer_at, 8)]
-        if self._layout.c_frame is not None:
-            pointer += [(address + self._layout.c_frame, 8) for address in self._c_frames]
+        pointer = [(self._pointer_at, 8), *((start, end - start) for start, end in self._c_spans)]
         self._order = [index for index in range(len(self._spans)) if index not in inner] + list(inner)
         pieces = [(start, end - start) for start, end in map(self._spans.__getitem__, self._order)]
         mark = [self._mark_at] if self._mark_at is not None else []
-        return Pieces(self._memory, [*mark, *pointer, *pieces, *pointer, *reversed(pieces), *pointer, *mark])
+        return Pieces(self._memory, [*mark, *pointer, *pieces, *pointer, *reversed(pieces), *pointer, *pieces, *mark])
 
     def _take(self) -> _Pictures | None:
-        """Two pictures; None if the pointer was elsewhere than it was looked for, or the mark changed."""
+        """Three pictures; None if the pointer was elsewhere than it was looked for, or the mark changed."""
         parts = self._pictures.take()
         if self._mark_at is not None:
             first_mark, *parts, self._mark = parts
             if first_mark != self._mark:
                 return None
-        each, count = 1 + len(self._c_frames), len(self._spans)
+        each, count = 1 + len(self._c_spans), len(self._spans)
         tops = [parts[at : at + each] for at in (0, each + count, 2 * (each + count))]
-        if self._layout.c_frame is not None and self._has_new_c_frames(tops):
-            return None
         before, middle, after = map(self._pointer, tops)
-        first, second = [b""] * count, [b""] * count
+        if before is None or middle is None or after is None:
+            self._look_for_pointers(tops)
+            return None
+        first, second, third = [b""] * count, [b""] * count, [b""] * count
         for place, index in enumerate(self._order):
             first[index] = parts[each + place]
             second[index] = parts[2 * (each + count) - 1 - place]
-        return _Pictures((before, middle, after), first, second, before == middle == after and first == second)
+            third[index] = parts[3 * each + 2 * count + place]
+        mapped = [span for raw, span in zip(third, self._spans, strict=True) if len(raw) == span[1] - span[0]]
+        if len(mapped) < count:
+            # Where one piece cannot be read, the kernel reads none of those that follow.
+            self._spans = mapped
+            self._pictures = self._plan(())
+            return None
+        still = before == middle == after and first == second == third
+        return _Pictures((before, middle, after), first, second, third, still)
 
-    def _pointer(self, parts: list[bytes]) -> int:
-        """The pointer to the innermost frame: in the thread state, or where that points to."""
+    def _pointer(self, parts: list[bytes]) -> int | None:
+        """The pointer to the innermost frame: in the thread state, or where that points to, if that was read."""
         found = int.from_bytes(parts[0], "little")
-        if self._layout.c_frame is not None:
-            found = int.from_bytes(parts[1 + self._c_frames.index(found)], "little")
-        return found
+        if self._layout.c_frame is None:
+            return found
+        address = found + self._layout.c_frame
+        for (start, end), raw in zip(self._c_spans, parts[1:], strict=True):
+            if start <= address <= end - 8:
+                return int.from_bytes(raw[address - start : address - start + 8], "little")
+        return None
 
-    def _has_new_c_frames(self, tops: list[list[bytes]]) -> bool:
-        """Whether the pointer was where it was not looked for; from now on it is."""
-        found = {int.from_bytes(parts[0], "little") for parts in tops}.difference(self._c_frames)
-        if found:
-            self._c_frames = [*self._c_frames[len(found) - _MAX_C_FRAMES :], *found]
-            self._pictures = self._plan(self._order)
-        return bool(found)
+    def _look_for_pointers(self, tops: list[list[bytes]]) -> None:
+        """Have the places on the C stack that were pointed to in every picture from now on."""
+        assert self._layout.c_frame is not None
+        addresses = [int.from_bytes(parts[0], "little") + self._layout.c_frame for parts in tops]
+        found = [(address, address + 8) for address in addresses]
+        spans = _joined(found + self._c_spans)
+        self._c_spans = spans if sum(end - start for start, end in spans) <= _MAX_C_BYTES else _joined(found)
+        self._pictures = self._plan(self._order)
 
     def _walk(self, starts: list[int], picture: list[bytes], pointer: int, other: int) -> tuple[list[_Link], list[int]]:
         """The chain from the outermost frame on; empty if it is none. Then the addresses that the picture lacks.
@@ -274,29 +295,40 @@ class ThreadStack:
     def _follow(self, starts: list[int], picture: list[bytes], pointer: int) -> tuple[list[_Link], list[int]]:
         chain: list[_Link] = []
         missing: list[int] = []
-        frame, size, c_owners, is_code = self._frame, self._frame.size, self._layout.c_owners, self._codes.is_code
+        c_owners, is_code = self._layout.c_owners, self._codes.is_code
         address = pointer
         while address:
-            index = bisect_right(starts, address) - 1
-            raw, offset = (picture[index], address - starts[index]) if index >= 0 else (b"", 0)
-            if offset + size > len(raw):
-                raw, offset = self._memory.read(address, size), 0
-                missing.append(address)
-            if len(raw) < size or len(chain) >= _MAX_DEPTH:
+            in_picture = self._frame_at(starts, picture, address)
+            found = in_picture or self._unpack(self._memory.read(address, self._frame.size), 0)
+            if found is None or len(chain) >= _MAX_DEPTH:
                 return [], missing
-            one, two, instruction, owner = frame.unpack_from(raw, offset)
-            code, previous = (one, two) if self._code_is_first else (two, one)
-            code &= _NO_TAG
+            code, instruction, owner, caller = found
             if owner not in c_owners and not is_code(code):
                 return [], missing
+            if in_picture is None:
+                missing.append(address)
             chain.append((address, code, instruction, owner))
-            address = previous
+            address = caller
         return chain, missing
+
+    def _frame_at(self, starts: list[int], picture: list[bytes], address: int) -> tuple[int, int, int, int] | None:
+        """What a picture has of a frame, as in ``_unpack()``; None if the frame is not in it."""
+        index = bisect_right(starts, address) - 1
+        return self._unpack(picture[index], address - starts[index]) if index >= 0 else None
+
+    def _unpack(self, raw: bytes, offset: int) -> tuple[int, int, int, int] | None:
+        """Code object, instruction, owner and caller of a frame; None if there is less of it."""
+        if offset + self._frame.size > len(raw):
+            return None
+        one, two, instruction, owner = self._frame.unpack_from(raw, offset)
+        code, caller = (one, two) if self._code_is_first else (two, one)
+        return code & _NO_TAG, instruction, owner, caller
 
     def _read_too(self, chain: list[_Link], missing: list[int]) -> None:
         """Have these frames in every picture from now on."""
         addresses = [link[0] for link in chain] or missing
-        wanted = [(address, address + self._frame.size + _MORE_BYTES) for address in addresses]
+        size = self._frame.size + _MORE_BYTES
+        wanted = [(address, address + len(self._memory.read(address, size))) for address in addresses]
         # In 3.10 each frame lies elsewhere in the heap: those of earlier stacks would only cost time.
         spans = _joined(wanted if self._layout.minor == 10 else wanted + self._spans)
         if len(spans) > _MAX_PIECES or sum(end - start for start, end in spans) > _MAX_BYTES:
