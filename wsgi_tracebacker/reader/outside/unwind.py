@@ -7,7 +7,7 @@ be one that nobody ever had: of a busy thread up to 97 % of them were (measured)
   frame before, between and after the first two: *pictures*. If nothing differs the stack is exact.
 - Otherwise, frames that are the same in all three, from the outermost one inwards, are sure, and the one that the last
   of them calls: its caller stood at this call all the time. Two pictures are not enough: a loop of some microseconds
-  can mix two stacks in the same way twice (measured: 1 in 1,000).
+  can mix two stacks in the same way twice (measured: 1 in 2,000).
 - Further inwards a frame is believed only if just this path of calls was sure at two other looks: not if it is made of
   calls that exist one by one, since two stacks can be mixed of which each is real.
 - The outermost frame of a thread does not change. A chain that ends elsewhere was read while a frame was linked.
