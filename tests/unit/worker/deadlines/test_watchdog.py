@@ -74,6 +74,8 @@ class Logged:
 def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
     made = Logged()
     monkeypatch.setattr(logs, "emit", made.emit)
+    # On a machine that stands still for a moment, logging seems to hang.
+    monkeypatch.setattr(reporter, "HANGS_AFTER_SECONDS", 60.0)
     return made
 
 
