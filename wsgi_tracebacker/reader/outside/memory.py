@@ -83,8 +83,8 @@ class Pieces:
         if self._from is not None:
             size = _process_vm_readv(self._memory.pid, ctypes.byref(self._to), 1, self._from, len(self._from), 0)
             if size == self._to.iov_len:
-                raw = self._buffer.raw
-                return [raw[start:end] for start, end in zip(self._starts, self._ends, strict=True)]
+                pieces = zip(self._starts, self._ends, strict=True)
+                return [self._buffer[start:end] for start, end in pieces]  # type: ignore[misc]  # bytes, of characters
         return [self._memory.read(address, size) for address, size in self._pieces]
 
 

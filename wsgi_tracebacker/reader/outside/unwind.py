@@ -191,9 +191,14 @@ class ThreadStack:
 
     def _compare(self, chain: list[_Link], starts: list[int], taken: _Pictures) -> Look:
         """What is sure, or can be believed, of the chain in the second picture, which is not the same in all."""
-        sure = min(self._unchanged(chain, starts, picture) for picture in (taken.first, taken.third))
-        self._paths.learn(chain[:sure])
-        depth = max(sure, self._paths.known(chain))
+        depth = self._paths.known(chain)
+        if depth < len(chain):
+            sure = self._unchanged(chain, starts, taken.first)
+            if sure > depth:
+                sure = min(sure, self._unchanged(chain, starts, taken.third))
+            if sure > depth:
+                self._paths.learn(chain[:sure])
+                depth = sure
         return Look(EXACT if depth == len(chain) else CUT, self._frames(chain[:depth]))
 
     def _unchanged(self, chain: list[_Link], starts: list[int], picture: list[bytes]) -> int:
