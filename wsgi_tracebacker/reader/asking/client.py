@@ -313,7 +313,7 @@ class _Conversation:
         content = b"".join(self._chunks)
         self._chunks.clear()
         self._received_bytes = 0
-        if _is_for_silence(content):
+        if is_for_silence(content):
             self.is_unheard = self.outcome is None
             self.is_over = not self.is_unheard
         elif content:
@@ -331,7 +331,7 @@ class _Conversation:
             self.outcome = Failure(error, self._peer[0])
 
 
-def _is_for_silence(content: bytes) -> bool:
+def is_for_silence(content: bytes) -> bool:
     """Whether a reply is what our workers send to clients that ask nothing: it has less than what was asked for."""
     if content.startswith(b"HTTP/1."):
         return False

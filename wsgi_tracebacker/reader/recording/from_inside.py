@@ -17,7 +17,7 @@ from wsgi_tracebacker.model.snapshot import Worker
 from wsgi_tracebacker.reader.asking import client, peer_check
 from wsgi_tracebacker.reader.asking.reply import Reply
 from wsgi_tracebacker.reader.recording.worker_key import WorkerKey
-from wsgi_tracebacker.wire import record_lines, uwsgi_text
+from wsgi_tracebacker.wire import record_lines
 from wsgi_tracebacker.wire.record_lines import NO_REQUEST
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class InsideRecorder:
             if time.monotonic() > deadline:
                 raise WorkerTimedOut(f"it did not begin to record within {_PATIENCE_SECONDS:g} s")
             self._receive(max(0.01, deadline - time.monotonic()))
-        return not self._received.startswith(uwsgi_text.HEADER)
+        return not client.is_for_silence(self._received)
 
     def _check_head(self, processes: Processes) -> None:
         head, _, rest = self._received.partition(b"\r\n\r\n")

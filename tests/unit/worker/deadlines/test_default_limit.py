@@ -21,7 +21,6 @@ from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import agent
 from wsgi_tracebacker.worker.deadlines import watchdog
 from wsgi_tracebacker.worker.options.settings import OPTIONS
-from wsgi_tracebacker.worker.reporting import logs, reporter
 from wsgi_tracebacker.worker.threads.waker import Waker
 from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE
 
@@ -31,15 +30,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 DEFAULT_SECONDS = 0.2
-
-
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
-    made = Logged()
-    monkeypatch.setattr(logs, "emit", made.emit)
-    # On a machine that stands still for a moment, logging seems to hang.
-    monkeypatch.setattr(reporter, "HANGS_AFTER_SECONDS", 60.0)
-    return made
 
 
 @pytest.fixture

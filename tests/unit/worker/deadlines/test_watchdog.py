@@ -70,15 +70,6 @@ class Logged:
         return [message for name, message, _ in self.records if name.endswith(kind)]
 
 
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
-    made = Logged()
-    monkeypatch.setattr(logs, "emit", made.emit)
-    # On a machine that stands still for a moment, logging seems to hang.
-    monkeypatch.setattr(reporter, "HANGS_AFTER_SECONDS", 60.0)
-    return made
-
-
 def wait_for(logged: Logged, kind: str, count: int = 1) -> list[str]:
     wait_until(lambda: len(logged.of(kind)) >= count, lambda: f"{count} of {kind}: {logged.records}")
     return logged.of(kind)
