@@ -98,6 +98,11 @@ def stream_slowly() -> Iterator[bytes]:
 
 
 def fork() -> None:
+    if "gevent" in sys.modules:
+        import gevent
+
+        # gevent's fork() does it only afterwards: a child that has ended by then is waited for for ever.
+        gevent.get_hub().loop.install_sigchld()
     pid = os.fork()
     if pid == 0:
         os._exit(0)

@@ -19,10 +19,9 @@ from tests.unit.worker.deadlines.test_watchdog import Logged, hanging_until, wai
 from tests.unit.wsgi import environ, serve
 from wsgi_tracebacker import TracebackerMiddleware
 from wsgi_tracebacker.worker import agent
-from wsgi_tracebacker.worker.deadlines import watchdog
 from wsgi_tracebacker.worker.options.settings import OPTIONS
 from wsgi_tracebacker.worker.threads.waker import Waker
-from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE
+from wsgi_tracebacker.worker.tracking.admission import STARTED_HERE, Admission
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +102,7 @@ def test_zero_switches_it_off(base: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the watchdog wanted to sleep, each time; it may be idle at once."""
+    """How long the watchdog wanted to sleep, each time."""
     found: list[float] = []
     wait = Waker.wait
 
@@ -114,7 +113,6 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return wait(waker, poll, seconds)
 
     monkeypatch.setattr(Waker, "wait", note)
-    monkeypatch.setattr(watchdog, "_QUIET_SECONDS", 0.0)
     return found
 
 
@@ -123,10 +121,10 @@ def test_an_idle_workers_watchdog_sleeps_until_a_request_comes(
     logged: Logged,
     sleeps: list[float],
 ) -> None:
-    """Each first request after that is reported in time, also one that begins just when it falls asleep."""
+    """Each first request after that is reported in time, and each that comes when it may be about to fall asleep."""
     application = TracebackerMiddleware(quick, base, harakiri=0.1)
     hanging = TracebackerMiddleware(hanging_until(lambda: len(logged.of("harakiri")) > reported), base, harakiri=0.1)
-    for reported in range(10):
+    for reported in range(4):
         serve(application)
         if reported % 2:
             # A minute, if reports are counted.
@@ -137,6 +135,22 @@ def test_an_idle_workers_watchdog_sleeps_until_a_request_comes(
         # Asleep it would notice it after a minute, if ever; a tenth of a second is meant, and the machine may be busy.
         assert age is not None
         assert float(age[1]) < 20
+
+
+def test_a_request_that_begins_long_after_it_was_admitted_is_reported(
+    base: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is busy elsewhere in between: the watchdog must not fall asleep over it."""
+    idle_core = Admission.idle_core
+
+    def be_late(admission: Admission, request: WSGIEnvironment) -> object:
+        time.sleep(0.3)
+        return idle_core(admission, request)
+
+    monkeypatch.setattr(Admission, "idle_core", be_late)
+    application = TracebackerMiddleware(hanging_until(lambda: logged.of("harakiri")), base, harakiri=0.1)
+    assert serve(application, environ("/late")).error is None
+    assert logged.of("harakiri")[0].startswith("harakiri: GET /late ")
 
 
 def _switches(tasks: set[str]) -> int:
