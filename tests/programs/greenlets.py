@@ -75,20 +75,21 @@ def sleep_unpatched(gate: str) -> None:
         primitives.original("time", "sleep")(0.05)
 
 
-def compute_in_the_background() -> None:
+def compute_in_the_background(gate: str) -> None:
     give_way(0.3)
-    compute(2.0)
+    while not os.path.exists(gate):
+        compute(0.05)
 
 
-def spawn_background() -> None:
+def spawn_background(gate: str) -> None:
     if "eventlet" in sys.modules:
         import eventlet
 
-        eventlet.spawn_n(compute_in_the_background)
+        eventlet.spawn_n(compute_in_the_background, gate)
     else:
         import gevent
 
-        gevent.spawn(compute_in_the_background)
+        gevent.spawn(compute_in_the_background, gate)
 
 
 def stream_slowly() -> Iterator[bytes]:
@@ -151,7 +152,7 @@ def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     elif path == "/unpatched":
         sleep_unpatched(query)
     elif path == "/background":
-        spawn_background()
+        spawn_background(query)
     elif path == "/fork":
         fork()
     elif path == "/holdings":

@@ -364,7 +364,8 @@ def mariadb() -> None:
 def redis_pop() -> None:
     import redis
 
-    redis.Redis(port=REDIS_PORT).blpop([SECRET], 600)
+    # redis-py gives up after some seconds by itself.
+    redis.Redis(port=REDIS_PORT, socket_timeout=None).blpop([SECRET], 600)
 
 
 PAGES: dict[str, Callable[[], None]] = {

@@ -155,8 +155,12 @@ def test_every_greenlet_is_seen_and_a_blocked_hub_is_named(
         assert re.search(r":\d+ sleep_unpatched\n", report)
         assert "2 other requests in flight" in report
         started.wait_for_record("hub runs again, after it was blocked for .* by GET /unpatched")
-        started.get("/background")
-        report = started.wait_for_record("is blocked .*by a greenlet that serves no request")
+        gate = tmp_path / "gate-of-the-background"
+        started.get(f"/background?{gate}")
+        try:
+            report = started.wait_for_record("is blocked .*by a greenlet that serves no request")
+        finally:
+            gate.touch()
         assert re.search(r":\d+ compute_in_the_background\n", report)
 
 
