@@ -27,6 +27,17 @@ _NAMES = {
     },
 }  # fmt: skip
 
+#: By machine: what a wait with a time limit is called after its thread was stopped and goes on, see restart_syscall(2).
+_RESTARTED = {"x86_64": 219, "aarch64": 128}
+#: Bits of a futex operation, from <linux/futex.h>: its memory is not shared, its time limit is of the system's clock.
+_FUTEX_PRIVATE, _FUTEX_REALTIME = 128, 256
+#: FUTEX_WAIT and FUTEX_WAIT_BITSET.
+_FUTEX_WAITS = (0, 9)
+#: No clock has a number as large as this, and nothing lies at an address below it.
+_LOWEST_ADDRESS = 4096
+#: The most descriptors that a process may have, by default.
+_MAX_POLLED = 1 << 20
+
 _MACHINE = os.uname().machine
 
 #: One line is far below it.
@@ -95,7 +106,23 @@ def parse(line: bytes, machine: str = _MACHINE) -> SystemCall | None:
         arguments = tuple(int(field, 16) for field in fields[1:7])
     except ValueError:
         return None
-    return SystemCall(name_of(int(fields[0]), machine), arguments)
+    number = int(fields[0])
+    is_restarted = number == _RESTARTED.get(machine)
+    return SystemCall(_restarted(*arguments[:2]) if is_restarted else name_of(number, machine), arguments)
+
+
+def _restarted(first: int, second: int) -> str:
+    """The call that a stopped thread was in: its registers are what they were, but the kernel's number is another.
+
+    A debugger, py-spy and ``docker pause`` stop threads.
+    """
+    if first < _LOWEST_ADDRESS:
+        # A clock, where the others have an address.
+        return "clock_nanosleep"
+    if second & _FUTEX_PRIVATE and second & ~(_FUTEX_PRIVATE | _FUTEX_REALTIME) in _FUTEX_WAITS:
+        return "futex"
+    # The number of descriptors, or the address for the time that is left.
+    return "poll" if second <= _MAX_POLLED else "nanosleep"
 
 
 def name_of(number: int, machine: str = _MACHINE) -> str:

@@ -6,20 +6,20 @@ import _socket
 import contextlib
 import ctypes
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.support.waiting import wait_until
-from wsgi_tracebacker.linux import file_locks
+from wsgi_tracebacker.linux import file_locks, proc
 from wsgi_tracebacker.linux.net import sockets
 from wsgi_tracebacker.linux.own_memory import OwnMemory
-from wsgi_tracebacker.linux.system_calls import SystemCallFile, parse
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from wsgi_tracebacker.linux.system_calls import SystemCall, SystemCallFile, parse
 
 LINE = b"%d 0x%x 0x7f00 0x1 0x0 0x0 0x0 0x7fff 0x7f11\n"
 
@@ -72,6 +72,61 @@ def test_the_line_of_a_thread_that_waits_stays_the_same() -> None:
     gone = SystemCallFile(2**22 + 7)
     assert gone.line() == b""
     gone.close()
+
+
+def state_of(pid: int) -> str:
+    found = proc.stat(f"/proc/{pid}")
+    return found.letter if found is not None else ""
+
+
+STOPPED = """
+import select, socket, sys, threading, time
+one, other = socket.socketpair()
+def poll():
+    polled = select.poll()
+    polled.register(one, select.POLLIN)
+    polled.poll(600_000)
+def receive():
+    one.settimeout(600)
+    one.recv(1)
+def sleep():
+    import ctypes
+    ctypes.CDLL(None).usleep(600_000_000)
+{"poll": poll, "receive": receive, "sleep": sleep, "event": lambda: threading.Event().wait(600)}[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize(
+    ("wait", "names"),
+    [
+        ("poll", {"poll"}),
+        ("receive", {"poll"}),
+        ("sleep", {"clock_nanosleep", "nanosleep"}),
+        ("event", {"futex"}),
+    ],
+)
+def test_a_thread_that_was_stopped_waits_in_the_same_call(wait: str, names: set[str]) -> None:
+    """As one is after a debugger, py-spy or ``docker pause``, and it may be a long wait."""
+    with subprocess.Popen([sys.executable, "-c", STOPPED, wait]) as process:
+        try:
+            file = Path(f"/proc/{process.pid}/syscall")
+
+            def call() -> SystemCall | None:
+                return parse(file.read_bytes())
+
+            def number() -> bytes:
+                return file.read_bytes().partition(b" ")[0]
+
+            before = wait_until(lambda: (found := call()) is not None and found.name in names and found, "it waits")
+            former_number = number()
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: state_of(process.pid) == "T", "it is stopped")
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: state_of(process.pid) == "S", "it goes on")
+            assert number() != former_number
+            assert call() == before
+        finally:
+            process.kill()
 
 
 def test_memory_is_read_and_what_is_not_mapped_is_empty() -> None:
