@@ -43,9 +43,7 @@ class Kind:
 
 BIND = "127.0.0.1:{port}"
 GTHREAD = ("--worker-class", "gthread", "--threads", "3")
-#: It looks once a second whether it is to end; gunicorn must not kill it in that moment.
-UNHURRIED = ("--graceful-timeout", "5")
-GEVENT = ("--worker-class", "gevent", *UNHURRIED)
+GEVENT = ("--worker-class", "gevent")
 
 KINDS = {
     kind.name: kind
@@ -56,8 +54,8 @@ KINDS = {
         Kind("gunicorn gthread --preload", gunicorn(*GTHREAD, "--preload")),
         Kind("gunicorn gevent", gunicorn(*GEVENT, module="gevent"), has_greenlets=True),
         Kind("gunicorn gevent --preload", gunicorn(*GEVENT, "--preload", module="gevent"), has_greenlets=True),
-        Kind("gunicorn 25 eventlet", gunicorn_eventlet(*UNHURRIED), has_greenlets=True),
-        Kind("gunicorn 25 eventlet --preload", gunicorn_eventlet("--preload", *UNHURRIED), has_greenlets=True),
+        Kind("gunicorn 25 eventlet", gunicorn_eventlet(), has_greenlets=True),
+        Kind("gunicorn 25 eventlet --preload", gunicorn_eventlet("--preload"), has_greenlets=True),
         Kind("uWSGI --threads", uwsgi("--threads", "3")),
         Kind(
             "uWSGI without threads",

@@ -99,11 +99,16 @@ Started = Gunicorn | SimpleServer | Uwsgi | Listening
 # ---------------------------------------------------------------------------------------------------------- gunicorn
 
 
+#: gunicorn must not kill a worker that is about to end: one of gevent looks once a second whether it is to.
+_UNHURRIED = ("--graceful-timeout", "5")
+
+
 def gunicorn(*arguments: str, module: str | None = None) -> Callable[[Place], Started]:
     def start(where: Place) -> Started:
         if module is not None:
             require_module(module)
-        return _end_by_term(Gunicorn(f"{STORY}:application", *arguments, log=where.new_log(), env=where.environment))
+        options = (*_UNHURRIED, *arguments)
+        return _end_by_term(Gunicorn(f"{STORY}:application", *options, log=where.new_log(), env=where.environment))
 
     return start
 
@@ -118,7 +123,7 @@ def gunicorn_eventlet(*arguments: str) -> Callable[[Place], Started]:
         return _end_by_term(
             Gunicorn(
                 f"{STORY}:application",
-                *("--worker-class", "eventlet", *arguments),
+                *("--worker-class", "eventlet", *_UNHURRIED, *arguments),
                 log=where.new_log(),
                 # What gunicorn itself warns of.
                 env={**where.environment, "PYTHONWARNINGS": "ignore"},
