@@ -154,7 +154,9 @@ def test_a_death_is_told_by_the_successor(path: str, gunicorn: StartGunicorn, ba
             wait_until(lambda: "/stall" in command("read", base, "--no-signal", "--timeout", "1").stdout, "it stalls")
             os.kill(pid, signal.SIGKILL)
             # No successor has taken its number yet: none has served a request.
-            untaken = json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"]
+            untaken = wait_until(
+                lambda: json.loads(command("postmortem", base, "--format", "json").stdout)["postmortems"], "it is dead"
+            )
             assert [(each["pid"], each["requests"][0]["path"]) for each in untaken] == [(pid, path)]
         connection.getresponse()
     wait_until(lambda: server.workers() not in ([], [pid]), "there is another worker")
