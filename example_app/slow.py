@@ -55,6 +55,7 @@ def plain(
 
 
 def dormi(seconds: float) -> None:
+    """Sleep: the function that hangs, as in uWSGI's own example."""
     time.sleep(seconds)
 
 

@@ -57,8 +57,7 @@ def test_a_recording_has_routes_stacks_and_what_was_waited_for(base: str) -> Non
     assert seconds["GET /hold", "sleep"] == pytest.approx(all_of_it, rel=0.05)
     assert seconds["GET /lock/:", "lock"] == pytest.approx(all_of_it, rel=0.05)
     assert "wait_for_lock" in functions["GET /lock/:", "lock"]
-    # A thread that was stopped for a moment is on a CPU when it goes on.
-    [peer] = [waits_for for (route, waits_for), value in seconds.items() if route == "GET /peer/:" and value > 0.1]
+    [peer] = [waits_for for route, waits_for in seconds if route == "GET /peer/:"]
     assert peer.startswith("127.0.0.1:") or peer == "connection"
     half = {waits_for: value for (route, waits_for), value in seconds.items() if route == "GET /half/:"}
     # How it divides depends on how many others want a CPU.

@@ -313,6 +313,7 @@ def test_a_request_that_ends_between_report_and_time_out_has_its_stack_in_the_lo
     assert len(re.findall(r"^ +\S+\.py:\d+ wait_for_the_file$", server.log_text(), re.MULTILINE)) == 1
 
 
+@pytest.mark.alone  # a quarter of a second is between the report and gunicorn's line
 def test_a_sync_worker_reports_before_its_time_out(gunicorn: StartGunicorn) -> None:
     """A quarter of two seconds before, without a harakiri; the report comes before gunicorn's line."""
     server = gunicorn(UNWRAPPED, *OURS, "--timeout", "2")
@@ -320,7 +321,7 @@ def test_a_sync_worker_reports_before_its_time_out(gunicorn: StartGunicorn) -> N
         timed_out = server.wait_for_log(r"WORKER TIMEOUT")
     text = server.log_text()[: timed_out.start()]
     # Less by what it took from the worker's heartbeat to the request.
-    assert re.search(r"harakiri: GET /lock [12]\.\d s \(limit 1\.[0-5]\d* s\), .*; logged, still running", text)
+    assert re.search(r"harakiri: GET /lock 1\.\d s \(limit 1\.[345]\d* s\), .*; logged, still running", text)
     assert "wait_for_a_lock" in text
 
 

@@ -13,7 +13,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from tests.servers import asking
-from tests.servers.faulty import check_served, look_on, said, wait_until_read
+from tests.servers.faulty import can_be_read, check_served, look_on, said, wait_until_read
 from tests.support import black_boxes
 from tests.support.programs import cannot_be_tried
 from tests.support.waiting import wait_until
@@ -80,7 +80,7 @@ def test_its_black_box_is_deleted(faulty: StartFaulty, base: str, tmp_path: Path
             return [row.path for row in table_rows.decode_rows(content, content)[0]]
 
         wait_until(lambda: row_paths() == ["/wait/for/it"], lambda: f"it has the request: {row_paths()}")
-        wait_until_read(base)
+        assert can_be_read(base)
         [pid] = server.workers()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: server.workers() not in ([], [pid]), "there is a successor")
